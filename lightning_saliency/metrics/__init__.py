@@ -1,1 +1,15 @@
+"""Metrics of saliency maps as torchmetrics classes, thin over `lightning_saliency.functional.scores`."""
 
+from lightning_saliency.metrics.faithfulness import AverageDrop, DeletionAUC, IncreaseRate, InsertionAUC
+from lightning_saliency.metrics.localization import BboxScore, EnergyPointingGame, PointingGame, TopFractionIoU
+
+__all__ = [
+    "AverageDrop",
+    "BboxScore",
+    "DeletionAUC",
+    "EnergyPointingGame",
+    "IncreaseRate",
+    "InsertionAUC",
+    "PointingGame",
+    "TopFractionIoU",
+]

@@ -1,0 +1,178 @@
+"""Finding images, labels, objects and logits in whatever a data loader or a step hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.functional.scores import boxes_to_masks
+
+#: Keys under which dictionaries usually carry each thing, the likeliest first.
+IMAGE_KEYS = ("image", "images", "pixel_values", "img", "imgs", "x", "input", "inputs", "data")
+LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
+BOX_KEYS = ("boxes", "bboxes", "box", "bbox")
+MASK_KEYS = ("masks", "mask")
+LOGIT_KEYS = ("logits", "preds", "predictions", "prediction", "pred", "y_hat", "output", "outputs", "scores")
+
+
+class BatchError(ValueError):
+    """No images where images were expected; the message describes what was there."""
+
+
+def find_images(batch: object, key: str | int | None = None) -> Tensor:
+    """The images of a batch.
+
+    Args:
+        batch: A tensor, or tuples, lists and dictionaries of tensors, nested at will.
+        key: Where they are: a dictionary key, a position, or a dotted path of both, such as ``"inputs.image"`` or
+            ``"0.pixel_values"``. ``None`` takes the first ``[B, C, H, W]`` tensor, dictionaries being searched under
+            their usual keys first.
+
+    Returns:
+        ``[B, C, H, W]``, floating point or uint8.
+
+    Raises:
+        BatchError: If there is nothing under the key, or no such tensor at all.
+
+    Example:
+        >>> find_images({"label": torch.zeros(2), "image": torch.rand(2, 3, 8, 8)}).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    if key is not None:
+        found = _follow(batch, key)
+        if not _is_images(found):
+            raise BatchError(
+                f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(found)}. The batch is {describe(batch)}."
+            )
+        return found
+    for value in _walk(batch, IMAGE_KEYS):
+        if _is_images(value) and value.is_floating_point():
+            return value
+    for value in _walk(batch, IMAGE_KEYS):
+        if _is_images(value):
+            return value
+    raise BatchError(
+        f"Found no images [B, C, H, W] in the batch, which is {describe(batch)}. "
+        "Say where they are with image_key, for example image_key='inputs.image' or image_key=0."
+    )
+
+
+def find_labels(batch: object, count: int) -> Tensor | None:
+    """The integer labels ``[count]`` of a batch, or ``None`` where it carries none."""
+    for value in _walk(batch, LABEL_KEYS):
+        if isinstance(value, Tensor) and value.shape == (count,) and not value.is_floating_point():
+            return value
+    return None
+
+
+def find_objects(batch: object, size: tuple[int, int]) -> Tensor | None:
+    """Where the objects of each image are, from its boxes or masks.
+
+    Args:
+        batch: Holds, in dictionaries at any depth, ``masks`` (``[B, H, W]`` or ``[B, n, H, W]``, non-zero inside, or a list
+            of ``[n, H, W]`` an image) or ``boxes`` (``[B, 4]``, ``[B, n, 4]`` or a list of ``[n, 4]`` an image; xyxy in
+            pixels; rows of NaN or without area are padding); also as a list of one dictionary an image.
+        size: The ``(H, W)`` of the images.
+
+    Returns:
+        ``[B, H, W]`` bool, the union of each image's objects; ``None`` where the batch carries neither, or masks of
+        another size.
+    """
+    masks = _collect(batch, MASK_KEYS)
+    if masks is not None:
+        united = [mask.reshape(-1, *mask.shape[-2:]).ne(0).any(0) for mask in masks]
+        return torch.stack(united) if united and all(mask.shape == torch.Size(size) for mask in united) else None
+    boxes = _collect(batch, BOX_KEYS)
+    if boxes is not None and all(box.shape[-1] == 4 for box in boxes):
+        return boxes_to_masks([box.reshape(-1, 4) for box in boxes], size)
+    return None
+
+
+def find_logits(outputs: object, count: int) -> Tensor | None:
+    """The class scores ``[count, N]`` in what a step returned, or ``None`` where it returned none.
+
+    Predicted classes ``[count]`` (integers) are accepted in their place.
+    """
+    if isinstance(outputs, Mapping):
+        candidates = [outputs[key] for key in LOGIT_KEYS if key in outputs]
+    else:
+        candidates = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    for value in candidates:
+        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != count:
+            continue
+        if (value.ndim == 2 and value.is_floating_point()) or (value.ndim == 1 and not value.is_floating_point()):
+            return value
+    return None
+
+
+def describe(value: object, depth: int = 0) -> str:
+    """A short description of a nested batch, for error messages."""
+    if isinstance(value, Tensor):
+        return f"Tensor{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping) and depth < 3:
+        inner = ", ".join(f"{key!r}: {describe(item, depth + 1)}" for key, item in list(value.items())[:8])
+        return f"{{{inner}}}"
+    if isinstance(value, (tuple, list)) and depth < 3:
+        inner = ", ".join(describe(item, depth + 1) for item in value[:8])
+        return f"{type(value).__name__}({inner})"
+    return type(value).__name__
+
+
+def _is_images(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.ndim == 4
+        and (value.is_floating_point() or value.dtype == torch.uint8)
+        and min(value.shape[1:]) > 0
+    )
+
+
+def _walk(value: object, keys: Sequence[str]) -> Iterator[Any]:
+    """Every leaf of a nested batch, depth first, dictionaries under the given keys before their other ones."""
+    if isinstance(value, Mapping):
+        first = [key for key in keys if key in value]
+        for key in (*first, *(key for key in value if key not in first)):
+            yield from _walk(value[key], keys)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _walk(item, keys)
+    else:
+        yield value
+
+
+def _follow(batch: Any, key: str | int) -> Any:
+    value = batch
+    for part in str(key).split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part, value.get(int(part)) if part.isdigit() else None)
+        elif isinstance(value, (tuple, list)) and part.lstrip("-").isdigit() and -len(value) <= int(part) < len(value):
+            value = value[int(part)]
+        else:
+            value = getattr(value, part, None)
+    return value
+
+
+def _collect(batch: object, keys: Sequence[str]) -> list[Tensor] | None:
+    """One tensor an image under the first of the keys found in a dictionary at any depth."""
+    if isinstance(batch, Mapping):
+        for key in keys:
+            if key in batch:
+                value = batch[key]
+                items = list(value) if isinstance(value, (Tensor, tuple, list)) else []
+                return items if items and all(isinstance(item, Tensor) for item in items) else None
+        nested: Sequence[object] = list(batch.values())
+    elif isinstance(batch, (tuple, list)):
+        nested = batch
+        if nested and all(isinstance(item, Mapping) and any(key in item for key in keys) for item in nested):
+            return [torch.as_tensor(next(item[key] for key in keys if key in item)) for item in nested]  # type: ignore[index,operator]
+    else:
+        return None
+    for item in nested:
+        if isinstance(item, (Mapping, tuple, list)):
+            found = _collect(item, keys)
+            if found is not None:
+                return found
+    return None

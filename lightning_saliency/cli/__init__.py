@@ -1,0 +1,5 @@
+"""The command line: ``lightning-saliency fit | validate | test | explain | layers``."""
+
+from lightning_saliency.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,137 @@
+"""Running a network without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+# Their running statistics are only read in eval mode and need no copy. Subclasses may do as they please and get one.
+_READ_ONLY_IN_EVAL: frozenset[type[nn.Module]] = frozenset(
+    {
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.BatchNorm3d,
+        nn.SyncBatchNorm,
+        nn.InstanceNorm1d,
+        nn.InstanceNorm2d,
+        nn.InstanceNorm3d,
+    }
+)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel`` wrappers.
+
+    A pass of one's own has no gradients to reduce between processes, and compiled code would not run hooks registered
+    after it was compiled.
+
+    Raises:
+        TypeError: If ``model`` is no ``nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected the model to be a torch.nn.Module, but got {type(model).__name__}.")
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (DataParallel, DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model`` can be run and differentiated by its activations; outside, nothing has changed.
+
+    Inside, every submodule is in eval mode, no parameter requires a gradient (so a graph is built only from where a
+    tensor is made to require one), gradients are enabled even below ``torch.no_grad()`` and ``torch.inference_mode()``,
+    and compiled modules run eagerly, since compiled code does not see hooks registered later. Autocast stays as the
+    caller has it.
+
+    On leaving, also by an exception, each submodule has its own training flag back, each parameter its
+    ``requires_grad``, each buffer its object and its values, and the random number generators of the CPU and of the
+    model's CUDA devices their state. ``.grad`` is not touched. Calls may be nested.
+
+    Modes are set by attribute, not by ``model.eval()``: some networks merge weights or freeze layers in there.
+
+    Args:
+        model: The network; wrappers are allowed, see ``unwrap``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval()).train()
+        >>> model[1].eval().training, model[0].training
+        (False, True)
+        >>> with undisturbed(model):
+        ...     model[1].training, model[0].training
+        (False, False)
+        >>> model[1].training, model[0].training
+        (False, True)
+    """
+    modules = list(model.modules())
+    flags = [module.training for module in modules]
+    # Inference tensors cannot have the flag set outside inference mode, and build no graph either.
+    parameters = [
+        parameter for parameter in model.parameters() if parameter.requires_grad and not parameter.is_inference()
+    ]
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    buffers = _copied_buffers(modules)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Weights that autocast has already cast may be inference tensors, and those cast in here are cut off from their
+        # parameters: used by the caller's own forward under the same autocast, they would leave weights without
+        # gradient.
+        torch.clear_autocast_cache()
+        try:
+            for module in modules:
+                module.training = False
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            torch.clear_autocast_cache()
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            for module, flag in zip(modules, flags, strict=True):
+                module.training = flag
+            _put_back(buffers)
+
+
+def seed_generators(seed: int, model: nn.Module) -> None:
+    """Seed the generators that ``undisturbed(model)`` restores: the CPU's and those of the model's CUDA devices.
+
+    ``torch.manual_seed`` would also seed the devices that the model does not use.
+    """
+    torch.default_generator.manual_seed(seed)
+    for device in {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}:
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def _copied_buffers(modules: list[nn.Module]) -> list[tuple[nn.Module, str, Tensor | None, Tensor | None]]:
+    """Each buffer with its owner, its name and a copy of its values; buffers that eval mode only reads are left out."""
+    return [
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+        for module in modules
+        if type(module) not in _READ_ONLY_IN_EVAL
+        for name, buffer in module._buffers.items()
+    ]
+
+
+def _put_back(buffers: list[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
+    for module, name, buffer, values in buffers:
+        module._buffers[name] = buffer
+        # Written only where they differ: a write invalidates graphs of the caller's that saved the buffer.
+        if buffer is not None and values is not None and not _equal(buffer, values):
+            with torch.no_grad():
+                buffer.copy_(values)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return bool(((first == second) | ((first != first) & (second != second))).all())

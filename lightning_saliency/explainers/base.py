@@ -1,0 +1,175 @@
+"""What every explainer shares: ``(images, targets) -> maps [B, H, W] in [0, 1]``, and no trace left in the network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers._capture import (
+    activations_and_gradients,
+    activations_only,
+    as_ordinary,
+    checked_targets,
+    class_logits,
+    logits_of,
+    select_scores,
+)
+from lightning_saliency.explainers._state import undisturbed, unwrap
+from lightning_saliency.functional.normalization import min_max
+from lightning_saliency.maps import resize_maps
+from lightning_saliency.scales import Scale, find_scales, named_scales
+
+__all__ = [
+    "Explainer",
+    "activations_and_gradients",
+    "activations_only",
+    "as_ordinary",
+    "check_images",
+    "checked_targets",
+    "class_logits",
+    "logits_of",
+    "select_scores",
+    "undisturbed",
+    "unwrap",
+]
+
+
+class Explainer(ABC):
+    """A saliency map of each image of a batch, for each image's own target class.
+
+    An explainer may be called at any time, also in the middle of a training or validation step, under ``no_grad`` or
+    ``inference_mode``, and under autocast, which it follows. It runs the network in eval mode, eagerly even where it is
+    compiled, and leaves it as it was: see ``undisturbed``.
+
+    A subclass implements ``_explain``, and ``_explain_predicted`` where its own pass yields the prediction.
+
+    Args:
+        model: The network, from images ``[B, C, H, W]`` to logits ``[B, N]``; wrappers of ``torch.compile`` and
+            ``DistributedDataParallel`` are taken off.
+        layer: The layer to look at: the dotted name of a module, whose output is read (``"name:input"``: its input), or
+            a ``Scale``. ``None``: the network's last scale.
+        output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``. A network with
+            another kind of output, such as a segmentation network's ``[B, N, H, W]``, needs one, for example
+            ``lambda returned: returned["out"].mean(dim=(2, 3))``.
+
+    Raises:
+        TypeError: If ``model`` is no ``nn.Module`` or ``layer`` neither a name nor a ``Scale``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | Scale | None = None,
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        if layer is not None and not isinstance(layer, (str, Scale)):
+            raise TypeError(f"Expected layer to be a module's name, a Scale or None, but got {type(layer).__name__}.")
+        self.model = unwrap(model)
+        self.layer = layer
+        self.output = output
+        self._found: dict[tuple[object, ...], tuple[Scale, ...]] = {}
+
+    def __call__(self, images: Tensor, targets: Tensor | int | None = None) -> Tensor:
+        """The saliency maps of a batch.
+
+        Args:
+            images: ``[B, C, H, W]``, floating point, on the network's device and normalised as the network wants them.
+            targets: ``[B]`` int64, one class an image; an int, the same for all; ``None``: the predicted classes.
+
+        Returns:
+            ``[B, H, W]`` float32 on the images' device. Each map is stretched to [0, 1] by itself (min-max); a constant
+            map is all zeros. An image on which the network's activations are not finite has no finite map either.
+
+        Raises:
+            TypeError: If ``images`` or ``targets`` are of another type.
+            ValueError: If they have another shape, or a target is no class of the network.
+        """
+        return self._run(images, targets, self._explain_any)
+
+    @abstractmethod
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The maps ``[B, h, w]`` of any size and range; the base class brings them to the images' size and to [0, 1].
+
+        Called inside ``undisturbed(self.model)`` with detached images ``[B, C, H, W]``, B ≥ 1, and targets ``[B]``
+        int64 on the images' device, whose range ``select_scores`` checks.
+        """
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        """As ``_explain``, for the predicted classes, which cost a forward pass more unless this is overridden."""
+        return self._explain(images, self.logits(images).argmax(dim=1))
+
+    def _explain_any(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        return self._explain_predicted(images) if targets is None else self._explain(images, targets)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The network's logits ``[B, N]`` from one forward pass in eval mode, without a graph."""
+        with undisturbed(self.model), torch.no_grad():
+            images = as_ordinary(images)
+            return class_logits(self.model(images), self.output, images.shape[0])
+
+    def _run(
+        self,
+        images: Tensor,
+        targets: Tensor | int | None,
+        explain: Callable[[Tensor, Tensor | None], Tensor],
+    ) -> Tensor:
+        """``__call__`` with any function in the place of ``_explain``: for explainers with a second kind of map."""
+        check_images(images)
+        size = (images.shape[2], images.shape[3])
+        with undisturbed(self.model):
+            classes = checked_targets(targets, images.shape[0])
+            if images.shape[0] == 0:
+                return images.new_zeros((0, *size), dtype=torch.float32)
+            images = as_ordinary(images)
+            raw = explain(images, classes if classes is None else classes.to(images.device))
+            # Half precision has too few digits to interpolate in.
+            raw = raw.detach() if raw.dtype == torch.float64 else raw.detach().float()
+            return min_max(resize_maps(raw, size)).float()
+
+    def _last_scale(self, images: Tensor) -> Scale:
+        """The layer to look at, for images of this size."""
+        return self._scale(images, self.layer)
+
+    def _scale(self, images: Tensor, layer: str | Scale | None) -> Scale:
+        """The ``Scale`` of a module's name, or the network's last scale, for images of this size."""
+        if isinstance(layer, Scale):
+            return layer
+        if layer is not None:
+            return self._named_scales(images, (layer,))[0]
+        scale = self._all_scales(images)[-1]
+        # Behind its last block a vision transformer reads the class token alone: no gradient reaches the patches there.
+        return replace(scale, read="input") if scale.prefix_tokens else scale
+
+    def _all_scales(self, images: Tensor) -> tuple[Scale, ...]:
+        """The network's scales for images of this size, found once."""
+        key = (tuple(images.shape[1:]),)
+        if key not in self._found:
+            self._found[key] = find_scales(self.model, images[:1])
+        return self._found[key]
+
+    def _named_scales(self, images: Tensor, layers: tuple[str, ...]) -> tuple[Scale, ...]:
+        """The scales of modules given by name, for images of this size, found once."""
+        key = (tuple(images.shape[1:]), layers)
+        if key not in self._found:
+            self._found[key] = named_scales(self.model, layers, images[:1])
+        return self._found[key]
+
+
+def check_images(images: Tensor) -> None:
+    """Raise unless ``images`` is a floating-point tensor ``[B, C, H, W]``."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"Expected images to be a tensor [B, C, H, W], but got {type(images).__name__}.")
+    if images.ndim != 4 or min(images.shape[1:]) == 0:
+        hint = " Add the batch dimension with images[None]." if images.ndim == 3 else ""
+        raise ValueError(f"Expected images of shape [B, C, H, W], but got {list(images.shape)}.{hint}")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"Expected images of a floating-point dtype, normalised as the network wants them, but got {images.dtype}: "
+            "convert them, for example with images / 255."
+        )

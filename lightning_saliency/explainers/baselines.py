@@ -1,0 +1,252 @@
+"""Gradient baselines and other CAMs by name, from captum and torchcam (extra ``baselines``)."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers._state import seed_generators
+from lightning_saliency.explainers.base import Explainer, class_logits, select_scores
+from lightning_saliency.scales import Scale
+
+#: The classes of ``captum.attr`` that explain an image by the network as a whole.
+CAPTUM_METHODS = ("Saliency", "InputXGradient", "GuidedBackprop", "Deconvolution", "IntegratedGradients", "Occlusion")
+NOISE_TUNNELS = ("smoothgrad", "smoothgrad_sq", "vargrad")
+
+# SmoothGrad's noise: 15 % of the range of the input's values, in the middle of the 10-20 % that Smilkov et al. (2017)
+# recommend, and 15 samples, as the SMOE paper's comparison (its Sec. 4.1) takes them from Hooker et al. (2019).
+RELATIVE_NOISE = 0.15
+# Integrated gradients runs its steps in passes of about this many images.
+PASS_SIZE = 16
+
+
+class CaptumExplainer(Explainer):
+    """An attribution method of captum: Σ over the colour channels of its absolute value.
+
+    Args:
+        model: The network, see ``Explainer``.
+        method: ``"Saliency"`` (the gradient), ``"InputXGradient"``, ``"GuidedBackprop"``, ``"Deconvolution"``,
+            ``"IntegratedGradients"`` or ``"Occlusion"``.
+        noise_tunnel: ``None``; or ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: the mean, the mean square or
+            the variance of the attributions of noisy copies.
+        samples: Noisy copies an image.
+        stdevs: The noise's standard deviation, in the images' own unit; ``None``: 15 % of the range of the batch's
+            values.
+        seed: Of the noise, which is the same at each call. The global generators are left as they are.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
+        **options: Handed to the method's ``attribute``, for example ``n_steps=50``, or for ``"Occlusion"``
+            ``sliding_window_shapes=(3, 32, 32), strides=(3, 16, 16)`` (otherwise windows of an eighth of each side in
+            steps of half a window).
+
+    Raises:
+        ImportError: If captum is not installed.
+        ValueError: If the method or the noise tunnel is unknown, a number is out of range, or a method that changes the
+            gradient of ReLUs is asked for a network without ``nn.ReLU`` modules.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> CaptumExplainer(model, "GuidedBackprop", noise_tunnel="smoothgrad_sq")(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str = "Saliency",
+        *,
+        noise_tunnel: str | None = None,
+        samples: int = 15,
+        stdevs: float | None = None,
+        seed: int = 0,
+        output: Callable[[Any], Tensor] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, output=output)
+        if method not in CAPTUM_METHODS:
+            raise ValueError(f"Expected method to be one of {', '.join(CAPTUM_METHODS)}, but got {method!r}.")
+        if noise_tunnel is not None and noise_tunnel not in NOISE_TUNNELS:
+            raise ValueError(
+                f"Expected noise_tunnel to be one of {', '.join(NOISE_TUNNELS)} or None, but got {noise_tunnel!r}."
+            )
+        if samples < 1 or (stdevs is not None and stdevs < 0):
+            raise ValueError(f"Expected samples >= 1 and stdevs >= 0, but got samples={samples} and stdevs={stdevs}.")
+        if method in ("GuidedBackprop", "Deconvolution") and not any(
+            isinstance(module, nn.ReLU) for module in self.model.modules()
+        ):
+            raise ValueError(
+                f"{method} changes the gradient of nn.ReLU modules, of which this network has none: it would be the "
+                "plain gradient under another name. Choose another method."
+            )
+        self._captum = _require("captum.attr", "captum")
+        self.method = method
+        self.noise_tunnel = noise_tunnel
+        self.samples = samples
+        self.stdevs = stdevs
+        self.seed = seed
+        self.options = options
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        network = _ToLogits(self.model, self.output)
+        attribution = getattr(self._captum, self.method)(network)
+        options: dict[str, Any] = {**self._defaults(images), **self.options}
+        if self.noise_tunnel is not None:
+            attribution = self._captum.NoiseTunnel(attribution)
+            span = float(images.max() - images.min())
+            options |= {
+                "nt_type": self.noise_tunnel,
+                "nt_samples": self.samples,
+                "nt_samples_batch_size": 1,
+                "stdevs": RELATIVE_NOISE * span if self.stdevs is None else float(self.stdevs),
+            }
+        seed_generators(self.seed, self.model)
+        with _own_inputs(self.model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
+            found = attribution.attribute(images.clone().requires_grad_(), target=targets, **options)
+        return found.detach().abs().sum(dim=1)
+
+    def _defaults(self, images: Tensor) -> dict[str, Any]:
+        """What captum needs to be told, or what keeps its memory in bounds."""
+        if self.method == "IntegratedGradients":
+            return {"internal_batch_size": max(PASS_SIZE, images.shape[0])}
+        if self.method == "Occlusion":
+            channels, height, width = images.shape[1:]
+            window = (channels, max(1, height // 8), max(1, width // 8))
+            return {
+                "sliding_window_shapes": window,
+                "strides": (channels, max(1, window[1] // 2), max(1, window[2] // 2)),
+            }
+        return {}
+
+
+class TorchcamExplainer(Explainer):
+    """A class activation map method of torchcam, by its class name.
+
+    Args:
+        model: The network, see ``Explainer``.
+        method: A class of ``torchcam.methods``, for example ``"SmoothGradCAMpp"`` or ``"LayerCAM"``.
+        layer: The name of the module whose output ``[B, C, h, w]`` is read, or a ``Scale`` that says so; ``None``:
+            torchcam's own choice.
+        seed: Of the noise of the methods that add some. The global generators are left as they are.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
+        **options: Handed to the class, for example ``num_samples=4, std=0.3``.
+
+    Raises:
+        ImportError: If torchcam is not installed.
+        ValueError: If the method is unknown, or the layer is read at its input or is not laid out ``[B, C, h, w]``.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> TorchcamExplainer(model, "SmoothGradCAMpp", layer="1")(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str = "SmoothGradCAMpp",
+        layer: str | Scale | None = None,
+        *,
+        seed: int = 0,
+        output: Callable[[Any], Tensor] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer, output=output)
+        methods = _require("torchcam.methods", "torchcam")
+        names = sorted(name for name, value in vars(methods).items() if isinstance(value, type))
+        if method not in names:
+            raise ValueError(f"Expected method to be one of torchcam's {', '.join(names)}, but got {method!r}.")
+        if isinstance(layer, Scale) and (layer.read != "output" or layer.layout != "NCHW"):
+            raise ValueError(
+                f"torchcam reads outputs of shape [B, C, h, w], but got the {layer.read} of {layer.module!r} in layout "
+                f"{layer.layout}: name a module with such an output."
+            )
+        self._extractor = getattr(methods, method)
+        self.method = method
+        self.seed = seed
+        self.options = options
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._class_map(images, targets)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        return self._class_map(images, None)
+
+    def _class_map(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        network = _ToLogits(self.model, self.output)
+        name = self.layer.module if isinstance(self.layer, Scale) else self.layer
+        path = None if name is None else f"{_ToLogits.PATH}.{name}".rstrip(".")
+        seed_generators(self.seed, self.model)
+        with (
+            _hidden_gradients(self.model),
+            self._extractor(network, path, input_shape=tuple(images.shape[1:]), **self.options) as extractor,
+        ):
+            logits = network(images.clone().requires_grad_())
+            _, classes = select_scores(logits, targets)
+            maps = extractor(class_idx=classes.tolist(), scores=logits, normalized=False)
+        return maps[0].detach()
+
+
+class _ToLogits(nn.Module):
+    """The network with its logits ``[B, N]`` as output."""
+
+    PATH = "network"
+
+    def __init__(self, network: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+        # Set for this module alone: the network's modes are not ours to change.
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        return class_logits(self.network(images), self.output, images.shape[0])
+
+
+@contextmanager
+def _own_inputs(model: nn.Module) -> Iterator[None]:
+    """Give every ``nn.ReLU`` a tensor of its own to work on.
+
+    captum rectifies the whole gradient of a ReLU's input tensor. Where that tensor also goes elsewhere, as round the
+    block in a pre-activation ResNet, the gradient of the other way must not be rectified with it.
+    """
+    handles = []
+    try:
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                handles.append(module.register_forward_pre_hook(lambda _module, args: (args[0].clone(), *args[1:])))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _hidden_gradients(model: nn.Module) -> Iterator[None]:
+    """Keep every ``.grad`` from whatever zeroes or adds to it."""
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in kept:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+
+
+def _require(module: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"This explainer needs {package}, which cannot be imported ({error}). Install the extra that brings it: "
+            'pip install "lightning-saliency[baselines]".'
+        ) from error

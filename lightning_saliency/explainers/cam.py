@@ -1,0 +1,185 @@
+"""Class activation maps: Grad-CAM, Grad-CAM++ and XGrad-CAM, with a backward pass through the head only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import Explainer, activations_and_gradients
+from lightning_saliency.functional.normalization import min_max
+from lightning_saliency.maps import resize_maps
+from lightning_saliency.scales import Scale
+
+
+class ClassActivationMap(Explainer):
+    """ReLU(Σₖ wₖ Aₖ), the activations of a layer weighted by means of their gradients; a subclass says how.
+
+    One forward pass gives the prediction and the activations; the backward pass goes from the target's logit down to
+    the layer, no further.
+
+    Args:
+        model: The network, see ``Explainer``.
+        layer: A module's name, a ``Scale``, or several of them; ``None``: the network's last scale. Several layers give
+            the mean of their maps, each brought to the images' size and stretched to [0, 1] first.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
+
+    Raises:
+        TypeError: If ``layer`` is of another type.
+        ValueError: If ``layer`` is an empty sequence.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | Scale | Sequence[str | Scale] | None = None,
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        one = layer if layer is None or isinstance(layer, (str, Scale)) else None
+        super().__init__(model, one, output=output)
+        self.layers = (one,) if one is not None or layer is None else _several(layer)
+
+    @staticmethod
+    @abstractmethod
+    def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
+        """The map of one layer.
+
+        Args:
+            activations: A, ``[B, C, h, w]``, floating point.
+            gradients: g = ∂S/∂A, ``[B, C, h, w]``, S being the target's logit.
+
+        Returns:
+            ``[B, h, w]``, nowhere negative; float32, or float64 for float64 activations.
+        """
+
+    def class_map(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        """The map ``[B, h, w]`` of one layer as it is, or the mean ``[B, H, W]`` of several.
+
+        Called inside ``undisturbed``; ``targets=None``: the predicted classes.
+        """
+        scales = [self._scale(images, layer) for layer in self.layers]
+        pairs, _ = activations_and_gradients(self.model, images, targets, scales, self.output)
+        maps = [self.from_gradients(activations, gradients) for activations, gradients in pairs]
+        if len(maps) == 1:
+            return maps[0]
+        size = (images.shape[2], images.shape[3])
+        return torch.stack([min_max(resize_maps(map_, size)) for map_ in maps]).mean(dim=0)
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.class_map(images, targets)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        return self.class_map(images, None)
+
+
+class GradCAM(ClassActivationMap):
+    """Grad-CAM: each channel is weighted by the mean of its gradient (Selvaraju et al. 2017, Eq. 1 and 2).
+
+    wₖ = (1/Z) Σᵢⱼ gₖᵢⱼ with g = ∂S/∂A and Z = h·w, the map being ReLU(Σₖ wₖ Aₖ).
+
+    Arguments and errors are those of ``ClassActivationMap``.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> maps = GradCAM(model, layer="1")(torch.rand(2, 3, 16, 16), targets=torch.tensor([3, 1]))
+        >>> maps.shape, maps.dtype
+        (torch.Size([2, 16, 16]), torch.float32)
+    """
+
+    @staticmethod
+    def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
+        """See ``ClassActivationMap.from_gradients``."""
+        activations, gradients = _precise(activations, gradients)
+        return _weighted(gradients.mean(dim=(2, 3)), activations)
+
+
+class GradCAMPlusPlus(ClassActivationMap):
+    """Grad-CAM++: each channel is weighted by its positive gradients, weighted themselves (Chattopadhyay et al. 2018).
+
+    With Y = exp(S), wₖ = Σᵢⱼ αₖᵢⱼ ReLU(∂Y/∂Aₖᵢⱼ) (Eq. 13) and (Eq. 19)
+
+        αₖᵢⱼ = ∂²Y/∂Aₖᵢⱼ² / (2 ∂²Y/∂Aₖᵢⱼ² + Σₐᵦ Aₖₐᵦ ∂³Y/∂Aₖᵢⱼ³).
+
+    The shortcut taken, as by everybody: where S is piecewise linear in A (what follows the layer has only ReLUs,
+    pooling, convolutions, linear layers and BatchNorm in eval mode) the derivatives of Y are Y·g, Y·g² and Y·g³ with
+    g = ∂S/∂A, so that α = g² / (2g² + g³ ΣA) = 1 / (2 + g ΣA) wherever g ≠ 0. This last form is computed: it needs no
+    powers, which would underflow. Elsewhere, as behind attention, GELU or SiLU, the shortcut is an approximation: the
+    terms with the second and third derivatives of S are left out. The factor Y, one number an image, is left out too;
+    it would overflow, and vanishes when the map is stretched to [0, 1].
+
+    The formula was derived for activations ≥ 0. Where negative ones let 2 + g ΣA vanish, α is taken as 0.
+
+    Arguments and errors are those of ``ClassActivationMap``.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> GradCAMPlusPlus(model, layer="1")(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    @staticmethod
+    def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
+        """See ``ClassActivationMap.from_gradients``."""
+        activations, gradients = _precise(activations, gradients)
+        denominator = 2 + gradients * activations.sum(dim=(2, 3), keepdim=True)
+        terms = torch.where(denominator == 0, 0, gradients.relu() / denominator)
+        return _weighted(terms.sum(dim=(2, 3)), activations)
+
+
+class XGradCAM(ClassActivationMap):
+    """XGrad-CAM: each channel's gradient is averaged with the channel's own activation as weight.
+
+    wₖ = Σᵢⱼ (Aₖᵢⱼ / Σₐᵦ Aₖₐᵦ) gₖᵢⱼ with g = ∂S/∂A (Fu et al. 2020), the map being ReLU(Σₖ wₖ Aₖ). A channel whose
+    activations sum to 0 has the weight 0.
+
+    Arguments and errors are those of ``ClassActivationMap``.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> XGradCAM(model, layer="1")(torch.rand(2, 3, 16, 16), targets=3).shape
+        torch.Size([2, 16, 16])
+    """
+
+    @staticmethod
+    def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
+        """See ``ClassActivationMap.from_gradients``."""
+        activations, gradients = _precise(activations, gradients)
+        total = activations.sum(dim=(2, 3))
+        weighted = (activations * gradients).sum(dim=(2, 3))
+        return _weighted(torch.where(total == 0, 0, weighted / total), activations)
+
+
+#: The class activation maps by the names that ``FastCAM`` takes.
+CAMS: dict[str, type[ClassActivationMap]] = {
+    "gradcam": GradCAM,
+    "gradcam++": GradCAMPlusPlus,
+    "xgradcam": XGradCAM,
+}
+
+
+def _several(layers: object) -> tuple[str | Scale, ...]:
+    if not isinstance(layers, Sequence) or not all(isinstance(layer, (str, Scale)) for layer in layers):
+        raise TypeError(
+            f"Expected layer to be a module's name, a Scale, a sequence of these or None, but got {layers!r}."
+        )
+    if not layers:
+        raise ValueError("Expected at least one layer, but got an empty sequence: layer=None takes the last scale.")
+    return tuple(layers)
+
+
+def _precise(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32 at least: sums of many half-precision values lose their digits."""
+    dtype = torch.promote_types(activations.dtype, torch.float32)
+    return activations.to(dtype), gradients.to(dtype)
+
+
+def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
+    """ReLU(Σₖ wₖ Aₖ). Written without a matrix product, which autocast would compute in half precision."""
+    return (weights[:, :, None, None] * activations).sum(dim=1).relu()

@@ -1,0 +1,94 @@
+"""FastCAM: the fine SMOE Scale map times the class-specific, coarse CAM, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers.cam import CAMS
+from lightning_saliency.explainers.smoe import SMOE
+from lightning_saliency.functional.normalization import min_max
+from lightning_saliency.functional.statistics import Statistic
+from lightning_saliency.maps import resize_maps
+from lightning_saliency.scales import Scale
+
+
+class FastCAM(Explainer):
+    """SMOE × CAM, pixel by pixel (SMOE paper, Sec. 3.2).
+
+    SMOE is the combined map of Eq. 3 and CAM the class activation map at the images' size, stretched to [0, 1]. One
+    forward pass serves both; the backward pass goes through the head only. ``non_class`` is SMOE × (1 − CAM).
+
+    Args:
+        model: The network, see ``Explainer``.
+        layer: The layer (or layers) of the CAM, see ``ClassActivationMap``.
+        cam: ``"gradcam++"`` (the paper's), ``"gradcam"`` or ``"xgradcam"``.
+        statistic: A name in ``STATISTICS`` or a ``Statistic``.
+        weights: Of the scales, see ``SMOE``.
+        layers: The scales of SMOE, see ``SMOE``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
+
+    Raises:
+        TypeError: If ``layer`` or ``layers`` are of another type.
+        ValueError: If the CAM or the statistic is unknown.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> fast_cam = FastCAM(model, layer="1", layers=["1"])
+        >>> images = torch.rand(2, 3, 16, 16)
+        >>> fast_cam(images, targets=3).shape, fast_cam.non_class(images, targets=3).shape
+        (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | Scale | Sequence[str | Scale] | None = None,
+        *,
+        cam: str = "gradcam++",
+        statistic: str | Statistic = "smoe_scale",
+        weights: str | Sequence[float] = "equal",
+        layers: str | Sequence[str | Scale] = "auto",
+        output: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        if cam not in CAMS:
+            raise ValueError(f"Expected cam to be one of {', '.join(map(repr, CAMS))}, but got {cam!r}.")
+        super().__init__(model, output=output)
+        self.cam = CAMS[cam](self.model, layer, output=output)
+        self.smoe = SMOE(self.model, statistic, weights, layers, output=output)
+        # One search for scales serves both.
+        self.cam._found = self.smoe._found = self._found
+        self.layer = self.cam.layer
+
+    def non_class(self, images: Tensor, targets: Tensor | int | None = None) -> Tensor:
+        """What the network found interesting but not for this class: SMOE × (1 − CAM).
+
+        Arguments, result and errors are those of ``__call__``.
+        """
+        return self._run(images, targets, self._rest)
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._product(images, targets)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        return self._product(images, None)
+
+    def _product(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        smoe, cam = self._both(images, targets)
+        return smoe * cam
+
+    def _rest(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        smoe, cam = self._both(images, targets)
+        return smoe * (1 - cam)
+
+    def _both(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The two maps ``[B, H, W]`` in [0, 1], from one forward pass."""
+        with self.smoe.taps(images) as taps:
+            taps.start()
+            cam = self.cam.class_map(images, targets)
+            smoe = self.smoe.collect(taps, images).combined()
+        return smoe, min_max(resize_maps(cam, (images.shape[2], images.shape[3])))

@@ -1,0 +1,234 @@
+"""Group-CAM: group score-weighted class activation mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import activations_and_gradients, activations_only, select_scores
+from lightning_saliency.explainers.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.masking import fill_images, resize_maps
+from lightning_saliency.scales import Scale
+
+
+class GroupCAM(MaskScoringExplainer):
+    """Group-CAM (Zhang, Rao and Yang 2021), Algorithm 1: G + 2 forward passes an image and one backward of the head.
+
+    The channels A of the layer, weighted by the mean gradient of the class's logit (Eq. 1), are summed in G groups and
+    rectified (Eq. 2), de-noised (Eq. 3), min-maxed (Eq. 4) and upsampled to masks M. Each is worth what the network's
+    confidence Ψ gains when it uncovers the image from under its blurred self (Eq. 5 and 6):
+
+    α = Ψ(I ⊙ M + Ĩ ⊙ (1 − M)) − Ψ(Ĩ),  map = ReLU(Σ α M) (Eq. 7).
+
+    A group whose mask is constant contributes nothing.
+
+    Args:
+        model: As for ``Explainer``.
+        layer: The layer to group; ``None``: the network's last scale.
+        groups: G; K channels are shared out as evenly as possible, the first K mod G groups having one more. Never more
+            groups are made than there are channels.
+        theta: Percentile, in [0, 100]: pixels of a group's mask at or below it are set to zero (linear interpolation
+            between ranks). ``None``: no de-noising.
+        kernel_size: Of the blurred image, in pixels.
+        sigma: Of the blurred image, in pixels.
+        gradients: ``False``: no weights and no backward pass, plain sums of the activations (Sec. 5, with
+            ``theta=None``).
+        grouping: ``"channels"``: neighbours, as in the paper. ``"kmeans"``: channels whose maps are alike, see
+            `kmeans_groups`.
+        output: As for ``Explainer``.
+        score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
+        batch_size: Masked images in one pass, see `score_masks`.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`; masks and gradients are
+            computed with the network itself.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If an option is out of range or unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> GroupCAM(model, layer="1", groups=4)(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | Scale | None = None,
+        groups: int = 32,
+        theta: float | None = 70.0,
+        kernel_size: int = 51,
+        sigma: float = 50.0,
+        gradients: bool = True,
+        grouping: Literal["channels", "kmeans"] = "channels",
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+        score: Score = "softmax",
+        batch_size: int | Literal["auto"] = "auto",
+        precision: Precision | None = None,
+        fast: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            layer,
+            output=output,
+            score=score,
+            batch_size=batch_size,
+            precision=precision,
+            fast=fast,
+            progress=progress,
+        )
+        if groups < 1:
+            raise ValueError(f"Got groups={groups}. Allowed are whole numbers from 1; the paper uses 32.")
+        if theta is not None and not 0 <= theta <= 100:
+            raise ValueError(f"Got theta={theta}. Allowed are percentiles in [0, 100] and None (no de-noising).")
+        if grouping not in ("channels", "kmeans"):
+            raise ValueError(f"Got grouping={grouping!r}. Allowed are 'channels' and 'kmeans'; use one of them.")
+        self.groups = groups
+        self.theta = theta
+        self.kernel_size = kernel_size
+        self.sigma = sigma
+        self.gradients = gradients
+        self.grouping = grouping
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._maps(images, targets)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        return self._maps(images, None)
+
+    def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        scales = [self._last_scale(images)]
+        gradients = None
+        if self.gradients:
+            [(activations, gradients)], logits = activations_and_gradients(
+                self.model, images, targets, scales, self.output
+            )
+        else:
+            [activations], logits = activations_only(self.model, images, scales, self.output)
+        _, targets = select_scores(logits, targets)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            masks = initial_masks(activations, gradients, self.groups, self.theta, self.grouping)
+            baseline = fill_images(images, "blur", kernel_size=self.kernel_size, sigma=self.sigma)
+        # Under an empty mask the image is the baseline itself.
+        queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], dim=1)
+        with self._scorer(images, targets, baseline, total=queries.shape[0] * queries.shape[1]) as scorer:
+            scores = scorer.score_block(queries)
+        gains = scores[:, :-1] - scores[:, -1:]
+        return resize_maps((gains[..., None, None] * masks).sum(1), (images.shape[2], images.shape[3])).relu()
+
+
+def initial_masks(
+    activations: Tensor,
+    gradients: Tensor | None,
+    groups: int,
+    theta: float | None,
+    grouping: Literal["channels", "kmeans"] = "channels",
+) -> Tensor:
+    """Group-CAM's masks before they are upsampled (Algorithm 1, lines 2-7; Eq. 1-4).
+
+    Args:
+        activations: A, ``[B, K, h, w]``.
+        gradients: ∂(logit)/∂A, ``[B, K, h, w]``; ``None``: all weights are one.
+        groups: G, at most K of which are made.
+        theta: Percentile of the de-noising; ``None``: none.
+        grouping: ``"channels"`` or ``"kmeans"``.
+
+    Returns:
+        ``[B, min(G, K), h, w]`` in [0, 1], float32 at least; zero for a constant group.
+
+    Example:
+        >>> activations = torch.tensor([[[[0.0, 2.0]], [[3.0, 5.0]], [[1.0, 1.0]]]])
+        >>> initial_masks(activations, None, groups=2, theta=None).tolist()
+        [[[[0.0, 1.0]], [[0.0, 0.0]]]]
+    """
+    activations = activations if activations.dtype == torch.float64 else activations.float()
+    groups = min(groups, activations.shape[1])
+    weighted = activations
+    if gradients is not None:
+        weighted = activations * gradients.to(activations.dtype).mean((2, 3), keepdim=True)
+    if grouping == "kmeans":
+        members = nn.functional.one_hot(kmeans_groups(activations, groups), groups).to(weighted.dtype)
+        sums = (members.transpose(1, 2) @ weighted.flatten(2)).view(-1, groups, *weighted.shape[2:])
+    else:
+        sums = torch.stack([part.sum(1) for part in weighted.tensor_split(groups, dim=1)], dim=1)
+    masks: Tensor = sums.relu()
+    if theta is not None:
+        masks = masks * (masks > percentile(masks, theta)[..., None, None])
+    low, high = masks.amin((-2, -1), keepdim=True), masks.amax((-2, -1), keepdim=True)
+    span = torch.where(high > low, high - low, torch.ones_like(high))
+    return (masks - low) / span
+
+
+def percentile(maps: Tensor, theta: float) -> Tensor:
+    """The θ-th percentile of each map, interpolated linearly between ranks, as ``numpy.percentile`` does.
+
+    Args:
+        maps: ``[..., h, w]``.
+        theta: θ in [0, 100].
+
+    Returns:
+        ``[...]``.
+
+    Example:
+        >>> percentile(torch.tensor([[0.0, 1.0], [2.0, 4.0]]), 50.0)
+        tensor(1.5000)
+    """
+    # Not torch.quantile, which refuses more than 16 million values.
+    ranked = maps.flatten(-2).sort(dim=-1).values
+    position = theta / 100 * (ranked.shape[-1] - 1)
+    below = min(int(position), ranked.shape[-1] - 1)
+    above = min(below + 1, ranked.shape[-1] - 1)
+    return torch.lerp(ranked[..., below], ranked[..., above], position - below)
+
+
+def kmeans_groups(activations: Tensor, groups: int, iterations: int = 10, seed: int = 0) -> Tensor:
+    """Channels grouped by the shape of their maps: k-means (Lloyd) of the maps scaled to unit length.
+
+    All images of a batch are clustered at once, each by itself, from the same seeded choice of first centres, so that
+    an image's groups do not depend on its batch. A group left without members starts anew from the map farthest from
+    its own centre; where all maps coincide it stays empty.
+
+    Args:
+        activations: ``[B, K, h, w]``.
+        groups: G, at most K.
+        iterations: Of Lloyd's algorithm.
+        seed: Of the first centres.
+
+    Returns:
+        ``[B, K]`` int64, the group of each channel, from 0 to G − 1.
+
+    Example:
+        >>> maps = torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 0.0], [0.0, 1.0]]).view(1, 4, 1, 2)
+        >>> first, second, third, fourth = kmeans_groups(maps, 2)[0].tolist()
+        >>> first == third, second == fourth, first == second
+        (True, True, False)
+    """
+    points = nn.functional.normalize(activations.flatten(2), dim=2)
+    order = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(seed))[:groups]
+    centres = points[:, order.to(points.device)]
+    assignment = _nearest(points, centres)[1]
+    for _ in range(iterations):
+        distance, assignment = _nearest(points, centres)
+        members = nn.functional.one_hot(assignment, groups).to(points.dtype)
+        sizes = members.sum(1)
+        means = (members.transpose(1, 2) @ points) / sizes.clamp(min=1)[..., None]
+        # The j-th empty group takes the j-th farthest map.
+        rank = (sizes == 0).cumsum(1).sub(1).clamp(min=0)
+        farthest = distance.topk(groups, dim=1).indices.gather(1, rank)
+        restarts = points.gather(1, farthest[..., None].expand_as(centres))
+        centres = torch.where((sizes == 0)[..., None], restarts, means)
+    return _nearest(points, centres)[1]
+
+
+def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance to, and index of, the nearest centre of each point, ``[B, K]`` each."""
+    nearest = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(dim=2)
+    return nearest.values, nearest.indices

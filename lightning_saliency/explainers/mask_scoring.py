@@ -1,0 +1,339 @@
+"""Scores of masked images: the one primitive that Group-CAM, Score-CAM, RISE and SISE are built on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+from typing_extensions import Self
+
+from lightning_saliency.explainers.base import (
+    Explainer,
+    as_ordinary,
+    checked_targets,
+    class_logits,
+    select_scores,
+    undisturbed,
+    unwrap,
+)
+from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision, fast_inference
+from lightning_saliency.functional.class_scores import Score, class_scores
+from lightning_saliency.functional.masking import Fill, blend, fill_images
+
+Targets = Tensor | int | Callable[[Any], Tensor]
+
+# Pixels of one pass: 8 images of 224² on a CPU, where larger passes are slower per image because the allocator maps
+# their tensors anew each time; 128 images on an accelerator, which needs them to be busy. Small images are not piled up
+# beyond a number at which the head of the network dominates.
+_PIXELS = {"cpu": 8 * 224 * 224}
+_ACCELERATOR_PIXELS = 128 * 224 * 224
+_MOST_IMAGES = 256
+
+
+def score_masks(
+    model: nn.Module,
+    images: Tensor,
+    masks: Tensor | Iterable[Tensor],
+    targets: Targets,
+    *,
+    baseline: Fill = "blur",
+    batch_size: int | Literal["auto"] = "auto",
+    score: Score = "softmax",
+    output: Callable[[Any], Tensor] | None = None,
+    precision: Precision | None = None,
+    fast: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """The network's score of each image under each of its masks, I ⊙ M + baseline ⊙ (1 − M).
+
+    All pairs of image and mask are shared out into chunks, whichever image they belong to; the masks stay at their own
+    resolution until their chunk's turn. The result does not depend on the chunk's size beyond rounding.
+
+    Args:
+        model: The network, in any mode; it is run in eval mode and left as it was.
+        images: ``[B, C, H, W]``, as the network takes them, on its device.
+        masks: ``[B, M, h, w]`` in [0, 1], or an iterable of such blocks (``[B, m₁, h, w]``, ``[B, m₂, h, w]``, …), of
+            which one is alive at a time. Masks common to all images may be a view, ``masks.expand(B, -1, -1, -1)``.
+        targets: ``[B]`` int64, the class of each image; an int, the same for all; or a function from what the network
+            returns for N images to their N scores, for regression and segmentation.
+        baseline: What shows where the mask is zero, see `fill_images`; ``"zero"`` is zero in the network's own,
+            normalised input space: the mean colour.
+        batch_size: Images in one pass. ``"auto"``: the pixels of 8 images of 224² on a CPU, of 128 on an accelerator,
+            halved as often as its memory is exceeded.
+        score: Of the class: ``"softmax"`` probability, ``"sigmoid"`` probability (multi-label heads) or ``"logit"``. A
+            function as ``targets`` returns the score itself.
+        output: Takes the logits ``[N, classes]`` out of what the network returns; ``None``: ``logits_of``.
+        precision: ``"bf16"`` or ``"fp16"``: autocast to it. ``None``: as the caller has it.
+        fast: Score with a faster copy of the network, see `fast_inference`.
+        progress: Show a progress bar.
+
+    Returns:
+        ``[B, M]``, float32 (float64 for a float64 network).
+
+    Raises:
+        ValueError: If shapes do not fit, a target is no class, or an option is unknown.
+        TypeError: If ``targets`` are of another type, or the network returns no logits.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> masks = torch.tensor([[[[0.0]], [[0.5]], [[1.0]]]])
+        >>> score_masks(model, torch.ones(1, 2, 8, 8), masks, 0, baseline="zero", score="logit")
+        tensor([[0.0000, 0.5000, 1.0000]])
+    """
+    total = images.shape[0] * masks.shape[1] if isinstance(masks, Tensor) and masks.ndim == 4 else None
+    scorer = MaskScorer(
+        model,
+        images,
+        targets,
+        baseline=baseline,
+        batch_size=batch_size,
+        score=score,
+        output=output,
+        precision=precision,
+        fast=fast,
+        progress=progress,
+        total=total,
+    )
+    with scorer:
+        blocks = [masks] if isinstance(masks, Tensor) else masks
+        scored = [scorer.score_block(block) for block in blocks]
+    return torch.cat(scored, dim=1) if scored else images.new_zeros(images.shape[0], 0)
+
+
+class MaskScorer:
+    """Scores masked images chunk by chunk, for methods that make their masks as they go.
+
+    A context manager: inside, the network is in eval mode (see ``undisturbed``) and no gradients are computed.
+
+    Args:
+        model: As for `score_masks`, like all that follows but
+        images: ``[B, C, H, W]``.
+        targets: Of the B images.
+        baseline: What shows where the mask is zero.
+        batch_size: Images in one pass.
+        score: Of the class.
+        output: Takes the logits out of what the network returns.
+        precision: Autocast to it.
+        fast: Score with a faster copy of the network.
+        progress: Show a progress bar.
+        total: The number of masked images there will be, for the progress bar.
+
+    Raises:
+        ValueError: If an option is unknown or shapes do not fit.
+        TypeError: If ``targets`` are of another type.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> with MaskScorer(model, torch.ones(2, 2, 8, 8), 0, baseline="zero", score="logit") as scorer:
+        ...     scorer(torch.full((3, 1, 1), 0.25), torch.tensor([0, 1, 1]))
+        tensor([0.2500, 0.2500, 0.2500])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        targets: Targets,
+        *,
+        baseline: Fill = "zero",
+        batch_size: int | Literal["auto"] = "auto",
+        score: Score = "softmax",
+        output: Callable[[Any], Tensor] | None = None,
+        precision: Precision | None = None,
+        fast: bool = False,
+        progress: bool = False,
+        total: int | None = None,
+    ) -> None:
+        check_scoring(score, batch_size, precision)
+        self.model = unwrap(model)
+        self.images = as_ordinary(images)
+        self.baseline = fill_images(self.images, baseline)
+        self.score, self.output, self.precision, self.fast = score, output, precision, fast
+        self._function: Callable[[Any], Tensor] | None = None
+        self._classes: Tensor | None = None
+        if callable(targets) and not isinstance(targets, Tensor):
+            self._function = targets
+        else:
+            self._classes = checked_targets(targets, images.shape[0])
+            if self._classes is None:
+                raise TypeError(
+                    "Got targets=None. Allowed are an int64 tensor [B], an int, or a function of the network's output; "
+                    "for the predicted classes pass model(images).argmax(dim=1)."
+                )
+            self._classes = self._classes.to(images.device)
+        self._may_shrink = batch_size == "auto"
+        #: Images in one pass, at present.
+        self.chunk = _chunk_size(images) if batch_size == "auto" else batch_size
+        self._progress, self._total = progress, total
+        self._network: nn.Module | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self.model))
+            stack.enter_context(torch.no_grad())
+            precision = "bf16" if self.fast and self.precision is None else self.precision
+            if precision is not None:
+                stack.enter_context(torch.autocast(self.images.device.type, dtype=PRECISIONS[precision]))
+            self._network = fast_inference(self.model, precision) if self.fast else self.model
+            self._bar = stack.enter_context(
+                tqdm(total=self._total, desc="masked images", leave=False, disable=not self._progress)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._network = None
+        self._stack.__exit__(kind, error, trace)
+
+    def __call__(self, masks: Tensor, owners: Tensor) -> Tensor:
+        """The scores ``[N]`` of masks ``[N, h, w]``, the n-th on image ``owners[n]`` (``[N]`` int64)."""
+        scores: list[Tensor] = []
+        start = 0
+        while start < len(owners):
+            stop = min(start + self.chunk, len(owners))
+            part = self._attempt(masks[start:stop], owners[start:stop])
+            if part is None:
+                # Here and not where it is caught: the exception's frames hold on to the memory that is to be freed.
+                torch.cuda.empty_cache()
+                self.chunk = (stop - start) // 2
+                continue
+            scores.append(part)
+            self._bar.update(stop - start)
+            start = stop
+        return torch.cat(scores) if scores else self.images.new_zeros(0)
+
+    def score_block(self, masks: Tensor) -> Tensor:
+        """The scores ``[B, m]`` of masks ``[B, m, h, w]``, which may be a view that repeats itself."""
+        count = self.images.shape[0]
+        if masks.ndim != 4 or masks.shape[0] != count:
+            raise ValueError(
+                f"Got masks {list(masks.shape)} for {count} images. Allowed are [B, M, h, w] with B = {count}; expand "
+                "masks common to all images with masks.expand(B, -1, -1, -1)."
+            )
+        jobs = torch.arange(count * masks.shape[1], device=masks.device)
+        parts = [
+            self(masks[owner, which], owner)
+            for owner, which in self.pieces(jobs // max(masks.shape[1], 1), jobs % max(masks.shape[1], 1))
+        ]
+        return torch.cat([*parts, self.images.new_zeros(0)]).view(count, masks.shape[1])
+
+    def pieces(self, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Tensors of equal length, as many rows at a time as go into one pass."""
+        start = 0
+        while start < len(columns[0]):
+            stop = start + self.chunk
+            yield tuple(column[start:stop] for column in columns)
+            start = stop
+
+    def _attempt(self, masks: Tensor, owners: Tensor) -> Tensor | None:
+        """The scores of one chunk; ``None`` if the device's memory did not suffice and a smaller one may be tried."""
+        try:
+            return self._pass(masks, owners)
+        except torch.cuda.OutOfMemoryError:
+            if not self._may_shrink or len(owners) == 1:
+                raise
+            return None
+
+    def _pass(self, masks: Tensor, owners: Tensor) -> Tensor:
+        if self._network is None:
+            raise RuntimeError(
+                "Got masks outside the context. A MaskScorer scores inside `with MaskScorer(...) as scorer:`."
+            )
+        blended = blend(self.images[owners], self.baseline[owners], masks)
+        if self.fast:
+            blended = blended.contiguous(memory_format=torch.channels_last)
+        returned = self._network(blended)
+        if self._function is not None:
+            scores = self._function(returned)
+            if not isinstance(scores, Tensor) or scores.shape != owners.shape:
+                given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+                raise ValueError(
+                    f"Got {given} from targets= for {len(owners)} images. Allowed is one score an image, [N]."
+                )
+            return scores if scores.dtype == torch.float64 else scores.float()
+        scores = class_scores(class_logits(returned, self.output, len(owners)), self.score)
+        return select_scores(scores, None if self._classes is None else self._classes[owners])[0]
+
+
+class MaskScoringExplainer(Explainer):
+    """An explainer that scores masked images.
+
+    Args:
+        model: As for ``Explainer``.
+        layer: As for ``Explainer``.
+        output: As for ``Explainer``.
+        score: Ψ of the class: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
+        batch_size: Masked images in one pass, see `score_masks`.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Any = None,
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+        score: Score = "softmax",
+        batch_size: int | Literal["auto"] = "auto",
+        precision: Precision | None = None,
+        fast: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(model, layer, output=output)
+        check_scoring(score, batch_size, precision)
+        self.score: Score = score
+        self.batch_size: int | Literal["auto"] = batch_size
+        self.precision: Precision | None = precision
+        self.fast = fast
+        self.progress = progress
+
+    def _scorer(self, images: Tensor, targets: Tensor, baseline: Fill, total: int) -> MaskScorer:
+        return MaskScorer(
+            self.model,
+            images,
+            targets,
+            baseline=baseline,
+            batch_size=self.batch_size,
+            score=self.score,
+            output=self.output,
+            precision=self.precision,
+            fast=self.fast,
+            progress=self.progress,
+            total=total,
+        )
+
+
+def check_scoring(score: str, batch_size: int | str, precision: str | None) -> None:
+    """Refuse unknown options of `score_masks`.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+    if score not in get_args(Score):
+        raise ValueError(f"Got score={score!r}. Allowed are {', '.join(map(repr, get_args(Score)))}; use one of them.")
+    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(
+            f"Got batch_size={batch_size!r}. Allowed are 'auto' and whole numbers from 1; use one of them."
+        )
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(
+            f"Got precision={precision!r}. Allowed are None, {', '.join(map(repr, PRECISIONS))}; use one of them."
+        )
+
+
+def _chunk_size(images: Tensor) -> int:
+    budget = _PIXELS.get(images.device.type, _ACCELERATOR_PIXELS)
+    return min(_MOST_IMAGES, max(1, budget // max(1, images.shape[-2] * images.shape[-1])))

@@ -1,0 +1,147 @@
+"""RISE: randomised input sampling for explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.masking import Fill, resize_maps
+
+
+class RISE(MaskScoringExplainer):
+    """RISE (Petsiuk, Das and Saenko 2018): ``masks`` forward passes an image, nothing but the network's output is used.
+
+    map(λ) = Σ_n Ψ(I ⊙ M_n) · M_n(λ) / (N · p): the mean score of the images in which the pixel was to be seen.
+
+    A mask is a grid of cells, each open with probability p, upsampled bilinearly and cropped at a random shift of up to
+    one cell (see `random_masks`). The masks are drawn from a generator of their own: the same for all images of a
+    batch, for every batch, and however many are scored in one pass. They are made as they are needed.
+
+    Args:
+        model: As for ``Explainer``.
+        masks: N, the number of masks.
+        grid: Cells of a mask along each axis.
+        probability: p that a cell is open, in (0, 1).
+        seed: Of the masks.
+        baseline: What shows where a mask is zero, see `fill_images`; ``"zero"``, as in the paper, is zero in the
+            network's normalised input space.
+        output: As for ``Explainer``.
+        score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
+        batch_size: Masked images in one pass, see `score_masks`.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If an option is out of range or unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> RISE(model, masks=20, grid=3)(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: int = 4000,
+        grid: int = 7,
+        probability: float = 0.5,
+        seed: int = 0,
+        baseline: Fill = "zero",
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+        score: Score = "softmax",
+        batch_size: int | Literal["auto"] = "auto",
+        precision: Precision | None = None,
+        fast: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            model, output=output, score=score, batch_size=batch_size, precision=precision, fast=fast, progress=progress
+        )
+        if masks < 1 or grid < 1:
+            raise ValueError(
+                f"Got masks={masks}, grid={grid}. Allowed are whole numbers from 1; the paper uses 4000 and 7."
+            )
+        if not 0 < probability < 1:
+            raise ValueError(f"Got probability={probability}. Allowed are probabilities in (0, 1); the paper uses 0.5.")
+        self.masks = masks
+        self.grid = grid
+        self.probability = probability
+        self.seed = seed
+        self.baseline = baseline
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        cells, shifts = draw_masks(self.masks, self.grid, self.probability, (height, width), self.seed)
+        cells, shifts = cells.to(images.device), shifts.to(images.device)
+        total = images.new_zeros(count, height * width, dtype=torch.promote_types(images.dtype, torch.float32))
+        owners = torch.arange(count, device=images.device)
+        with self._scorer(images, targets, self.baseline, total=count * self.masks) as scorer:
+            start = 0
+            while start < self.masks:
+                stop = start + max(1, scorer.chunk // count)
+                masks = random_masks(cells[start:stop], shifts[start:stop], (height, width)).to(total.dtype)
+                scores = scorer(masks.repeat(count, 1, 1), owners.repeat_interleave(len(masks))).view(count, -1)
+                with torch.autocast(images.device.type, enabled=False):
+                    total += scores.to(total.dtype) @ masks.flatten(1)
+                start = stop
+        return total.view(count, height, width) / (self.masks * self.probability)
+
+
+def draw_masks(count: int, grid: int, probability: float, size: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
+    """The randomness of RISE's masks, a few bytes each.
+
+    Args:
+        count: N.
+        grid: s, cells along each axis.
+        probability: That a cell is open.
+        size: ``(H, W)`` of the images.
+        seed: Of a generator of its own, so that no other randomness is touched.
+
+    Returns:
+        Cells ``[N, s, s]`` bool, and shifts ``[N, 2]`` int64 (rows, columns), each from 0 to less than a cell's size in
+        pixels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cells = torch.rand(count, grid, grid, generator=generator) < probability
+    rows, columns = (torch.randint(0, _cell(side, grid), (count,), generator=generator) for side in size)
+    return cells, torch.stack([rows, columns], dim=1)
+
+
+def random_masks(cells: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
+    """RISE's masks at the images' size.
+
+    A grid of s × s cells is upsampled bilinearly to (s + 1)·c pixels along each axis, c = ⌈side / s⌉ being a cell's
+    size, and the window of the image's size is cut out at the shift.
+
+    Args:
+        cells: ``[N, s, s]`` bool.
+        shifts: ``[N, 2]`` int64, see `draw_masks`.
+        size: ``(H, W)``.
+
+    Returns:
+        ``[N, H, W]`` float32 in [0, 1].
+
+    Example:
+        >>> random_masks(torch.tensor([[[True]]]), torch.tensor([[0, 1]]), (2, 2))
+        tensor([[[1., 1.],
+                 [1., 1.]]])
+    """
+    (height, width), grid = size, cells.shape[-1]
+    upsampled = resize_maps(cells.float(), ((grid + 1) * _cell(height, grid), (grid + 1) * _cell(width, grid)))
+    rows = shifts[:, :1] + torch.arange(height, device=shifts.device)
+    columns = shifts[:, 1:] + torch.arange(width, device=shifts.device)
+    which = torch.arange(len(cells), device=shifts.device)
+    return upsampled[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _cell(side: int, grid: int) -> int:
+    return -(-side // grid)

@@ -1,0 +1,94 @@
+"""Score-CAM: channels weighted by the score of the image seen through each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import activations_only, select_scores
+from lightning_saliency.explainers.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.masking import Fill, attribution_masks
+from lightning_saliency.scales import Scale
+
+
+class ScoreCAM(MaskScoringExplainer):
+    """Score-CAM (Wang et al. 2020): K + 1 forward passes an image for a layer of K channels, no gradients.
+
+    Each channel A_k, upsampled to the image and min-maxed, is a mask H_k; the image seen through it scores
+    S_k = Ψ(I ⊙ H_k) − Ψ(I_b), and map = ReLU(Σ α_k A_k) with α = softmax over the channels of S.
+
+    The score of the baseline image I_b (zero in the network's normalised input space by default, which also stands
+    where the mask is zero) is common to all channels and cancels in the softmax: no pass is spent on it. The mask of a
+    constant channel is zero.
+
+    Args:
+        model: As for ``Explainer``.
+        layer: The layer whose channels are the masks; ``None``: the network's last scale.
+        baseline: What shows where a mask is zero, see `fill_images`.
+        output: As for ``Explainer``.
+        score: Ψ: ``"softmax"`` as in the paper, ``"sigmoid"`` (multi-label heads), or ``"logit"``, whose larger
+            differences single out few channels (this is what torchcam does).
+        batch_size: Masked images in one pass, see `score_masks`.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If an option is unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> ScoreCAM(model, layer="1")(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | Scale | None = None,
+        baseline: Fill = "zero",
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+        score: Score = "softmax",
+        batch_size: int | Literal["auto"] = "auto",
+        precision: Precision | None = None,
+        fast: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            layer,
+            output=output,
+            score=score,
+            batch_size=batch_size,
+            precision=precision,
+            fast=fast,
+            progress=progress,
+        )
+        self.baseline = baseline
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._maps(images, targets)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        return self._maps(images, None)
+
+    def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        [activations], logits = activations_only(self.model, images, [self._last_scale(images)], self.output)
+        _, targets = select_scores(logits, targets)
+        activations = activations if activations.dtype == torch.float64 else activations.float()
+        count, channels = activations.shape[:2]
+        size = (images.shape[2], images.shape[3])
+        jobs = torch.arange(count * channels, device=images.device)
+        scores = []
+        with self._scorer(images, targets, self.baseline, total=len(jobs)) as scorer:
+            for owners, which in scorer.pieces(jobs // channels, jobs % channels):
+                masks, _ = attribution_masks(activations[owners, which], size)
+                scores.append(scorer(masks, owners))
+        weights = torch.cat(scores).view(count, channels).softmax(dim=1)
+        return (weights[..., None, None] * activations).sum(1).relu()

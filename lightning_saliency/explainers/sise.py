@@ -1,0 +1,156 @@
+"""SISE: semantic input sampling for explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import activations_and_gradients, class_logits, select_scores
+from lightning_saliency.explainers.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringExplainer
+from lightning_saliency.functional.cascade import cascade_fusion
+from lightning_saliency.functional.class_scores import Score, log_odds
+from lightning_saliency.functional.masking import Fill, attribution_masks, resize_maps
+
+
+class SISE(MaskScoringExplainer):
+    """SISE (Sattarzadeh et al. 2021): the masks are feature maps of every block that speak for the class.
+
+    1. One forward pass; the tensors that enter the poolings, A^(l), are the blocks' feature maps.
+    2. Kept are those with α_k > μ·β, α_k = Σ_λ ∂Ψ/∂A_k(λ) and β = max_k α_k (Eq. 4-6; the paper's text, not its
+       inequality sign). Upsampled and min-maxed to masks m, one by one as they are needed; a constant one is no mask.
+    3. V^(l)(λ) = mean over the block's masks of Ψ(I ⊙ m) · m(λ)/Σm (Eq. 3 and 12).
+    4. The blocks' V are fused from shallow to deep, see `cascade_fusion`.
+
+    One forward and one backward pass and one forward pass for each mask kept, each image having its own. A block of
+    which no mask is kept is passed over; where none is kept at all the map is zero.
+
+    The gradient is taken of log(Ψ/(1 − Ψ)), in each image a positive multiple of that of Ψ: it keeps the same maps,
+    also where Ψ is so close to 0 or 1 that its own gradient vanishes.
+
+    Args:
+        model: As for ``Explainer``.
+        mu: μ in [0, 1): 0 keeps all maps with a positive gradient, 0.3 to 0.5 is several times faster at little loss
+            (the paper's Table 6).
+        layers: The blocks, shallow to deep: names of modules whose outputs are read (``"name:input"``: their inputs).
+            ``"auto"``: the network's scales.
+        max_masks: Per image and block, keep only so many maps, those with the largest α. ``None``: all.
+        baseline: What shows where a mask is zero, see `fill_images`; ``"zero"`` makes it the paper's product I ⊙ m, in
+            the network's normalised input space.
+        output: As for ``Explainer``.
+        score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
+        batch_size: Masked images in one pass, see `score_masks`.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If an option is out of range or unknown.
+
+    Example:
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten() ... )
+        >>> SISE(model, layers=("1", "4"))(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mu: float = 0.0,
+        layers: Literal["auto"] | Sequence[str] = "auto",
+        max_masks: int | None = None,
+        baseline: Fill = "zero",
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+        score: Score = "softmax",
+        batch_size: int | Literal["auto"] = "auto",
+        precision: Precision | None = None,
+        fast: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            model, output=output, score=score, batch_size=batch_size, precision=precision, fast=fast, progress=progress
+        )
+        if not 0 <= mu < 1:
+            raise ValueError(f"Got mu={mu}. Allowed is [0, 1); 0 keeps every feature map with a positive gradient.")
+        if max_masks is not None and max_masks < 1:
+            raise ValueError(f"Got max_masks={max_masks}. Allowed are None (all) and whole numbers from 1.")
+        if layers != "auto" and (isinstance(layers, str) or not layers):
+            raise ValueError(
+                f"Got layers={layers!r}. Allowed are 'auto' and a sequence of at least one module's name, such as "
+                "('layer1', 'layer2')."
+            )
+        self.mu = mu
+        self.layers = layers
+        self.max_masks = max_masks
+        self.baseline = baseline
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._maps(images, targets)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        return self._maps(images, None)
+
+    def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        scales = self._all_scales(images) if self.layers == "auto" else self._named_scales(images, tuple(self.layers))
+
+        def odds(returned: Any) -> Tensor:
+            return log_odds(class_logits(returned, self.output, images.shape[0]), self.score)
+
+        # The class with the largest odds is the one with the largest logit.
+        pairs, all_odds = activations_and_gradients(self.model, images, targets, scales, odds)
+        _, targets = select_scores(all_odds, targets)
+        kept = [select_feature_maps(gradients, self.mu, self.max_masks) for _, gradients in pairs]
+        blocks = [activations for activations, _ in pairs]
+        del pairs
+        with self._scorer(images, targets, self.baseline, total=sum(int(chosen.sum()) for chosen in kept)) as scorer:
+            visualized = [_visualize(scorer, block, chosen) for block, chosen in zip(blocks, kept, strict=True)]
+            return cascade_fusion(visualized)
+
+
+def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = None) -> Tensor:
+    """The feature maps that SISE makes masks of: α_k > μ·β, α_k = Σ_λ ∂Ψ/∂A_k(λ), β = max_k α_k (Eq. 4-6).
+
+    Args:
+        gradients: ∂Ψ/∂A, ``[B, K, h, w]``, or any multiple of it that is positive in each image.
+        mu: μ in [0, 1).
+        max_masks: Keep only so many an image, those with the largest α; of equals the first. ``None``: all.
+
+    Returns:
+        ``[B, K]`` bool.
+
+    Example:
+        >>> gradients = torch.tensor([-1.0, 0.5, 2.0, 0.9]).view(1, 4, 1, 1)
+        >>> select_feature_maps(gradients, mu=0.0), select_feature_maps(gradients, mu=0.4)
+        (tensor([[False,  True,  True,  True]]), tensor([[False, False,  True,  True]]))
+    """
+    importance = (gradients if gradients.dtype == torch.float64 else gradients.float()).sum((2, 3))
+    chosen = importance > mu * importance.amax(dim=1, keepdim=True)
+    if max_masks is not None and max_masks < chosen.shape[1]:
+        order = importance.argsort(dim=1, descending=True, stable=True)
+        chosen &= torch.zeros_like(chosen).scatter_(1, order[:, :max_masks], True)
+    return chosen
+
+
+def _visualize(scorer: MaskScorer, feature_maps: Tensor, chosen: Tensor) -> Tensor:
+    """A block's visualisation maps V, ``[B, H, W]`` (Eq. 12); zero where none of an image's feature maps is a mask.
+
+    Interpolation is linear: the scored masks are summed at the block's own resolution, and their sum is upsampled.
+    """
+    size = (scorer.images.shape[2], scorer.images.shape[3])
+    dtype = torch.float64 if feature_maps.dtype == torch.float64 else torch.float32
+    total = feature_maps.new_zeros(chosen.shape[0], *feature_maps.shape[2:], dtype=dtype)
+    count = total.new_zeros(chosen.shape[0])
+    for owners, channels in scorer.pieces(*chosen.nonzero(as_tuple=True)):
+        masks, sums = attribution_masks(feature_maps[owners, channels], size)
+        varied = sums > 0
+        owners, masks, sums = owners[varied], masks[varied], sums[varied]
+        weights = scorer(masks, owners).to(dtype) / sums
+        total.index_add_(0, owners, weights[:, None, None] * masks)
+        count.index_add_(0, owners, torch.ones_like(weights))
+    return resize_maps(total / count.clamp(min=1)[:, None, None], size)

@@ -1,0 +1,108 @@
+"""SMOE Scale saliency: the statistics of all scales from one forward pass, class-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import Explainer, as_ordinary, check_images, undisturbed
+from lightning_saliency.functional.fusion import scale_weights
+from lightning_saliency.functional.statistics import Statistic, get_statistic
+from lightning_saliency.maps import ScaleMaps
+from lightning_saliency.scales import Scale
+from lightning_saliency.taps import ScaleTaps
+
+
+class SMOE(Explainer):
+    """The combined SMOE Scale map of a network's scales (SMOE paper, Sec. 2, Eq. 2 and 3).
+
+    Each scale's activation is reduced over its channels by a statistic, normalised by the normal CDF at the scale's own
+    resolution, interpolated to the images' size and averaged with weights. It costs one forward pass and no backward.
+
+    The map shows where the network finds information, of whatever class: ``targets`` are checked and otherwise ignored.
+    Like every explainer's, the map is stretched to [0, 1]; ``scales(images).combined()`` is Eq. 3 as it stands.
+
+    Args:
+        model: The network, see ``Explainer``. What it returns does not matter.
+        statistic: A name in ``STATISTICS`` or a ``Statistic``.
+        weights: ``"equal"``, ``"prior"`` (of the SMOE paper, for five scales), ``"ramp"`` or one number a scale.
+        layers: ``"auto"``: the scales that ``find_scales`` finds; or modules' names and ``Scale`` objects, shallow to
+            deep.
+        output: Accepted so that all explainers are built alike; only ``logits`` uses it.
+
+    Raises:
+        TypeError: If ``layers`` is of another type.
+        ValueError: If the statistic is unknown or no layer is given.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU())
+        >>> smoe = SMOE(model, layers=["1", "4"], weights=[1, 2])
+        >>> smoe(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+        >>> smoe.scales(torch.rand(2, 3, 16, 16)).maps.shape
+        torch.Size([2, 2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        statistic: str | Statistic = "smoe_scale",
+        weights: str | Sequence[float] = "equal",
+        layers: str | Sequence[str | Scale] = "auto",
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, output=output)
+        self.statistic = get_statistic(statistic)
+        self.weights = weights
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        if not self.layers or not all(isinstance(layer, (str, Scale)) for layer in self.layers):
+            raise (TypeError if self.layers else ValueError)(
+                f"Expected layers to be 'auto' or at least one module's name or Scale, but got {layers!r}."
+            )
+
+    def scales(self, images: Tensor) -> ScaleMaps:
+        """The maps of all scales.
+
+        Args:
+            images: ``[B, C, H, W]``, see ``Explainer``.
+
+        Returns:
+            Their normalised maps ``[B, K, H, W]`` at the images' size, names and weights.
+
+        Raises:
+            ValueError: If the images have another shape, or the weights do not fit the number of scales.
+            TapError: If a layer cannot be read.
+        """
+        check_images(images)
+        with undisturbed(self.model), torch.no_grad():
+            images = as_ordinary(images)
+            with self.taps(images) as taps:
+                taps.start()
+                self.model(images)
+                return self.collect(taps, images)
+
+    def taps(self, images: Tensor) -> ScaleTaps:
+        """Taps on the scales for images of this size, to be closed by the caller."""
+        return ScaleTaps(self.model, self._chosen(images), self.statistic)
+
+    def collect(self, taps: ScaleTaps, images: Tensor) -> ScaleMaps:
+        """What the taps recorded while the network ran on the images."""
+        names = [scale.module for scale in taps.scales]
+        return ScaleMaps.from_statistics(taps.take(), names, self.weights, (images.shape[2], images.shape[3]))
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._explain_predicted(images)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        return self.scales(images).combined()
+
+    def _chosen(self, images: Tensor) -> tuple[Scale, ...]:
+        if self.layers == ("auto",):
+            return self._all_scales(images)
+        return tuple(self._scale(images, layer) for layer in self.layers)

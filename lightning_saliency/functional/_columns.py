@@ -1,0 +1,131 @@
+"""What every per-column statistic shares: input checks, the working precision, rectification, bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda columns: columns.clamp_min(0),
+    "abs": torch.abs,
+    "softplus": F.softplus,
+}
+
+# Elements reduced at once. On a CPU a piece of 4 MB stays in the cache and below glibc's trim threshold, so that its
+# memory is used again instead of being mapped and page-faulted anew; elsewhere a launch must be worth its cost.
+_CPU_PIECE = 2**20
+_DEVICE_PIECE = 2**24
+
+
+def check_floating(values: Tensor, name: str) -> None:
+    """Raises TypeError unless `values` is a real floating-point tensor."""
+    if not values.is_floating_point():
+        raise TypeError(
+            f"Expected `{name}` to be a real floating-point tensor, but got {values.dtype}; convert it with `.float()`."
+        )
+
+
+def upcast(values: Tensor) -> Tensor:
+    """`values` in the working precision: half precision becomes float32, float32 and float64 stay as they are."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def widest(values: Tensor) -> Tensor:
+    """`values` in float64 where the device has it (Apple's GPUs do not), in float32 otherwise."""
+    return values if values.device.type == "mps" else values.double()
+
+
+def check_eps(eps: float) -> None:
+    """Raises ValueError unless `eps` is a positive finite number that float32 can hold."""
+    if not (math.isfinite(eps) and eps >= torch.finfo(torch.float32).tiny):
+        raise ValueError(
+            f"Expected `eps` to be a positive number of at least 1.2e-38 (it keeps the logarithm finite), but got {eps};"
+            " leave it at 1e-6, the value of the paper."
+        )
+
+
+def rectify_columns(columns: Tensor, rectify: str) -> Tensor:
+    """A new tensor of non-negative values: `"relu"` max(x, 0), `"abs"` |x|, `"softplus"` ln(1 + eˣ)."""
+    if rectify not in RECTIFIERS:
+        raise ValueError(f"Expected `rectify` to be one of {', '.join(RECTIFIERS)}, but got {rectify!r}.")
+    return RECTIFIERS[rectify](columns)
+
+
+def differentiable(values: Tensor) -> bool:
+    """Whether autograd records what is done with `values`, so that nothing may be overwritten."""
+    return torch.is_grad_enabled() and values.requires_grad
+
+
+def reduce_columns(
+    kernel: Callable[[Tensor, int], Tensor], activations: Tensor, dim: int, rectify: str | None = None
+) -> Tensor:
+    """Applies `kernel(columns, dim)`, which reduces `dim`, to `activations` in pieces that bound the extra memory.
+
+    A piece holds whole columns; it is upcast and, if `rectify` is given, rectified before the kernel sees it. Under
+    autograd and `torch.compile` there is one piece only: the graph keeps everything anyway, and a loop would stop the
+    compiler from fusing.
+
+    Raises:
+        TypeError: If `activations` is not a real floating-point tensor.
+        ValueError: If it has no dimension, `dim` is none of its dimensions, or that dimension is empty.
+    """
+    check_floating(activations, "activations")
+    if not -activations.ndim <= dim < activations.ndim:
+        raise ValueError(
+            f"Expected `dim` to be one of the {activations.ndim} dimensions of `activations`, but got {dim} for shape"
+            f" {tuple(activations.shape)}; name the dimension of the channels."
+        )
+    dim %= activations.ndim
+    if activations.shape[dim] == 0:
+        raise ValueError(
+            f"Expected at least one channel in dimension {dim} of `activations`, but got shape"
+            f" {tuple(activations.shape)}; name the dimension of the channels with `dim`."
+        )
+
+    def reduce_piece(piece: Tensor) -> Tensor:
+        columns = upcast(piece)
+        return kernel(columns if rectify is None else rectify_columns(columns, rectify), dim)
+
+    if torch.compiler.is_compiling() or differentiable(activations):
+        return reduce_piece(activations)
+    limit = _CPU_PIECE if activations.device.type == "cpu" else _DEVICE_PIECE
+    return _in_pieces(reduce_piece, activations, dim, limit)
+
+
+def _in_pieces(reduce_piece: Callable[[Tensor], Tensor], values: Tensor, dim: int, limit: int) -> Tensor:
+    """`reduce_piece(values)`, split along the outermost dimension in memory (other than `dim`) while above `limit`."""
+    others = [d for d in range(values.ndim) if d != dim and values.shape[d] > 1]
+    if values.numel() <= limit or not others:
+        return reduce_piece(values)
+    split = max(others, key=values.stride)
+    size = max(1, values.shape[split] * limit // values.numel())
+    pieces = [_in_pieces(reduce_piece, piece, dim, limit) for piece in values.split(size, split)]
+    return torch.cat(pieces, split if split < dim else split - 1)
+
+
+def moments(columns: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation (correction 0) over `dim`; the latter is exactly 0 for a constant column.
+
+    The values are taken relative to the first one and to the largest distance from it: no rounding error then passes
+    for a spread, and no square overflows.
+    """
+    first = columns.narrow(dim, 0, 1).detach()
+    distance = columns - first
+    low, high = torch.aminmax(distance.detach(), dim=dim, keepdim=True)
+    reach = torch.maximum(high, -low)
+    reach = torch.where(reach == 0, 1, reach)
+    unit = distance / reach
+    centre = unit.mean(dim, keepdim=True)
+    variance = (unit - centre).square().mean(dim)
+    reach = reach.squeeze(dim)
+    return first.squeeze(dim) + centre.squeeze(dim) * reach, safe_sqrt(variance) * reach
+
+
+def safe_sqrt(values: Tensor) -> Tensor:
+    """√x for x ≥ 0, with gradient 0 instead of infinity at x = 0."""
+    zero = values == 0
+    return torch.where(zero, values, torch.where(zero, 1, values).sqrt())

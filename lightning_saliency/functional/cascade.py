@@ -1,0 +1,105 @@
+"""Otsu's threshold and the fusion of visualisation maps from shallow to deep (SISE, fourth phase)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.functional.normalization import min_max
+
+
+def otsu_threshold(maps: Tensor, bins: int = 256) -> Tensor:
+    """The threshold of each map that parts its values into the two most distant groups (Otsu 1979).
+
+    Of all cuts t between two bins of the map's histogram, over its own range, the one with the largest variance between
+    the two sides, n₀(t) · n₁(t) · (μ₀(t) − μ₁(t))²; the first of several. As in scikit-image, the threshold is the
+    centre of the last bin below the cut: foreground is what lies strictly above it.
+
+    Args:
+        maps: ``[..., h, w]``, any real dtype, finite.
+        bins: Of the histogram.
+
+    Returns:
+        ``[...]``, one threshold a map, float32 at least. For a constant map it is the constant, so that nothing is
+        above.
+
+    Raises:
+        ValueError: If there are fewer than two bins or no pixels.
+
+    Example:
+        >>> otsu_threshold(torch.tensor([[0.0, 0.1, 0.9, 1.0]]))
+        tensor(0.1016)
+    """
+    if bins < 2:
+        raise ValueError(f"Got bins={bins}. Allowed are 2 and more; two groups need two bins.")
+    if maps.ndim < 2 or maps.shape[-1] * maps.shape[-2] == 0:
+        raise ValueError(
+            f"Got maps {list(maps.shape)}. Allowed are [..., h, w] with at least one pixel; check the sizes."
+        )
+    values = maps.flatten(-2)
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.float()
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+    span = high - low
+    width = torch.where(span > 0, span, torch.ones_like(span)) / bins
+    index = ((values - low) / width).long().clamp_(0, bins - 1)
+    counts = torch.zeros(*values.shape[:-1], bins, dtype=values.dtype, device=values.device)
+    counts.scatter_add_(-1, index, torch.ones_like(values))
+    centres = low + width * (torch.arange(bins, dtype=values.dtype, device=values.device) + 0.5)
+
+    # Sums of positions in units of bins are whole numbers: exact, whatever the range of the values.
+    position = counts * torch.arange(bins, dtype=values.dtype, device=values.device)
+    below, position_below = counts.cumsum(-1)[..., :-1], position.cumsum(-1)[..., :-1]
+    above, position_above = values.shape[-1] - below, position.sum(-1, keepdim=True) - position_below
+    # The first bin holds the minimum and the last the maximum, so neither side of a cut is empty.
+    distance = position_below / below.clamp(min=1) - position_above / above.clamp(min=1)
+    variance = below * above * distance.square()
+    threshold = centres.gather(-1, variance.argmax(-1, keepdim=True))
+    return torch.where(span > 0, threshold, low).squeeze(-1)
+
+
+def cascade_fusion(visualization_maps: Tensor | Sequence[Tensor]) -> Tensor:
+    """The visualisation maps of a network's blocks, shallow to deep, fused into one (SISE, Fig. 6).
+
+    F₁ = V₁; F_{i+1} = (F_i + V_{i+1}) · [V_{i+1} > Otsu(V_{i+1})], each V scaled to [0, 1] first: what a deeper block
+    does not support is removed, what it supports keeps the detail of the shallower ones. The paper adds the maps as
+    they are, but their ranges differ by block.
+
+    A constant map (a block of which no mask survived, or a single pixel) supports nothing and contradicts nothing:
+    it is passed over.
+
+    Args:
+        visualization_maps: ``[B, K, H, W]``, or K maps ``[B, H, W]``, the shallowest first; finite.
+
+    Returns:
+        ``[B, H, W]``, float32 at least, in [0, K].
+
+    Raises:
+        ValueError: If there are no maps, or their shapes differ.
+
+    Example:
+        >>> shallow, deep = torch.tensor([[[0.0, 1.0, 0.5]]]), torch.tensor([[[0.0, 0.0, 2.0]]])
+        >>> cascade_fusion([shallow, deep])
+        tensor([[[0.0000, 0.0000, 1.5000]]])
+    """
+    maps = list(visualization_maps.unbind(1)) if isinstance(visualization_maps, Tensor) else list(visualization_maps)
+    if not maps or any(one.ndim != 3 or one.shape != maps[0].shape for one in maps):
+        raise ValueError(
+            f"Got visualisation maps {[list(one.shape) for one in maps]}. Allowed is at least one, all [B, H, W] of "
+            "one size; upsample them to the image's size first."
+        )
+    fused = _spread(maps[0])
+    for deeper in maps[1:]:
+        scaled = _spread(deeper)
+        supported = scaled > otsu_threshold(scaled)[..., None, None]
+        constant = scaled.amax((-2, -1), keepdim=True) == 0
+        fused = torch.where(constant, fused, (fused + scaled) * supported)
+    return fused
+
+
+def _spread(maps: Tensor) -> Tensor:
+    """Each map min-maxed; zero everywhere where it is constant."""
+    constant = maps.amax((-2, -1), keepdim=True) == maps.amin((-2, -1), keepdim=True)
+    return torch.where(constant, torch.zeros_like(scaled := min_max(maps)), scaled)

@@ -1,0 +1,274 @@
+"""Insertion and deletion: how the network's score follows while pixels come and go in the order of their saliency.
+
+Here is the network a plain callable, so nothing is done to it: put it in eval mode first (the classes of
+`lightning_saliency.metrics` do so by themselves).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.functional.masking import Fill, fill_images
+
+__all__ = ["Score", "auc", "class_probabilities", "deletion_curve", "insertion_curve"]
+
+Score = Literal["softmax", "sigmoid", "identity"]
+
+# Pixels of all images in one pass. On a CPU larger passes are slower per image, since the allocator maps their tensors
+# anew each time; on an accelerator they fill it.
+_CPU_PIXELS, _ACCELERATOR_PIXELS = 8 * 224 * 224, 128 * 224 * 224
+
+
+def insertion_curve(
+    score_fn: Callable[[Tensor], Tensor],
+    images: Tensor,
+    saliency: Tensor,
+    targets: Tensor | int,
+    *,
+    steps: int = 100,
+    baseline: Fill = "blur",
+    batch_size: int | Literal["auto"] = "auto",
+    score: Score = "softmax",
+) -> Tensor:
+    r"""The score of the class while the image appears in its baseline, most salient pixels first (Group-CAM, Sec. 4.3).
+
+    At step s of S, exactly round(s · H·W / S) pixels show the image, equal values in reading order; step 0 is the
+    baseline, step S the image. Every image passes the network S + 1 times, in chunks shared by all images of the batch;
+    no gradients.
+
+    Args:
+        score_fn: Images ``[N, C, H, W]`` to logits (or probabilities, see ``score``) ``[N, classes]``, for example a
+            network in eval mode.
+        images: ``[B, C, H, W]``, as the network takes them.
+        saliency: Maps ``[B, H, W]``, any range, finite.
+        targets: Class of each image, ``[B]`` int64, or one class for all.
+        steps: Number S of steps: 100 is 1 % of the pixels each.
+        baseline: What stands where the image does not: ``"blur"`` (the paper's), or any fill of
+            `lightning_saliency.functional.masking.fill_images`, such as ``"zero"`` or a tensor.
+        batch_size: Images in one pass. ``"auto"``: the pixels of 8 images of 224 × 224 on a CPU, of 128 on an
+            accelerator.
+        score: What turns the output into the score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, ``"identity"``
+            where ``score_fn`` returns probabilities already.
+
+    Returns:
+        ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
+
+    Raises:
+        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is no class of the network's, or an
+            option is out of range.
+        TypeError: If ``score_fn`` returns no tensor.
+
+    Example:
+        >>> import torch
+        >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> def score_fn(images):
+        ...     return images.sum((2, 3)) / 10
+        >>> insertion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="identity")
+        tensor([[0.0000, 0.4000, 0.7000, 0.9000, 1.0000]])
+    """
+    return _curve(score_fn, images, saliency, targets, steps, baseline, batch_size, score, inserting=True)
+
+
+def deletion_curve(
+    score_fn: Callable[[Tensor], Tensor],
+    images: Tensor,
+    saliency: Tensor,
+    targets: Tensor | int,
+    *,
+    steps: int = 100,
+    baseline: Fill = "blur",
+    batch_size: int | Literal["auto"] = "auto",
+    score: Score = "softmax",
+) -> Tensor:
+    r"""The score of the class while the image gives way to its baseline, salient pixels first (Group-CAM, Sec. 4.3).
+
+    At step s of S, exactly round(s · H·W / S) pixels show the baseline, equal values in reading order; step 0 is the
+    image, step S the baseline. All else as in `insertion_curve`.
+
+    Args:
+        score_fn: Images ``[N, C, H, W]`` to logits (or probabilities, see ``score``) ``[N, classes]``.
+        images: ``[B, C, H, W]``, as the network takes them.
+        saliency: Maps ``[B, H, W]``, any range, finite.
+        targets: Class of each image, ``[B]`` int64, or one class for all.
+        steps: Number S of steps.
+        baseline: What takes the place of the image.
+        batch_size: Images in one pass, or ``"auto"``.
+        score: ``"softmax"``, ``"sigmoid"``, or ``"identity"``.
+
+    Returns:
+        ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
+
+    Raises:
+        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is no class of the network's, or an
+            option is out of range.
+        TypeError: If ``score_fn`` returns no tensor.
+
+    Example:
+        >>> import torch
+        >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> def score_fn(images):
+        ...     return images.sum((2, 3)) / 10
+        >>> deletion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="identity")
+        tensor([[1.0000, 0.6000, 0.3000, 0.1000, 0.0000]])
+    """
+    return _curve(score_fn, images, saliency, targets, steps, baseline, batch_size, score, inserting=False)
+
+
+def auc(curve: Tensor) -> Tensor:
+    r"""Area under each curve by the trapezoidal rule, the steps evenly spaced over [0, 1].
+
+    (y₀/2 + y₁ + … + y_{S−1} + y_S/2) / S: a curve of probabilities has an area in [0, 1].
+
+    Args:
+        curve: ``[..., S + 1]`` with S of at least 1.
+
+    Returns:
+        ``[...]``, float32 (float64 if ``curve`` is).
+
+    Raises:
+        ValueError: If there are fewer than two points.
+
+    Example:
+        >>> import torch
+        >>> auc(torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]]))
+        tensor([0.5000, 0.2500])
+    """
+    if curve.ndim == 0 or curve.shape[-1] < 2:
+        raise ValueError(
+            f"Expected curves `[..., S + 1]` of at least two points, but got the shape {tuple(curve.shape)}."
+        )
+    curve = curve.to(torch.promote_types(curve.dtype, torch.float32))
+    return torch.trapezoid(curve, dim=-1) / (curve.shape[-1] - 1)
+
+
+@torch.no_grad()
+def class_probabilities(
+    score_fn: Callable[[Tensor], Tensor],
+    images: Tensor,
+    targets: Tensor | int,
+    *,
+    score: Score = "softmax",
+    batch_size: int | Literal["auto"] = "auto",
+) -> Tensor:
+    """The score of each image's own class, without gradients.
+
+    Args:
+        score_fn: Images ``[N, C, H, W]`` to logits or probabilities ``[N, classes]``.
+        images: ``[B, C, H, W]``.
+        targets: Class of each image, ``[B]`` int64, or one class for all.
+        score: ``"softmax"``, ``"sigmoid"``, or ``"identity"``.
+        batch_size: Images in one pass, or ``"auto"``.
+
+    Returns:
+        ``[B]``, float32 (float64 if the output of ``score_fn`` is).
+
+    Raises:
+        ValueError: If shapes do not fit, a target is no class of the network's, or an option is out of range.
+        TypeError: If ``score_fn`` returns no tensor.
+
+    Example:
+        >>> import torch
+        >>> class_probabilities(lambda images: images.mean((2, 3)), torch.ones(2, 4, 1, 1), 3)
+        tensor([0.2500, 0.2500])
+    """
+    indices = torch.arange(len(images), device=images.device)
+    return _scored(score_fn, images.__getitem__, indices, images, targets, score, batch_size)
+
+
+@torch.no_grad()
+def _curve(
+    score_fn: Callable[[Tensor], Tensor],
+    images: Tensor,
+    saliency: Tensor,
+    targets: Tensor | int,
+    steps: int,
+    baseline: Fill,
+    batch_size: int | Literal["auto"],
+    score: Score,
+    *,
+    inserting: bool,
+) -> Tensor:
+    expected = (images.shape[0], *images.shape[2:])
+    if images.ndim != 4 or tuple(saliency.shape) != expected:
+        raise ValueError(
+            f"Expected images `[B, C, H, W]` and maps `[B, H, W]` of the same size, but got {tuple(images.shape)} and "
+            f"{tuple(saliency.shape)}. Resize the maps to the images."
+        )
+    if steps < 1:
+        raise ValueError(f"Expected `steps` to be 1 or more, but got {steps}.")
+    if not bool(saliency.isfinite().all()):
+        raise ValueError(
+            "Expected `saliency` to be finite, but it holds NaN or infinity, which have no place in an order."
+        )
+    height, width = images.shape[2:]
+    pixels = height * width
+    counts = torch.tensor([round(step * pixels / steps) for step in range(steps + 1)], device=images.device)
+    order = saliency.flatten(1).argsort(dim=1, descending=True, stable=True)
+    position = torch.empty_like(order).scatter_(1, order, torch.arange(pixels, device=order.device).expand_as(order))
+    position = position.view(-1, 1, height, width)
+    filled = fill_images(images, baseline)
+    first, then = (filled, images) if inserting else (images, filled)
+
+    def at(jobs: Tensor) -> Tensor:
+        image, step = jobs // (steps + 1), jobs % (steps + 1)
+        return torch.where(position[image] < counts[step].view(-1, 1, 1, 1), then[image], first[image])
+
+    jobs = torch.arange(len(images) * (steps + 1), device=images.device)
+    return _scored(score_fn, at, jobs, images, targets, score, batch_size).view(-1, steps + 1)
+
+
+def _scored(
+    score_fn: Callable[[Tensor], Tensor],
+    make: Callable[[Tensor], Tensor],
+    jobs: Tensor,
+    images: Tensor,
+    targets: Tensor | int,
+    score: Score,
+    batch_size: int | Literal["auto"],
+) -> Tensor:
+    """The score of ``make(jobs)``, chunk by chunk; the jobs are shared out evenly among the images, in their order."""
+    if score not in get_args(Score):
+        raise ValueError(f"Expected `score` to be one of {', '.join(map(repr, get_args(Score)))}, but got {score!r}.")
+    classes = torch.as_tensor(targets, device=images.device)
+    if classes.dtype != torch.int64 or classes.shape not in (torch.Size([]), images.shape[:1]):
+        raise ValueError(
+            f"Expected `targets` to be one class or int64 `[B]` with B = {len(images)}, but got {classes.dtype} "
+            f"{list(classes.shape)}."
+        )
+    if len(images) == 0:
+        return images.new_zeros(0, dtype=torch.float32)
+    classes = classes.expand(len(images)).repeat_interleave(len(jobs) // len(images))
+    lowest, highest = int(classes.min()), int(classes.max())
+    scores = []
+    for chunk in torch.split(jobs, _chunk_size(images, batch_size)):
+        output = score_fn(make(chunk))
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"Expected `score_fn` to return a tensor `[N, classes]`, but got {type(output).__name__}. "
+                "Unwrap it, for example `lambda images: model(images).logits`."
+            )
+        if output.ndim != 2 or len(output) != len(chunk) or lowest < 0 or highest >= output.shape[1]:
+            raise ValueError(
+                f"Expected `score_fn` to return `[N, classes]` with N = {len(chunk)}, and the targets, {lowest} to "
+                f"{highest}, to be among the classes, but got the shape {tuple(output.shape)}."
+            )
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        if score == "softmax":
+            output = output.softmax(1)
+        elif score == "sigmoid":
+            output = output.sigmoid()
+        scores.append(output.gather(1, classes[chunk].unsqueeze(1)).squeeze(1))
+    return torch.cat(scores)
+
+
+def _chunk_size(images: Tensor, batch_size: int | Literal["auto"]) -> int:
+    if batch_size == "auto":
+        budget = _CPU_PIXELS if images.device.type == "cpu" else _ACCELERATOR_PIXELS
+        return max(1, budget // max(1, images.shape[-2] * images.shape[-1]))
+    if batch_size < 1:
+        raise ValueError(f'Expected `batch_size` to be "auto" or 1 and more, but got {batch_size}.')
+    return batch_size

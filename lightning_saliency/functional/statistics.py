@@ -1,0 +1,305 @@
+"""Statistics of the column of C activations at each position: one number a position says how much the network found.
+
+SMOE Scale and the statistics it is compared with in Table 1 of "Efficient Saliency Maps for Explainable AI" (the SMOE
+paper). Each is a plain function `statistic(activations, *, dim=1)` that reduces dimension `dim` of `[B, C, *S]`, or of
+any other layout, and is found by its name in `STATISTICS`. The distribution statistics live in
+`lightning_saliency.functional.distributions`.
+
+What holds for all of them: any real floating-point type is taken, half precision is computed and returned in float32,
+float64 in float64; any memory layout, B = 0 and one channel included; finite values of up to 1e30 in size give finite
+results, NaN gives NaN; no more than a few megabytes of extra memory are used on a CPU where no gradient is recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.functional._columns import check_eps, differentiable, moments, reduce_columns
+from lightning_saliency.functional.distributions import (
+    gamma_scale,
+    lognormal_entropy,
+    lognormal_mean,
+    truncnormal_entropy,
+    truncnormal_mean,
+    truncnormal_std,
+)
+
+__all__ = [
+    "STATISTICS",
+    "Statistic",
+    "gamma_scale",
+    "get_statistic",
+    "lognormal_entropy",
+    "lognormal_mean",
+    "max",
+    "mean",
+    "renyi_entropy",
+    "shannon_entropy",
+    "smoe_scale",
+    "std",
+    "truncnormal_entropy",
+    "truncnormal_mean",
+    "truncnormal_std",
+]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A statistic by its name.
+
+    Attributes:
+        name: What configurations call it.
+        function: `function(activations, *, dim=1)`, which reduces `dim`.
+        pre_activation: True if it wants the tensor before the activation function (the truncated-normal ones).
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    pre_activation: bool = False
+
+    def __call__(self, activations: Tensor, *, dim: int = 1) -> Tensor:
+        """The statistic of each column along `dim`."""
+        return self.function(activations, dim=dim)
+
+
+def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify: str = "relu") -> Tensor:
+    """SMOE Scale of each column: its mean times the information in the mean given the values.
+
+    φ = μ · (log₂ μ − (1/C) Σₖ log₂ xₖ) = (1/C) Σₖ μ · log₂(μ / xₖ)   (SMOE paper, Eq. 1 and Eq. 2)
+
+    where xₖ is the rectified activation plus `eps` and μ the mean of the xₖ. It is never negative, and exactly 0 where
+    all values of a column are equal: a difference of the two logarithms within their rounding error counts as none, so
+    that a dead layer gives a constant map instead of amplified noise.
+
+    Four channels are multiplied before one logarithm is taken, wherever four of them stay in the range of their type.
+    Under `torch.compile` the logarithm is taken of four mantissas and the exponents are added as integers.
+
+    Args:
+        activations: `[B, C, *S]`, any range; a linear bottleneck or a GELU, SiLU network has negative values too.
+        dim: The dimension of the C channels.
+        eps: Added to each value, so that log₂ 0 does not occur.
+        rectify: What becomes of negative values: `"relu"` 0, `"abs"` |x|, `"softplus"` ln(1 + eˣ) for all x.
+
+    Returns:
+        The map `[B, *S]`, in units of the activations.
+
+    Raises:
+        TypeError: If `activations` is not a real floating-point tensor.
+        ValueError: If `dim` is none of its dimensions or an empty one, `eps` not positive, or `rectify` unknown.
+
+    >>> column = torch.tensor([0.5, 1.0]).repeat(4).reshape(1, 8, 1)  # Table 3, first row
+    >>> round(smoe_scale(column).item(), 3)
+    0.064
+    """
+    check_eps(eps)
+
+    def kernel(columns: Tensor, dim: int) -> Tensor:
+        channels = columns.shape[dim]
+        kept = torch.compiler.is_compiling() or differentiable(columns)
+        columns = columns + eps if kept else columns.add_(eps)
+        mean = columns.mean(dim)
+        log_of_mean = mean.log2()
+        mean_of_log = (_log2_sum_traced(columns, dim) if kept else _log2_sum_(columns, mean, dim, eps)) / channels
+        gain = log_of_mean - mean_of_log
+        rounding = 4 * torch.finfo(gain.dtype).eps * (1 + log_of_mean.abs())
+        return mean * torch.where(gain > rounding, gain, 0)
+
+    return reduce_columns(kernel, activations, dim, rectify)
+
+
+def _log2_sum_(columns: Tensor, mean: Tensor, dim: int, eps: float) -> Tensor:
+    """Σ log₂ x over `dim`, x ≥ eps, overwriting `columns`."""
+    width = columns.shape[dim]
+    finfo = torch.finfo(columns.dtype)
+    # No value exceeds the sum of its column, which is at hand.
+    small_enough = mean.numel() > 0 and bool(mean.amax() * width < 0.5 * finfo.max**0.25)
+    if small_enough and eps > 2 * finfo.tiny**0.25:
+        for _ in range(2):
+            half = (width + 1) // 2
+            columns.narrow(dim, 0, width - half).mul_(columns.narrow(dim, half, width - half))
+            width = half
+    return columns.narrow(dim, 0, width).log2_().sum(dim)
+
+
+def _log2_sum_traced(columns: Tensor, dim: int) -> Tensor:
+    """Σ log₂ x over `dim` for autograd and for the compiler, without a branch on the values."""
+    if differentiable(columns):
+        return columns.log2().sum(dim)
+    integer, bits, one = (
+        (torch.int64, 52, 0x3FF << 52) if columns.dtype == torch.float64 else (torch.int32, 23, 0x7F << 23)
+    )
+    raw = columns.view(integer)
+    exponents = ((raw >> bits) - (one >> bits)).sum(dim, dtype=integer)
+    mantissas = ((raw & ((1 << bits) - 1)) | one).view(columns.dtype)
+    quarter = columns.shape[dim] // 4
+    rest = mantissas.narrow(dim, 4 * quarter, columns.shape[dim] - 4 * quarter)
+    total = exponents + rest.log2().sum(dim)
+    if quarter == 0:
+        return total
+    product = mantissas.narrow(dim, 0, quarter)
+    for k in range(1, 4):
+        product = product * mantissas.narrow(dim, k * quarter, quarter)
+    return total + product.log2().sum(dim)
+
+
+def std(activations: Tensor, *, dim: int = 1, rectify: str = "relu") -> Tensor:
+    """Population standard deviation of each rectified column: √((1/C) Σₖ (xₖ − μ)²) (SMOE paper, Table 1).
+
+    Args:
+        activations: `[B, C, *S]`.
+        dim: The dimension of the C channels.
+        rectify: As in `smoe_scale`.
+
+    Returns:
+        The map `[B, *S]`, ≥ 0; exactly 0 for a constant column, and for C = 1.
+
+    Raises:
+        TypeError, ValueError: As in `smoe_scale`.
+
+    >>> std(torch.tensor([[2.0, 4.0]])).item()
+    1.0
+    """
+    return reduce_columns(lambda columns, dim: moments(columns, dim)[1], activations, dim, rectify)
+
+
+def mean(activations: Tensor, *, dim: int = 1, rectify: str = "relu") -> Tensor:
+    """Mean of each rectified column: (1/C) Σₖ xₖ (the "Normal Mean" of the SMOE paper's Table 1).
+
+    Arguments, result and errors as in `std`.
+
+    >>> mean(torch.tensor([[-2.0, 4.0]])).item()
+    2.0
+    """
+    return reduce_columns(lambda columns, dim: columns.mean(dim), activations, dim, rectify)
+
+
+def max(activations: Tensor, *, dim: int = 1, rectify: str = "relu") -> Tensor:
+    """Largest value of each rectified column.
+
+    Arguments, result and errors as in `std`.
+
+    >>> max(torch.tensor([[-2.0, 4.0]])).item()
+    4.0
+    """
+    return reduce_columns(lambda columns, dim: columns.amax(dim), activations, dim, rectify)
+
+
+def shannon_entropy(activations: Tensor, *, dim: int = 1, rectify: str = "relu") -> Tensor:
+    """Shannon entropy, in bits, of each rectified column read as a distribution over channels.
+
+    H = −Σₖ pₖ log₂ pₖ,  pₖ = xₖ / Σⱼ xⱼ,  0 · log₂ 0 = 0   (SMOE paper, Table 1)
+
+    Args:
+        activations: `[B, C, *S]`.
+        dim: The dimension of the C channels.
+        rectify: As in `smoe_scale`.
+
+    Returns:
+        The map `[B, *S]`, in [0, log₂ C] bits; 0 for a dead column (all values 0).
+
+    Raises:
+        TypeError, ValueError: As in `smoe_scale`.
+
+    >>> shannon_entropy(torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0]])).item()
+    2.0
+    """
+
+    def kernel(columns: Tensor, dim: int) -> Tensor:
+        return torch.special.entr(_shares(columns, dim)).sum(dim) / math.log(2)
+
+    return reduce_columns(kernel, activations, dim, rectify)
+
+
+def renyi_entropy(activations: Tensor, *, dim: int = 1, order: float = 2.0, rectify: str = "relu") -> Tensor:
+    """Rényi entropy, in bits, of each rectified column read as a distribution over channels.
+
+    H_a = log₂(Σₖ pₖᵃ) / (1 − a),  pₖ = xₖ / Σⱼ xⱼ   (tried in the SMOE paper, Sec. 3.1)
+
+    Order 0 counts the channels that are on (Hartley), order 1 is the Shannon entropy, order ∞ the min-entropy
+    −log₂ max p.
+
+    Args:
+        activations: `[B, C, *S]`.
+        dim: The dimension of the C channels.
+        order: a ≥ 0; `math.inf` is allowed.
+        rectify: As in `smoe_scale`.
+
+    Returns:
+        The map `[B, *S]`, in [0, log₂ C] bits; 0 for a dead column (all values 0).
+
+    Raises:
+        TypeError, ValueError: As in `smoe_scale`; ValueError also for a negative order.
+
+    >>> renyi_entropy(torch.tensor([[3.0, 1.0]])).item()  # −log₂(9/16 + 1/16)
+    0.678071...
+    """
+    if not order >= 0:
+        raise ValueError(f"Expected `order` to be 0 or more, but got {order}; 2 is the usual choice, 1 is Shannon's.")
+    if order == 1:
+        return shannon_entropy(activations, dim=dim, rectify=rectify)
+
+    def kernel(columns: Tensor, dim: int) -> Tensor:
+        shares = _shares(columns, dim)
+        largest = shares.amax(dim, keepdim=True)
+        largest = torch.where(largest == 0, 1, largest)
+        if order == math.inf:
+            return largest.squeeze(dim).log2().neg().clamp_min(0)
+        on = shares > 0
+        # Relative to the largest share, the sum lies in [1, C] for every order and cannot underflow.
+        powers = torch.where(on, torch.where(on, shares / largest, 1).pow(order), shares)
+        total = powers.sum(dim)
+        total = torch.where(total == 0, 1, total)
+        return ((total.log2() + order * largest.squeeze(dim).log2()) / (1 - order)).clamp_min(0)
+
+    return reduce_columns(kernel, activations, dim, rectify)
+
+
+def _shares(columns: Tensor, dim: int) -> Tensor:
+    """x / Σx over `dim`; zeros where all x are 0."""
+    largest = columns.amax(dim, keepdim=True)
+    columns = columns / torch.where(largest == 0, 1, largest)
+    total = columns.sum(dim, keepdim=True)
+    return columns / torch.where(total == 0, 1, total)
+
+
+STATISTICS: dict[str, Statistic] = {
+    statistic.name: statistic
+    for statistic in (
+        Statistic("smoe_scale", smoe_scale),
+        Statistic("std", std),
+        Statistic("mean", mean),
+        Statistic("max", max),
+        Statistic("shannon_entropy", shannon_entropy),
+        Statistic("renyi_entropy", renyi_entropy),
+        Statistic("lognormal_mean", lognormal_mean),
+        Statistic("lognormal_entropy", lognormal_entropy),
+        Statistic("truncnormal_mean", truncnormal_mean, pre_activation=True),
+        Statistic("truncnormal_std", truncnormal_std, pre_activation=True),
+        Statistic("truncnormal_entropy", truncnormal_entropy, pre_activation=True),
+        Statistic("gamma_scale", gamma_scale),
+    )
+}
+
+
+def get_statistic(statistic: str | Statistic) -> Statistic:
+    """The statistic of that name; a `Statistic` is returned as it is.
+
+    Raises:
+        ValueError: If there is none of that name.
+
+    >>> get_statistic("truncnormal_std").pre_activation
+    True
+    """
+    if isinstance(statistic, Statistic):
+        return statistic
+    if statistic not in STATISTICS:
+        raise ValueError(
+            f"Expected `statistic` to be one of {', '.join(STATISTICS)}, but got {statistic!r};"
+            " pass one of these names, or a `Statistic` of your own."
+        )
+    return STATISTICS[statistic]

@@ -1,0 +1,102 @@
+"""The one value that travels from a tap to a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_saliency.functional.fusion import combine, scale_weights
+from lightning_saliency.functional.normalization import normal_cdf
+from lightning_saliency.functional.visualization import heatmap, lovi, overlay
+
+
+@dataclass(frozen=True)
+class ScaleMaps:
+    """The saliency maps of all scales of a batch, normalised and of one size.
+
+    Args:
+        maps: ``[B, K, H, W]`` in [0, 1], shallow to deep.
+        names: The K names of the scales.
+        weights: The K weights of Eq. 3 (SMOE paper).
+
+    Raises:
+        ValueError: If the number of names or weights is not K.
+
+    Example:
+        >>> statistics = [torch.rand(2, 8, 8), torch.rand(2, 4, 4)]
+        >>> maps = ScaleMaps.from_statistics(statistics, ["conv1", "conv2"], size=(16, 16))
+        >>> maps.maps.shape, maps.combined().shape, maps.lovi().shape
+        (torch.Size([2, 2, 16, 16]), torch.Size([2, 16, 16]), torch.Size([2, 3, 16, 16]))
+    """
+
+    maps: Tensor
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.maps.ndim != 4:
+            raise ValueError(f"Expected maps of shape [B, K, H, W], but got {list(self.maps.shape)}.")
+        count = self.maps.shape[1]
+        if len(self.names) != count or len(self.weights) != count:
+            raise ValueError(
+                f"Expected one name and one weight for each of the {count} scales, "
+                f"but got {len(self.names)} names and {len(self.weights)} weights."
+            )
+
+    @classmethod
+    def from_statistics(
+        cls,
+        statistics: Sequence[Tensor],
+        names: Sequence[str],
+        weights: str | Sequence[float] = "equal",
+        size: tuple[int, int] | None = None,
+    ) -> ScaleMaps:
+        """Normalise each scale's statistic at its own resolution, then bring all to one size (SMOE paper, Sec. 2.2).
+
+        Args:
+            statistics: K raw maps ``[B, h, w]``, one a scale, as ``ScaleTaps.take`` returns them.
+            names: The K names of the scales.
+            weights: ``"equal"``, ``"prior"``, ``"ramp"`` or K numbers, see ``scale_weights``.
+            size: The common ``(H, W)``; ``None`` takes the finest scale's own grid.
+
+        Returns:
+            The maps, each squashed by the normal CDF and bilinearly interpolated.
+
+        Raises:
+            ValueError: If there is no statistic, or the weights do not fit.
+        """
+        if not statistics:
+            raise ValueError("Expected the statistics of at least one scale, but got none.")
+        if size is None:
+            finest = max(statistics, key=lambda map_: map_.shape[-2] * map_.shape[-1])
+            size = (finest.shape[-2], finest.shape[-1])
+        maps = torch.stack([resize_maps(normal_cdf(map_), size) for map_ in statistics], dim=1)
+        return cls(maps, tuple(names), scale_weights(weights, len(statistics)))
+
+    def combined(self) -> Tensor:
+        """The weighted mean over the scales, ``[B, H, W]`` in [0, 1] (SMOE paper, Eq. 3)."""
+        return combine(self.maps, self.weights)
+
+    def lovi(self) -> Tensor:
+        """All scales in one RGB image, ``[B, 3, H, W]`` in [0, 1] (SMOE paper, Eq. 4-7)."""
+        return lovi(self.maps)
+
+    def overlay(self, images: Tensor, alpha: float = 0.25) -> Tensor:
+        """The combined map's colours over the grey images, ``[B, 3, H, W]`` in [0, 1].
+
+        Args:
+            images: ``[B, C, H, W]`` in [0, 1], of the maps' size.
+            alpha: The grey image's share.
+        """
+        return overlay(images, heatmap(self.combined()), alpha=alpha)
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation of maps ``[B, h, w]`` to ``[B, *size]``; maps of that size already are returned as they are."""
+    if maps.shape[-2:] == torch.Size(size) or maps.shape[0] == 0:
+        return maps if maps.shape[0] else maps.new_zeros((0, *size))
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

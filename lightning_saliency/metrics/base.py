@@ -1,0 +1,130 @@
+"""What the metrics share: a mean over images, all at once or class by class, and running the network for a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_saliency.explainers.base import class_logits, undisturbed, unwrap
+
+Average = Literal["micro", "macro", "none"]
+
+
+class ImageMean(Metric):
+    """The mean over images of a score of each image, the base of every metric here.
+
+    Sums and counts are kept, no images and no maps: updates in any split of the data give the same value, and so do
+    processes, whose sums are added.
+
+    Args:
+        average: ``"micro"``: the mean over all images. ``"macro"``: the mean of each class, then the mean over the
+            classes that occurred. ``"none"``: the mean of each class, ``[num_classes]``, NaN where none occurred.
+        num_classes: Number of classes; not needed for ``"micro"``.
+        shape: Shape of the score of one image, for subclasses: ``(S + 1,)`` for a curve.
+        kwargs: Arguments of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If ``average`` is unknown, or needs a number of classes that is not given.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(
+        self, average: Average = "micro", num_classes: int | None = None, *, shape: tuple[int, ...] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if average not in get_args(Average):
+            raise ValueError(
+                f"Expected `average` to be one of {', '.join(map(repr, get_args(Average)))}, but got {average!r}."
+            )
+        if average != "micro" and (num_classes is None or num_classes < 1):
+            raise ValueError(
+                f"Expected `num_classes` to be 1 or more for average={average!r}, but got {num_classes}. "
+                'Give the number of classes, or use average="micro".'
+            )
+        self.average = average
+        self.num_classes = num_classes
+        rows = 1 if average == "micro" or num_classes is None else num_classes
+        self.add_state("total", default=torch.zeros(rows, *shape), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros(rows, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """The mean over the images so far: a scalar, or ``[num_classes]`` for ``average="none"``; NaN without images."""
+        return self._averaged()
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Draw one value, or several over time; see ``torchmetrics.Metric.plot``.
+
+        Args:
+            val: Values of ``compute`` or ``forward``; ``None`` computes the present one.
+            ax: A matplotlib axis; ``None`` makes one.
+
+        Returns:
+            Figure and axis.
+        """
+        return self._plot(val, ax)
+
+    def _averaged(self) -> Tensor:
+        """The mean score, ``shape``, or ``[num_classes, *shape]`` for ``average="none"``."""
+        means = self.total / self.count.view(-1, *[1] * (self.total.ndim - 1))
+        return means if self.average == "none" else means.nanmean(0)
+
+    def _add(self, scores: Tensor, targets: Tensor | int | None, counted: Tensor | None = None) -> None:
+        """Add the scores ``[B, *shape]`` of a batch; ``counted``, bool ``[B]``, leaves images out."""
+        if counted is None:
+            counted = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+        scores = torch.where(counted.view(-1, *[1] * (scores.ndim - 1)), scores, 0.0).to(self.total.dtype)
+        rows = self._rows(targets, scores)
+        # A new tensor each time: one that was made under inference mode could not be changed in place later.
+        self.total = self.total.index_add(0, rows, scores)
+        self.count = self.count.index_add(0, rows, counted.to(self.count.dtype))
+
+    def _rows(self, targets: Tensor | int | None, scores: Tensor) -> Tensor:
+        """The row of the sums that each image belongs to, ``[B]``."""
+        if self.average == "micro" or self.num_classes is None:
+            return torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+        if targets is None:
+            raise ValueError(
+                f"Expected `targets` for average={self.average!r}, but got none. Pass the class of each image."
+            )
+        targets = torch.as_tensor(targets, device=scores.device)
+        if targets.dtype != torch.int64 or targets.shape not in (torch.Size([]), scores.shape[:1]):
+            raise ValueError(
+                f"Expected `targets` to be one class or int64 `[B]` with B = {len(scores)}, but got {targets.dtype} "
+                f"{list(targets.shape)}."
+            )
+        if bool(((targets < 0) | (targets >= self.num_classes)).any()):
+            raise ValueError(
+                f"Expected targets from 0 to {self.num_classes - 1}, but got values from {int(targets.min())} to "
+                f"{int(targets.max())}. Set `num_classes` to the number of classes."
+            )
+        return targets.expand(len(scores))
+
+
+@contextmanager
+def scoring(model: Callable[[Tensor], Any]) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The model as a function from images to logits ``[N, classes]``, while the context lasts.
+
+    A network is run in eval mode and left as it was; wrappers such as ``DistributedDataParallel`` are taken off, since
+    processes need not have the same number of images. Any other callable is called as it is.
+
+    Args:
+        model: A network, or any function of images that returns logits, or an object in which they can be found.
+    """
+    if not isinstance(model, nn.Module):
+        yield lambda images: class_logits(model(images), None, len(images))
+        return
+    network = unwrap(model)
+    with undisturbed(network), torch.no_grad():
+        yield lambda images: class_logits(network(images), None, len(images))

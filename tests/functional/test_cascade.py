@@ -1,0 +1,94 @@
+"""Otsu's threshold against scikit-image, the cascade against its formula read literally."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage.filters import threshold_otsu
+
+from lightning_saliency.functional.cascade import cascade_fusion, otsu_threshold
+
+
+def _two_humps(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    background = torch.randn(shape, generator=generator, dtype=torch.float64)
+    chosen = torch.rand(shape, generator=generator) < 0.3
+    return torch.where(chosen, background * 0.5 + 4, background)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("transform", [lambda x: x, lambda x: x * 1e-6 - 3, torch.exp, lambda x: x.relu()])
+def test_otsu_equals_scikit_image(seed, transform):
+    maps = transform(_two_humps(seed, (4, 24, 31)))
+    expected = [threshold_otsu(one.numpy()) for one in maps]
+    assert np.allclose(otsu_threshold(maps).numpy(), expected, rtol=1e-9, atol=0)
+
+
+def test_otsu_in_single_precision_is_at_most_a_bin_away():
+    maps = _two_humps(9, (6, 40, 40))
+    bin_width = (maps.amax((1, 2)) - maps.amin((1, 2))) / 256
+    assert ((otsu_threshold(maps.float()) - otsu_threshold(maps)).abs() <= 1.01 * bin_width).all()
+
+
+def test_otsu_of_a_batch_is_that_of_each_map():
+    maps = _two_humps(2, (2, 3, 17, 19)).float()
+    together = otsu_threshold(maps)
+    assert together.shape == (2, 3)
+    assert torch.equal(together, torch.stack([torch.stack([otsu_threshold(one) for one in row]) for row in maps]))
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5, 7.0])
+def test_otsu_of_a_constant_map_is_the_constant(value):
+    maps = torch.full((2, 5, 5), value)
+    assert torch.equal(otsu_threshold(maps), torch.full((2,), value))
+    assert otsu_threshold(maps)[0].item() == threshold_otsu(maps[0].numpy())
+
+
+def test_otsu_edge_cases():
+    assert otsu_threshold(torch.zeros(0, 4, 4)).shape == (0,)
+    assert otsu_threshold(torch.tensor([[[3.0]]])).tolist() == [3.0]
+    assert otsu_threshold(torch.rand(1, 8, 8).half()).dtype == torch.float32
+    with pytest.raises(ValueError, match="bins=1"):
+        otsu_threshold(torch.rand(1, 8, 8), bins=1)
+    with pytest.raises(ValueError, match=r"\[2, 0, 3\]"):
+        otsu_threshold(torch.rand(2, 0, 3))
+
+
+def _literal_fusion(maps: np.ndarray) -> np.ndarray:
+    """F₁ = V₁; F_{i+1} = (F_i + V_{i+1}) · [V_{i+1} > Otsu(V_{i+1})], one image and one pixel at a time."""
+    fused = np.empty((maps.shape[0], *maps.shape[2:]))
+    for b in range(maps.shape[0]):
+        scaled = [(v - v.min()) / (v.max() - v.min()) for v in maps[b]]
+        f = scaled[0].copy()
+        for v in scaled[1:]:
+            threshold = threshold_otsu(v)
+            for y, x in np.ndindex(*v.shape):
+                f[y, x] = f[y, x] + v[y, x] if v[y, x] > threshold else 0.0
+        fused[b] = f
+    return fused
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_cascade_is_the_formula(count):
+    maps = torch.stack([_two_humps(seed, (3, 20, 22)) * 10**seed for seed in range(count)], dim=1)
+    expected = _literal_fusion(maps.numpy())
+    assert np.allclose(cascade_fusion(maps).numpy(), expected, atol=1e-9)
+    assert torch.equal(cascade_fusion(list(maps.unbind(1))), cascade_fusion(maps))
+
+
+def test_cascade_passes_over_constant_maps_image_by_image():
+    maps = _two_humps(4, (2, 3, 16, 16)).float()
+    maps[0, 2] = 5.0
+    maps[1, 0] = 0.0
+    fused = cascade_fusion(maps)
+    assert torch.equal(fused[:1], cascade_fusion(maps[:1, :2]))
+    assert fused.isfinite().all()
+    assert cascade_fusion(torch.full((2, 3, 4, 4), 0.3)).abs().sum() == 0
+
+
+def test_cascade_refuses_nothing_and_unequal_sizes():
+    with pytest.raises(ValueError, match="at least one"):
+        cascade_fusion([])
+    with pytest.raises(ValueError, match=r"\[1, 4, 4\], \[1, 8, 8\]"):
+        cascade_fusion([torch.rand(1, 4, 4), torch.rand(1, 8, 8)])

@@ -1,0 +1,188 @@
+"""The SMOE Scale paper's numbers: Table 1 from Table 4, Table 2 from Table 5, Table 3 and Table 6 from the formulas."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_saliency.functional import scores as fast
+from lightning_saliency.functional import statistics
+
+from . import smoe
+
+TABLES = Path(__file__).resolve().parents[3] / "shared" / "papers" / "tables"
+DATASETS = ("ImageNet", "Places", "COWC")
+
+IN_TABLE_4 = {  # Table 1's names that are spelled otherwise in Table 4
+    "Standard Dev": "STD",
+    "Shanon Ent": "Shannon Ent",
+    "Normal Mean": "Mean",
+    "Log Normal Ent": "Log Normal ENT",
+}
+METHODS = (
+    "SMOE Scale",
+    "Standard Dev",
+    "Trunc Normal Ent",
+    "Shanon Ent",
+    "Trunc Normal Std",
+    "Trunc Normal Mean",
+    "Normal Mean",
+    "Log Normal Ent",
+    "Log Normal Mean",
+)
+UNSOUND = {  # difference scores on ImageNet that do not follow from Table 4, with what does
+    "Shanon Ent": 1.550,
+    "Trunc Normal Std": 1.552,
+    "Trunc Normal Mean": 1.502,
+    "Log Normal Ent": 1.364,
+    "Log Normal Mean": 1.086,
+}
+SOUND = [(method, dataset) for method in METHODS for dataset in DATASETS if dataset != "ImageNet" or method not in UNSOUND]
+
+Rows = dict[str, dict[str, str]]
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    path = TABLES / name
+    if not path.is_file():
+        pytest.skip(f"the papers' tables are not here: {path.name} does not lie in ../shared/papers/tables")
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def accuracies(row: dict[str, str], kind: str) -> list[float]:
+    return [float(row[f"{kind}_l{layer}"]) / 100 for layer in range(1, 6)]
+
+
+def package(score: Callable[..., torch.Tensor]) -> Callable[..., float]:
+    def call(*columns: list[float]) -> float:
+        return float(score(*(torch.tensor(column, dtype=torch.float64) for column in columns)))
+
+    return call
+
+
+DIFFERENCE = [
+    pytest.param(smoe.difference_score, id="loop"),
+    pytest.param(package(fast.difference_score), id="package"),
+]
+INFORMATION = [
+    pytest.param(smoe.information_score, id="loop"),
+    pytest.param(package(fast.information_score), id="package"),
+]
+
+
+def recomputed(score: Callable[..., float], method: str, dataset: str) -> float:
+    rows = {(row["dataset"], row["method"]): row for row in read_table("smoe_table4.csv")}
+    row, random = rows[dataset, IN_TABLE_4.get(method, method)], rows[dataset, "Random"]
+    return score(accuracies(row, "roar"), accuracies(row, "kar"), accuracies(random, "roar"), accuracies(random, "kar"))
+
+
+def printed(method: str, column: str) -> float:
+    return float({row["method"]: row for row in read_table("smoe_table1.csv")}[method][column])
+
+
+def test_table_1_has_the_nine_statistics() -> None:
+    assert [row["method"] for row in read_table("smoe_table1.csv")] == list(METHODS)
+    assert len(SOUND) == 22
+
+
+@pytest.mark.parametrize("score", DIFFERENCE)
+@pytest.mark.parametrize(("method", "dataset"), SOUND)
+def test_sound_difference_scores_follow_from_table_4(score: Callable[..., float], method: str, dataset: str) -> None:
+    assert recomputed(score, method, dataset) == pytest.approx(printed(method, f"diff_{dataset.lower()}"), abs=0.01)
+
+
+@pytest.mark.parametrize("score", DIFFERENCE)
+@pytest.mark.parametrize("method", sorted(UNSOUND))
+def test_five_difference_scores_do_not_follow_from_table_4(score: Callable[..., float], method: str) -> None:
+    value = recomputed(score, method, "ImageNet")
+    assert value == pytest.approx(UNSOUND[method], abs=1e-3)
+    assert abs(value - printed(method, "diff_imagenet")) > 0.03
+
+
+@pytest.mark.parametrize("score", INFORMATION)
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_information_scores_follow_with_the_natural_logarithm(
+    score: Callable[..., float], method: str, dataset: str
+) -> None:
+    assert recomputed(score, method, dataset) == pytest.approx(printed(method, f"info_{dataset.lower()}"), abs=0.005)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_no_information_score_follows_with_log2(method: str, dataset: str) -> None:
+    def base_2(*columns: list[float]) -> float:
+        return smoe.information_score(*columns, log=math.log2)
+
+    assert abs(recomputed(base_2, method, dataset) - printed(method, f"info_{dataset.lower()}")) > 0.1
+
+
+IN_TABLE_5 = {
+    "Integrated Grad [26]": "Integrated Grad.",
+    "Gradient [22]": "Gradient",
+    "Guided Backprop [25]": "Guided Backprop",
+    "GradCAM++ [2]": "GradCAM++",
+    "Trunc Normal Ent + Layer Weights [1,1,1,1,1]": "Trunc Normal Ent + Weights [1,…,1]",
+    "SMOE Scale + Layer Weights [1,1,1,1,1]": "SMOE Scale + Layer Weights [1,…,1]",
+    "SMOE Scale + Layer Weights [1,2,3,4,5]": "SMOE Scale + Layer Weights [1,…,5]",
+    "Normal Std + Prior Layer Weights": "Normal Std + Prior L. Weights",
+    "Trunc Normal Ent + Prior Layer Weights": "Trunc Normal Ent + Prior L. Weights",
+    "SMOE Scale + Prior Layer Weights": "SMOE Scale + Prior Layer Weights",
+    "Integrated Grad -w- SmoothGrad Sq.": "Integrated Grad. -w- SmoothGrad Sq.",
+    "Guided Backprop -w- SmoothGrad Sq.": "Guided Backprop -w- SmoothGrad Sq.",
+    "Gradient -w- SmoothGrad Sq.": "Gradient -w- SmoothGrad Sq.",
+    "SMOE Scale + Prior Wts. -w- GradCAM++": "SMOE Scale -w- GradCAM++",
+}
+EXCHANGED_SUMS = {  # Table 2 prints each of these two rows with the other's SUM
+    "Integrated Grad [26]": "Guided Backprop [25]",
+    "Guided Backprop [25]": "Integrated Grad [26]",
+}
+
+
+@pytest.mark.parametrize("method", IN_TABLE_5)
+def test_table_2_is_the_sum_of_table_5(method: str) -> None:
+    table_2 = {row["method"]: row for row in read_table("smoe_table2.csv")}
+    details = {row["method"]: row for row in read_table("smoe_table5.csv")}[IN_TABLE_5[method]]
+    kar = sum(float(details[f"kar_{percent}"]) / 100 for percent in (10, 30, 50, 70, 90))
+    roar = sum(float(details[f"roar_{percent}"]) / 100 for percent in (10, 30, 50, 70, 90))
+
+    half_a_digit = 0.005 + 1e-9
+    assert kar == pytest.approx(float(table_2[method]["kar"]), abs=half_a_digit)
+    assert -roar == pytest.approx(float(table_2[method]["roar"]), abs=half_a_digit)
+    printed_sum = float(table_2[EXCHANGED_SUMS.get(method, method)]["sum"])
+    assert kar - roar == pytest.approx(printed_sum, abs=half_a_digit)
+
+
+def test_table_2_is_read_as_a_whole() -> None:
+    assert [row["method"] for row in read_table("smoe_table2.csv")] == list(IN_TABLE_5)
+
+
+@pytest.mark.parametrize("row", range(5))
+def test_table_3_examples(row: int) -> None:
+    example = read_table("smoe_table3.csv")[row]
+    column = [float(example["low"]), float(example["high"])] * 4
+    activations = torch.tensor(column, dtype=torch.float64).reshape(1, 8, 1, 1)
+    expected = {
+        "mean": (smoe.mean(column), statistics.mean(activations)),
+        "std": (smoe.std(column), statistics.std(activations)),
+        "smoe_scale": (smoe.smoe_equation_2(column), statistics.smoe_scale(activations)),
+    }
+    for name, (loop, package_value) in expected.items():
+        digits = len(example[name].partition(".")[2])
+        tolerance = 0.5 * 10.0**-digits + 1e-6
+        assert loop == pytest.approx(float(example[name]), abs=tolerance), name
+        assert package_value.item() == pytest.approx(float(example[name]), abs=tolerance), name
+
+
+def test_table_6_flops() -> None:
+    rows = read_table("smoe_table6_flops.csv")
+    scales = [(int(row["channels"]), int(row["height"]), int(row["width"])) for row in rows]
+    counted = smoe.flops(scales)
+    assert counted == [(int(row["smoe_ops"]), int(row["norm_ops"]), int(row["combine_ops"])) for row in rows]
+    assert [sum(column) for column in zip(*counted, strict=True)] == [9249093, 200508, 1580544]

@@ -1,0 +1,143 @@
+"""The commands, as a person types them."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_saliency.cli import main
+from lightning_saliency.film import Film
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "explain", "layers"):
+        assert command in printed
+
+
+def test_unknown_commands_and_no_command(capsys):
+    assert main(["explode"]) == 2
+    assert "no command 'explode'" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_layers_prints_the_scales(capsys):
+    assert main(["layers", "resnet18", "--size", "64"]) == 0
+    printed = capsys.readouterr().out
+    for module in ("maxpool", "layer2", "layer3", "layer4"):
+        assert module in printed
+    assert "32" in printed
+
+
+def test_layers_of_an_unknown_network(capsys):
+    assert main(["layers", "resnet19"]) == 2
+    assert "resnet19" in capsys.readouterr().err
+
+
+def test_explain_writes_the_pictures(tmp_path, photo, capsys):
+    output = tmp_path / "out"
+    arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "64", "--crop", "64"]
+    assert main([*arguments, "--output", str(output), str(photo)]) == 0
+    assert sorted(path.name for path in output.iterdir()) == ["photo_combined.png", "photo_lovi.png", "photo_sheet.png"]
+    assert np.asarray(Image.open(output / "photo_lovi.png")).shape == (64, 64, 3)
+
+
+def test_explain_takes_folders_whole_images_and_checkpoints(tmp_path, photo):
+    from lightning_saliency.classifier import build_network
+
+    checkpoint = tmp_path / "weights.pth"
+    torch.save(build_network("small_cnn", 4).state_dict(), checkpoint)
+    output = tmp_path / "out"
+    arguments = ["explain", "--model", "small_cnn", "--num-classes", "4", "--checkpoint", str(checkpoint)]
+    arguments += ["--resize", "48", "--crop", "0", "--weights", "1,2,3,4", "--statistic", "std"]
+    assert main([*arguments, "--output", str(output), str(tmp_path)]) == 0
+    assert np.asarray(Image.open(output / "photo_lovi.png")).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["missing.png"], "missing.png"),
+        (["--layers", "stage9", "--"], "stage9"),
+        (["--weights", "1,2", "--"], "2"),
+        (["--checkpoint", "missing.pth"], "missing.pth"),
+    ],
+)
+def test_explain_says_what_is_wrong(photo, capsys, changes, message, tmp_path):
+    arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "64", "--crop", "64"]
+    assert main([*arguments, "--output", str(tmp_path / "out"), *changes, str(photo)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_text_file_is_no_image(tmp_path, capsys):
+    text = tmp_path / "notes.png"
+    text.write_text("no picture")
+    assert main(["explain", "--model", "small_cnn", str(text)]) == 2
+    assert "notes.png" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fit_validate_and_test_from_yaml_alone(tmp_path):
+    pytest.importorskip("sklearn")
+    config = {
+        "seed_everything": 1,
+        "trainer": {
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "default_root_dir": str(tmp_path),
+            "enable_progress_bar": False,
+            "callbacks": [
+                {
+                    "class_path": "lightning_saliency.callbacks.SaliencyMonitor",
+                    "init_args": {"weights": [1, 2, 3, 4], "views": ["lovi", "scales"], "num_images": 2},
+                },
+                {
+                    "class_path": "lightning_saliency.callbacks.SaliencyMonitor",
+                    "init_args": {"stage": "test", "name": "tested"},
+                },
+            ],
+        },
+        "model": {
+            "class_path": "lightning_saliency.classifier.ImageClassifier",
+            "init_args": {"model": "small_cnn", "num_classes": 10},
+        },
+        "data": {
+            "class_path": "lightning_saliency.data.DigitScenes",
+            "init_args": {"train_size": 64, "val_size": 32, "test_size": 32, "batch_size": 16},
+        },
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(path)]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert Film(run / "saliency").views() == ["lovi", "scales"]
+    checkpoint = next(run.rglob("*.ckpt"))
+    assert main(["validate", "--config", str(path), "--ckpt_path", str(checkpoint)]) == 0
+    assert main(["test", "--config", str(path), "--ckpt_path", str(checkpoint)]) == 0
+    assert list(tmp_path.rglob("tested/lovi/*.png"))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("model", ["squeezenet1_0", "mobilenet_v2"])
+def test_explain_on_real_photographs(tmp_path, shared_data, model):
+    photos = sorted((shared_data / "imagenet_nips17" / "images").iterdir())[:3]
+    checkpoint = shared_data / "weights" / f"{model}_imagenet.pth"
+    names = shared_data / "imagenet_classes.csv"
+    arguments = ["explain", "--model", model, "--checkpoint", str(checkpoint), "--class-names", str(names)]
+    assert main([*arguments, "--output", str(tmp_path), *map(str, photos)]) == 0
+    for photo in photos:
+        lovi = np.asarray(Image.open(tmp_path / f"{photo.stem}_lovi.png")).astype(float)
+        assert lovi.shape == (224, 224, 3)
+        # A map worth looking at has contrast, and colours that differ from place to place.
+        assert lovi.std() > 20
+        assert np.abs(lovi[..., 0] - lovi[..., 2]).std() > 10

@@ -1,0 +1,34 @@
+"""The examples run, at a small size."""
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("skimage")
+
+
+@pytest.mark.slow
+def test_own_trainer(tmp_path):
+    from examples.own_trainer import main
+
+    trainer = main(epochs=1, train_size=256, output=str(tmp_path))
+    assert "saliency/energy_in_box" in trainer.callback_metrics
+
+
+@pytest.mark.slow
+def test_shortcut(tmp_path):
+    from examples.shortcut import main
+
+    results = main(epochs=1, output=str(tmp_path), train_size=512, val_size=128, test_size=128)
+    assert set(results) == {"honest", "shortcut"}
+    assert all(0 <= value <= 1 for values in results.values() for value in values.values())
+
+
+@pytest.mark.slow
+def test_demo(tmp_path, capsys):
+    from examples.demo import main
+
+    small = ["--data.init_args.train_size", "256", "--data.init_args.val_size", "64", "--trainer.max_epochs", "2"]
+    main(["--output", str(tmp_path), *small])
+    printed = capsys.readouterr().out
+    assert "Validation accuracy" in printed
+    assert list(tmp_path.rglob("film_strip.png"))
