@@ -16,10 +16,12 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "digit_scenes.yaml"
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder of the run")
+    parser.add_argument("--output", type=Path, default=Path("runs"), help="folder of the run")
     options, rest = parser.parse_known_args(arguments)
-    lightning_saliency(["fit", "--config", str(CONFIG), "--trainer.default_root_dir", str(options.output), *rest])
-    run = max((options.output / "lightning_logs").glob("version_*"), key=lambda path: path.stat().st_mtime)
+    lightning_saliency(
+        ["fit", "--config", str(CONFIG), "--trainer.logger.init_args.save_dir", str(options.output), *rest]
+    )
+    run = max((options.output / "digit_scenes").glob("version_*"), key=lambda path: path.stat().st_mtime)
     scalars = _scalars(run)
     strip = run / "saliency" / "film_strip.png"
     Image.fromarray(film_strip(run / "saliency", "lovi")).save(strip)

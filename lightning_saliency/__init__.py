@@ -1,3 +1,23 @@
 """Watch, epoch by epoch and almost for free, where a vision network finds its information."""
 
+from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.classifier import ImageClassifier
+from lightning_saliency.data import DigitScenes, ImageFolderDataModule
+from lightning_saliency.maps import ScaleMaps
+from lightning_saliency.scales import NoScalesError, Scale, find_scales, named_scales
+from lightning_saliency.taps import ScaleTaps
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DigitScenes",
+    "ImageClassifier",
+    "ImageFolderDataModule",
+    "NoScalesError",
+    "SaliencyMonitor",
+    "Scale",
+    "ScaleMaps",
+    "ScaleTaps",
+    "find_scales",
+    "named_scales",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,9 @@ RATIO = 1.5
 #: The most class and register tokens looked for before the patch tokens, where the grid is known from a convolution or,
 #: more cautiously, guessed from the image's size alone.
 MAX_PREFIX, MAX_PREFIX_GUESSED = 16, 5
+#: By what factor a patch's height and width may differ where a grid of tokens is inferred from the image's size: an
+#: image that is no multiple of the patch is padded or cut.
+PATCH_TOLERANCE = 1.25
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -72,10 +76,11 @@ class Grid:
 class Grids:
     """The grids of all tensors of a trace.
 
-    The batch must have been one image. A tensor ``[1, a, b, c]`` is NCHW if b×c has the image's proportions, NHWC if a×b
-    has; the type of the module (a convolution, a linear layer) decides where both or neither do. A tensor ``[1, N, C]`` is a
-    sequence of tokens if N is, up to a few prefix tokens, a grid seen before, such a grid reduced by an integer, or, while
-    none has been seen, the image's size divided by a patch size. Anything else, such as a batch of windows, is no grid.
+    The batch must have been one image. A tensor ``[1, a, b, c]`` is NCHW if b×c has the image's proportions, NHWC if
+    a×b has; the type of the module (a convolution, a linear layer) decides where both or neither do. A tensor
+    ``[1, N, C]`` is a sequence of tokens if N is, up to a few prefix tokens, a grid seen before, such a grid reduced by
+    an integer, or, while none has been seen, the image's size divided by a patch size. Anything else, such as a batch
+    of windows, is no grid.
 
     Args:
         root: The network's own call.
@@ -91,16 +96,8 @@ class Grids:
         self._several: set[int] = set()
         self._visit(root)
 
-    def input(self, call: Call) -> Grid | None:
-        """The grid of the first tensor that entered."""
-        return self._of[id(call), "input"]
-
-    def output(self, call: Call) -> Grid | None:
-        """The grid of the first tensor that came out."""
-        return self._of[id(call), "output"]
-
     def of(self, call: Call, side: Side) -> Grid | None:
-        """The grid of the first tensor on one side of a call."""
+        """The grid of the first tensor on one side of a call; ``None`` if it lies on none."""
         return self._of[id(call), side]
 
     def several_outputs(self, call: Call) -> bool:
@@ -112,7 +109,7 @@ class Grids:
         for child in call.children:
             self._visit(child)
         self._note(call, "output", call.outputs[0] if call.outputs else None)
-        first = self.output(call)
+        first = self._of[id(call), "output"]
         others = [self._four(call, "output", shape) for shape in call.outputs[1:] if len(shape) == 4 and shape[0] == 1]
         if first is not None and any(other is not None and not other.close_to(first) for other in others):
             self._several.add(id(call))
@@ -209,6 +206,25 @@ def settled(grid: Grid, shape: Shape, wider: Shape | None) -> Grid:
     if wider[2] != b and wider[3] == c:
         return Grid((a, b), c, "NHWC")
     return grid
+
+
+def patch_grid(count: int, size: tuple[int, int], expected: tuple[int, int]) -> tuple[int, int] | None:
+    """(h, w) with h·w = ``count`` whose patches on an image of ``size`` are closest to squares.
+
+    Args:
+        count: The number of patch tokens.
+        size: (H, W) of the image.
+        expected: Preferred to others that fit as well.
+
+    Returns:
+        The grid; ``None`` if no grid has patches about as high as wide.
+    """
+    height, width = size
+    grids = sorted({(h, count // h) for h in range(1, count + 1) if count % h == 0}, key=lambda grid: grid != expected)
+    skews = [abs(math.log((height / h) / (width / w))) for h, w in grids]
+    if not skews or min(skews) > math.log(PATCH_TOLERANCE):
+        return None
+    return grids[skews.index(min(skews))]
 
 
 def _layout_by_type(module: nn.Module) -> Layout | None:

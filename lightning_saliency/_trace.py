@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from lightning_saliency._recording import recording_paused
+
 Shape = tuple[int, ...]
 
 
@@ -120,13 +122,13 @@ def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
         )
     if example_input.ndim != 4 or 0 in example_input.shape:
         raise ValueError(
-            "Expected example_input to be images [B, C, H, W] with at least one image and no empty dimension, but got the "
-            f"shape {list(example_input.shape)}. Give one batch as the network sees it; add the batch dimension with image[None]."
+            "Expected example_input to be images [B, C, H, W] with at least one image and no empty dimension, but got "
+            f"the shape {list(example_input.shape)}. Give a batch as the network sees it; image[None] makes one."
         )
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ValueError(
-            f"The parameters {', '.join(lazy[:3])} of the network are lazy and have no shape yet; the probing forward pass "
+            f"The network's parameters {', '.join(lazy[:3])} are lazy and have no shape yet; the probing forward pass "
             "would give them one. Run the network once on real images first."
         )
     parameter = next((each for each in model.parameters() if each.is_floating_point()), None)
@@ -143,10 +145,11 @@ def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
 def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
     """Inside, ``model`` is in eval mode and may be run; outside, it is what it was, also after an exception.
 
-    Restored are: every submodule's own training flag, its attributes, and the entries of those attributes that are dicts,
-    lists or sets (so also its tables of hooks, buffers and parameters, and caches it keeps); the values of all buffers;
-    each parameter's ``.grad``; the random number generators of the CPU and of the CUDA devices in use; inference mode and
-    the weights that autocast has cached. Not restored are the values of parameters and what lies outside the modules.
+    Restored are: every submodule's own training flag, its attributes, and the entries of those attributes that are
+    dicts, lists or sets (so also its tables of hooks, buffers and parameters, and caches it keeps); the values of all
+    buffers; each parameter's ``.grad`` as an object; the random number generators of the CPU and of the CUDA devices in
+    use. Weights that autocast has cast are cast anew. Not restored are the values of parameters and what lies outside
+    the modules.
 
     Args:
         model: The network. Its modes are set by attribute: some networks do more than that in their own ``eval()``.
@@ -167,6 +170,7 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
     devices = {tensor.device.index for tensor in (images, *model.parameters()) if tensor.device.type == "cuda"}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(recording_paused())
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
         # Weights that autocast casts without gradients would be used again by the caller's own forward, and get none.
         torch.clear_autocast_cache()

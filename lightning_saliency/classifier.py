@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -337,7 +338,7 @@ def _timm_network(name: str, **arguments: Any) -> nn.Module:
             f"timm is needed for {name!r} and not installed: `pip install lightning-saliency[timm]`"
         ) from error
     if not timm.is_model(name):
-        like = timm.list_models(f"*{name.split('_')[0]}*")[:10]
+        like = get_close_matches(name, timm.list_models(), n=8)
         raise ValueError(
             f"timm has no network {name!r}; similar names: {', '.join(like) or 'none'}. See `timm.list_models()`"
         )

@@ -21,13 +21,15 @@ _COLUMNS = 8
 _BAND = 16
 _GAP = 2
 _BACKGROUND = (24, 24, 24)
+#: Enough objects for any stack of transforms; a data set's samples are not searched one by one.
+_LOOKED_AT = 10_000
 
 
 def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """The mean and standard deviation of the first ``Normalize`` transform reachable from the given objects.
 
-    Looks through attributes, sequences and dictionaries four levels deep, so that a data module's or a data set's
-    transforms are found whatever they are called. Torchvision's and albumentations' transforms qualify.
+    Looks through attributes, sequences and dictionaries, the nearest first, so that a data module's or a data set's
+    transforms are found whatever they are called; not into a trainer. Torchvision's and albumentations' transforms qualify.
 
     Args:
         roots: Data modules, data sets, transforms.
@@ -42,7 +44,7 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
     """
     level: list[Any] = [root for root in roots if root is not None]
     seen: set[int] = set()
-    for _ in range(5):
+    while level and len(seen) < _LOOKED_AT:
         below: list[Any] = []
         for item in level:
             if id(item) in seen:
@@ -55,7 +57,7 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
             elif isinstance(item, (list, tuple)):
                 below.extend(item[:64])
             elif hasattr(item, "__dict__"):
-                below.extend(vars(item).values())
+                below.extend(value for key, value in vars(item).items() if not key.endswith("trainer"))
         level = [
             item for item in below if not isinstance(item, (str, bytes, int, float, bool, Tensor, np.ndarray, type(None)))
         ]

@@ -6,7 +6,7 @@ network's output, its graph and its memory are what they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_saliency._recording import register_recorder
+from lightning_saliency._trace import tensors_in
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales import Scale, as_grid
 
@@ -87,21 +89,16 @@ class ScaleTaps:
         self.statistic = get_statistic(statistic)
         self.max_images = max_images
         self.recording = False
+        register_recorder(self)
         self._maps: list[Tensor | None] = [None] * len(self.scales)
         self._pre_activation: Tensor | None = None
         self._error: Exception | None = None
-        modules = dict(model.named_modules())
-        unknown = [scale.module for scale in self.scales if scale.module not in modules]
-        if unknown:
-            raise ValueError(
-                f"The network has no module named {', '.join(map(repr, unknown))}: "
-                "give the scales of this very network, as find_scales(model, images) returns them."
-            )
+        modules = [_module_of(model, scale) for scale in self.scales]
         self._handles: list[RemovableHandle] = []
         if self.statistic.pre_activation:
             self._tap_activations(model)
-        for index, scale in enumerate(self.scales):
-            self._tap_scale(modules[scale.module], index, scale)
+        for index, (module, scale) in enumerate(zip(modules, self.scales, strict=True)):
+            self._tap_scale(module, index, scale)
 
     def start(self, max_images: int | None = None) -> None:
         """Switch on for the next forward pass, forgetting what was recorded before.
@@ -201,7 +198,7 @@ class ScaleTaps:
             self.recording = False
 
     def _record(self, index: int, scale: Scale, value: object) -> None:
-        activations = first_tensor(value)
+        activations = next(tensors_in(value), None)
         if activations is None:
             raise TapError(f"the {scale.read} of {scale.module!r} holds no tensor")
         grid, dim = as_grid(activations.detach()[: self.max_images], scale)
@@ -221,24 +218,18 @@ class ScaleTaps:
         self._maps[index] = self._pre_activation
 
     def _record_pre_activation(self, args: tuple[Any, ...]) -> None:
-        activations = first_tensor(args)
+        activations = next(tensors_in(args), None)
         # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
         if activations is None or activations.ndim != 4 or activations.shape[2] * activations.shape[3] == 1:
             return
         self._pre_activation = self.statistic(activations.detach()[: self.max_images], dim=1)
 
 
-def first_tensor(value: object) -> Tensor | None:
-    """The first tensor in a tensor, a (nested) tuple or list, or a mapping, depth first; ``None`` if there is none."""
-    if isinstance(value, Tensor):
-        return value
-    items: Sequence[object] = ()
-    if isinstance(value, Mapping):
-        items = tuple(value.values())
-    elif isinstance(value, (tuple, list)):
-        items = value
-    for item in items:
-        found = first_tensor(item)
-        if found is not None:
-            return found
-    return None
+def _module_of(model: nn.Module, scale: Scale) -> nn.Module:
+    try:
+        return model.get_submodule(scale.module)  # finds modules inside torch.compile's wrapper by their plain names
+    except AttributeError:
+        raise ValueError(
+            f"The network has no module named {scale.module!r}: give the scales of this very network, as "
+            "find_scales(model, images) returns them."
+        ) from None

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_saliency.functional.statistics import STATISTICS, Statistic
 from lightning_saliency.scales import Scale, find_scales
-from lightning_saliency.taps import ScaleTaps, TapError, first_tensor
+from lightning_saliency.taps import ScaleTaps, TapError
 
 
 class _Network(nn.Module):
@@ -103,6 +103,18 @@ def test_nothing_is_recorded_while_switched_off(network, images):
         taps.take()
         network(images)
         assert calls == [1]
+
+
+def test_probing_and_explaining_passes_are_not_recorded(network, images):
+    from lightning_saliency.explainers.base import undisturbed
+
+    with ScaleTaps(network, POOL) as taps, torch.no_grad():
+        taps.start()
+        find_scales(network, images * 2)
+        with undisturbed(network):
+            network(images * 3)
+        network(images)
+        torch.testing.assert_close(taps.take()[0], STATISTICS["smoe_scale"](_pool_input(network, images)))
 
 
 def test_max_images_cuts_before_the_statistic(network, images):
@@ -207,7 +219,8 @@ def test_inference_mode_and_autocast(network, images):
             network(images)
         (map_,) = taps.take()
         assert map_.dtype == torch.float32
-        torch.testing.assert_close(map_, expected, rtol=0.05, atol=0.05)
+        # A ReLU's zeros and almost-zeros swap places in bfloat16, which the logarithm sees: close on the whole, not everywhere.
+        assert (map_ - expected).abs().mean() < 0.02 * expected.mean()
 
 
 def test_pre_activation_statistics_read_the_latest_activation_input(network, images):
@@ -265,9 +278,3 @@ def test_taps_after_the_first_compiled_call_say_so(network, images):
             with pytest.raises(TapError, match=r"torch\.compiler\.reset"):
                 taps.take()
     torch._dynamo.reset()
-
-
-def test_the_first_tensor_of_nested_outputs():
-    tensor = torch.rand(2)
-    assert first_tensor({"a": None, "b": [("x", tensor)]}) is tensor
-    assert first_tensor((1, "x")) is None

@@ -126,4 +126,5 @@ def fingerprint(images: Tensor) -> Tensor:
     rows, columns = (
         torch.linspace(0, side - 1, _PRINT, device=images.device).round().long() for side in images.shape[-2:]
     )
-    return images.detach()[:, :, rows][..., columns].flatten(1).float().cpu().clone()
+    # NaN equals nothing, not even itself.
+    return torch.nan_to_num(images.detach()[:, :, rows][..., columns].flatten(1).float()).cpu().clone()

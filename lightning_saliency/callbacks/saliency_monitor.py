@@ -188,7 +188,7 @@ class SaliencyMonitor(StageHooks):
         if stage != self.stage:
             return
         if trainer.sanity_checking:
-            self._active = self.log_at_start
+            self._active = self.log_at_start and trainer.global_step == 0
         else:
             in_fit = trainer.state.fn == "fit"
             self._active = not in_fit or (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -201,7 +201,7 @@ class SaliencyMonitor(StageHooks):
     ) -> None:
         """Register the taps before the run's first forward pass; switch them on where this batch is wanted."""
         self._batch = None
-        if self._taps is None:
+        if self._taps is None and (stage == self.stage or trainer.state.fn == "fit"):
             self._register(trainer, pl_module, batch, stage)
         if self._taps is None or stage != self.stage or not self._active:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> int:
     Returns:
         0; errors in the arguments end the process with status 2, as LightningCLI does.
     """
+    given = [subcommand, *arguments]
     LightningCLI(
         pl.LightningModule,
         pl.LightningDataModule,
@@ -25,6 +27,7 @@ def run(subcommand: str, arguments: Sequence[str]) -> int:
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
         parser_kwargs={"prog": "lightning-saliency"},
-        args=[subcommand, *arguments],
+        # LightningCLI warns where it is handed arguments although the process has some: let it read its own.
+        args=None if sys.argv[1:] == given else given,
     )
     return 0

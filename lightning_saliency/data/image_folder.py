@@ -48,7 +48,7 @@ class ImageFolderDataModule(pl.LightningDataModule):
         seed: Of that choice.
 
     Attributes:
-        classes: The names of the classes, in the order of their labels; there after `setup`.
+        classes: The names of the classes, in the order of their labels.
         num_classes: Their number.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
         train_transform: What is done to training images; ends in `normalize`.
@@ -108,9 +108,9 @@ class ImageFolderDataModule(pl.LightningDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of their labels."""
+        """The names of the classes, in the order of their labels; read from the folders' names when first asked for."""
         if self._classes is None:
-            raise RuntimeError("The classes are known once the folders have been read: call `setup()` first")
+            self._classes = _shared_classes(self._folders())
         return self._classes
 
     @property
@@ -120,19 +120,11 @@ class ImageFolderDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """List the images of the splits that a stage needs (without a stage: of every split there is)."""
-        folders = {split: folder for split in FOLDER_NAMES if (folder := self._find(split)) is not None}
-        if not folders:
-            raise FileNotFoundError(
-                f"There is no split at all under `root`={self.root}: folders named {', '.join(map(_alternatives, FOLDER_NAMES))} "
-                "are looked for"
-            )
-        if self._classes is None:
-            self._classes = _shared_classes(folders)
+        folders = self._folders()
+        self._classes = _shared_classes(folders)
         there = [split for split in FOLDER_NAMES if split in folders or (split == "val" and "train" in folders)]
-        needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"], None: there}[
-            stage
-        ]
-        for split in needed:
+        needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
+        for split in there if stage is None else needed[stage]:
             if split not in there:
                 raise FileNotFoundError(
                     f"There is no {split} folder: give `{split}_dir`, or a `root` that holds {_alternatives(split)}; "
@@ -162,16 +154,22 @@ class ImageFolderDataModule(pl.LightningDataModule):
         """The test images in order."""
         return self._loader("test")
 
-    def _find(self, split: str) -> Path | None:
-        """The folder given for a split, else the one of that name under the root, if it is there."""
-        given = self.given[split]
-        if given is not None:
-            return Path(given)
-        if self.root is None:
-            return None
-        if not Path(self.root).is_dir():
+    def _folders(self) -> dict[str, Path]:
+        """The folder of each split that has one: the one given, else the one of that name under the root."""
+        if self.root is not None and not Path(self.root).is_dir():
             raise FileNotFoundError(f"`root`={self.root} does not exist or is no folder: give a folder of splits")
-        return next((path for name in FOLDER_NAMES[split] if (path := Path(self.root) / name).is_dir()), None)
+        folders = {}
+        for split, names in FOLDER_NAMES.items():
+            candidates = [] if self.root is None else [Path(self.root) / name for name in names]
+            found = self.given[split] or next((path for path in candidates if path.is_dir()), None)
+            if found is not None:
+                folders[split] = Path(found)
+        if not folders:
+            raise FileNotFoundError(
+                f"There is no split at all under `root`={self.root}: at least one of the folders "
+                f"{', '.join(map(_alternatives, FOLDER_NAMES))} is needed"
+            )
+        return folders
 
     def _set_aside(self, folder: Path) -> None:
         """Take the validation images from the training folder, the same share of each class."""
@@ -258,7 +256,7 @@ def _channels(name: str, given: str | Sequence[float], imagenet: tuple[float, ..
     values = list(imagenet) if given == "imagenet" else given
     if isinstance(values, str) or len(values) != 3 or (name == "std" and min(values) <= 0):
         raise ValueError(
-            f"Expected `{name}` to be 'imagenet' or three {'positive ' if name == 'std' else ''}numbers, one a channel, "
+            f"Expected `{name}` to be 'imagenet' or three {'positive ' if name == 'std' else ''}numbers, one each, "
             f"but got {given!r}"
         )
     return [float(value) for value in values]

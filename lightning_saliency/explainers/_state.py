@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from lightning_saliency._recording import recording_paused
+
 # Their running statistics are only read in eval mode and need no copy. Subclasses may do as they please and get one.
 _READ_ONLY_IN_EVAL: frozenset[type[nn.Module]] = frozenset(
     {
@@ -49,8 +51,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Inside, every submodule is in eval mode, no parameter requires a gradient (so a graph is built only from where a
     tensor is made to require one), gradients are enabled even below ``torch.no_grad()`` and ``torch.inference_mode()``,
-    and compiled modules run eagerly, since compiled code does not see hooks registered later. Autocast stays as the
-    caller has it.
+    and compiled modules run eagerly, since compiled code does not see hooks registered later. Taps that wait for a pass
+    of the caller's do not record. Autocast stays as the caller has it.
 
     On leaving, also by an exception, each submodule has its own training flag back, each parameter its
     ``requires_grad``, each buffer its object and its values, and the random number generators of the CPU and of the
@@ -81,6 +83,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     buffers = _copied_buffers(modules)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(recording_paused())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers._capture import (
-    activations_and_gradients,
-    activations_only,
-    as_ordinary,
+from lightning_saliency.explainers._capture import activations_and_gradients, activations_only, as_ordinary
+from lightning_saliency.explainers._outputs import (
+    check_range,
     checked_targets,
     class_logits,
     logits_of,
@@ -30,6 +29,7 @@ __all__ = [
     "activations_only",
     "as_ordinary",
     "check_images",
+    "check_range",
     "checked_targets",
     "class_logits",
     "logits_of",
@@ -52,7 +52,7 @@ class Explainer(ABC):
         model: The network, from images ``[B, C, H, W]`` to logits ``[B, N]``; wrappers of ``torch.compile`` and
             ``DistributedDataParallel`` are taken off.
         layer: The layer to look at: the dotted name of a module, whose output is read (``"name:input"``: its input), or
-            a ``Scale``. ``None``: the network's last scale.
+            a ``Scale``. ``None``: the network's last scale, or what enters the last block of one with a class token.
         output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``. A network with
             another kind of output, such as a segmentation network's ``[B, N, H, W]``, needs one, for example
             ``lambda returned: returned["out"].mean(dim=(2, 3))``.

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers._state import seed_generators
-from lightning_saliency.explainers.base import Explainer, class_logits, select_scores
+from lightning_saliency.explainers.base import Explainer, check_range, class_logits, select_scores
 from lightning_saliency.scales import Scale
 
 #: The classes of ``captum.attr`` that explain an image by the network as a whole.
@@ -51,7 +50,7 @@ class CaptumExplainer(Explainer):
             gradient of ReLUs is asked for a network without ``nn.ReLU`` modules.
 
     Example:
-        >>> from torch import nn
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> CaptumExplainer(model, "GuidedBackprop", noise_tunnel="smoothgrad_sq")(torch.rand(2, 3, 16, 16)).shape
         torch.Size([2, 16, 16])
@@ -94,7 +93,7 @@ class CaptumExplainer(Explainer):
         self.options = options
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        network = _ToLogits(self.model, self.output)
+        network = _ToLogits(self.model, self.output, targets)
         attribution = getattr(self._captum, self.method)(network)
         options: dict[str, Any] = {**self._defaults(images), **self.options}
         if self.noise_tunnel is not None:
@@ -109,7 +108,7 @@ class CaptumExplainer(Explainer):
         seed_generators(self.seed, self.model)
         with _own_inputs(self.model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
-            found = attribution.attribute(images.clone().requires_grad_(), target=targets, **options)
+            found: Tensor = attribution.attribute(images.clone().requires_grad_(), target=targets, **options)
         return found.detach().abs().sum(dim=1)
 
     def _defaults(self, images: Tensor) -> dict[str, Any]:
@@ -143,7 +142,7 @@ class TorchcamExplainer(Explainer):
         ValueError: If the method is unknown, or the layer is read at its input or is not laid out ``[B, C, h, w]``.
 
     Example:
-        >>> from torch import nn
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> TorchcamExplainer(model, "SmoothGradCAMpp", layer="1")(torch.rand(2, 3, 16, 16)).shape
         torch.Size([2, 16, 16])
@@ -191,24 +190,31 @@ class TorchcamExplainer(Explainer):
         ):
             logits = network(images.clone().requires_grad_())
             _, classes = select_scores(logits, targets)
-            maps = extractor(class_idx=classes.tolist(), scores=logits, normalized=False)
+            maps: list[Tensor] = extractor(class_idx=classes.tolist(), scores=logits, normalized=False)
         return maps[0].detach()
 
 
 class _ToLogits(nn.Module):
-    """The network with its logits ``[B, N]`` as output."""
+    """The network with its logits ``[B, N]`` as output; an error if one of the targets is no class of it."""
 
     PATH = "network"
 
-    def __init__(self, network: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
+    def __init__(
+        self, network: nn.Module, output: Callable[[Any], Tensor] | None, targets: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.output = output
+        self.targets = targets
         # Set for this module alone: the network's modes are not ours to change.
         self.training = False
 
     def forward(self, images: Tensor) -> Tensor:
-        return class_logits(self.network(images), self.output, images.shape[0])
+        logits = class_logits(self.network(images), self.output, images.shape[0])
+        if self.targets is not None:
+            check_range(self.targets, logits.shape[1])
+            self.targets = None  # once is enough
+        return logits
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from lightning_saliency.explainers.base import Explainer, activations_and_gradie
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.maps import resize_maps
 from lightning_saliency.scales import Scale
+from lightning_saliency.taps import ScaleTaps
 
 
 class ClassActivationMap(Explainer):
@@ -56,18 +57,22 @@ class ClassActivationMap(Explainer):
             ``[B, h, w]``, nowhere negative; float32, or float64 for float64 activations.
         """
 
-    def class_map(self, images: Tensor, targets: Tensor | None) -> Tensor:
+    def class_map(self, images: Tensor, targets: Tensor | None, taps: ScaleTaps | None = None) -> Tensor:
         """The map ``[B, h, w]`` of one layer as it is, or the mean ``[B, H, W]`` of several.
 
-        Called inside ``undisturbed``; ``targets=None``: the predicted classes.
+        Called inside ``undisturbed``; ``targets=None``: the predicted classes; ``taps`` record the same forward pass.
         """
-        scales = [self._scale(images, layer) for layer in self.layers]
-        pairs, _ = activations_and_gradients(self.model, images, targets, scales, self.output)
+        scales = self.class_scales(images)
+        pairs, _ = activations_and_gradients(self.model, images, targets, scales, self.output, taps=taps)
         maps = [self.from_gradients(activations, gradients) for activations, gradients in pairs]
         if len(maps) == 1:
             return maps[0]
         size = (images.shape[2], images.shape[3])
         return torch.stack([min_max(resize_maps(map_, size)) for map_ in maps]).mean(dim=0)
+
+    def class_scales(self, images: Tensor) -> list[Scale]:
+        """The layers for images of this size."""
+        return [self._scale(images, layer) for layer in self.layers]
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         return self.class_map(images, targets)

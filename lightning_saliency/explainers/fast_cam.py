@@ -36,7 +36,7 @@ class FastCAM(Explainer):
         ValueError: If the CAM or the statistic is unknown.
 
     Example:
-        >>> from torch import nn
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> fast_cam = FastCAM(model, layer="1", layers=["1"])
         >>> images = torch.rand(2, 3, 16, 16)
@@ -88,7 +88,6 @@ class FastCAM(Explainer):
     def _both(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         """The two maps ``[B, H, W]`` in [0, 1], from one forward pass."""
         with self.smoe.taps(images) as taps:
-            taps.start()
-            cam = self.cam.class_map(images, targets)
+            cam = self.cam.class_map(images, targets, taps)
             smoe = self.smoe.collect(taps, images).combined()
         return smoe, min_max(resize_maps(cam, (images.shape[2], images.shape[3])))

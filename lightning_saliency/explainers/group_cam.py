@@ -190,17 +190,18 @@ def percentile(maps: Tensor, theta: float) -> Tensor:
 
 
 def kmeans_groups(activations: Tensor, groups: int, iterations: int = 10, seed: int = 0) -> Tensor:
-    """Channels grouped by the shape of their maps: k-means (Lloyd) of the maps scaled to unit length.
+    """Channels grouped by the shape of their maps: k-means of the maps scaled to unit length.
 
-    All images of a batch are clustered at once, each by itself, from the same seeded choice of first centres, so that
-    an image's groups do not depend on its batch. A group left without members starts anew from the map farthest from
-    its own centre; where all maps coincide it stays empty.
+    First centres by k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's iterations. All images of a batch are
+    clustered at once, each by itself and with the same random numbers, so that an image's groups do not depend on its
+    batch. A group left without members starts anew from the map farthest from its own centre; where all maps coincide
+    it stays empty.
 
     Args:
         activations: ``[B, K, h, w]``.
         groups: G, at most K.
         iterations: Of Lloyd's algorithm.
-        seed: Of the first centres.
+        seed: Of the first centres; no other randomness is touched.
 
     Returns:
         ``[B, K]`` int64, the group of each channel, from 0 to G − 1.
@@ -212,9 +213,7 @@ def kmeans_groups(activations: Tensor, groups: int, iterations: int = 10, seed: 
         (True, True, False)
     """
     points = nn.functional.normalize(activations.flatten(2), dim=2)
-    order = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(seed))[:groups]
-    centres = points[:, order.to(points.device)]
-    assignment = _nearest(points, centres)[1]
+    centres = _spread_centres(points, groups, torch.Generator().manual_seed(seed))
     for _ in range(iterations):
         distance, assignment = _nearest(points, centres)
         members = nn.functional.one_hot(assignment, groups).to(points.dtype)
@@ -226,6 +225,21 @@ def kmeans_groups(activations: Tensor, groups: int, iterations: int = 10, seed: 
         restarts = points.gather(1, farthest[..., None].expand_as(centres))
         centres = torch.where((sizes == 0)[..., None], restarts, means)
     return _nearest(points, centres)[1]
+
+
+def _spread_centres(points: Tensor, groups: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each further centre is a point drawn in proportion to its squared distance from those there are."""
+    draws = torch.rand(groups, generator=generator).tolist()
+    chosen = points[:, int(draws[0] * points.shape[1]), None]
+    centres = [chosen]
+    distance = (points - chosen).square().sum(2)
+    for draw in draws[1:]:
+        mass = distance.cumsum(1)
+        index = torch.searchsorted(mass, mass[:, -1:] * draw, right=True).clamp(max=points.shape[1] - 1)
+        chosen = points.gather(1, index[..., None].expand(-1, -1, points.shape[2]))
+        centres.append(chosen)
+        distance = torch.minimum(distance, (points - chosen).square().sum(2))
+    return torch.cat(centres, dim=1)
 
 
 def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:

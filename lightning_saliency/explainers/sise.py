@@ -51,9 +51,8 @@ class SISE(MaskScoringExplainer):
         ValueError: If an option is out of range or unknown.
 
     Example:
-        >>> model = nn.Sequential(
-        ...     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten() ... )
+        >>> blocks = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()]
+        >>> model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> SISE(model, layers=("1", "4"))(torch.rand(2, 3, 16, 16)).shape
         torch.Size([2, 16, 16])
     """

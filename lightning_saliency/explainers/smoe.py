@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Explainer, as_ordinary, check_images, undisturbed
-from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.maps import ScaleMaps
 from lightning_saliency.scales import Scale

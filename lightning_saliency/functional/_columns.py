@@ -43,7 +43,7 @@ def check_eps(eps: float) -> None:
     """Raises ValueError unless `eps` is a positive finite number that float32 can hold."""
     if not (math.isfinite(eps) and eps >= torch.finfo(torch.float32).tiny):
         raise ValueError(
-            f"Expected `eps` to be a positive number of at least 1.2e-38 (it keeps the logarithm finite), but got {eps};"
+            f"Expected `eps` to be a positive number of at least 1.2e-38, but got {eps};"
             " leave it at 1e-6, the value of the paper."
         )
 
@@ -103,7 +103,7 @@ def _in_pieces(reduce_piece: Callable[[Tensor], Tensor], values: Tensor, dim: in
         return reduce_piece(values)
     split = max(others, key=values.stride)
     size = max(1, values.shape[split] * limit // values.numel())
-    pieces = [_in_pieces(reduce_piece, piece, dim, limit) for piece in values.split(size, split)]
+    pieces = [_in_pieces(reduce_piece, piece, dim, limit) for piece in torch.split(values, size, split)]
     return torch.cat(pieces, split if split < dim else split - 1)
 
 

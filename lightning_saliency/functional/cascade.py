@@ -10,30 +10,29 @@ from torch import Tensor
 from lightning_saliency.functional.normalization import min_max
 
 
-def otsu_threshold(maps: Tensor, bins: int = 256) -> Tensor:
+def otsu_threshold(maps: Tensor) -> Tensor:
     """The threshold of each map that parts its values into the two most distant groups (Otsu 1979).
 
-    Of all cuts t between two bins of the map's histogram, over its own range, the one with the largest variance between
-    the two sides, n₀(t) · n₁(t) · (μ₀(t) − μ₁(t))²; the first of several. As in scikit-image, the threshold is the
-    centre of the last bin below the cut: foreground is what lies strictly above it.
+    Of all cuts between two distinct values, the one with the largest variance between the two groups,
+    n₀ · n₁ · (μ₀ − μ₁)²; the lowest of several. The threshold is the largest value of the lower group: foreground is
+    what lies strictly above it. The values themselves are ranked, not a histogram of them, whose bins misplace the
+    pixels that lie in the bin of the cut (with a histogram of the distinct values, scikit-image finds the same
+    threshold).
 
     Args:
         maps: ``[..., h, w]``, any real dtype, finite.
-        bins: Of the histogram.
 
     Returns:
         ``[...]``, one threshold a map, float32 at least. For a constant map it is the constant, so that nothing is
         above.
 
     Raises:
-        ValueError: If there are fewer than two bins or no pixels.
+        ValueError: If a map has no pixels.
 
     Example:
         >>> otsu_threshold(torch.tensor([[0.0, 0.1, 0.9, 1.0]]))
-        tensor(0.1016)
+        tensor(0.1000)
     """
-    if bins < 2:
-        raise ValueError(f"Got bins={bins}. Allowed are 2 and more; two groups need two bins.")
     if maps.ndim < 2 or maps.shape[-1] * maps.shape[-2] == 0:
         raise ValueError(
             f"Got maps {list(maps.shape)}. Allowed are [..., h, w] with at least one pixel; check the sizes."
@@ -41,23 +40,21 @@ def otsu_threshold(maps: Tensor, bins: int = 256) -> Tensor:
     values = maps.flatten(-2)
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()
-    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-    span = high - low
-    width = torch.where(span > 0, span, torch.ones_like(span)) / bins
-    index = ((values - low) / width).long().clamp_(0, bins - 1)
-    counts = torch.zeros(*values.shape[:-1], bins, dtype=values.dtype, device=values.device)
-    counts.scatter_add_(-1, index, torch.ones_like(values))
-    centres = low + width * (torch.arange(bins, dtype=values.dtype, device=values.device) + 0.5)
-
-    # Sums of positions in units of bins are whole numbers: exact, whatever the range of the values.
-    position = counts * torch.arange(bins, dtype=values.dtype, device=values.device)
-    below, position_below = counts.cumsum(-1)[..., :-1], position.cumsum(-1)[..., :-1]
-    above, position_above = values.shape[-1] - below, position.sum(-1, keepdim=True) - position_below
-    # The first bin holds the minimum and the last the maximum, so neither side of a cut is empty.
-    distance = position_below / below.clamp(min=1) - position_above / above.clamp(min=1)
+    ranked = values.sort(dim=-1).values
+    lowest = ranked[..., :1]
+    if ranked.shape[-1] == 1:
+        return lowest.squeeze(-1)
+    # Scaled to [0, 1], or maps of tiny values would underflow in the square and far offsets cancel in the sums.
+    span = ranked[..., -1:] - lowest
+    scaled = (ranked - lowest) / torch.where(span > 0, span, torch.ones_like(span))
+    below = torch.arange(1, ranked.shape[-1], dtype=ranked.dtype, device=ranked.device)
+    above = ranked.shape[-1] - below
+    sums = scaled.cumsum(-1)
+    distance = (sums[..., -1:] - sums[..., :-1]) / above - sums[..., :-1] / below
     variance = below * above * distance.square()
-    threshold = centres.gather(-1, variance.argmax(-1, keepdim=True))
-    return torch.where(span > 0, threshold, low).squeeze(-1)
+    within_ties = ranked[..., :-1] == ranked[..., 1:]
+    cut = variance.masked_fill(within_ties, -1).argmax(-1, keepdim=True)
+    return ranked.gather(-1, cut).squeeze(-1)
 
 
 def cascade_fusion(visualization_maps: Tensor | Sequence[Tensor]) -> Tensor:

@@ -12,11 +12,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import Fill, fill_images
 
-__all__ = ["Score", "auc", "class_probabilities", "deletion_curve", "insertion_curve"]
-
-Score = Literal["softmax", "sigmoid", "identity"]
+__all__ = ["auc", "deletion_curve", "insertion_curve", "target_scores"]
 
 # Pixels of all images in one pass. On a CPU larger passes are slower per image, since the allocator maps their tensors
 # anew each time; on an accelerator they fill it.
@@ -51,8 +50,8 @@ def insertion_curve(
             `lightning_saliency.functional.masking.fill_images`, such as ``"zero"`` or a tensor.
         batch_size: Images in one pass. ``"auto"``: the pixels of 8 images of 224 × 224 on a CPU, of 128 on an
             accelerator.
-        score: What turns the output into the score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, ``"identity"``
-            where ``score_fn`` returns probabilities already.
+        score: What turns the output into the score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, ``"logit"``
+            for the output as it is, also where ``score_fn`` returns probabilities already.
 
     Returns:
         ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
@@ -67,7 +66,7 @@ def insertion_curve(
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> def score_fn(images):
         ...     return images.sum((2, 3)) / 10
-        >>> insertion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="identity")
+        >>> insertion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="logit")
         tensor([[0.0000, 0.4000, 0.7000, 0.9000, 1.0000]])
     """
     return _curve(score_fn, images, saliency, targets, steps, baseline, batch_size, score, inserting=True)
@@ -97,7 +96,7 @@ def deletion_curve(
         steps: Number S of steps.
         baseline: What takes the place of the image.
         batch_size: Images in one pass, or ``"auto"``.
-        score: ``"softmax"``, ``"sigmoid"``, or ``"identity"``.
+        score: ``"softmax"``, ``"sigmoid"``, or ``"logit"``.
 
     Returns:
         ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
@@ -112,7 +111,7 @@ def deletion_curve(
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> def score_fn(images):
         ...     return images.sum((2, 3)) / 10
-        >>> deletion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="identity")
+        >>> deletion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="logit")
         tensor([[1.0000, 0.6000, 0.3000, 0.1000, 0.0000]])
     """
     return _curve(score_fn, images, saliency, targets, steps, baseline, batch_size, score, inserting=False)
@@ -146,7 +145,7 @@ def auc(curve: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def class_probabilities(
+def target_scores(
     score_fn: Callable[[Tensor], Tensor],
     images: Tensor,
     targets: Tensor | int,
@@ -160,7 +159,7 @@ def class_probabilities(
         score_fn: Images ``[N, C, H, W]`` to logits or probabilities ``[N, classes]``.
         images: ``[B, C, H, W]``.
         targets: Class of each image, ``[B]`` int64, or one class for all.
-        score: ``"softmax"``, ``"sigmoid"``, or ``"identity"``.
+        score: ``"softmax"``, ``"sigmoid"``, or ``"logit"``.
         batch_size: Images in one pass, or ``"auto"``.
 
     Returns:
@@ -172,7 +171,7 @@ def class_probabilities(
 
     Example:
         >>> import torch
-        >>> class_probabilities(lambda images: images.mean((2, 3)), torch.ones(2, 4, 1, 1), 3)
+        >>> target_scores(lambda images: images.mean((2, 3)), torch.ones(2, 4, 1, 1), 3)
         tensor([0.2500, 0.2500])
     """
     indices = torch.arange(len(images), device=images.device)
@@ -256,12 +255,7 @@ def _scored(
                 f"Expected `score_fn` to return `[N, classes]` with N = {len(chunk)}, and the targets, {lowest} to "
                 f"{highest}, to be among the classes, but got the shape {tuple(output.shape)}."
             )
-        output = output.to(torch.promote_types(output.dtype, torch.float32))
-        if score == "softmax":
-            output = output.softmax(1)
-        elif score == "sigmoid":
-            output = output.sigmoid()
-        scores.append(output.gather(1, classes[chunk].unsqueeze(1)).squeeze(1))
+        scores.append(class_scores(output, score).gather(1, classes[chunk].unsqueeze(1)).squeeze(1))
     return torch.cat(scores)
 
 

@@ -3,8 +3,8 @@
 Each distribution is fitted to the C values of a column: the normal ones by the mean and the population standard
 deviation, the gamma by maximum likelihood. Entropies are differential, in nats.
 
-A column whose values are all equal has σ = 0, and its entropy would be −∞. σ then counts as 1e-6 in the entropies, which
-keeps such a column below any other and the map finite.
+A column whose values are all equal has σ = 0, and its entropy would be −∞. The entropies take 1e-6 for any smaller σ,
+so that the map is finite and such a column lies below the others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from lightning_saliency.functional._columns import check_eps, moments, reduce_co
 
 _SMALLEST_STD = 1e-6
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+# Truncation points further out than this change no digit of any result; the bound keeps ∞/∞ and 0·∞ out.
+_FARTHEST = 1e15
 
 
 def lognormal_mean(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify: str = "relu") -> Tensor:
@@ -32,7 +34,7 @@ def lognormal_mean(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rect
         rectify: What becomes of negative values: `"relu"` 0, `"abs"` |x|, `"softplus"` ln(1 + eˣ) for all x.
 
     Returns:
-        The map `[B, *S]`, > 0. A mean beyond the type's range becomes its largest finite number.
+        The map `[B, *S]`, > 0. A mean beyond the type's range becomes 0.999 of its largest number.
 
     Raises:
         TypeError: If `activations` is not a real floating-point tensor.
@@ -45,7 +47,7 @@ def lognormal_mean(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rect
 
     def kernel(columns: Tensor, dim: int) -> Tensor:
         mu, sigma = moments((columns + eps).log(), dim)
-        return (mu + sigma.square() / 2).exp().clamp_max(torch.finfo(mu.dtype).max)
+        return (mu + sigma.square() / 2).clamp_max(math.log(torch.finfo(mu.dtype).max) - 1e-3).exp()
 
     return reduce_columns(kernel, activations, dim, rectify)
 
@@ -97,7 +99,7 @@ def truncnormal_mean(activations: Tensor, *, dim: int = 1) -> Tensor:
         hazard, excess, _ = _hazard(alpha)
         # μ = −ασ: from far below 0, μ + σλ would be the difference of two nearly equal numbers.
         values = torch.where(alpha > 0, sigma * excess, mu + sigma * hazard)
-        return torch.where(sigma == 0, mu.clamp_min(0), values)
+        return torch.where(sigma == 0, mu.clamp_min(0), values).to(columns.dtype)
 
     return reduce_columns(kernel, activations, dim)
 
@@ -118,7 +120,7 @@ def truncnormal_std(activations: Tensor, *, dim: int = 1) -> Tensor:
 
     def kernel(columns: Tensor, dim: int) -> Tensor:
         _, sigma, alpha = _truncation(columns, dim)
-        return sigma * _hazard(alpha)[2]
+        return (sigma * _hazard(alpha)[2]).to(columns.dtype)
 
     return reduce_columns(kernel, activations, dim)
 
@@ -139,16 +141,14 @@ def truncnormal_entropy(activations: Tensor, *, dim: int = 1) -> Tensor:
     """
 
     def kernel(columns: Tensor, dim: int) -> Tensor:
-        mu, sigma = moments(columns, dim)
-        sigma = sigma.clamp_min(_SMALLEST_STD)
-        alpha = -mu / sigma
+        _, sigma, alpha = _truncation(columns, dim, _SMALLEST_STD)
         hazard, excess, _ = _hazard(alpha)
         # ln(1 − Φ(α)) = ln φ(α) − ln λ(α), whose α²/2 cancels against the one in αλ/2 = α²/2 + α(λ − α)/2.
         near = alpha.clamp(max=0)
         below = torch.special.log_ndtr(-near) + near * hazard / 2 + _HALF_LOG_2PI
         far = alpha.clamp(min=0)
         above = far * excess / 2 - torch.where(alpha > 0, hazard, 1).log()
-        return torch.where(alpha > 0, above, below) + sigma.log() + 0.5
+        return (torch.where(alpha > 0, above, below) + sigma.log() + 0.5).to(columns.dtype)
 
     return reduce_columns(kernel, activations, dim)
 
@@ -156,7 +156,7 @@ def truncnormal_entropy(activations: Tensor, *, dim: int = 1) -> Tensor:
 def gamma_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify: str = "relu") -> Tensor:
     """Maximum-likelihood scale of the gamma distribution of each rectified column: θ = μ / k (SMOE paper, Eq. 10-13).
 
-    The expensive original, of which SMOE Scale keeps (nearly) the order; μ is the mean of the x + `eps`, and the shape k
+    The expensive original, of which SMOE Scale keeps (nearly) the order. μ is the mean of the x + `eps`; the shape k
     solves ln k − ψ(k) = ln μ − (1/C) Σₖ ln(xₖ + `eps`). It is computed in float64: the two sides are small differences
     of large numbers.
 
@@ -182,9 +182,7 @@ def gamma_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify
 def fit_gamma(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Mean and shape k of the gamma distribution fitted to the positive `values` along `dim` by maximum likelihood.
 
-    s = ln(mean) − mean of ln (Eq. 11), k from Eq. 12, then Newton's iterations (Eq. 13) on ln k − ψ(k) = s; the scale is
-    mean / k (Eq. 10). Eq. 12 lies within 1.5 % and each iteration squares the error, so that four reach float64's
-    precision for every s and a test for convergence would cost more than it saves.
+    s = ln(mean) − mean of ln (Eq. 11); k is `gamma_shape(s)`, and the scale mean / k (Eq. 10).
 
     Args:
         values: Any layout, > 0, float64 where the device has it.
@@ -197,15 +195,22 @@ def fit_gamma(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     # Relative to the mean, so that the difference of the logarithms starts from numbers around 0.
     relative = values / mean.unsqueeze(dim)
     s = relative.mean(dim).log() - relative.log().mean(dim)
-    rounding = 8 * torch.finfo(s.dtype).eps
-    constant = s <= rounding
-    s = torch.where(constant, 1, s)
+    constant = s <= 8 * torch.finfo(s.dtype).eps
+    return mean, torch.where(constant, math.inf, gamma_shape(torch.where(constant, 1, s)))
+
+
+def gamma_shape(s: Tensor) -> Tensor:
+    """The solution k of ln k − ψ(k) = s > 0: first Eq. 12, then Newton's iterations (Eq. 13).
+
+    Eq. 12 lies within 1.5 % and each iteration squares the error: four converge to float64's precision for every s, so
+    that none has to be tested for convergence.
+    """
     with torch.no_grad():
         shape = (3 - s + ((s - 3).square() + 24 * s).sqrt()) / (12 * s)
         for _ in range(3):
             shape = _newton(shape, s)
     # The last step carries the gradient: at the solution it is that of the implicit function k(s).
-    return mean, torch.where(constant, math.inf, _newton(shape, s))
+    return _newton(shape, s)
 
 
 def _newton(shape: Tensor, s: Tensor) -> Tensor:
@@ -226,10 +231,15 @@ def _newton(shape: Tensor, s: Tensor) -> Tensor:
     return shape - (value - s) / slope
 
 
-def _truncation(columns: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """μ, σ and α = −μ/σ of each column; α = 0 where σ = 0."""
-    mu, sigma = moments(columns, dim)
-    return mu, sigma, torch.where(sigma == 0, 0, -mu / torch.where(sigma == 0, 1, sigma))
+def _truncation(columns: Tensor, dim: int, smallest: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """μ, σ ≥ `smallest` and α = −μ/σ of each column (α = 0 where σ = 0), in float64 where the device has it.
+
+    They are small by now, and the spread around α = 4 would keep four digits only in float32.
+    """
+    mu, sigma = (widest(moment) for moment in moments(columns, dim))
+    sigma = sigma.clamp_min(smallest)
+    alpha = torch.where(sigma == 0, 0, -mu / torch.where(sigma == 0, 1, sigma))
+    return mu, sigma, alpha.clamp(-_FARTHEST, _FARTHEST)
 
 
 def _hazard(alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -242,8 +252,7 @@ def _hazard(alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     near = alpha.clamp(min=-40, max=4)  # below −40, φ is 0 even in float64
     hazard = (-near.square() / 2 - _HALF_LOG_2PI - torch.special.log_ndtr(-near)).exp()
     spread = (1 - hazard * (hazard - near)).clamp_min(0).sqrt()
-    # Beyond 1e15 every term but α has vanished; the bound keeps ∞/∞ out.
-    tail = alpha.clamp(min=4, max=1e15)
+    tail = alpha.clamp(min=4)
     third = tail
     for k in range(40, 2, -1):
         third = tail + k / third

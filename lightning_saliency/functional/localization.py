@@ -1,7 +1,7 @@
 """Where a saliency map puts its weight, and whether the annotated object lies there.
 
 Every score is per image, `[B]`, with no loop over images. Saliency maps `[B, H, W]` may have any real dtype; they are
-computed in float32 at least.
+computed in float32 at least. A map with a NaN scores NaN, or is refused where that is said.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def pointing_game(saliency: Tensor, masks: Tensor, tolerance: float = 0) -> Tens
     rows = torch.arange(height, device=peak.device) - (peak // width).unsqueeze(1)
     columns = torch.arange(width, device=peak.device) - (peak % width).unsqueeze(1)
     near = rows.square().unsqueeze(2) + columns.square().unsqueeze(1) <= tolerance**2
-    return (near & masks).flatten(1).any(1).to(saliency.dtype)
+    return _nan_with(saliency, (near & masks).flatten(1).any(1))
 
 
 def top_fraction_iou(saliency: Tensor, masks: Tensor, fraction: float = 0.2) -> Tensor:
@@ -174,7 +174,7 @@ def bbox_score(saliency: Tensor, masks: Tensor) -> Tensor:
     order = saliency.flatten(1).argsort(dim=1, descending=True, stable=True)
     ordered = masks.flatten(1).gather(1, order)
     taken = torch.arange(ordered.shape[1], device=ordered.device) < objects
-    return ((ordered & taken).sum(1) / objects.squeeze(1).clamp(min=1)).to(saliency.dtype)
+    return _nan_with(saliency, (ordered & taken).sum(1) / objects.squeeze(1).clamp(min=1))
 
 
 def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -228,6 +228,11 @@ def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: tuple[int, int]) -> T
     return torch.bmm(rows.transpose(1, 2).float(), columns.float()) > 0
 
 
+def _nan_with(saliency: Tensor, scores: Tensor) -> Tensor:
+    """The scores ``[B]``, NaN where the map has one: an order of pixels takes it for the largest value."""
+    return scores.to(saliency.dtype).masked_fill(saliency.isnan().flatten(1).any(1), math.nan)
+
+
 def _shares(saliency: Tensor) -> Tensor:
     """Each map as a distribution over its pixels, ``[B, N]``; uniform for a map of zeros."""
     energy = saliency.abs().flatten(1)
@@ -235,7 +240,7 @@ def _shares(saliency: Tensor) -> Tensor:
         return energy
     peak = energy.amax(1, keepdim=True)
     # Relative to the maximum first: the sum of huge or denormal values would leave the range of the type.
-    energy = torch.where(peak > 0, energy / peak, torch.ones_like(energy))
+    energy = torch.where(peak == 0, torch.ones_like(energy), energy / peak)
     return energy / energy.sum(1, keepdim=True)
 
 

@@ -62,7 +62,7 @@ def drop(original: Tensor, masked: Tensor) -> Tensor:
     """
     original, masked = _checked_probabilities(original, masked)
     loss = (original - masked).clamp(min=0.0)
-    return 100.0 * torch.where(loss > 0, loss / original, torch.zeros_like(loss))
+    return 100.0 * torch.where(loss == 0, torch.zeros_like(loss), loss / original)
 
 
 def increase(original: Tensor, masked: Tensor) -> Tensor:
@@ -87,7 +87,8 @@ def increase(original: Tensor, masked: Tensor) -> Tensor:
         tensor([  0., 100.,   0.])
     """
     original, masked = _checked_probabilities(original, masked)
-    return 100.0 * (masked > original).to(original.dtype)
+    rises = (masked > original).to(original.dtype)
+    return 100.0 * rises.masked_fill((masked - original).isnan(), torch.nan)
 
 
 def difference_score(roar: Tensor, kar: Tensor, random_roar: Tensor, random_kar: Tensor) -> Tensor:

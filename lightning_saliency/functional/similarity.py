@@ -1,6 +1,7 @@
 """How alike two saliency maps are: rank correlation, structural similarity, correlation of gradient histograms.
 
-The three measures of Adebayo et al., "Sanity Checks for Saliency Maps" (2018), each per pair of maps, batched.
+The three measures of Adebayo et al., "Sanity Checks for Saliency Maps" (2018), each per pair of maps, batched. With
+a NaN in one of the maps each is NaN.
 """
 
 from __future__ import annotations
@@ -120,9 +121,9 @@ def _hog(maps: Tensor, pixels_per_cell: int) -> Tensor:
     vertical, horizontal = torch.zeros_like(maps), torch.zeros_like(maps)
     vertical[:, 1:-1] = maps[:, 2:] - maps[:, :-2]
     horizontal[:, :, 1:-1] = maps[:, :, 2:] - maps[:, :, :-2]
-    angle = torch.rad2deg(torch.atan2(vertical, horizontal)).remainder(180.0)
-    # Rounding can lift the remainder of a tiny negative angle to 180 itself, which is the first bin again.
-    bins = (angle * (_HOG_ORIENTATIONS / 180.0)).long() % _HOG_ORIENTATIONS
+    degrees = torch.rad2deg(torch.atan2(vertical, horizontal))
+    # Unsigned: half a turn is as many bins on, and floor and modulo take the negative angles to their opposites.
+    bins = (degrees / (180.0 / _HOG_ORIENTATIONS)).floor().long() % _HOG_ORIENTATIONS
     votes = maps.new_zeros(batch, _HOG_ORIENTATIONS, height, width)
     votes.scatter_(1, bins.unsqueeze(1), torch.hypot(vertical, horizontal).unsqueeze(1))
 
@@ -146,6 +147,8 @@ def _ranks(values: Tensor) -> Tensor:
     # Twice the mean position of a group, an integer: the sum of its first position and its last.
     twice = (2 * sizes.cumsum(1) - sizes - 1).gather(1, group)
     scaled = (twice - (count - 1)).to(values.dtype) / (2 * max(count, 1))
+    # NaN has no rank, but sort gives it one.
+    scaled = scaled.masked_fill(ordered.isnan(), torch.nan)
     return torch.empty_like(values).scatter_(1, order, scaled)
 
 

@@ -7,7 +7,7 @@ any other layout, and is found by its name in `STATISTICS`. The distribution sta
 
 What holds for all of them: any real floating-point type is taken, half precision is computed and returned in float32,
 float64 in float64; any memory layout, B = 0 and one channel included; finite values of up to 1e30 in size give finite
-results, NaN gives NaN; no more than a few megabytes of extra memory are used on a CPU where no gradient is recorded.
+results, NaN gives NaN; where no gradient is recorded, the extra memory on a CPU is a few times that of a million values.
 """
 
 from __future__ import annotations
@@ -104,26 +104,29 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
         columns = columns + eps if kept else columns.add_(eps)
         mean = columns.mean(dim)
         log_of_mean = mean.log2()
-        mean_of_log = (_log2_sum_traced(columns, dim) if kept else _log2_sum_(columns, mean, dim, eps)) / channels
-        gain = log_of_mean - mean_of_log
-        rounding = 4 * torch.finfo(gain.dtype).eps * (1 + log_of_mean.abs())
-        return mean * torch.where(gain > rounding, gain, 0)
+        sum_of_logs = _log2_sum_traced(columns, dim) if kept else _log2_sum_(columns, mean, dim, eps)
+        gain = torch.sub(log_of_mean, sum_of_logs, alpha=1 / channels)
+        rounding = 4 * torch.finfo(gain.dtype).eps  # times 1 + |log₂ μ|
+        return mean * gain * (torch.sub(gain, log_of_mean.abs(), alpha=rounding) > rounding)
 
     return reduce_columns(kernel, activations, dim, rectify)
 
 
 def _log2_sum_(columns: Tensor, mean: Tensor, dim: int, eps: float) -> Tensor:
     """Σ log₂ x over `dim`, x ≥ eps, overwriting `columns`."""
-    width = columns.shape[dim]
     finfo = torch.finfo(columns.dtype)
     # No value exceeds the sum of its column, which is at hand.
-    small_enough = mean.numel() > 0 and bool(mean.amax() * width < 0.5 * finfo.max**0.25)
-    if small_enough and eps > 2 * finfo.tiny**0.25:
+    if (
+        eps > 2 * finfo.tiny**0.25
+        and mean.numel() > 0
+        and mean.amax().item() * columns.shape[dim] < 0.5 * finfo.max**0.25
+    ):
         for _ in range(2):
-            half = (width + 1) // 2
-            columns.narrow(dim, 0, width - half).mul_(columns.narrow(dim, half, width - half))
-            width = half
-    return columns.narrow(dim, 0, width).log2_().sum(dim)
+            if columns.shape[dim] > 1:
+                columns, others = columns.chunk(2, dim)
+                paired = columns if columns.shape == others.shape else columns.narrow(dim, 0, others.shape[dim])
+                paired.mul_(others)
+    return columns.log2_().sum(dim)
 
 
 def _log2_sum_traced(columns: Tensor, dim: int) -> Tensor:
@@ -210,7 +213,9 @@ def shannon_entropy(activations: Tensor, *, dim: int = 1, rectify: str = "relu")
     """
 
     def kernel(columns: Tensor, dim: int) -> Tensor:
-        return torch.special.entr(_shares(columns, dim)).sum(dim) / math.log(2)
+        shares = _shares(columns, dim)
+        # The bound keeps 0 · log₂ 0 at 0, and its gradient finite.
+        return -(shares * shares.clamp_min(torch.finfo(shares.dtype).tiny).log2()).sum(dim)
 
     return reduce_columns(kernel, activations, dim, rectify)
 
@@ -260,7 +265,7 @@ def renyi_entropy(activations: Tensor, *, dim: int = 1, order: float = 2.0, rect
 
 
 def _shares(columns: Tensor, dim: int) -> Tensor:
-    """x / Σx over `dim`; zeros where all x are 0."""
+    """Shares x / Σx over `dim`; zeros where all x are 0."""
     largest = columns.amax(dim, keepdim=True)
     columns = columns / torch.where(largest == 0, 1, largest)
     total = columns.sum(dim, keepdim=True)

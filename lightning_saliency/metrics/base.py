@@ -60,7 +60,7 @@ class ImageMean(Metric):
         self.add_state("count", default=torch.zeros(rows, dtype=torch.int64), dist_reduce_fx="sum")
 
     def compute(self) -> Tensor:
-        """The mean over the images so far: a scalar, or ``[num_classes]`` for ``average="none"``; NaN without images."""
+        """The mean over the images: a scalar, or ``[num_classes]`` for ``average="none"``; NaN without images."""
         return self._averaged()
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional.curves import Score, class_probabilities
+from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.curves import target_scores
 from lightning_saliency.functional.masking import Fill, blend, fill_images, keep_most_salient
 from lightning_saliency.functional.scores import auc, deletion_curve, drop, increase, insertion_curve
 from lightning_saliency.metrics.base import Average, ImageMean, scoring
@@ -87,7 +88,7 @@ class InsertionAUC(_CurveAUC):
         steps: Number S of steps; 100 is 1 % of the pixels each.
         baseline: What the image appears from: ``"blur"`` (the paper's), ``"zero"``, or any other fill.
         batch_size: Images in one pass, or ``"auto"``.
-        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"identity"`` for probabilities already.
+        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
         keep_curves: Whether each image's curve is kept as well, in the list ``curves`` of ``[B, S + 1]`` tensors.
@@ -96,7 +97,7 @@ class InsertionAUC(_CurveAUC):
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> metric = InsertionAUC(steps=4, baseline="zero", score="identity")
+        >>> metric = InsertionAUC(steps=4, baseline="zero", score="logit")
         >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
         >>> metric.compute()
         tensor(0.6250)
@@ -129,7 +130,7 @@ class DeletionAUC(_CurveAUC):
         steps: Number S of steps; 100 is 1 % of the pixels each.
         baseline: What takes the place of the image: ``"blur"`` (the paper's), ``"zero"``, or any other fill.
         batch_size: Images in one pass, or ``"auto"``.
-        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"identity"`` for probabilities already.
+        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
         keep_curves: Whether each image's curve is kept as well, in the list ``curves`` of ``[B, S + 1]`` tensors.
@@ -138,7 +139,7 @@ class DeletionAUC(_CurveAUC):
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> metric = DeletionAUC(steps=4, baseline="zero", score="identity")
+        >>> metric = DeletionAUC(steps=4, baseline="zero", score="logit")
         >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
         >>> metric.compute()
         tensor(0.3750)
@@ -195,7 +196,7 @@ class _MaskedScore(ImageMean):
             masked = keep_most_salient(images, saliency, self.fraction, self.fill)
         with scoring(model) as score_fn:
             before, after = (
-                class_probabilities(score_fn, shown, targets, score=self.score, batch_size=self.batch_size)
+                target_scores(score_fn, shown, targets, score=self.score, batch_size=self.batch_size)
                 for shown in (images, masked)
             )
         self._add(torch.stack([drop(before, after), increase(before, after)], dim=1), targets)
@@ -211,7 +212,7 @@ class AverageDrop(_MaskedScore):
             Grad-CAM++ (2018).
         fill: What stands elsewhere; ``"zero"`` is the product with the mask.
         batch_size: Images in one pass, or ``"auto"``.
-        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"identity"`` for probabilities already.
+        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
         kwargs: Arguments of ``torchmetrics.Metric``.
@@ -219,10 +220,10 @@ class AverageDrop(_MaskedScore):
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> metric = AverageDrop(fraction=0.5, score="identity")
+        >>> metric = AverageDrop(fraction=0.5, score="logit")
         >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
         >>> metric.compute()
-        tensor(30.)
+        tensor(30.0000)
     """
 
     higher_is_better = False
@@ -243,7 +244,7 @@ class IncreaseRate(_MaskedScore):
             Grad-CAM++ (2018).
         fill: What stands elsewhere; ``"zero"`` is the product with the mask.
         batch_size: Images in one pass, or ``"auto"``.
-        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"identity"`` for probabilities already.
+        score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
         kwargs: Arguments of ``torchmetrics.Metric``.
@@ -251,7 +252,7 @@ class IncreaseRate(_MaskedScore):
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, -4.0]]], [[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> metric = IncreaseRate(fraction=0.75, score="identity")
+        >>> metric = IncreaseRate(fraction=0.75, score="logit")
         >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
         >>> metric.compute()
         tensor(50.)

@@ -62,7 +62,7 @@ class Module(pl.LightningModule):
 
     def __init__(self, net: nn.Module | None = None, learning_rate: float = 0.1) -> None:
         super().__init__()
-        self.net = net or SmallNet()
+        self.net = SmallNet() if net is None else net
         self.learning_rate = learning_rate
         self.losses: list[float] = []
 

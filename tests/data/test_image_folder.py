@@ -75,10 +75,12 @@ def test_evaluation_resizes_the_short_side_to_eight_sevenths_and_crops_the_centr
         wide.save(tmp_path / "train" / "only" / f"{name}.png")
     module = ready(root=tmp_path, image_size=28, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     image = module.datasets["val"][0][0]
-    # 32 -> 32 is no resize at all; the centre 28 of 64 columns are white: crops elsewhere or of another size show black.
+    # 32 of 64 columns in the middle are white: a crop elsewhere, or a smaller resize, would show black.
     assert image.shape == (3, 28, 28)
     assert image.min() == 1
-    assert ready(root=tmp_path, image_size=56, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).datasets["val"][0][0].min() == 1
+    assert (
+        ready(root=tmp_path, image_size=56, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).datasets["val"][0][0].min() == 1
+    )
 
 
 def test_training_images_vary_only_with_augment(tmp_path: Path) -> None:
@@ -134,9 +136,9 @@ def test_hold_out_takes_a_share_but_never_a_whole_class() -> None:
 def test_missing_folders_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give `root`"):
         ImageFolderDataModule()
-    with pytest.raises(FileNotFoundError, match="nowhere.* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.* does not exist"):
         ready(root=tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="val folder .*nowhere.* check `val_dir`"):
+    with pytest.raises(FileNotFoundError, match=r"val folder .*nowhere.* check `val_dir`"):
         ready(root=root, val_dir=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no test folder: give `test_dir`"):
         ready("test", train_dir=root / "train")
@@ -146,7 +148,7 @@ def test_missing_folders_are_named(root: Path, tmp_path: Path) -> None:
 
 def test_empty_folders_are_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    with pytest.raises(FileNotFoundError, match="train folder .*bare is empty"):
+    with pytest.raises(FileNotFoundError, match=r"train folder .*bare is empty"):
         ready(train_dir=tmp_path / "bare")
     with pytest.raises(FileNotFoundError, match="no split at all"):
         ready(root=tmp_path / "bare")
@@ -168,10 +170,12 @@ def test_one_image_a_class_leaves_nothing_to_set_aside(tmp_path: Path) -> None:
         ready("fit", root=tmp_path)
 
 
-def test_what_is_known_only_after_setup_says_so(root: Path) -> None:
+def test_classes_are_known_before_setup(root: Path) -> None:
+    assert ImageFolderDataModule(root).num_classes == 3
+
+
+def test_a_loader_before_setup_says_so(root: Path) -> None:
     module = ImageFolderDataModule(root)
-    with pytest.raises(RuntimeError, match=r"setup\(\)"):
-        _ = module.num_classes
     with pytest.raises(RuntimeError, match=r"setup\(\)"):
         module.train_dataloader()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.functional.curves import class_probabilities
+from lightning_saliency.functional.curves import target_scores
 from lightning_saliency.functional.masking import blur
 from lightning_saliency.functional.scores import auc, deletion_curve, insertion_curve
 
@@ -45,7 +45,7 @@ def share(images: Tensor) -> Tensor:
 def test_exactly_the_pixels_of_each_step(size: tuple[int, int], steps: int) -> None:
     images, saliency, pixels = torch.ones(1, 1, *size), torch.rand(1, *size), size[0] * size[1]
     expected = torch.tensor([round(step * pixels / steps) for step in range(steps + 1)])
-    options = {"steps": steps, "baseline": "zero", "score": "identity"}
+    options = {"steps": steps, "baseline": "zero", "score": "logit"}
     inserted = insertion_curve(share, images, saliency, 0, **options)[0] * pixels
     deleted = deletion_curve(share, images, saliency, 0, **options)[0] * pixels
     assert torch.equal(inserted.round().long(), expected)
@@ -81,7 +81,7 @@ def test_chunks_are_shared_by_the_images(curve: Curve) -> None:
 def test_the_ends_are_the_image_and_the_blurred_image() -> None:
     model, images, saliency = network(), torch.rand(2, 3, 20, 24), torch.rand(2, 20, 24)
     targets = torch.tensor([1, 2])
-    ends = torch.stack([class_probabilities(model, shown, targets) for shown in (blur(images), images)], dim=1)
+    ends = torch.stack([target_scores(model, shown, targets) for shown in (blur(images), images)], dim=1)
     assert (ends[:, 0] - ends[:, 1]).abs().min() > 1e-5
     torch.testing.assert_close(insertion_curve(model, images, saliency, targets, steps=7)[:, [0, -1]], ends)
     torch.testing.assert_close(deletion_curve(model, images, saliency, targets, steps=7)[:, [-1, 0]], ends)
@@ -129,7 +129,7 @@ def test_equal_values_come_in_reading_order() -> None:
     images = torch.arange(1.0, 7.0).view(1, 1, 2, 3)
     saliency = torch.tensor([[[5, 9, 5], [9, 5, 5]]])
     summed = insertion_curve(
-        lambda images: images.sum((2, 3)), images, saliency, 0, steps=6, baseline="zero", score="identity"
+        lambda images: images.sum((2, 3)), images, saliency, 0, steps=6, baseline="zero", score="logit"
     )
     assert summed.tolist() == [[0, 2, 6, 7, 10, 15, 21]]
 
@@ -163,9 +163,9 @@ def test_scores() -> None:
         return logits
 
     picked = torch.arange(2), targets
-    assert torch.equal(class_probabilities(score_fn, images, targets), logits.softmax(1)[picked])
-    assert torch.equal(class_probabilities(score_fn, images, targets, score="sigmoid"), logits.sigmoid()[picked])
-    assert torch.equal(class_probabilities(score_fn, images, targets, score="identity"), logits[picked])
+    assert torch.equal(target_scores(score_fn, images, targets), logits.softmax(1)[picked])
+    assert torch.equal(target_scores(score_fn, images, targets, score="sigmoid"), logits.sigmoid()[picked])
+    assert torch.equal(target_scores(score_fn, images, targets, score="logit"), logits[picked])
 
 
 @BOTH
@@ -206,7 +206,7 @@ def test_auc_of_curves() -> None:
         ({"targets": torch.tensor([0.0, 1.0])}, ValueError, "float32"),
         ({"steps": 0}, ValueError, "steps"),
         ({"batch_size": 0}, ValueError, "batch_size"),
-        ({"score": "logits"}, ValueError, "'softmax', 'sigmoid', 'identity'"),
+        ({"score": "logits"}, ValueError, "'softmax', 'sigmoid', 'logit'"),
         ({"baseline": "grey"}, ValueError, "grey"),
         ({"score_fn": lambda images: {"logits": images}}, TypeError, "dict"),
         ({"score_fn": lambda images: images}, ValueError, r"\[N, classes\]"),

@@ -149,6 +149,17 @@ def test_top_fraction_iou_takes_the_pixels_of_top_fraction() -> None:
         torch.testing.assert_close(top_fraction_iou(saliency, masks, fraction), expected)
 
 
+def test_bbox_score_takes_as_many_pixels_as_the_object_has() -> None:
+    saliency, masks = maps_and_masks()
+    saliency = (saliency * 3).round()
+    masks[1] = False
+    masks[2] = True
+    for one, mask, value in zip(saliency, masks, bbox_score(saliency, masks), strict=True):
+        size = int(mask.sum())
+        inside = (top_fraction(one, size / 180) & mask).sum()
+        assert value.item() == pytest.approx(inside.item() / max(size, 1))
+
+
 def test_boxes_with_whole_coordinates_are_the_inverse_of_masks_to_boxes() -> None:
     masks = torch.zeros(3, 10, 14, dtype=torch.bool)
     masks[0, 2:5, 3:13] = True
@@ -192,6 +203,16 @@ def test_padding_boxes_cover_nothing() -> None:
     assert listed.sum((1, 2)).tolist() == [2, 0, 4]
     assert boxes_to_masks([], (5, 6)).shape == (0, 5, 6)
     assert boxes_to_masks(torch.zeros(2, 0, 4), (5, 6)).sum() == 0
+
+
+def test_a_map_with_nan_scores_nan() -> None:
+    saliency, masks = maps_and_masks(batch=2)
+    saliency[0, 5, 5] = torch.nan
+    for score in (energy_pointing_game, pointing_game, bbox_score):
+        assert score(saliency, masks).isnan().tolist() == [True, False]
+    assert map_entropy(saliency).isnan().tolist() == [True, False]
+    with pytest.raises(ValueError, match="NaN"):
+        top_fraction_iou(saliency, masks)
 
 
 @ALL

@@ -40,6 +40,7 @@ def test_drop_and_increase_never_happen_together() -> None:
 def test_drop_and_increase_upcast_and_check(score: object) -> None:
     assert callable(score)
     before, after = torch.rand(5).half(), torch.rand(5).half()
+    assert score(torch.tensor([0.5, torch.nan]), torch.tensor([torch.nan, 0.5])).isnan().all()
     assert score(before, after).dtype == torch.float32
     assert torch.equal(score(before, after), score(before.float(), after.float()))
     assert score(before[:0], after[:0]).shape == (0,)

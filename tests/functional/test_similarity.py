@@ -139,6 +139,14 @@ def test_each_pair_is_by_itself(similarity: Similarity) -> None:
 
 
 @ALL
+def test_a_map_with_nan_is_like_nothing(similarity: Similarity) -> None:
+    a, b = related_maps(2, 24, 24)
+    a[0, 3, 4] = torch.nan
+    assert similarity(a, b).isnan().tolist() == [True, False]
+    assert similarity(b, a).isnan().tolist() == [True, False]
+
+
+@ALL
 def test_shapes_that_do_not_fit_are_refused(similarity: Similarity) -> None:
     with pytest.raises(ValueError, match=r"\(2, 8, 8\) and \(2, 9, 8\)"):
         similarity(torch.rand(2, 8, 8), torch.rand(2, 9, 8))

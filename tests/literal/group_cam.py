@@ -109,7 +109,13 @@ def perturb(image: Array, baseline: Array, mask: Array) -> Array:
 
 
 def group_masks(
-    head: Head, activations: Tensor, target: int, groups: int, theta: float | None, gradients: bool, size: tuple[int, int]
+    head: Head,
+    activations: Tensor,
+    target: int,
+    groups: int,
+    theta: float | None,
+    gradients: bool,
+    size: tuple[int, int],
 ) -> list[Array | None]:
     """Lines 2-7 of Algorithm 1: one mask `[H, W]` per group, None where the group's map is constant.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .resampling import Array
+from .resampling import Array, bilinear
 
 Score = Callable[[Array], float]
 """Ψ: an image `[3, H, W]` to the confidence in the class that is explained."""
@@ -75,4 +76,16 @@ def rise(score: Score, image: Array, masks: Sequence[Array], expected_mask: floa
         for i in range(height):
             for j in range(width):
                 result[i, j] += value * mask[i, j] / (expected_mask * len(masks))
+    return result
+
+
+def smooth_mask(cells: Array, shift: tuple[int, int], height: int, width: int) -> Array:
+    """A grid of s × s open (1) or closed (0) cells of ⌈side / s⌉ pixels, upsampled to s + 1 cells and cut out."""
+    s = cells.shape[0]
+    cell_height, cell_width = math.ceil(height / s), math.ceil(width / s)
+    large = bilinear(cells, (s + 1) * cell_height, (s + 1) * cell_width)
+    result = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            result[i, j] = large[i + shift[0], j + shift[1]]
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def deletion_curve(score: Score, image: Array, baseline: Array, saliency: Array,
 def auc(curve: Sequence[float]) -> float:
     """The area under the curve over [0, 1], by trapezoids."""
     total = 0.0
-    for left, right in zip(curve[:-1], curve[1:], strict=True):
+    for left, right in pairwise(curve):
         total += (left + right) / 2
     return total / (len(curve) - 1)
 

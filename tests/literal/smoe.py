@@ -15,6 +15,7 @@ from .resampling import Array, bilinear
 
 Column = Sequence[float]
 EPSILON = 1e-6  # "To avoid log zero, we add 1e-06 to each x_k" (below Eq. 1)
+SMALLEST_SPREAD = 1e-6  # the paper has no entropy for a column of equal values, whose σ is 0: σ then counts as this
 
 
 def per_position(statistic: Callable[[Column], float], activations: Array) -> Array:
@@ -150,34 +151,22 @@ def lognormal_mean(column: Column) -> float:
 
 
 def lognormal_entropy(column: Column) -> float:
-    """μ + ½ ln(2πe σ²) in nats; a column of equal values has no such entropy."""
+    """μ + ½ ln(2πe σ²) in nats."""
     logs = [math.log(x + EPSILON) for x in column]
-    return mean(logs) + 0.5 * math.log(2 * math.pi * math.e * std(logs) ** 2)
+    sigma = max(std(logs), SMALLEST_SPREAD)
+    return mean(logs) + 0.5 * math.log(2 * math.pi * math.e * sigma**2)
 
 
-def _truncation(column: Column) -> tuple[float, float, float, float, float]:
-    """μ, σ, α = (0 − μ)/σ, Z = 1 − Φ(α) and λ = φ(α)/Z of a normal distribution cut off below 0."""
-    mu, sigma = mean(column), std(column)
+def truncated_closed_form(mu: float, sigma: float) -> tuple[float, float, float]:
+    """Mean, deviation and entropy (nats) of a normal distribution cut off below 0, from the textbook.
+
+    α = (0 − μ)/σ, Z = 1 − Φ(α), λ = φ(α)/Z: μ + σλ, σ √(1 + αλ − λ²), ln(√(2πe) σ Z) + αλ/2.
+    """
     alpha = -mu / sigma
     z = 0.5 * math.erfc(alpha / math.sqrt(2))
-    density = math.exp(-(alpha**2) / 2) / math.sqrt(2 * math.pi)
-    return mu, sigma, alpha, z, density / z
-
-
-def truncnormal_mean(column: Column) -> float:
-    mu, sigma, _, _, hazard = _truncation(column)
-    return mu + sigma * hazard
-
-
-def truncnormal_std(column: Column) -> float:
-    _, sigma, alpha, _, hazard = _truncation(column)
-    return sigma * math.sqrt(1 + alpha * hazard - hazard**2)
-
-
-def truncnormal_entropy(column: Column) -> float:
-    """ln(√(2πe) σ Z) + α φ(α) / (2Z), in nats."""
-    _, sigma, alpha, z, hazard = _truncation(column)
-    return math.log(math.sqrt(2 * math.pi * math.e) * sigma * z) + alpha * hazard / 2
+    hazard = math.exp(-(alpha**2) / 2) / math.sqrt(2 * math.pi) / z
+    entropy = math.log(math.sqrt(2 * math.pi * math.e) * sigma * z) + alpha * hazard / 2
+    return mu + sigma * hazard, sigma * math.sqrt(1 + alpha * hazard - hazard**2), entropy
 
 
 def truncated_moments(mu: float, sigma: float, intervals: int = 4000) -> tuple[float, float, float]:
@@ -188,8 +177,8 @@ def truncated_moments(mu: float, sigma: float, intervals: int = 4000) -> tuple[f
     """
     peak = max(mu, 0.0)
 
-    def log_density(x: float) -> float:
-        return ((peak - mu) ** 2 - (x - mu) ** 2) / (2 * sigma**2)
+    def log_density(x: float) -> float:  # ((peak − μ)² − (x − μ)²) / (2σ²), which loses no digits
+        return (peak - x) * (peak + x - 2 * mu) / (2 * sigma**2)
 
     low = max(0.0, mu - 11 * sigma)
     high = mu + math.sqrt((peak - mu) ** 2 + 120 * sigma**2)
@@ -204,6 +193,25 @@ def truncated_moments(mu: float, sigma: float, intervals: int = 4000) -> tuple[f
         expected_log += weight * log_density(x)
     centre = first / mass
     return centre, math.sqrt(second / mass - (centre - peak) ** 2), math.log(mass) - expected_log / mass
+
+
+def _truncated(mu: float, sigma: float) -> tuple[float, float, float]:
+    """The closed form while Z is far from underflow, the integrals in the tail."""
+    return truncated_closed_form(mu, sigma) if -mu / sigma < 6 else truncated_moments(mu, sigma)
+
+
+def truncnormal_mean(column: Column) -> float:
+    mu, sigma = mean(column), std(column)
+    return _truncated(mu, sigma)[0] if sigma > 0 else max(mu, 0.0)
+
+
+def truncnormal_std(column: Column) -> float:
+    mu, sigma = mean(column), std(column)
+    return _truncated(mu, sigma)[1] if sigma > 0 else 0.0
+
+
+def truncnormal_entropy(column: Column) -> float:
+    return _truncated(mean(column), max(std(column), SMALLEST_SPREAD))[2]
 
 
 def normal_cdf(grid: Array) -> Array:

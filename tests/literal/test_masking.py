@@ -21,7 +21,9 @@ SIZES = [(1, 1), (1, 7), (5, 5), (6, 11), (16, 16)]
 def distinct_maps(batch: int, height: int, width: int, seed: int = 0) -> Array:
     """Maps without ties, in [0, 1]."""
     generator = np.random.default_rng(seed)
-    return np.stack([generator.permutation(height * width).reshape(height, width) for _ in range(batch)]) / (height * width)
+    return np.stack([generator.permutation(height * width).reshape(height, width) for _ in range(batch)]) / (
+        height * width
+    )
 
 
 def random_images(batch: int, height: int, width: int) -> Array:

@@ -42,7 +42,9 @@ UNSOUND = {  # difference scores on ImageNet that do not follow from Table 4, wi
     "Log Normal Ent": 1.364,
     "Log Normal Mean": 1.086,
 }
-SOUND = [(method, dataset) for method in METHODS for dataset in DATASETS if dataset != "ImageNet" or method not in UNSOUND]
+SOUND = [
+    (method, dataset) for method in METHODS for dataset in DATASETS if dataset != "ImageNet" or method not in UNSOUND
+]
 
 Rows = dict[str, dict[str, str]]
 

@@ -81,7 +81,9 @@ def test_auc(curve: list[float]) -> None:
 def test_pointing_game(height: int, width: int, tolerance: float, ties: bool) -> None:
     saliency, masks = maps_and_masks(height, width, batch=8, ties=ties)
     got = fast.pointing_game(torch.from_numpy(saliency), torch.from_numpy(masks), tolerance)
-    assert [bool(hit) for hit in got] == [loop.pointing_game(s, g, tolerance) for s, g in zip(saliency, masks, strict=True)]
+    assert [bool(hit) for hit in got] == [
+        loop.pointing_game(s, g, tolerance) for s, g in zip(saliency, masks, strict=True)
+    ]
 
 
 def test_pointing_game_tolerance_reaches_exactly_that_far() -> None:

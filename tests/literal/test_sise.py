@@ -21,7 +21,8 @@ LAYERS = ("block1", "block2", "block3")
 
 def visualization_maps(
     model: TinyNetwork, image: torch.Tensor, layers: tuple[str, ...], target: int, mu: float
-) -> list[Array | None]:
+) -> list[Array]:
+    """Eq. 12 for each layer. One without a selected feature map has no expectation, and no part in the fusion."""
     maps = []
     for layer in layers:
         with torch.no_grad():
@@ -30,7 +31,9 @@ def visualization_maps(
         def head(x: torch.Tensor, layer: str = layer) -> torch.Tensor:
             return model.after(x, layer)
 
-        maps.append(loop.visualization_map(model, image.numpy(), head, activations, target, mu))
+        visualization = loop.visualization_map(model, image.numpy(), head, activations, target, mu)
+        if visualization is not None:
+            maps.append(visualization)
     return maps
 
 
@@ -44,10 +47,8 @@ def test_sise(height: int, width: int, layers: tuple[str, ...], mu: float) -> No
         got = explainer(images, targets)
         for b in range(2):
             maps = visualization_maps(model, images[b], layers, int(targets[b]), mu)
-            if any(visualization is None for visualization in maps):
-                continue
-            compared += 1
-            expected = min_max(loop.cascade([visualization for visualization in maps if visualization is not None]))
+            expected = min_max(loop.cascade(maps)) if maps else np.zeros((height, width))
+            compared += expected.max() > 0
             np.testing.assert_allclose(got[b].numpy(), expected, atol=1e-6)
     assert compared >= 2
 
@@ -67,8 +68,9 @@ def test_otsu_threshold_maximises_the_between_class_variance(grid: Array) -> Non
     values = [float(value) for value in grid.flat]
     got = float(fast.otsu_threshold(torch.from_numpy(grid)[None])[0])
     best = loop.otsu_threshold(grid)
+    assert got in values
     assert loop.between_class_variance(values, got) == pytest.approx(
-        loop.between_class_variance(values, best), rel=1e-6, abs=1e-12
+        loop.between_class_variance(values, best), rel=1e-9, abs=1e-15
     )
 
 

@@ -1,0 +1,164 @@
+"""Maps as pictures: LOVI (SMOE paper, Eq. 4-7), colour maps by name, and the blend with the grey image.
+
+Pictures are RGB `[B, 3, H, W]`, float32 (float64 if the maps are), in [0, 1]. Values outside [0, 1] are drawn as the
+nearer end of the range, NaN as black.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from matplotlib import colormaps
+from torch import Tensor
+
+from lightning_saliency.functional._columns import check_floating, upcast
+
+# ITU-R BT.601, the usual "grey version" of an RGB image.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def lovi(maps: Tensor) -> Tensor:
+    """Layer Ordered Visualization of Information: colour says which scales are active at a pixel (SMOE paper, Eq. 4-7).
+
+    φ(k) = 1 − (k − 1)/(K − 1)                        first scale 1, last scale 0
+    hue = 300° · Σₖ sₖ φ(k) / Σₖ sₖ                   first scale violet (300°), last scale red (0°)
+    saturation = 1 − (Σₖ sₖ / (K · max s) − ν) / (1 − ν),  ν = 1/K
+    value = max s
+
+    One active scale gives a vivid colour, all scales equally active give white, none gives black. The saturation is the
+    one with the end points that the paper's text states; its Eq. 6 as printed is not dimensionless. With K = 1 there is
+    no order to show, the one scale being at once the only one and all of them: the picture is the map in grey.
+
+    Args:
+        maps: `[B, K, H, W]`, in [0, 1], shallow to deep, all at one size.
+
+    Returns:
+        RGB `[B, 3, H, W]` in [0, 1].
+
+    Raises:
+        TypeError: If `maps` is not a real floating-point tensor.
+        ValueError: If it has no four dimensions or K = 0.
+
+    >>> lovi(torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1)).flatten()  # only the last of three scales: red
+    tensor([1., 0., 0.])
+    """
+    check_floating(maps, "maps")
+    if maps.ndim != 4 or maps.shape[1] == 0:
+        raise ValueError(
+            f"Expected `maps` to have shape [B, K, H, W] with at least one scale, but got {tuple(maps.shape)};"
+            " bring the maps to one size and stack them along dimension 1."
+        )
+    maps = upcast(maps).nan_to_num(nan=0.0).clamp(0, 1)
+    scales = maps.shape[1]
+    value = maps.amax(1)
+    if scales == 1:
+        return _hsv_to_rgb(torch.zeros_like(value), torch.zeros_like(value), value)
+    # Relative to the largest, so that the sums keep their precision however dark the pixel.
+    relative = maps / torch.where(value == 0, 1, value).unsqueeze(1)
+    total = torch.where(value == 0, 1, relative.sum(1))
+    order = torch.linspace(1, 0, scales, dtype=maps.dtype, device=maps.device)
+    hue = 300 / 360 * (relative * order[:, None, None]).sum(1) / total
+    nu = 1 / scales
+    saturation = (1 - (total / scales - nu) / (1 - nu)).clamp(0, 1)
+    return _hsv_to_rgb(hue, saturation, value)
+
+
+def heatmap(maps: Tensor, colormap: str = "jet") -> Tensor:
+    """Maps in the colours of a matplotlib colour map.
+
+    Args:
+        maps: `[B, H, W]`, in [0, 1]; not differentiable.
+        colormap: Its name in matplotlib, such as `"jet"`, `"viridis"`, `"inferno"` or `"gray"`.
+
+    Returns:
+        RGB `[B, 3, H, W]` in [0, 1], equal to matplotlib's.
+
+    Raises:
+        TypeError: If `maps` is not a real floating-point tensor.
+        ValueError: If it has no three dimensions, or there is no colour map of that name.
+
+    >>> heatmap(torch.tensor([[[0.0, 1.0]]]), "gray")[0, :, 0]
+    tensor([[0., 1.],
+            [0., 1.],
+            [0., 1.]])
+    """
+    check_floating(maps, "maps")
+    if maps.ndim != 3:
+        raise ValueError(
+            f"Expected `maps` to have shape [B, H, W], but got {tuple(maps.shape)}; combine the scales"
+            " first, or index one."
+        )
+    values = upcast(maps).detach()
+    table = torch.tensor(_colormap_table(colormap), dtype=values.dtype, device=values.device)
+    # The last row, black, is for NaN.
+    size = table.shape[0] - 1
+    index = (values.clamp(0, 1) * size).nan_to_num(nan=float(size)).long()
+    index = torch.where(values.isnan(), size, index.clamp_max(size - 1))
+    return table[index].movedim(-1, 1).contiguous()
+
+
+def overlay(images: Tensor, colors: Tensor, alpha: float = 0.25) -> Tensor:
+    """Colours blended with the grey version of the image: α · grey + (1 − α) · colours (SMOE paper, Fig. 1).
+
+    The grey version of three channels is 0.299 R + 0.587 G + 0.114 B, one channel is grey already, and any other number
+    of channels (multispectral images) is averaged.
+
+    Args:
+        images: `[B, C, H, W]`, in [0, 1]: not as normalised for the network.
+        colors: RGB `[B, 3, H, W]` in [0, 1], from `lovi` or `heatmap`.
+        alpha: Weight of the image, in [0, 1]; the paper takes 25 %.
+
+    Returns:
+        RGB `[B, 3, H, W]` in [0, 1].
+
+    Raises:
+        TypeError: If either is not a real floating-point tensor.
+        ValueError: If a shape is not the one above, the sizes differ, or `alpha` lies outside [0, 1].
+
+    >>> overlay(torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 1, 1)).flatten()
+    tensor([0.2500, 0.2500, 0.2500])
+    """
+    check_floating(images, "images")
+    check_floating(colors, "colors")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"Expected `alpha`, the weight of the image, to lie in [0, 1], but got {alpha}.")
+    if images.ndim != 4 or images.shape[1] == 0:
+        raise ValueError(
+            f"Expected `images` to have shape [B, C, H, W], but got {tuple(images.shape)}; add a batch dimension."
+        )
+    expected = (images.shape[0], 3, *images.shape[2:])
+    if tuple(colors.shape) != expected:
+        raise ValueError(
+            f"Expected `colors` to have shape {expected}, that of `images` with three channels, but got"
+            f" {tuple(colors.shape)}; upsample the maps to the images' size before colouring them."
+        )
+    images, colors = upcast(images), upcast(colors)
+    if images.shape[1] == 3:
+        luma = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)
+        grey = (images * luma[:, None, None]).sum(1, keepdim=True)
+    else:
+        grey = images.mean(1, keepdim=True)
+    picture = alpha * grey.nan_to_num(nan=0.0).clamp(0, 1) + (1 - alpha) * colors.nan_to_num(nan=0.0).clamp(0, 1)
+    return picture.clamp(0, 1)
+
+
+def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """RGB `[B, 3, H, W]` of three `[B, H, W]` in [0, 1]; each channel falls off with its distance from its own hue."""
+    offsets = torch.tensor((5.0, 3.0, 1.0), dtype=hue.dtype, device=hue.device)
+    sixth = (offsets[:, None, None] + 6 * hue.unsqueeze(1)) % 6
+    distance = torch.minimum(sixth, 4 - sixth).clamp(0, 1)
+    return value.unsqueeze(1) * (1 - saturation.unsqueeze(1) * distance)
+
+
+@lru_cache(maxsize=16)
+def _colormap_table(name: str) -> list[list[float]]:
+    """The RGB colours of matplotlib's `name`, and black after them."""
+    if name not in colormaps:
+        raise ValueError(
+            f"Expected `colormap` to be one of matplotlib's {len(colormaps)} colour maps, such as 'jet', 'viridis',"
+            f" 'inferno', 'turbo' or 'gray', but got {name!r}."
+        )
+    colormap = colormaps[name]
+    colors: list[list[float]] = colormap(range(colormap.N))[:, :3].tolist()
+    return [*colors, [0.0, 0.0, 0.0]]

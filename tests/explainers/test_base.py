@@ -1,0 +1,181 @@
+"""The base class: targets, images, logits and the maps' range."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import googlenet
+
+from lightning_saliency.explainers import GradCAM
+from lightning_saliency.explainers.base import (
+    logits_of,
+)
+
+from .networks import Fixed, images, network
+
+
+def test_targets_default_to_the_predicted_class() -> None:
+    model, inputs = network().eval(), images(6)
+    predicted = model(inputs).argmax(dim=1)
+    for explainer in (GradCAM(model, "relu2"), Fixed(model, lambda x, targets: x[:, 0] * (targets + 1)[:, None, None])):
+        assert torch.equal(explainer(inputs), explainer(inputs, predicted))
+    seen = []
+    Fixed(model, lambda x, targets: seen.append(targets) or x[:, 0])(inputs)
+    assert torch.equal(seen[0], predicted)
+
+
+def test_one_target_for_all_and_targets_of_each() -> None:
+    model, inputs = network(), images(3)
+    explainer = GradCAM(model, "relu2")
+    assert torch.equal(explainer(inputs, 2), explainer(inputs, torch.full((3,), 2)))
+    per_image = explainer(inputs, torch.tensor([0, 3, 4]))
+    for index, target in enumerate([0, 3, 4]):
+        assert torch.equal(per_image[index], explainer(inputs, target)[index])
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        (5, ValueError, r"from 0 to 4, the network having 5 classes, but got \[5\]"),
+        (-1, ValueError, r"from 0 to 4, the network having 5 classes, but got \[-1\]"),
+        (torch.tensor([0, 9]), ValueError, r"but got \[9\]"),
+        (torch.tensor([1]), ValueError, r"each of the 2 images, \[2\], but got \[1\]"),
+        (torch.tensor(1), ValueError, r"\[2\], but got \[\]"),
+        (torch.tensor([[0], [1]]), ValueError, r"\[2\], but got \[2, 1\]"),
+        (torch.tensor([0, 1], dtype=torch.int32), TypeError, r"torch\.int64, but got torch\.int32"),
+        (torch.tensor([0.0, 1.0]), TypeError, r"torch\.int64, but got torch\.float32"),
+        (True, TypeError, "but got bool"),
+        ([0, 1], TypeError, "but got list"),
+    ],
+)
+def test_wrong_targets(targets: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        GradCAM(network(), "relu2")(images(), targets)
+
+
+def test_the_callers_targets_and_images_are_not_changed() -> None:
+    model, inputs, targets = network(), images(), torch.tensor([1, 2])
+    copies = inputs.clone(), targets.clone()
+    GradCAM(model, "conv1:input")(inputs, targets)
+    assert torch.equal(inputs, copies[0])
+    assert torch.equal(targets, copies[1])
+    assert not inputs.requires_grad
+    inputs.requires_grad_()
+    GradCAM(model, "relu2")(inputs, targets)
+    assert inputs.requires_grad
+    assert inputs.grad is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (torch.zeros(3, 16, 16), ValueError, r"but got \[3, 16, 16\]\. Add the batch dimension with images\[None\]"),
+        (torch.zeros(2, 16), ValueError, r"but got \[2, 16\]\.$"),
+        (torch.zeros(2, 3, 0, 16), ValueError, r"but got \[2, 3, 0, 16\]"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, r"but got torch\.uint8: convert them"),
+        ("photo.jpg", TypeError, "but got str"),
+    ],
+)
+def test_wrong_images(wrong: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        GradCAM(network(), "relu2")(wrong)
+
+
+def test_an_empty_batch_has_no_maps() -> None:
+    maps = GradCAM(network())(torch.zeros(0, 3, 16, 12), torch.zeros(0, dtype=torch.int64))
+    assert maps.shape == (0, 16, 12)
+    assert maps.dtype is torch.float32
+
+
+def test_maps_are_upsampled_and_stretched_image_by_image() -> None:
+    raw = torch.tensor([[[1.0, 2.0], [3.0, 5.0]], [[7.0, 7.0], [7.0, 7.0]], [[-3.0, 0.0], [0.0, -3.0]]])
+    maps = Fixed(network(), lambda images, targets: raw)(images(3, (4, 6)), 0)
+    expected = nn.functional.interpolate(raw[:, None], (4, 6), mode="bilinear")[:, 0]
+    assert maps.shape == (3, 4, 6)
+    torch.testing.assert_close(maps[0], (expected[0] - 1) / 4)
+    assert not maps[1].any()
+    assert maps[2].min() == 0
+    assert maps[2].max() == 1
+
+
+@pytest.mark.parametrize("kind", ["tensor", "logits", "out", "single", "tuple", "list", "nested"])
+def test_logits_of_whatever_a_network_returns(kind: str) -> None:
+    logits, other = torch.zeros(2, 5), torch.ones(2, 7)
+    returned: Any = {
+        "tensor": logits,
+        "logits": SimpleNamespace(logits=logits, aux_logits=other),
+        "out": {"aux": other, "out": logits},
+        "single": {"anything": logits},
+        "tuple": (logits, other),
+        "list": [None, logits],
+        "nested": OrderedDict(aux=other, logits=logits),
+    }[kind]
+    assert logits_of(returned) is logits
+
+
+def test_googlenet_in_training_mode_returns_three_outputs() -> None:
+    model = googlenet(weights=None, init_weights=False, aux_logits=True, num_classes=6).train()
+    returned = model(torch.randn(2, 3, 64, 64))
+    assert logits_of(returned) is returned.logits
+    inputs = torch.randn(2, 3, 64, 64)
+    maps = GradCAM(model, "inception4c")(inputs, 2)
+    assert model.training
+    assert model.inception4c.training
+    assert torch.equal(maps, GradCAM(model.eval(), "inception4c")(inputs, 2))
+    assert maps.amax() == 1
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"a": torch.zeros(1), "b": torch.zeros(1)}, r"a mapping with the keys \['a', 'b'\].*output="),
+        (("text", None), "returned tuple, in which no logits were found"),
+        (None, "returned NoneType"),
+    ],
+)
+def test_no_logits(returned: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        logits_of(returned)
+
+
+class Returning(nn.Module):
+    """A convolution and whatever the function makes of it."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.conv(x))
+
+
+def test_shapes_of_logits() -> None:
+    inputs = images()
+    flat = Returning(lambda x: x.mean(dim=(2, 3)))
+    expected = GradCAM(flat, "conv")(inputs, 2)
+    spatial = Returning(lambda x: x.mean(dim=(2, 3), keepdim=True))
+    spatial.load_state_dict(flat.state_dict())
+    assert torch.equal(GradCAM(spatial, "conv")(inputs, 2), expected)
+    binary = Returning(lambda x: x[:, 2].mean(dim=(1, 2)))
+    binary.load_state_dict(flat.state_dict())
+    assert torch.equal(GradCAM(binary, "conv")(inputs, 0), expected)
+    segmentation = Returning(lambda x: {"out": x, "aux": x})
+    segmentation.load_state_dict(flat.state_dict())
+    with pytest.raises(ValueError, match=r"logits \[B, N\] for 2 images, but got \[2, 4, 14, 14\]\. Reduce them"):
+        GradCAM(segmentation, "conv")(inputs, 2)
+    reduced = GradCAM(segmentation, "conv", output=lambda returned: returned["out"].mean(dim=(2, 3)))
+    assert torch.equal(reduced(inputs, 2), expected)
+    with pytest.raises(TypeError, match="output= to return a tensor of logits"):
+        GradCAM(segmentation, "conv", output=lambda returned: returned)(inputs, 2)
+
+
+def test_layers_of_another_type() -> None:
+    with pytest.raises(TypeError, match="a Scale or None, but got int"):
+        Fixed(network(), lambda images, targets: images[:, 0], layer=4)

@@ -1,0 +1,291 @@
+"""Group-CAM: its cost, its place beside Grad-CAM, and everything that must not disturb it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from lightning_saliency.explainers.cam import GradCAM
+from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, kmeans_groups, percentile
+
+
+class Network(nn.Module):
+    """Two blocks; counts the images that pass through it."""
+
+    def __init__(self, channels: int = 10, classes: int = 4) -> None:
+        super().__init__()
+        self.block1 = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.pool = nn.MaxPool2d(2)
+        self.block2 = nn.Sequential(
+            nn.Conv2d(6, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        )
+        self.average = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(channels, classes)
+        self.seen = 0
+        self.register_forward_pre_hook(self._count)
+
+    @staticmethod
+    def _count(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        module.seen += args[0].shape[0]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.average(self.block2(self.pool(self.block1(images)))).flatten(1)) * 4
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(1)
+    network = Network()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+    return network.train()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    images = torch.randn(8, 3, 24, 20, generator=torch.Generator().manual_seed(2))
+    for index, image in enumerate(images):
+        image[:, index : index + 9, 2 * index : 2 * index + 6] += 2
+    return images
+
+
+TARGETS = torch.arange(8) % 4
+
+
+@pytest.mark.parametrize("options", [{}, {"gradients": False, "theta": None}, {"grouping": "kmeans"}, {"groups": 3}])
+def test_a_batch_gives_the_maps_of_its_images(network, images, options):
+    explainer = GroupCAM(network, "block2", **({"groups": 4} | options))
+    together = explainer(images, TARGETS)
+    alone = torch.cat([explainer(images[i : i + 1], TARGETS[i : i + 1]) for i in range(8)])
+    assert together.shape == (8, 24, 20)
+    assert together.amax() == 1
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("targets", [None, TARGETS, 2])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_groups_plus_two_forward_passes_an_image(network, images, targets, gradients):
+    explainer = GroupCAM(network, "block2", groups=4, gradients=gradients)
+    explainer(images[:1], 0)  # Finds the layer's shape, once.
+    network.seen = 0
+    explainer(images, targets)
+    assert network.seen == 8 * (4 + 2)
+
+
+def test_no_gradient_is_computed_without_gradients_and_one_backward_pass_of_the_head_with_them(
+    network, images, monkeypatch
+):
+    calls = []
+    original = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    backward = []
+    network.block1[0].register_full_backward_hook(lambda *_: backward.append(1))
+    GroupCAM(network, "block2", groups=4, gradients=False, theta=None)(images, TARGETS)
+    assert not calls
+    GroupCAM(network, "block2", groups=4)(images, TARGETS)
+    assert calls == [1]
+    assert not backward
+
+
+def test_one_group_without_denoising_ranks_pixels_as_grad_cam_does(network, images):
+    group_cam = GroupCAM(network, "block2", groups=1, theta=None)(images)
+    grad_cam = GradCAM(network, "block2")(images)
+    raised = group_cam.amax((1, 2)) > 0
+    assert raised.sum() >= 4
+    for one, other in zip(group_cam[raised], grad_cam[raised], strict=True):
+        assert spearmanr(one.flatten(), other.flatten()).statistic > 0.9999
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100, "auto"])
+def test_the_chunk_does_not_matter(network, images, batch_size):
+    reference = GroupCAM(network, "block2", groups=4, batch_size=7)(images, TARGETS)
+    maps = GroupCAM(network, "block2", groups=4, batch_size=batch_size)(images, TARGETS)
+    assert torch.allclose(maps, reference, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "groups", "sizes"), [(10, 4, [3, 3, 2, 2]), (10, 10, [1] * 10), (5, 32, [1] * 5)])
+def test_groups_are_as_even_as_possible_and_lose_no_channel(channels, groups, sizes):
+    # Channel k is 2^k at its own pixel: the value of a group's sum names its members.
+    activations = torch.zeros(1, channels, 1, 2)
+    activations[0, :, 0, 1] = 2.0 ** torch.arange(channels)
+    ends = np.cumsum(sizes)
+    sums = [sum(2**k for k in range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    for index, total in enumerate(sums):
+        weights = torch.zeros(1, channels, 1, 2)
+        weights[0, ends[index] - sizes[index] : ends[index]] = 1.0
+        masks = initial_masks(activations, weights, groups, None)
+        assert masks.shape == (1, len(sizes), 1, 2)
+        assert masks[0, :, 0, 1].nonzero().flatten().tolist() == [index]
+        weighted = (activations * weights).sum()
+        assert weighted == total
+
+
+def test_equations_1_to_4_by_hand():
+    activations = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[4.0, 3.0], [2.0, 1.0]], [[5.0, 5.0], [5.0, 5.0]]]])
+    gradients = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]], [[0.0, -2.0], [0.0, -2.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+    # Weights 1, -1, 1. The first group: [[-3, -1], [1, 3]], rectified [[0, 0], [1, 3]]; its 50th percentile is 0.5.
+    masks = initial_masks(activations, gradients, groups=2, theta=50)
+    assert torch.allclose(masks[0, 0], torch.tensor([[0.0, 0.0], [1 / 3, 1.0]]))
+    assert torch.equal(masks[0, 1], torch.zeros(2, 2))
+    # The 90th percentile is 1 + 0.7 · 2 = 2.4.
+    masks = initial_masks(activations, gradients, groups=2, theta=90)
+    assert torch.equal(masks[0, 0], torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("theta", [0, 12.5, 70, 99.9, 100])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (7, 7), (14, 9)])
+def test_percentile_is_numpys(theta, size):
+    maps = torch.randn(3, 2, *size, dtype=torch.float64)
+    expected = np.percentile(maps.flatten(2).numpy(), theta, axis=2)
+    assert np.allclose(percentile(maps, theta).numpy(), expected, atol=1e-12)
+
+
+def test_a_dead_group_contributes_nothing(network, images):
+    with torch.no_grad():
+        network.block2[1].weight[:3] = 0
+        network.block2[1].bias[:3] = 0
+    explainer = GroupCAM(network, "block2", groups=4)
+    maps = explainer(images, TARGETS)
+    assert maps.isfinite().all()
+    assert maps.amax() == 1
+    masks = initial_masks(torch.zeros(2, 8, 3, 3), torch.ones(2, 8, 3, 3), 4, 70)
+    assert torch.equal(masks, torch.zeros(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
+def test_constant_images_have_finite_maps(network, value):
+    maps = GroupCAM(network, "block2", groups=4)(torch.full((2, 3, 24, 24), value), 1)
+    assert maps.isfinite().all()
+
+
+def test_a_network_of_one_block_and_one_pixel():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    maps = GroupCAM(network, "1", groups=4)(torch.rand(2, 3, 1, 1))
+    assert torch.equal(maps, torch.zeros(2, 1, 1))
+
+
+def test_the_network_is_left_as_it_was_also_after_an_exception(network, images):
+    network.block1[1].eval()
+    network(images).sum().backward()
+    gradients = [parameter.grad.clone() for parameter in network.parameters()]
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    flags = [module.training for module in network.modules()]
+    rng = torch.get_rng_state()
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in network.modules()]
+
+    def check():
+        assert [module.training for module in network.modules()] == flags
+        assert all(torch.equal(one.grad, other) for one, other in zip(network.parameters(), gradients, strict=True))
+        assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+        assert torch.equal(rng, torch.get_rng_state())
+        assert hooks == [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in network.modules()]
+        assert all(parameter.requires_grad for parameter in network.parameters())
+
+    for options in ({}, {"gradients": False}, {"grouping": "kmeans"}):
+        GroupCAM(network, "block2", groups=4, **options)(images, TARGETS)
+        check()
+    calls = []
+
+    def fail_later(returned):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("on purpose")
+        return returned
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        GroupCAM(network, "block2", groups=4, batch_size=2, output=fail_later)(images, TARGETS)
+    check()
+
+
+def _mean_correlation(maps, others):
+    """Spearman's, over the images that have a map."""
+    raised = others.amax((1, 2)) > 0
+    assert raised.sum() >= 4
+    pairs = zip(maps[raised], others[raised], strict=True)
+    return np.mean([spearmanr(one.flatten(), other.flatten()).statistic for one, other in pairs])
+
+
+def test_inside_no_grad_inference_mode_and_autocast(network, images):
+    explainer = GroupCAM(network, "block2", groups=4)
+    expected = explainer(images, TARGETS)
+    with torch.no_grad():
+        assert torch.equal(explainer(images, TARGETS), expected)
+    with torch.inference_mode():
+        assert torch.equal(explainer(images.clone(), TARGETS), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = explainer(images, TARGETS)
+        network(images).sum().backward()
+    assert half.dtype == torch.float32
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    # In half precision the gains of an untrained network are coarse, but its masks are the same.
+    assert _mean_correlation(half, expected) > 0.8
+
+
+def test_kmeans_finds_planted_groups_whatever_the_scale_and_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.zeros(4, 36)
+    patterns[torch.arange(36) % 4, torch.arange(36)] = 1.0
+    members = torch.randint(0, 4, (3, 40), generator=generator)
+    scale = torch.rand(3, 40, 1, generator=generator) * 10 + 0.1
+    activations = ((patterns[members] + 0.05 * torch.rand(3, 40, 36, generator=generator)) * scale).view(3, 40, 6, 6)
+    groups = kmeans_groups(activations, 4)
+    for found, planted in zip(groups, members, strict=True):
+        pairs = {(int(a), int(b)) for a, b in zip(found, planted, strict=True)}
+        assert len(pairs) == 4
+    assert torch.equal(groups, torch.cat([kmeans_groups(one[None], 4) for one in activations]))
+    before = torch.get_rng_state()
+    kmeans_groups(activations, 4)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_kmeans_fills_empty_groups_while_it_can():
+    # Twenty equal maps and three others: whichever are drawn first, no group stays empty.
+    activations = torch.zeros(1, 23, 1, 4)
+    activations[0, :20, 0, 0] = 1.0
+    activations[0, torch.arange(20, 23), 0, torch.arange(1, 4)] = 1.0
+    for seed in range(10):
+        groups = kmeans_groups(activations, 4, seed=seed)[0]
+        assert len(groups.unique()) == 4
+        assert len(groups[:20].unique()) == 1
+    alike = kmeans_groups(torch.ones(2, 6, 3, 3), 4)
+    assert (alike == alike[:, :1]).all()
+    assert kmeans_groups(torch.zeros(1, 6, 3, 3), 6).shape == (1, 6)
+    masks = initial_masks(torch.ones(2, 6, 3, 3), None, 4, None, "kmeans")
+    assert torch.equal(masks, torch.zeros(2, 4, 3, 3))
+
+
+def test_fast_and_half_precision_keep_the_map(network, images):
+    network.eval()
+    exact = GroupCAM(network, "block2", groups=4)(images, TARGETS)
+    for options in ({"fast": True}, {"precision": "bf16"}):
+        maps = GroupCAM(network, "block2", groups=4, **options)(images, TARGETS)
+        assert not torch.equal(maps, exact)
+        assert _mean_correlation(maps, exact) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": 0}, "groups=0"),
+        ({"theta": 101}, "theta=101"),
+        ({"theta": -1.0}, "theta=-1.0"),
+        ({"grouping": "random"}, "grouping='random'"),
+        ({"score": "margin"}, "score='margin'"),
+    ],
+)
+def test_bad_options_are_refused_with_what_is_allowed(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        GroupCAM(network, "block2", **options)
+
+
+@pytest.mark.parametrize("score", ["sigmoid", "logit"])
+def test_other_scores_and_a_head_with_one_output(images, score):
+    network = Network(classes=1)
+    assert GroupCAM(network, "block2", groups=4, score=score)(images).isfinite().all()
+    with pytest.raises(ValueError, match="one output"):
+        GroupCAM(network, "block2", groups=4)(images)

@@ -1,0 +1,259 @@
+"""The primitive: right scores whatever the chunk, and a network left as it was whatever happens."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_saliency.explainers.mask_scoring import MaskScorer, score_masks
+from lightning_saliency.functional.masking import blend, fill_images
+
+BASELINES = ["blur", "zero", "mean", 0.3, (0.1, 0.2, 0.3)]
+
+
+class Network(nn.Module):
+    """Counts the images it sees; dropout and BatchNorm show whether it is in eval mode."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.MaxPool2d(2)
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes))
+        self.sizes: list[int] = []
+        self.largest = 10**9
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.largest:
+            raise torch.OutOfMemoryError("pretended")
+        return self.head(self.features(images)) * 3
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(3)
+    network = Network()
+    network.features[1].running_mean.normal_()
+    network.features[1].running_var.uniform_(0.5, 2)
+    network.train()
+    network.features[1].eval()
+    return network
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 16, 20, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def masks() -> torch.Tensor:
+    return torch.rand(3, 7, 4, 5, generator=torch.Generator().manual_seed(6))
+
+
+TARGETS = torch.tensor([0, 4, 2])
+
+
+def _one_by_one(network, images, masks, targets, baseline, activation):
+    network = copy.deepcopy(network).eval()
+    background = fill_images(images, baseline)
+    scores = torch.zeros(masks.shape[:2])
+    with torch.no_grad():
+        for b in range(masks.shape[0]):
+            for m in range(masks.shape[1]):
+                seen = blend(images[b : b + 1], background[b : b + 1], masks[b : b + 1, m])
+                scores[b, m] = activation(network(seen))[0, targets[b]]
+    return scores
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_scores_are_those_of_each_masked_image_by_itself(network, images, masks, baseline):
+    expected = _one_by_one(network, images, masks, TARGETS, baseline, lambda z: z.softmax(1))
+    scores = score_masks(network, images, masks, TARGETS, baseline=baseline)
+    assert scores.shape == (3, 7)
+    assert torch.allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("score", "activation"), [("softmax", lambda z: z.softmax(1)), ("sigmoid", torch.sigmoid), ("logit", lambda z: z)]
+)
+def test_each_kind_of_score(network, images, masks, score, activation):
+    expected = _one_by_one(network, images, masks, [1, 1, 1], "zero", activation)
+    assert torch.allclose(score_masks(network, images, masks, 1, baseline="zero", score=score), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 21, 1000, "auto"])
+def test_the_chunk_does_not_matter_and_is_shared_by_images(network, images, masks, batch_size):
+    scores = score_masks(network, images, masks, TARGETS, batch_size=batch_size)
+    sizes = list(network.sizes)
+    assert sum(sizes) == 21
+    if batch_size != "auto":
+        assert sizes == [min(batch_size, 21)] * (21 // min(batch_size, 21)) + (
+            [21 % batch_size] if 21 % batch_size and batch_size < 21 else []
+        )
+    assert torch.allclose(scores, score_masks(network, images, masks, TARGETS, batch_size=4), atol=1e-6)
+
+
+def test_masks_may_come_in_blocks_and_may_be_views(network, images, masks):
+    expected = score_masks(network, images, masks, TARGETS)
+    blocks = (masks[:, start : start + 3] for start in range(0, 7, 3))
+    assert torch.allclose(score_masks(network, images, blocks, TARGETS, batch_size=4), expected, atol=1e-6)
+    common = masks[:1, :2].expand(3, -1, -1, -1)
+    assert torch.allclose(
+        score_masks(network, images, common, TARGETS), score_masks(network, images, common.contiguous(), TARGETS)
+    )
+    assert score_masks(network, images, [], TARGETS).shape == (3, 0)
+    assert score_masks(network, images, masks[:, :0], TARGETS).shape == (3, 0)
+    assert score_masks(network, images[:0], masks[:0], TARGETS[:0]).shape == (0, 7)
+
+
+def test_a_function_as_target_scores_a_segmentation(images, masks):
+    network = nn.Conv2d(3, 4, 3, padding=1)
+    scores = score_masks(network, images, masks, lambda logits: logits[:, 2].mean((1, 2)), baseline="mean")
+    with torch.no_grad():
+        seen = blend(images, fill_images(images, "mean"), masks)
+        expected = network(seen.flatten(0, 1))[:, 2].mean((1, 2)).view(3, 7)
+    assert torch.allclose(scores, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="one score an image"):
+        score_masks(network, images, masks, lambda logits: logits)
+
+
+def test_output_takes_the_logits_out(network, images, masks):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return {"aux": torch.zeros(len(x), 2), "classes": self.network(x)}
+
+    scores = score_masks(Wrapped(), images, masks, TARGETS, output=lambda returned: returned["classes"])
+    assert torch.allclose(scores, score_masks(network, images, masks, TARGETS), atol=1e-6)
+
+
+def test_out_of_memory_halves_the_chunk(network, images, masks):
+    expected = score_masks(network, images, masks, TARGETS)
+    network.largest, network.sizes = 4, []
+    assert torch.allclose(score_masks(network, images, masks, TARGETS), expected, atol=1e-6)
+    assert sum(size for size in network.sizes if size <= 4) == 21
+    assert [size for size in network.sizes if size > 4] == [21, 10, 5]
+    with pytest.raises(torch.OutOfMemoryError):
+        score_masks(network, images, masks, TARGETS, batch_size=5)
+    network.largest = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        score_masks(network, images, masks, TARGETS)
+    assert network.training
+
+
+def _state(network):
+    return (
+        [module.training for module in network.modules()],
+        [parameter.requires_grad for parameter in network.parameters()],
+        [None if parameter.grad is None else parameter.grad.clone() for parameter in network.parameters()],
+        {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()],
+        torch.get_rng_state(),
+    )
+
+
+def _assert_same(before, after):
+    assert before[:2] == after[:2]
+    for one, other in zip(before[2], after[2], strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+    assert all(torch.equal(before[3][name], after[3][name]) for name in before[3])
+    assert before[4] == after[4]
+    assert torch.equal(before[5], after[5])
+
+
+@pytest.mark.filterwarnings("ignore:torch.fx cannot follow Network")
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_network_is_left_as_it_was_also_after_an_exception(network, images, masks, fast):
+    network(images).sum().backward()
+    network.head[2].bias.requires_grad_(False)
+    network.features.register_forward_hook(lambda *_: None)
+    before = _state(network)
+    score_masks(network, images, masks, TARGETS, fast=fast)
+    _assert_same(before, _state(network))
+
+    def fail(_):
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        score_masks(network, images, masks, TARGETS, output=fail, fast=fast)
+    _assert_same(before, _state(network))
+    with MaskScorer(network, images, TARGETS):
+        assert not network.training
+    _assert_same(before, _state(network))
+    with pytest.raises(RuntimeError, match="on purpose"), MaskScorer(network, images, TARGETS):
+        fail(None)
+    _assert_same(before, _state(network))
+
+
+def test_no_gradient_in_any_mode(network, images, masks):
+    expected = score_masks(network, images, masks, TARGETS)
+    assert not score_masks(network, images.clone().requires_grad_(), masks, TARGETS).requires_grad
+    with torch.inference_mode():
+        inside = score_masks(network, images.clone(), masks, TARGETS)
+    assert torch.equal(inside, expected)
+
+
+def test_autocast_is_followed_and_leaves_the_callers_gradients_whole(network, images, masks):
+    seen = []
+    network.features[0].register_forward_hook(lambda _module, _args, returned: seen.append(returned.dtype))
+    exact = score_masks(network, images, masks, TARGETS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = score_masks(network, images, masks, TARGETS)
+        network(images).sum().backward()
+    own = score_masks(network, images, masks, TARGETS, precision="bf16")
+    assert seen[0] == torch.float32
+    assert set(seen[1:]) == {torch.bfloat16}
+    assert torch.equal(inside, own)
+    assert inside.dtype == torch.float32
+    assert torch.allclose(inside, exact, atol=0.05)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:torch.fx cannot follow Network")
+def test_fast_scores_are_close_and_of_a_snapshot(network, images, masks):
+    exact = score_masks(network, images, masks, TARGETS)
+    calls = []
+    network.features[0].register_forward_hook(lambda *_: calls.append(1))
+    assert torch.allclose(score_masks(network, images, masks, TARGETS, fast=True), exact, atol=0.03)
+    assert not calls
+
+
+def test_progress_is_shown_only_when_asked_for(network, images, masks, capsys):
+    score_masks(network, images, masks, TARGETS)
+    assert capsys.readouterr().err == ""
+    score_masks(network, images, masks, TARGETS, progress=True)
+    assert "masked images" in (shown := capsys.readouterr().err)
+    assert "/21" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score": "margin"}, "score='margin'"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": "huge"}, "batch_size='huge'"),
+        ({"precision": "int8"}, "precision='int8'"),
+        ({"baseline": "white"}, "fill='white'"),
+    ],
+)
+def test_unknown_options_are_refused_with_what_is_allowed(network, images, masks, options, message):
+    with pytest.raises(ValueError, match=message):
+        score_masks(network, images, masks, TARGETS, **options)
+
+
+def test_unfitting_input_is_refused(network, images, masks):
+    with pytest.raises(ValueError, match="for 3 images"):
+        score_masks(network, images, masks[:2], TARGETS)
+    with pytest.raises(ValueError, match="from 0 to 4"):
+        score_masks(network, images, masks, torch.tensor([0, 1, 5]))
+    with pytest.raises(TypeError, match="targets=None"):
+        score_masks(network, images, masks, None)
+    with pytest.raises(RuntimeError, match="with MaskScorer"):
+        MaskScorer(network, images, TARGETS)(masks[:, 0], torch.arange(3))
