@@ -145,8 +145,9 @@ def main() -> None:
     ):
         rows = [(name, *(figures[column] for column in columns)) for name, figures in times.items()]
         print_table(f"{title}, threads: {options.threads}", ("", "ms", "ratio", "low", "high"), rows)
-    print(f"Largest difference of the exact maps to the published ones:
-    {group_cam['largest_difference_to_published']:.2g}") if isinstance(kept, str):
+    difference = group_cam["largest_difference_to_published"]
+    print(f"Largest difference of the exact maps to the published ones: {difference:.2g}")
+    if isinstance(kept, str):
         print(kept)
     verdicts = judge(group_cam, cams, kept)
     print_table("Targets", ("", "measured", "target", "met"), [tuple(verdict.values()) for verdict in verdicts])

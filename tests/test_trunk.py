@@ -25,45 +25,99 @@ class Beside(nn.Module):
 
 
 HEAD = (lambda x: x.mean((2, 3)), nn.Linear(8, 10))
+# What the network is made of, and the scales it has.
+CASES = {
+    "squeeze-and-excitation": (
+        lambda: (conv_block(3, 8), Beside(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1)), nn.MaxPool2d(2), *HEAD),
+        ["m2 in 32 8"],
+    ),
+    "keys on a smaller grid, in every block": (
+        lambda: (conv_block(3, 8), *(Beside(nn.Conv2d(8, 8, 4, 4)) for _ in range(2)), *HEAD),
+        ["m2 out 32 8"],
+    ),
+    "four blocks or more on the only grid are depths": (
+        lambda: (*(conv_block(channels, 8) for channels in (3, 8, 8, 8, 8, 8)), *HEAD),
+        ["m0 out 32 8", "m2 out 32 8", "m3 out 32 8", "m5 out 32 8"],
+    ),
+    "three blocks on the only grid": (
+        lambda: (*(conv_block(channels, 8) for channels in (3, 8, 8)), *HEAD),
+        ["m2 out 32 8"],
+    ),
+    "the image enlarged by a module": (
+        lambda: (nn.Upsample(scale_factor=2), conv_block(3, 8), nn.MaxPool2d(2), *HEAD),
+        ["m2 in 64 8"],
+    ),
+    "the image enlarged by a function": (
+        lambda: (lambda x: F.interpolate(x, (64, 64)), conv_block(3, 8, 2), nn.MaxPool2d(2), *HEAD),
+        ["m2 in 32 8"],
+    ),
+    "unpadded convolutions are one scale, read last": (
+        lambda: (nn.Conv2d(3, 8, 5), nn.Conv2d(8, 8, 3), nn.AvgPool2d(2), nn.Conv2d(8, 8, 3), *HEAD),
+        ["m2 in 26 8", "m3 out 11 8"],
+    ),
+    "a stem that passes over an intermediate grid": (
+        lambda: (nn.Sequential(conv_block(3, 8, 2), conv_block(8, 8, 2)), *HEAD),
+        ["m0.1 in 16 8", "m0 out 8 8"],
+    ),
+    "a gate at the top level, from a vector back to the grid": (
+        lambda: (
+            conv_block(3, 8),
+            lambda x: x.mean((2, 3)),
+            nn.Linear(8, 8),
+            lambda x: x[:, :, None, None].expand(-1, -1, 32, 32),
+            conv_block(8, 8),
+            nn.AvgPool2d(2),
+            *HEAD,
+        ),
+        ["m5 in 32 8"],
+    ),
+    "an auto-encoder whose bottleneck is a vector": (
+        lambda: (
+            conv_block(3, 8, 2),
+            conv_block(8, 8, 2),
+            nn.Flatten(),
+            nn.Linear(512, 512),
+            nn.Unflatten(1, (8, 8, 8)),
+            nn.ConvTranspose2d(8, 8, 2, 2),
+            nn.ConvTranspose2d(8, 3, 2, 2),
+        ),
+        ["m1 in 16 8", "m2 in 8 8"],
+    ),
+    "a map of logits, averaged": (
+        lambda: (conv_block(3, 8), nn.MaxPool2d(2), conv_block(8, 12), nn.Conv2d(12, 10, 1), lambda x: x.mean((2, 3))),
+        ["m1 in 32 8", "m3 in 16 12"],
+    ),
+    "a map of logits, enlarged": (
+        lambda: (conv_block(3, 8), nn.MaxPool2d(2), conv_block(8, 12), nn.Conv2d(12, 5, 1), nn.Upsample((32, 32))),
+        ["m1 in 32 8", "m3 in 16 12"],
+    ),
+    "features that happen to be as many as the logits": (
+        lambda: (conv_block(3, 8), nn.MaxPool2d(2), conv_block(8, 10), lambda x: x.mean((2, 3)), nn.Linear(10, 10)),
+        ["m1 in 32 8", "m2 out 16 10"],
+    ),
+    "no head": (
+        lambda: (conv_block(3, 8), nn.MaxPool2d(2), conv_block(8, 12)),
+        ["m1 in 32 8", "m2 out 16 12"],
+    ),
+    "a grid on which no layer with weights works": (
+        lambda: (conv_block(3, 8), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(392, 10)),
+        ["m1 in 32 8"],
+    ),
+    "a normalisation is no layer with weights": (
+        lambda: (nn.BatchNorm2d(3), conv_block(3, 8, 2), nn.MaxPool2d(2), nn.BatchNorm2d(8), *HEAD),
+        ["m2 in 16 8"],
+    ),
+    "strides in one dimension only": (
+        lambda: (conv_block(3, 8), nn.MaxPool2d((2, 1)), conv_block(8, 12), nn.AdaptiveAvgPool2d(1)),
+        ["m1 in 32 8", "m3 in 16x32 12"],
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("steps", "expected"),
-    [
-        # Squeeze-and-excitation as a step, and windows or keys on a smaller grid, several times: no scales.
-        ((conv_block(3, 8), Beside(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1)), nn.MaxPool2d(2), *HEAD), ["m2 in 32 8"]),
-        ((conv_block(3, 8), *(Beside(nn.Conv2d(8, 8, 4, 4)) for _ in range(2)), *HEAD), ["m2 out 32 8"]),
-        # Four blocks on the only grid are depths.
-        ((*(conv_block(c, 8) for c in (3, 8, 8, 8, 8, 8)), *HEAD), [f"m{n} out 32 8" for n in (0, 2, 3, 5)]),
-        ((*(conv_block(c, 8) for c in (3, 8, 8)), *HEAD), ["m2 out 32 8"]),
-        # The image enlarged first, by a module or a function, is no scale either.
-        ((nn.Upsample(scale_factor=2), conv_block(3, 8), nn.MaxPool2d(2), *HEAD), ["m2 in 64 8"]),
-        ((lambda x: F.interpolate(x, (64, 64)), conv_block(3, 8, 2), nn.MaxPool2d(2), *HEAD), ["m2 in 32 8"]),
-        # Unpadded convolutions are one scale: read last.
-        ((nn.Conv2d(3, 8, 5), nn.Conv2d(8, 8, 3), nn.AvgPool2d(2), nn.Conv2d(8, 8, 3), *HEAD), ["m2 in 26 8", "m3 out 11 8"]),
-        # A stem passes over an intermediate grid and is looked into; a stage that goes to the next grid is not.
-        ((nn.Sequential(conv_block(3, 8, 2), conv_block(8, 8, 2)), *HEAD), ["m0.1 in 16 8", "m0 out 8 8"]),
-        # A step that leads back from a vector to the grid (gating at the top level) has not left the grid.
-        ((conv_block(3, 8), lambda x: x.mean((2, 3)), nn.Linear(8, 8), lambda x: x[:, :, None, None].expand(-1, -1, 32, 32),
-          conv_block(8, 8), nn.AvgPool2d(2), *HEAD), ["m5 in 32 8"]),
-        # An auto-encoder whose bottleneck is a vector.
-        ((conv_block(3, 8, 2), conv_block(8, 8, 2), nn.Flatten(), nn.Linear(512, 512), nn.Unflatten(1, (8, 8, 8)),
-          nn.ConvTranspose2d(8, 8, 2, 2), nn.ConvTranspose2d(8, 3, 2, 2)), ["m1 in 16 8", "m2 in 8 8"]),
-        # The map of logits of a fully convolutional network is no scale, as in SqueezeNet.
-        ((conv_block(3, 8), nn.MaxPool2d(2), conv_block(8, 12), nn.Conv2d(12, 10, 1), lambda x: x.mean((2, 3))),
-         ["m1 in 32 8", "m3 in 16 12"]),
-        ((conv_block(3, 8), nn.MaxPool2d(2), conv_block(8, 12), nn.Conv2d(12, 5, 1), lambda x: F.interpolate(x, (32, 32))),
-         ["m1 in 32 8", "m3 in 16 12"]),
-        # No head at all: what comes out is the last scale.
-        ((conv_block(3, 8), nn.MaxPool2d(2), conv_block(8, 12)), ["m1 in 32 8", "m2 out 16 12"]),
-        # A grid on which nothing has weights.
-        ((conv_block(3, 8), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(392, 10)), ["m1 in 32 8"]),
-        # Strides in one dimension only (spectrograms).
-        ((conv_block(3, 8), nn.MaxPool2d((2, 1)), conv_block(8, 12), nn.AdaptiveAvgPool2d(1)), ["m1 in 32 8", "m3 in 16x32 12"]),
-    ],
-)  # fmt: skip
-def test_the_rule_in_its_details(steps, expected):
-    assert brief(find_scales(Chain(*steps), torch.rand(1, 3, 32, 32))) == expected
+@pytest.mark.parametrize("case", CASES)
+def test_the_rule_in_its_details(case):
+    steps, expected = CASES[case]
+    assert brief(find_scales(Chain(*steps()), torch.rand(1, 3, 32, 32))) == expected
 
 
 class Nested(nn.Module):
@@ -94,8 +148,10 @@ def test_an_encoder_decoder_is_looked_into_wherever_it_is():
     assert inside == ["m0.pool1 in 32 8", "m0.pool2 in 16 12", "m0.bottleneck out 8 16"]
     nested = Chain(conv_block(3, 8), Nested(Nested(conv_block(8, 8))), nn.Conv2d(8, 5, 1))
     assert brief(find_scales(nested, torch.rand(1, 3, 32, 32))) == [
-        "m1.down in 32 8", "m1.inner.down in 16 8", "m1.inner.inner out 8 8",
-    ]  # fmt: skip
+        "m1.down in 32 8",
+        "m1.inner.down in 16 8",
+        "m1.inner.inner out 8 8",
+    ]
     listed = Chain(Encoder(), lambda stages: stages[0] + F.interpolate(stages[1], (32, 32))[:, :8], nn.Conv2d(8, 5, 1))
     assert brief(find_scales(listed, torch.rand(1, 3, 32, 32))) == ["m0.stage2 in 32 8", "m0.stage2 out 16 12"]
 
