@@ -113,7 +113,9 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     rounds = 1 if options.quick else options.rounds
-    data = DigitScenes(train_size=256 if options.quick else 6000, val_size=128 if options.quick else 1000, batch_size=64)
+    data = DigitScenes(
+        train_size=256 if options.quick else 6000, val_size=128 if options.quick else 1000, batch_size=64
+    )
     data.setup("fit")
     model = ImageClassifier("resnet50", num_classes=1000)
     loader = DataLoader(_Photographs(16 if options.quick else 80), batch_size=8)

@@ -22,7 +22,10 @@ def main(epochs: int = 4, output: str = "runs/shortcut", **sizes: Any) -> dict[s
         pl.seed_everything(1, workers=True)
         data = DigitScenes(shortcut=shortcut, shortcut_in_validation=True, **sizes)
         trainer = pl.Trainer(
-            max_epochs=epochs, default_root_dir=Path(output) / name, callbacks=[SaliencyMonitor(weights="ramp")], accelerator="auto"
+            max_epochs=epochs,
+            default_root_dir=Path(output) / name,
+            callbacks=[SaliencyMonitor(weights="ramp")],
+            accelerator="auto",
         )
         model = ImageClassifier("small_cnn", num_classes=10, learning_rate=1e-2, scheduler="one_cycle")
         trainer.fit(model, data)

@@ -119,9 +119,10 @@ def named_reading(root: Call, grids: Grids, module: nn.Module, name: str, side: 
             f"The module {name!r} is called {len(calls)} times in one forward pass, its {side}s having the different "
             f"shapes {different}. Name a module that is called once."
         )
-    grid = grids.of(calls[-1], side)
-    if grid is None or grid.is_vector:
-        shape = shapes.pop()
+    grid, shape = grids.of(calls[-1], side), shapes.pop()
+    # One position is a grid where the image itself has no more.
+    one_pixel = grids.image.is_vector and shape is not None and len(shape) == 4
+    if grid is None or (grid.is_vector and not one_pixel):
         raise ValueError(
             f"The {side} of {name!r} has no grid: for one image it is {'no tensor' if shape is None else list(shape)}. "
             "Expected [1, C, h, w], [1, h, w, C] or [1, tokens, C] of more than one position, in the image's "

@@ -42,18 +42,16 @@ def find_images(batch: object, key: str | int | None = None) -> Tensor:
         torch.Size([2, 3, 8, 8])
     """
     if key is not None:
-        found = _follow(batch, key)
-        if not _is_images(found):
+        found = _as_images(_follow(batch, key))
+        if found is None:
             raise BatchError(
-                f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(found)}. The batch is {describe(batch)}."
+                f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(_follow(batch, key))}. "
+                f"The batch is {describe(batch)}."
             )
         return found
-    for value in _walk(batch, IMAGE_KEYS):
-        if _is_images(value) and value.is_floating_point():
-            return value
-    for value in _walk(batch, IMAGE_KEYS):
-        if _is_images(value):
-            return value
+    candidates = [images for value in _walk(batch, IMAGE_KEYS) if (images := _as_images(value)) is not None]
+    for images in sorted(candidates, key=lambda candidate: not candidate.is_floating_point()):
+        return images
     raise BatchError(
         f"Found no images [B, C, H, W] in the batch, which is {describe(batch)}. "
         "Say where they are with image_key, for example image_key='inputs.image' or image_key=0."
@@ -72,8 +70,8 @@ def find_objects(batch: object, size: tuple[int, int]) -> Tensor | None:
     """Where the objects of each image are, from its boxes or masks.
 
     Args:
-        batch: Holds, in dictionaries at any depth, ``masks`` (``[B, H, W]`` or ``[B, n, H, W]``, non-zero inside, or a list
-            of ``[n, H, W]`` an image) or ``boxes`` (``[B, 4]``, ``[B, n, 4]`` or a list of ``[n, 4]`` an image; xyxy in
+        batch: Holds, in dictionaries at any depth, ``masks`` (``[B, H, W]`` or ``[B, n, H, W]``, non-zero inside, or a
+            list of ``[n, H, W]`` an image) or ``boxes`` (``[B, 4]``, ``[B, n, 4]`` or a list of ``[n, 4]`` an image; xyxy in
             pixels; rows of NaN or without area are padding); also as a list of one dictionary an image.
         size: The ``(H, W)`` of the images.
 
@@ -121,13 +119,10 @@ def describe(value: object, depth: int = 0) -> str:
     return type(value).__name__
 
 
-def _is_images(value: object) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.ndim == 4
-        and (value.is_floating_point() or value.dtype == torch.uint8)
-        and min(value.shape[1:]) > 0
-    )
+def _as_images(value: object) -> Tensor | None:
+    if not isinstance(value, Tensor) or value.ndim != 4 or min(value.shape[1:]) == 0:
+        return None
+    return value if value.is_floating_point() or value.dtype == torch.uint8 else None
 
 
 def _walk(value: object, keys: Sequence[str]) -> Iterator[Any]:
@@ -166,8 +161,15 @@ def _collect(batch: object, keys: Sequence[str]) -> list[Tensor] | None:
         nested: Sequence[object] = list(batch.values())
     elif isinstance(batch, (tuple, list)):
         nested = batch
-        if nested and all(isinstance(item, Mapping) and any(key in item for key in keys) for item in nested):
-            return [torch.as_tensor(next(item[key] for key in keys if key in item)) for item in nested]  # type: ignore[index,operator]
+        values = [
+            item[key]
+            for item in batch
+            if isinstance(item, Mapping)
+            for key in [_first_key(item, keys)]
+            if key is not None
+        ]
+        if values and len(values) == len(batch):
+            return [torch.as_tensor(value) for value in values]
     else:
         return None
     for item in nested:
@@ -176,3 +178,7 @@ def _collect(batch: object, keys: Sequence[str]) -> list[Tensor] | None:
             if found is not None:
                 return found
     return None
+
+
+def _first_key(mapping: Mapping[Any, Any], keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if key in mapping), None)

@@ -96,7 +96,7 @@ class ScaleMaps:
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of maps ``[B, h, w]`` to ``[B, *size]``; maps of that size already are returned as they are."""
+    """Bilinear interpolation of maps ``[B, h, w]`` to ``[B, *size]``; maps of that size are returned as they are."""
     if maps.shape[-2:] == torch.Size(size) or maps.shape[0] == 0:
         return maps if maps.shape[0] else maps.new_zeros((0, *size))
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

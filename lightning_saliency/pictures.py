@@ -29,7 +29,8 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
     """The mean and standard deviation of the first ``Normalize`` transform reachable from the given objects.
 
     Looks through attributes, sequences and dictionaries, the nearest first, so that a data module's or a data set's
-    transforms are found whatever they are called; not into a trainer. Torchvision's and albumentations' transforms qualify.
+    transforms are found whatever they are called; not into a trainer. Torchvision's and albumentations' transforms
+    qualify.
 
     Args:
         roots: Data modules, data sets, transforms.
@@ -59,7 +60,9 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
             elif hasattr(item, "__dict__"):
                 below.extend(value for key, value in vars(item).items() if not key.endswith("trainer"))
         level = [
-            item for item in below if not isinstance(item, (str, bytes, int, float, bool, Tensor, np.ndarray, type(None)))
+            item
+            for item in below
+            if not isinstance(item, (str, bytes, int, float, bool, Tensor, np.ndarray, type(None)))
         ]
     return None
 
@@ -124,13 +127,14 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int) -> Picture:
-    """Tiles in rows, one column an image, captions above; more than eight images continue below.
+def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int, columns: int = _COLUMNS) -> Picture:
+    """Tiles in rows, one column an image, captions above; images beyond the last column continue below.
 
     Args:
         rows: R rows of N tiles, each ``[3, h, w]`` in [0, 1] with h and w at most ``tile``.
         captions: N captions; too long ones are cut.
         tile: The side of a tile in pixels.
+        columns: The most images beside one another.
 
     Returns:
         ``[H, W, 3]`` uint8.
@@ -140,18 +144,18 @@ def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int) 
         (82, 66, 3)
     """
     count = len(captions)
-    columns = max(1, min(count, _COLUMNS))
+    columns = max(1, min(count, columns))
     bands = max(1, -(-count // columns))
     band_height = _BAND + len(rows) * (tile + _GAP) - _GAP
-    canvas = Image.new(
-        "RGB", (columns * (tile + _GAP) - _GAP, bands * (band_height + _GAP) - _GAP), _BACKGROUND
-    )
+    canvas = Image.new("RGB", (columns * (tile + _GAP) - _GAP, bands * (band_height + _GAP) - _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=11)
     for index in range(count):
         left = (index % columns) * (tile + _GAP)
         top = (index // columns) * (band_height + _GAP)
-        draw.text((left + 2, top + 1), _shortened(captions[index], tile - 4, draw, font), fill=(235, 235, 235), font=font)
+        draw.text(
+            (left + 2, top + 1), _shortened(captions[index], tile - 4, draw, font), fill=(235, 235, 235), font=font
+        )
         for row, tiles in enumerate(rows):
             pixels = to_uint8(tiles[index])
             offset_y, offset_x = (tile - pixels.shape[0]) // 2, (tile - pixels.shape[1]) // 2

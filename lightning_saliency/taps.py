@@ -84,7 +84,9 @@ class ScaleTaps:
         max_images: int | None = None,
     ) -> None:
         if not scales:
-            raise ValueError("ScaleTaps expected at least one scale, but got none: give what find_scales(model, images) finds.")
+            raise ValueError(
+                "ScaleTaps expected at least one scale, but got none: give what find_scales(model, images) finds."
+            )
         self.scales = tuple(scales)
         self.statistic = get_statistic(statistic)
         self.max_images = max_images
@@ -125,11 +127,15 @@ class ScaleTaps:
         self._forget()
         if error is not None:
             raise TapError(f"Reading the activations failed: {error}") from error
-        missing = [scale.module or "(the network itself)" for scale, map_ in zip(self.scales, maps, strict=True) if map_ is None]
+        missing = [
+            scale.module or "(the network itself)"
+            for scale, map_ in zip(self.scales, maps, strict=True)
+            if map_ is None
+        ]
         if missing:
             raise TapError(
-                f"No forward pass reached {', '.join(missing)} while recording was on. Either the module was not called, "
-                "or it had been compiled and called before the taps were registered: register them before the first "
+                f"No forward pass reached {', '.join(missing)} while recording was on. Either the module was not "
+                "called, or it had been compiled and called before the taps were registered: register them before the first "
                 "compiled call, or call torch.compiler.reset() first."
             )
         return [map_ for map_ in maps if map_ is not None]
@@ -175,8 +181,8 @@ class ScaleTaps:
         activations = [module for module in model.modules() if isinstance(module, ACTIVATION_MODULES)]
         if not activations:
             raise ValueError(
-                f"{self.statistic.name} is read before the activation function, but the network has no activation module "
-                "(a functional call such as F.relu cannot be hooked). Use nn.ReLU() modules, or another statistic."
+                f"{self.statistic.name} is read before the activation function, but the network has no activation "
+                "module (a functional call such as F.relu cannot be hooked). Use nn.ReLU() modules, or another statistic."
             )
 
         def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -212,8 +218,8 @@ class ScaleTaps:
         expected = tuple(size for axis, size in enumerate(grid.shape) if axis != dim)
         if self._pre_activation.shape != expected:
             raise TapError(
-                f"the last activation module before {scale.module!r} works on a grid {tuple(self._pre_activation.shape[1:])}, "
-                f"not on the scale's own {expected[1:]}; {self.statistic.name} cannot be read for this network"
+                f"the last activation module before {scale.module!r} works on a grid "
+                f"{tuple(self._pre_activation.shape[1:])}, not on the scale's own {expected[1:]}; {self.statistic.name} cannot be read for this network"
             )
         self._maps[index] = self._pre_activation
 

@@ -52,6 +52,23 @@ def test_explain_writes_the_pictures(tmp_path, photo, capsys):
     assert np.asarray(Image.open(output / "photo_lovi.png")).shape == (64, 64, 3)
 
 
+def test_explain_with_methods_and_targets(tmp_path, photo):
+    output = tmp_path / "out"
+    arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "64", "--crop", "64"]
+    arguments += ["--methods", "smoe_scale,fast_cam", "--method", "group_cam", "--output", str(output)]
+    assert main([*arguments, "--target", "2", "--target", "7", "--", str(photo)]) == 0
+    names = {path.name for path in output.iterdir()}
+    for method in ("smoe_scale", "fast_cam", "group_cam"):
+        for target in (2, 7):
+            assert {f"photo_{method}_{target}.png", f"photo_{method}_{target}_overlay.png"} <= names
+    # The image and three methods beside one another, two targets below one another.
+    sheet = np.asarray(Image.open(output / "photo_sheet.png"))
+    assert sheet.shape[1] == 4 * 66 - 2
+    assert sheet.shape[0] == 2 * (16 + 64) + 2
+    two, seven = (np.asarray(Image.open(output / f"photo_fast_cam_{target}.png")) for target in (2, 7))
+    assert (two != seven).any()
+
+
 def test_explain_takes_folders_whole_images_and_checkpoints(tmp_path, photo):
     from lightning_saliency.classifier import build_network
 
@@ -71,6 +88,8 @@ def test_explain_takes_folders_whole_images_and_checkpoints(tmp_path, photo):
         (["--layers", "stage9", "--"], "stage9"),
         (["--weights", "1,2", "--"], "2"),
         (["--checkpoint", "missing.pth"], "missing.pth"),
+        (["--methods", "magic", "--"], "no method 'magic'"),
+        (["--methods", "fast_cam", "--target", "10", "--"], "classes are 0 to 9"),
     ],
 )
 def test_explain_says_what_is_wrong(photo, capsys, changes, message, tmp_path):

@@ -10,7 +10,9 @@ def test_maps_are_normalised_before_they_are_resized():
     statistics = [torch.rand(2, 8, 12), torch.rand(2, 4, 6)]
     maps = ScaleMaps.from_statistics(statistics, ["a", "b"], size=(16, 24)).maps
     for k, statistic in enumerate(statistics):
-        expected = F.interpolate(normal_cdf(statistic)[:, None], size=(16, 24), mode="bilinear", align_corners=False)[:, 0]
+        expected = F.interpolate(normal_cdf(statistic)[:, None], size=(16, 24), mode="bilinear", align_corners=False)[
+            :, 0
+        ]
         torch.testing.assert_close(maps[:, k], expected)
 
 

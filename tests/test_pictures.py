@@ -72,7 +72,10 @@ def test_a_normalization_of_another_length_is_refused():
 
 
 def test_sheet_places_each_tile_in_its_column_and_row():
-    colours = [torch.tensor([r, g, b]).reshape(3, 1, 1).expand(3, 20, 20) for r, g, b in [(1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)]]
+    colours = [
+        torch.tensor([r, g, b]).reshape(3, 1, 1).expand(3, 20, 20)
+        for r, g, b in [(1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)]
+    ]
     picture = sheet([colours, colours[::-1]], ["a", "b", "c"], tile=20)
     band = picture.shape[0] - (2 * 20 + 2)
     for column in range(3):

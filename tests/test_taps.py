@@ -219,7 +219,7 @@ def test_inference_mode_and_autocast(network, images):
             network(images)
         (map_,) = taps.take()
         assert map_.dtype == torch.float32
-        # A ReLU's zeros and almost-zeros swap places in bfloat16, which the logarithm sees: close on the whole, not everywhere.
+        # A ReLU's zeros and almost-zeros swap places in bfloat16, which the logarithm sees: close on the whole only.
         assert (map_ - expected).abs().mean() < 0.02 * expected.mean()
 
 
@@ -242,7 +242,9 @@ def test_pre_activation_needs_activation_modules(images):
 
 
 def test_pre_activation_on_another_grid_is_an_error(images):
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.MaxPool2d(2))
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.MaxPool2d(2)
+    )
     scale = Scale(module="3", read="input", grid=(8, 8), channels=4, layout="NCHW")
     with ScaleTaps(network, [scale], "truncnormal_mean") as taps:
         taps.start()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks._sample import Shot
-from lightning_saliency.functional.visualization import heatmap
-from lightning_saliency.maps import ScaleMaps
+from lightning_saliency.functional.visualization import heatmap, overlay
+from lightning_saliency.maps import ScaleMaps, resize_maps
 from lightning_saliency.pictures import Picture, displayable, fitted_size, resize_images, sheet, tile_width
 
-#: The views a monitor offers: all scales in one image, their weighted mean over the grey image, and each by itself.
+#: Views without a pass of their own: all scales in one image, their mean over the grey image, each scale by itself.
 VIEWS = ("lovi", "combined", "scales")
 
 
@@ -25,6 +25,7 @@ def draw_views(
     normalization: tuple[Sequence[float], Sequence[float]] | None,
     picture_width: int,
     classes: Sequence[str] | None,
+    explain: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] | None = None,
 ) -> tuple[dict[str, tuple[Picture, list[str]]], list[Tensor], bool]:
     """Draw the sample.
 
@@ -32,10 +33,12 @@ def draw_views(
         shots: The sample's images with their raw maps; sizes may differ.
         names: The scales' names.
         weights: The scales' weights.
-        views: Names in ``VIEWS``.
+        views: Names in ``VIEWS`` and keys of ``explain``.
         normalization: ``(mean, std)`` of the images, or ``None``.
         picture_width: In pixels.
         classes: The classes' names, for captions.
+        explain: Class-specific views, each from images as the network gets them and targets to maps ``[n, H, W]``. The
+            targets are the labels; the predicted classes where an image has none.
 
     Returns:
         For each view its picture and the captions; the combined maps on the finest scale's grid; whether the images'
@@ -46,20 +49,20 @@ def draw_views(
     combined: list[Tensor] = [torch.empty(0)] * len(shots)
     guessed = False
     for indices in _same_shapes(shots).values():
-        images, guess = displayable(torch.stack([shots[index].image for index in indices]), normalization)
+        inputs = torch.stack([shots[index].image for index in indices])
+        images, guess = displayable(inputs, normalization)
         guessed |= guess
         size = fitted_size(images.shape[-2], images.shape[-1], tile)
         images = resize_images(images, size)
         statistics = [torch.stack(scale) for scale in zip(*(shots[index].statistics for index in indices), strict=True)]
         fine = ScaleMaps.from_statistics(statistics, names, weights).combined()
         maps = ScaleMaps.from_statistics(statistics, names, weights, size=size)
-        drawn = {
-            "lovi": lambda maps=maps: [maps.lovi()],
-            "combined": lambda maps=maps, images=images: [maps.overlay(images)],
-            "scales": lambda maps=maps: [heatmap(maps.maps[:, scale]) for scale in range(maps.maps.shape[1])],
-        }
         for view in views:
-            below = drawn[view]()
+            if explain and view in explain:
+                of_class = explain[view](inputs, _targets([shots[index] for index in indices]))
+                below = [overlay(images, heatmap(resize_maps(of_class.float().cpu(), size)))]
+            else:
+                below = _class_free(view, maps, images)
             for position, index in enumerate(indices):
                 rows[view][index] = [images[position], *(tiles[position] for tiles in below)]
         for position, index in enumerate(indices):
@@ -69,6 +72,20 @@ def draw_views(
         view: (sheet(list(zip(*columns, strict=True)), captions, tile), captions) for view, columns in rows.items()
     }
     return pictures, combined, guessed
+
+
+def _class_free(view: str, maps: ScaleMaps, images: Tensor) -> list[Tensor]:
+    """The rows of tiles ``[n, 3, h, w]`` of one view in ``VIEWS``."""
+    if view == "lovi":
+        return [maps.lovi()]
+    if view == "combined":
+        return [maps.overlay(images)]
+    return [heatmap(maps.maps[:, scale]) for scale in range(maps.maps.shape[1])]
+
+
+def _targets(shots: Sequence[Shot]) -> Tensor | None:
+    labels = [shot.label for shot in shots if shot.label is not None]
+    return torch.tensor(labels) if len(labels) == len(shots) else None
 
 
 def _same_shapes(shots: Sequence[Shot]) -> dict[tuple[object, ...], list[int]]:

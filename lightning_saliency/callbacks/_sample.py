@@ -97,7 +97,10 @@ class FixedSample:
             A scalar tensor, or ``None`` where there is nothing to compare with.
         """
         slots = sorted(self.shots)
-        maps = [F.interpolate(map_[None, None].float(), _DRIFT_GRID, mode="bilinear", antialias=True)[0, 0].cpu() for map_ in combined]
+        maps = [
+            F.interpolate(map_[None, None].float(), _DRIFT_GRID, mode="bilinear", antialias=True)[0, 0].cpu()
+            for map_ in combined
+        ]
         before = [self.drift_maps[slot] for slot in slots if slot < len(self.drift_maps)]
         value = None
         if before and len(before) == len(slots) and self.followed:

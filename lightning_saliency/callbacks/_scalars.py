@@ -37,7 +37,7 @@ class EpochScalars:
         """
         covered = F.adaptive_avg_pool2d(objects[:, None].float(), (combined.shape[-2], combined.shape[-1]))[:, 0]
         fullest = covered.flatten(1).amax(1)
-        # A cell belongs to the object where the object covers half of it; an object smaller than a cell, where it is most.
+        # A cell belongs to the object that covers half of it; of an object smaller than a cell, the one with most of it.
         inside = covered >= (0.5 * fullest).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
         present = fullest > 0
         self._sums["energy_in_box"].append((energy_pointing_game(combined, inside) * present).sum())
@@ -49,7 +49,9 @@ class EpochScalars:
     def reduced(self, trainer: Any) -> dict[str, float]:
         """The means over all processes; names nobody has a value for are left out. Called on every process alike."""
         device = trainer.strategy.root_device
-        vector = torch.zeros(2 * len(NAMES), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        vector = torch.zeros(
+            2 * len(NAMES), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device
+        )
         for index, name in enumerate(NAMES):
             if self._sums[name]:
                 vector[2 * index] = torch.stack([value.to(device) for value in self._sums[name]]).double().sum()

@@ -48,7 +48,9 @@ class StageHooks(pl.Callback):
         """Lightning's hook."""
         self.before_batch(trainer, pl_module, batch, "test", dataloader_idx)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Lightning's hook."""
         self.before_batch(trainer, pl_module, batch, "train", 0)
 

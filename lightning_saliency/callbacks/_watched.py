@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
+from lightning_saliency.explainers.base import as_ordinary, undisturbed
 from lightning_saliency.functional.statistics import Statistic
 from lightning_saliency.scales import Scale, find_scales, named_scales
 from lightning_saliency.taps import ScaleTaps
@@ -16,7 +18,7 @@ _LIGHTNING_PACKAGES = ("pytorch_lightning", "lightning")
 
 
 def watched_module(module: nn.Module, path: str | None, error: type[ValueError] = ValueError) -> nn.Module:
-    """The submodule at a dotted path; without one, the module if it defines ``forward``, else its only child with parameters.
+    """The submodule at a dotted path; without one, the module if it defines ``forward``, else its only trained child.
 
     Args:
         module: A LightningModule.
@@ -33,7 +35,8 @@ def watched_module(module: nn.Module, path: str | None, error: type[ValueError] 
             return module.get_submodule(path)
         except AttributeError:
             raise error(
-                f"{type(module).__name__} has no submodule {path!r}. Its children are: {listing}. Give one of them, or a dotted path below."
+                f"{type(module).__name__} has no submodule {path!r}. Its children are: {listing}. "
+                "Give one of them, or a dotted path below."
             ) from None
     if type(module).forward.__module__.split(".")[0] not in _LIGHTNING_PACKAGES:
         return module
@@ -62,17 +65,17 @@ def resolve_scales(
     """
     if any(shards in type(trainer.strategy).__name__ for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
         raise ValueError(
-            f"{type(trainer.strategy).__name__} shards the parameters, so that a submodule cannot be run by itself to find "
-            "its scales. Use strategy='ddp', or leave the monitor out."
+            f"{type(trainer.strategy).__name__} shards the parameters, so that a submodule cannot be run by itself to "
+            "find its scales. Use strategy='ddp', or leave the monitor out."
         )
     if layers == "auto":
         scales = find_scales(network, images)
     else:
         scales = named_scales(network, [layers] if isinstance(layers, str) else layers, images)
     if statistic.pre_activation:
-        with ScaleTaps(network, scales, statistic) as taps:
-            taps.start(max_images=1)
-            find_scales(network, images)
+        with ScaleTaps(network, scales, statistic) as taps, undisturbed(network), torch.no_grad():
+            taps.start()
+            network(as_ordinary(images[:1]))
             taps.take()
     return scales
 

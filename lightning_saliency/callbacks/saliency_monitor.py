@@ -17,6 +17,7 @@ from lightning_saliency.callbacks._sample import FixedSample, Shot
 from lightning_saliency.callbacks._scalars import EpochScalars
 from lightning_saliency.callbacks._stage_hooks import StageHooks
 from lightning_saliency.callbacks._watched import resolve_scales, run_folder, watched_module
+from lightning_saliency.explainers import EXPLAINERS, build_explainer
 from lightning_saliency.film import Film
 from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.scores import map_entropy, spearman
@@ -54,12 +55,12 @@ def _harmless(hook: Hook) -> Hook:
 class SaliencyMonitor(StageHooks):
     """Logs, each epoch, where the network finds its information in the same few images.
 
-    The maps are SMOE Scale maps (SMOE paper, Eq. 1-7), read by hooks in the module's own forward pass: no extra pass, no
-    extra data. Training is bit for bit what it would be without the monitor, and an error in it never ends a run.
+    The maps are SMOE Scale maps (SMOE paper, Eq. 1-7), read by hooks in the module's own forward pass: no extra pass,
+    no extra data. Training is bit for bit what it would be without the monitor, and an error in it never ends a run.
 
     Logged as pictures, to every logger of the trainer and as PNG files under ``<run>/<name>/``, one key a view:
-    ``<name>/lovi``, ``<name>/combined``, ``<name>/scales``. Logged as scalars, each time: ``<name>/drift`` (1 − Spearman
-    correlation of each sample's combined map with the one logged before, averaged, in [0, 2]; 1 while there is none
+    ``<name>/lovi``, ``<name>/combined``, ``<name>/scales``. Logged as scalars, each time: ``<name>/drift`` (1 −
+    Spearman correlation of each sample's combined map with the one logged before, averaged, in [0, 2]; 1 while there is none
     before; ``EarlyStopping`` can watch it), ``<name>/entropy`` (of the sample's combined maps, in [0, 1]) and, where
     batches carry boxes or masks, ``<name>/energy_in_box`` (share of the combined map's energy on the objects) and
     ``<name>/pointing_game`` (share of images whose maximum lies on an object), over every batch.
@@ -74,11 +75,12 @@ class SaliencyMonitor(StageHooks):
             epoch wherever a shuffling loader puts them.
         statistic: A name in ``STATISTICS``.
         weights: Of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a scale.
-        model: Dotted path of the submodule to watch; ``None`` takes the module itself if it defines ``forward``, else its
-            only child with parameters.
+        model: Dotted path of the submodule to watch; ``None`` takes the module itself if it defines ``forward``, else
+            its only child with parameters.
         layers: ``"auto"``, or dotted paths within the watched submodule whose outputs are the scales (``"name:input"``
             reads the input).
-        views: Any of ``"lovi"``, ``"combined"`` and ``"scales"``.
+        views: Any of ``"lovi"``, ``"combined"`` and ``"scales"``, and explainers by name, such as ``"fast_cam"``: the
+            maps of the images' own classes, for which the network runs again, on the sample alone and without a trace.
         stage: ``"validate"``, ``"train"`` or ``"test"``. With ``"train"`` each epoch's first images are shown.
         log_at_start: Also log the untrained network, from the trainer's sanity check (``stage="validate"`` only).
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
@@ -90,8 +92,8 @@ class SaliencyMonitor(StageHooks):
         film_megabytes: The largest size of the film on disk; beyond it every second frame is dropped.
 
     Raises:
-        MonitorConfigurationError: Before the first training step, for options that make no sense, missing validation data, a batch
-            without images, an unknown layer, or a network without scales.
+        MonitorConfigurationError: Before the first training step, for options that make no sense, missing validation
+            data, a batch without images, an unknown layer, or a network without scales.
 
     Example:
         >>> monitor = SaliencyMonitor(every_n_epochs=2, weights="ramp", views=("lovi", "scales"))
@@ -123,9 +125,9 @@ class SaliencyMonitor(StageHooks):
         self.model = model
         self.layers = layers
         self.views = tuple(views)
-        unknown = [view for view in self.views if view not in VIEWS]
-        if unknown or not self.views:
-            raise MonitorConfigurationError(f"Expected views from {', '.join(VIEWS)}, but got {list(views)}.")
+        known = (*VIEWS, *EXPLAINERS)
+        if not self.views or any(view not in known for view in self.views):
+            raise MonitorConfigurationError(f"Expected views from {', '.join(known)}, but got {list(views)}.")
         if stage not in _STAGES:
             raise MonitorConfigurationError(f"Expected stage to be one of {', '.join(_STAGES)}, but got {stage!r}.")
         self.stage = stage
@@ -273,6 +275,7 @@ class SaliencyMonitor(StageHooks):
             self._find_normalization(trainer),
             self.picture_width,
             _class_names(trainer),
+            {view: functools.partial(self._explain, trainer, view) for view in self.views if view not in VIEWS},
         )
         if guessed:
             self._warn_once(
@@ -298,7 +301,8 @@ class SaliencyMonitor(StageHooks):
                 logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
             except Exception as error:  # said aloud
                 self._warn_once(
-                    f"logger {type(logger).__name__}", f"{type(logger).__name__} failed to log: {type(error).__name__}: {error}"
+                    f"logger {type(logger).__name__}",
+                    f"{type(logger).__name__} failed to log: {type(error).__name__}: {error}",
                 )
 
     def _register(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str) -> None:
@@ -320,10 +324,20 @@ class SaliencyMonitor(StageHooks):
         found = ", ".join(f"{scale.module or 'output'} {scale.grid[0]}×{scale.grid[1]}" for scale in scales)
         rank_zero_info(f"SaliencyMonitor watches {len(scales)} scales: {found}")
 
+    def _explain(self, trainer: pl.Trainer, view: str, images: Tensor, targets: Tensor | None) -> Tensor:
+        network = watched_module(trainer.lightning_module, self.model)
+        explainer = build_explainer(view, network)
+        with trainer.precision_plugin.forward_context():
+            return explainer(images.to(trainer.strategy.root_device), targets)
+
     def _find_normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
         if self.denormalize != "auto":
             return self._normalization
-        loaders = {"train": trainer.train_dataloader, "validate": trainer.val_dataloaders, "test": trainer.test_dataloaders}
+        loaders = {
+            "train": trainer.train_dataloader,
+            "validate": trainer.val_dataloaders,
+            "test": trainer.test_dataloaders,
+        }
         return find_normalization(getattr(trainer, "datamodule", None), loaders[self.stage])
 
     def _switch_off(self, reason: str) -> None:
@@ -359,7 +373,8 @@ def _parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence
         return None
     if isinstance(value, str) or len(value) != 2 or any(isinstance(part, (int, float)) for part in value):
         raise MonitorConfigurationError(
-            f"Expected denormalize to be 'auto', 'imagenet', 'none' or (mean, std) with one number a channel each, but got {value!r}."
+            f"Expected denormalize to be 'auto', 'imagenet', 'none' or (mean, std) with one number a channel each, "
+            f"but got {value!r}."
         )
     return value[0], value[1]
 

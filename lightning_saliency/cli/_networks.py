@@ -24,7 +24,9 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which network."""
     parser.add_argument("--num-classes", type=int, default=1000, help="outputs of the network (default: 1000)")
     parser.add_argument("--checkpoint", type=Path, help="file of its weights: a state dict or a Lightning checkpoint")
-    parser.add_argument("--library", choices=("torchvision", "timm"), default="torchvision", help="where MODEL is looked up")
+    parser.add_argument(
+        "--library", choices=("torchvision", "timm"), default="torchvision", help="where MODEL is looked up"
+    )
 
 
 def load_network(name: str, arguments: argparse.Namespace) -> nn.Module:

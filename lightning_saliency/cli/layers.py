@@ -25,7 +25,9 @@ def run(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser("lightning-saliency layers", description="Print the scales found in a network.")
     parser.add_argument("model", help="a torchvision network, or timm/NAME")
-    parser.add_argument("--size", type=int, nargs="+", default=[224], metavar="PIXELS", help="height and width of the images")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[224], metavar="PIXELS", help="height and width of the images"
+    )
     parser.add_argument("--channels", type=int, default=3, help="channels of the images")
     add_network_arguments(parser)
     options = parser.parse_args(arguments)

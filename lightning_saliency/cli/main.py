@@ -10,8 +10,14 @@ from lightning_saliency.cli._errors import UsageError
 
 #: Name -> (what runs it with the arguments behind the name, what it does).
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "fit": (lambda arguments: train.run("fit", arguments), "train a network; callbacks, data and model from a YAML file"),
-    "validate": (lambda arguments: train.run("validate", arguments), "run validation with a configuration and a checkpoint"),
+    "fit": (
+        lambda arguments: train.run("fit", arguments),
+        "train a network; callbacks, data and model from a YAML file",
+    ),
+    "validate": (
+        lambda arguments: train.run("validate", arguments),
+        "run validation with a configuration and a checkpoint",
+    ),
     "test": (lambda arguments: train.run("test", arguments), "run the test set with a configuration and a checkpoint"),
     "explain": (explain.run, "write LOVI and combined maps, or any explainer's, for image files"),
     "layers": (layers.run, "print the scales that are found in a network"),
@@ -47,5 +53,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:<10} {purpose}", file=stream)
     return 0 if asked else 2
-
-

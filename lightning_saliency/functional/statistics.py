@@ -76,8 +76,8 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
     all values of a column are equal: a difference of the two logarithms within their rounding error counts as none, so
     that a dead layer gives a constant map instead of amplified noise.
 
-    Four channels are multiplied before one logarithm is taken, wherever four of them stay in the range of their type.
-    Under `torch.compile` the logarithm is taken of four mantissas and the exponents are added as integers.
+    Six channels are multiplied before one logarithm is taken, or four, wherever that many stay in the range of their
+    type. Under `torch.compile` the logarithm is taken of four mantissas and the exponents are added as integers.
 
     Args:
         activations: `[B, C, *S]`, any range; a linear bottleneck or a GELU, SiLU network has negative values too.
@@ -116,19 +116,25 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
 
 def _log2_sum_(columns: Tensor, mean: Tensor, dim: int, eps: float) -> Tensor:
     """Σ log₂ x over `dim`, x ≥ eps, overwriting `columns`."""
-    finfo = torch.finfo(columns.dtype)
-    # No value exceeds the sum of its column, which is at hand.
-    if (
-        eps > 2 * finfo.tiny**0.25
-        and mean.numel() > 0
-        and mean.amax().item() * columns.shape[dim] < 0.5 * finfo.max**0.25
-    ):
-        for _ in range(2):
-            if columns.shape[dim] > 1:
-                columns, others = columns.chunk(2, dim)
-                paired = columns if columns.shape == others.shape else columns.narrow(dim, 0, others.shape[dim])
-                paired.mul_(others)
+    for parts in _factors(columns, mean, dim, eps):
+        columns, *others = columns.chunk(parts, dim)
+        for other in others:
+            paired = columns if columns.shape == other.shape else columns.narrow(dim, 0, other.shape[dim])
+            paired.mul_(other)
     return columns.log2_().sum(dim)
+
+
+def _factors(columns: Tensor, mean: Tensor, dim: int, eps: float) -> tuple[int, ...]:
+    """Into how many parts to split the channels, repeatedly, so that no product of parts leaves the type's range."""
+    if mean.numel() == 0:
+        return ()
+    finfo = torch.finfo(columns.dtype)
+    largest = mean.amax().item() * columns.shape[dim]  # no value exceeds the sum of its column, which is at hand
+    for parts in ((3, 2), (2, 2)):
+        root = 1 / math.prod(parts)
+        if eps > 2 * finfo.tiny**root and largest < 0.5 * finfo.max**root:
+            return parts
+    return ()
 
 
 def _log2_sum_traced(columns: Tensor, dim: int) -> Tensor:

@@ -33,7 +33,9 @@ class SmallNet(nn.Module):
 class Pictures(Dataset):
     """Images ``[C, H, W]`` whose values depend on the index alone."""
 
-    def __init__(self, count: int = 16, channels: int = 3, size: int = 16, form: str = "tuple", sizes: tuple = ()) -> None:
+    def __init__(
+        self, count: int = 16, channels: int = 3, size: int = 16, form: str = "tuple", sizes: tuple = ()
+    ) -> None:
         self.count, self.channels, self.size, self.form, self.sizes = count, channels, size, form, sizes
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ def _train(tmp_path, callbacks, workers, watch=None):
         "losses": module.losses,
         "validation": run.callback_metrics["val/loss"],
         "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
         "python": random.getstate(),
         "flags": [m.training for m in module.modules()],
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in module.modules()],
@@ -61,7 +61,10 @@ def test_two_epochs_are_bit_identical(tmp_path, workers):
     plain = _train(tmp_path / "plain", [], workers)
     watched = _train(
         tmp_path / "watched",
-        [SaliencyMonitor(views=("lovi", "combined", "scales")), SaliencyMonitor(stage="train", name="training")],
+        [
+            SaliencyMonitor(views=("lovi", "combined", "scales", "fast_cam", "group_cam")),
+            SaliencyMonitor(stage="train", name="training"),
+        ],
         workers,
     )
     for what, value in plain.items():

@@ -61,7 +61,9 @@ def test_the_sample_holds_the_maps_of_the_modules_own_pass(tmp_path, monkeypatch
     assert sorted(shots) == list(range(6))
     for slot, shot in shots.items():
         torch.testing.assert_close(shot.image, images[slot])
-        torch.testing.assert_close(shot.statistics[0], STATISTICS["smoe_scale"](activations)[slot], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            shot.statistics[0], STATISTICS["smoe_scale"](activations)[slot], rtol=1e-4, atol=1e-5
+        )
         assert shot.label == slot % 4
         assert shot.prediction == int(logits[slot].argmax())
 
@@ -74,7 +76,9 @@ def test_no_extra_forward_pass_and_no_extra_batch(tmp_path):
         train, val = loader(), loader()
         original = type(val.dataset).__getitem__
         for data in (train.dataset, val.dataset):
-            data.__class__ = type("Counting", (type(data),), {"__getitem__": lambda self, i: fetched.append(i) or original(self, i)})
+            data.__class__ = type(
+                "Counting", (type(data),), {"__getitem__": lambda self, i: fetched.append(i) or original(self, i)}
+            )
         _fit(tmp_path, *([monitor] if monitor else [pl.Callback()]), module=module, train=train, val=val)
         return len(calls), len(fetched)
 
@@ -87,7 +91,9 @@ def test_a_shuffled_loader_shows_the_same_images(tmp_path, monkeypatch):
     seen = []
     monitor = SaliencyMonitor(num_images=3)
     monkeypatch.setattr(
-        monitor._sample, "end", lambda: seen.append([monitor._sample.shots[s].image for s in sorted(monitor._sample.shots)]) or False
+        monitor._sample,
+        "end",
+        lambda: seen.append([monitor._sample.shots[s].image for s in sorted(monitor._sample.shots)]) or False,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,7 +120,7 @@ def test_scalars_each_epoch(tmp_path):
     _, _, recorder = _fit(tmp_path, SaliencyMonitor(), train=loader(form="dict"), val=loader(form="dict"), epochs=3)
     for name in ("drift", "entropy", "energy_in_box", "pointing_game"):
         values = recorder.values(f"saliency/{name}")
-        assert [step for step, _ in values][0] == 0, name
+        assert values[0][0] == 0, name
         assert len(values) == 4, name
     drift = [value for _, value in recorder.values("saliency/drift")]
     assert drift[0] == 1
@@ -157,7 +163,7 @@ def test_early_stopping_can_watch_the_drift(tmp_path):
 
 
 def test_training_stage_watches_training_batches(tmp_path):
-    run, _, recorder = _fit(tmp_path, SaliencyMonitor(stage="train", name="training"), epochs=2)
+    _, _, recorder = _fit(tmp_path, SaliencyMonitor(stage="train", name="training"), epochs=2)
     assert [frame.epoch for frame in _film(tmp_path, "training").frames("lovi")] == [0, 1]
     assert len(recorder.values("training/entropy")) == 2
 
@@ -185,6 +191,27 @@ def test_a_submodule_and_its_layers_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(monitor, "_find_normalization", lambda run: kept.append(monitor._names))
     _fit(tmp_path, monitor, epochs=1)
     assert kept[0] == ("2", "7")
+
+
+def test_class_specific_views_are_the_explainers_maps(tmp_path, monkeypatch):
+    from lightning_saliency.explainers import FastCAM
+
+    drawn = []
+    original = SaliencyMonitor._explain
+
+    def spy(self, run, view, images, targets):
+        maps = original(self, run, view, images, targets)
+        drawn.append((view, images, targets, maps))
+        return maps
+
+    monkeypatch.setattr(SaliencyMonitor, "_explain", spy)
+    monitor = SaliencyMonitor(num_images=4, views=("lovi", "fast_cam", "group_cam"), log_at_start=False)
+    _, module, _ = _fit(tmp_path, monitor, epochs=1)
+    assert sorted(_film(tmp_path).views()) == ["fast_cam", "group_cam", "lovi"]
+    (view, images, targets, maps), _ = drawn
+    assert view == "fast_cam"
+    assert targets.tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(maps, FastCAM(module)(images, targets))
 
 
 @pytest.mark.parametrize("statistic", ["std", "truncnormal_entropy"])
@@ -276,7 +303,7 @@ def test_options_that_make_no_sense(options):
 
 
 def test_an_unknown_submodule_lists_the_children(tmp_path):
-    with pytest.raises(MonitorConfigurationError, match="no submodule 'backbone'.*net"):
+    with pytest.raises(MonitorConfigurationError, match=r"no submodule 'backbone'.*net"):
         trainer(tmp_path, SaliencyMonitor(model="backbone")).fit(Module(), loader(), loader())
 
 
@@ -332,8 +359,8 @@ def test_a_failing_logger_does_not_end_the_run(tmp_path):
             if any(name.startswith("saliency") for name in metrics) and step == 0:
                 raise OSError("disk full")
 
+    run = trainer(tmp_path, SaliencyMonitor(), logger=Failing(tmp_path))
     with pytest.warns(UserWarning, match="disk full"):
-        run = trainer(tmp_path, SaliencyMonitor(), logger=Failing(tmp_path))
         run.fit(Module(), loader(), loader())
     assert run.current_epoch == 2
 

@@ -1,0 +1,191 @@
+"""Reading which classes and boxes belong to which image: CSV, COCO's JSON, VOC's XML."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+from xml.etree import ElementTree
+
+from torchvision.datasets import VOCDetection
+
+AnnotationFormat = Literal["csv", "coco", "voc"]
+Box = tuple[float, float, float, float]
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_NAMES, _INDICES = ("class_name", "name"), ("class_index", "class_id")
+
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """Something on an image.
+
+    Args:
+        name: Its class.
+        index: Its class's index as the annotations number them; ``None`` where they do not.
+        box: x1, y1, x2, y2 in the file's pixels, the upper left corner of the image being (0, 0); ``None``: not known.
+    """
+
+    name: str
+    index: int | None
+    box: Box | None
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file and the objects on it."""
+
+    path: Path
+    objects: tuple[LabelledObject, ...]
+
+
+def read_annotations(
+    path: str | Path, annotation_format: AnnotationFormat = "csv", images: str | Path | None = None
+) -> list[LabelledImage]:
+    """Read annotated images, in the order of the file.
+
+    Args:
+        path: ``"csv"``: a file with a header and the columns ``file``, ``class_name`` (or ``name``) and/or
+            ``class_index`` (or ``class_id``), and, where there are boxes, ``xmin, ymin, xmax, ymax``; one line an
+            object. ``"coco"``: a JSON file with ``images``, ``categories`` and ``annotations``. ``"voc"``: a folder of
+            XML files, or one of them; their coordinates, which begin at 1, are moved to begin at 0.
+        annotation_format: ``"csv"``, ``"coco"`` or ``"voc"``.
+        images: Folder that the files' names are relative to. ``None``: the annotations' own; for VOC the folder
+            ``JPEGImages`` beside them.
+
+    Returns:
+        One entry an image that has an object.
+
+    Raises:
+        FileNotFoundError: If ``path`` does not exist.
+        ValueError: If the format is unknown, or what is read is not in it.
+    """
+    path = Path(path)
+    if annotation_format not in get_args(AnnotationFormat):
+        raise ValueError(f"Got format={annotation_format!r}. Allowed are 'csv', 'coco' and 'voc'; use one of them.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path} to read annotations from. Paths are relative to where you are.")
+    if annotation_format == "csv":
+        found = _read_csv(path, Path(images) if images is not None else path.parent)
+    elif annotation_format == "coco":
+        found = _read_coco(path, Path(images) if images is not None else path.parent)
+    else:
+        folder = path if path.is_dir() else path.parent
+        found = _read_voc(path, Path(images) if images is not None else folder.parent / "JPEGImages")
+    if not found:
+        raise ValueError(f"Got no object from {path}. Expected at least one image with a class; see read_annotations.")
+    return [LabelledImage(file, tuple(objects)) for file, objects in found.items()]
+
+
+def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Class name -> the network's classes that mean it.
+
+    Args:
+        path: JSON: ``{"dog": [151, 152], "zebra": 340}``, or the names in the order of their indices,
+            ``["aeroplane", "bicycle"]``. CSV: columns ``class_index`` and ``name``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file of classes {path}. Paths are relative to where you are.")
+    if path.suffix.lower() == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"class_index", "name"} <= rows[0].keys():
+            raise ValueError(f"Expected the columns class_index and name in {path}, but got {list(rows[0]) if rows else []}.")
+        listed: dict[str, list[int]] = {}
+        for row in rows:
+            listed.setdefault(row["name"], []).append(int(row["class_index"]))
+        return {name: tuple(indices) for name, indices in listed.items()}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, list):
+        content = {name: index for index, name in enumerate(content)}
+    indices = {
+        str(name): tuple(of) if isinstance(of, list) else (of,)
+        for name, of in (content.items() if isinstance(content, dict) else ())
+    }
+    if not indices or not all(type(index) is int for of in indices.values() for index in of):
+        raise ValueError(
+            f'Got something else from {path}. Allowed are {{"name": index}}, {{"name": [index, index]}} and a list of '
+            "names; write one of them."
+        )
+    return indices
+
+
+def plain_name(name: str) -> str:
+    """A class's name without case, spaces and punctuation: "hot dog" and "hotdog" are the same class."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+_Found = dict[Path, list[LabelledObject]]
+
+
+def _read_csv(path: Path, folder: Path) -> _Found:
+    found: _Found = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        name_column = next((column for column in _NAMES if column in columns), None)
+        index_column = next((column for column in _INDICES if column in columns), None)
+        corners = [corner for corner in _CORNERS if corner in columns]
+        if "file" not in columns or not (name_column or index_column) or len(corners) not in (0, 4):
+            raise ValueError(
+                f"Got the columns {list(columns)} in {path}. Allowed are file, class_name and/or class_index, and either "
+                "all or none of xmin, ymin, xmax, ymax; rename them."
+            )
+        for row in reader:
+            try:
+                index = int(row[index_column]) if index_column else None
+                box = _box([float(row[corner]) for corner in corners])
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"Line {reader.line_num} of {path} cannot be read: {error}. Expected numbers in the columns "
+                    f"{[*([index_column] if index_column else []), *corners]}."
+                ) from error
+            name = row[name_column] if name_column else str(index)
+            found.setdefault(folder / row["file"], []).append(LabelledObject(name, index, box))
+    return found
+
+
+def _read_coco(path: Path, folder: Path) -> _Found:
+    """Read without pycocotools, which torchvision's reader needs and this package does not otherwise."""
+    content: Any = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, Mapping) or not {"images", "categories", "annotations"} <= content.keys():
+        raise ValueError(f"Expected images, categories and annotations in {path}; it is no file of COCO's instances.")
+    files = {image["id"]: folder / image["file_name"] for image in content["images"]}
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
+    found: _Found = {file: [] for file in files.values()}
+    for annotation in content["annotations"]:
+        left, top, width, height = annotation["bbox"]
+        box = _box([left, top, left + width, top + height])
+        category = annotation["category_id"]
+        found[files[annotation["image_id"]]].append(LabelledObject(names[category], category, box))
+    return {file: objects for file, objects in found.items() if objects}
+
+
+def _read_voc(path: Path, folder: Path) -> _Found:
+    found: _Found = {}
+    for file in sorted(path.glob("*.xml")) if path.is_dir() else [path]:
+        parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
+        if "annotation" not in parsed or "filename" not in parsed["annotation"]:
+            raise ValueError(f"Expected <annotation> with a <filename> in {file}; it is no annotation of VOC's.")
+        annotation = parsed["annotation"]
+        for thing in annotation.get("object", []):
+            x1, y1, x2, y2 = (float(thing["bndbox"][corner]) for corner in _CORNERS)
+            # Pixels are numbered from 1 and both ends belong to the box.
+            box = _box([x1 - 1, y1 - 1, x2, y2])
+            found.setdefault(folder / annotation["filename"], []).append(LabelledObject(thing["name"], None, box))
+    return found
+
+
+def _box(corners: Sequence[float]) -> Box | None:
+    if not corners:
+        return None
+    x1, y1, x2, y2 = (float(corner) for corner in corners)
+    return x1, y1, x2, y2

@@ -1,0 +1,197 @@
+"""Images with the classes that are to be seen on them and, where they are known, boxes around the objects.
+
+Read from a CSV file, COCO's JSON or VOC's XML by `read_annotations`, brought to a network's input by `BoxedImages`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from lightning_saliency.data._annotations import (
+    LabelledImage,
+    LabelledObject,
+    plain_name,
+    read_annotations,
+    read_class_indices,
+)
+from lightning_saliency.pictures import IMAGENET_NORMALIZATION
+
+__all__ = ["BoxedImages", "LabelledImage", "LabelledObject", "Sample", "read_annotations", "read_class_indices"]
+
+# A box of which less than a pixel's breadth is left after cropping shows nothing of its object.
+_LEAST_SIDE = 1.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image as a network takes it, and what is to be seen on it.
+
+    Args:
+        name: Of the image, for reports.
+        image: ``[C, H, W]``, normalised.
+        labels: Names of the ground-truth classes, each once.
+        candidates: For each label the network's classes that mean it, usually one; of several, the one with the highest
+            logit is explained.
+        boxes: For each label its boxes ``[n, 4]`` as x1, y1, x2, y2 in the image's pixels; ``None`` where they are not
+            known.
+    """
+
+    name: str
+    image: Tensor
+    labels: tuple[str, ...]
+    candidates: tuple[tuple[int, ...], ...]
+    boxes: tuple[Tensor | None, ...]
+
+
+class BoxedImages(Dataset[Sample]):
+    """Annotated images at a network's input size, with their boxes moved along.
+
+    The shorter side is resized to ``resize`` and the centre of ``crop`` × ``crop`` pixels cut out; the boxes go through
+    the very same transforms, are cut at the border, and dropped where less than a pixel of them is left. A class of
+    which no box is left, or which the network does not have, is left out; so is an image of which no class is left.
+
+    Args:
+        images: See `read_annotations`.
+        classes: Class name -> indices of the network's classes that mean it, see `read_class_indices`. Names are
+            compared without case, spaces and punctuation. ``None``: the annotations' own indices are the network's.
+        resize: Shorter side in pixels.
+        crop: Side of the centre crop in pixels, at most ``resize``.
+        mean: Of the channels, of RGB in [0, 1]; ImageNet's by default.
+        std: Of the channels, likewise.
+        limit: Take so many of the usable images only. ``None``: all.
+        seed: Of that choice. A larger limit with the same seed contains the smaller one.
+
+    Raises:
+        FileNotFoundError: If an image does not exist.
+        ValueError: If a number is out of range, an annotation has no index and ``classes`` is not given, or no image is
+            usable.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        classes: Mapping[str, Sequence[int]] | None = None,
+        resize: int = 256,
+        crop: int = 224,
+        mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
+        std: Sequence[float] = IMAGENET_NORMALIZATION[1],
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= crop <= resize:
+            raise ValueError(
+                f"Got resize={resize} and crop={crop}. Allowed are whole numbers with 1 <= crop <= resize; "
+                "ImageNet's evaluation uses 256 and 224."
+            )
+        if limit is not None and limit < 1:
+            raise ValueError(f"Got limit={limit}. Allowed are None (all images) and whole numbers from 1.")
+        self.resize, self.crop, self.seed = resize, crop, seed
+        self.normalization = (tuple(mean), tuple(std))
+        self._geometry = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(crop)])
+        self._pixels = v2.Compose(
+            [self._geometry, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+        )
+        self._indices = None if classes is None else {plain_name(name): tuple(of) for name, of in classes.items()}
+        self.total = len(images)
+        usable = [(image, found) for image in images if (found := self._labels(image))]
+        if not usable:
+            raise ValueError(
+                f"Got {len(images)} annotated images, but no class of the network is to be seen on any of them. Allowed "
+                "are annotations with class names that `classes` maps to the network's, or with its own indices."
+            )
+        self.usable = len(usable)
+        # Which images, at random; in which order, as they are listed.
+        order = list(range(len(usable)))
+        random.Random(seed).shuffle(order)
+        self._chosen = [usable[index] for index in sorted(order[:limit])]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, labels = self._chosen[index]
+        with Image.open(image.path) as opened:
+            pixels = v2.functional.pil_to_tensor(opened.convert("RGB"))
+        return Sample(
+            name=image.path.name,
+            image=torch.as_tensor(self._pixels(tv_tensors.Image(pixels))).as_subclass(Tensor),
+            labels=tuple(labels),
+            candidates=tuple(candidates for candidates, _ in labels.values()),
+            boxes=tuple(boxes for _, boxes in labels.values()),
+        )
+
+    @property
+    def pairs(self) -> list[int]:
+        """How many classes each image has."""
+        return [len(labels) for _, labels in self._chosen]
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether every class of every image has boxes."""
+        return all(boxes is not None for _, labels in self._chosen for _, boxes in labels.values())
+
+    def fingerprint(self) -> str:
+        """A hash of the chosen images' files, classes and boxes and of the transforms."""
+        digest = hashlib.sha256(json.dumps([self.resize, self.crop, self.normalization]).encode())
+        for image, labels in self._chosen:
+            digest.update(image.path.name.encode())
+            digest.update(hashlib.sha256(image.path.read_bytes()).digest())
+            for label, (candidates, boxes) in labels.items():
+                digest.update(json.dumps([label, candidates, None if boxes is None else boxes.tolist()]).encode())
+        return digest.hexdigest()
+
+    def description(self) -> str:
+        """How many images and pairs there are and how they were chosen, for a caption."""
+        chosen = f"{len(self)} images" + (
+            f", chosen from {self.usable} with seed {self.seed}" if len(self) < self.usable else ""
+        )
+        left_out = self.total - self.usable
+        return f"{chosen}, {sum(self.pairs)} pairs of image and class" + (
+            f" ({left_out} images show no class of the network's)" if left_out else ""
+        )
+
+    def _labels(self, image: LabelledImage) -> dict[str, tuple[tuple[int, ...], Tensor | None]]:
+        """Class name -> the network's classes that mean it, and its boxes after the transforms."""
+        if not image.path.is_file():
+            raise FileNotFoundError(
+                f"There is no image {image.path}, which the annotations name. Set `images` to the folder it lies in."
+            )
+        found: dict[str, tuple[tuple[int, ...], Tensor | None]] = {}
+        for name in dict.fromkeys(thing.name for thing in image.objects):
+            things = [thing for thing in image.objects if thing.name == name]
+            candidates = self._candidates(things[0], image.path)
+            boxes = [thing.box for thing in things if thing.box is not None]
+            moved = self._moved(torch.tensor(boxes, dtype=torch.float32), image) if boxes else None
+            if candidates and (moved is None or len(moved)):
+                found[name] = (candidates, moved)
+        return found
+
+    def _candidates(self, thing: LabelledObject, path: Path) -> tuple[int, ...]:
+        if self._indices is not None:
+            return self._indices.get(plain_name(thing.name), ())
+        if thing.index is None:
+            raise ValueError(
+                f"Got the class {thing.name!r} on {path.name} without an index. Allowed are annotations with the "
+                "network's class indices (a column class_index), or `classes`, a file that maps names to them."
+            )
+        return (thing.index,)
+
+    def _moved(self, boxes: Tensor, image: LabelledImage) -> Tensor:
+        """The boxes in the transformed image, cut at its border."""
+        with Image.open(image.path) as opened:
+            size = (opened.height, opened.width)
+        moved = self._geometry(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size))
+        cut = v2.functional.clamp_bounding_boxes(moved).as_subclass(Tensor)
+        return cut[((cut[:, 2:] - cut[:, :2]) >= _LEAST_SIDE).all(1)]

@@ -1,0 +1,177 @@
+"""Which layers of a network there are from the top down, and putting random weights in their place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers._state import seed_generators
+from lightning_saliency.explainers.base import undisturbed
+
+#: Blocks coarser than this share of the steps allowed are no use: neighbouring layers are put together instead.
+_COARSEST = 1 / 3
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Modules whose weights are randomised together.
+
+    Args:
+        name: What to call them: the dotted path of the module, or of the block that holds them; ``"(network)"`` for
+            what the network itself owns.
+        modules: Their dotted paths, topmost first; each stands for its own parameters and buffers, not its children's.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+
+
+def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> tuple[Layers, ...]:
+    """All modules with weights, from the output to the input, in at most ``max_steps`` groups.
+
+    The order is that of the calls in one forward pass, the last call counting where a module is used repeatedly. A
+    module that is never called itself (the output projection of ``nn.MultiheadAttention``, an auxiliary head) goes with
+    the module around it. Where there are more layers than ``max_steps``, they are grouped by block, that is, by the
+    first parts of their paths, the finest blocks that fit; where the network has no such blocks (a flat sequence),
+    neighbours are put together as evenly as possible.
+
+    Args:
+        model: The network.
+        example: Images ``[B, C, H, W]``, B ≥ 1, for one forward pass that leaves no trace.
+        max_steps: From 1.
+
+    Returns:
+        Groups that share no module and together hold every parameter.
+
+    Raises:
+        ValueError: If ``max_steps`` is below 1 or the network has no weights.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)), nn.Flatten())
+        >>> [layers.name for layers in layers_from_top(model, torch.rand(1, 3, 8, 8))]
+        ['1.1', '1.0', '0']
+        >>> layers_from_top(model, torch.rand(1, 3, 8, 8), max_steps=2)
+        (Layers(name='1', modules=('1.1', '1.0')), Layers(name='0', modules=('0',)))
+    """
+    if max_steps < 1:
+        raise ValueError(f"Got max_steps={max_steps}. Allowed are whole numbers from 1; 20 is the default.")
+    found = _from_top(model, example)
+    if not found:
+        raise ValueError(f"Got a {type(model).__name__} without parameters. Give a network whose weights can be changed.")
+    if len(found) <= max_steps:
+        return tuple(Layers(name or "(network)", modules) for name, modules in found)
+    for depth in range(max(name.count(".") + 1 for name, _ in found), 0, -1):
+        blocks: dict[str, list[str]] = {}
+        for name, modules in found:
+            blocks.setdefault(".".join(name.split(".")[:depth]), []).extend(modules)
+        if len(blocks) <= max_steps:
+            if len(blocks) < _COARSEST * max_steps:
+                break
+            return tuple(Layers(name or "(network)", tuple(modules)) for name, modules in blocks.items())
+    bounds = [round(step * len(found) / max_steps) for step in range(max_steps + 1)]
+    parts = [found[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return tuple(
+        Layers(_joined([name for name, _ in part]), tuple(chain.from_iterable(modules for _, modules in part)))
+        for part in parts
+    )
+
+
+def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
+    """Put random weights in the place of the trained ones, in these modules only.
+
+    Each module's own ``reset_parameters()`` is called, which also takes running statistics back to mean 0 and variance 1
+    and affine parameters to 1 and 0. Parameters that this leaves as they are, or whose module has no such method (class
+    tokens, position embeddings, parametrised weights), are drawn from the normal distribution of their own mean and
+    standard deviation; constant ones stay. The weights drawn depend on ``seed`` and the module's path only, not on
+    which other modules are randomised, and the random number generators are left as they were.
+
+    Args:
+        model: Changed in place.
+        modules: Dotted paths; ``""`` is the network itself.
+        seed: Any integer.
+
+    Example:
+        >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> randomize(a, [""], seed=1), randomize(b, [""], seed=1)
+        (None, None)
+        >>> torch.equal(a.weight, b.weight)
+        True
+    """
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        for name in modules:
+            module = model.get_submodule(name)
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            seed_generators(int.from_bytes(digest[:7], "big"), model)
+            own = list(module.parameters(recurse=False))
+            before = [parameter.detach().clone() for parameter in own]
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            for parameter, trained in zip(own, before, strict=True):
+                if parameter.numel() and torch.equal(parameter, trained) and bool((trained != trained.flatten()[0]).any()):
+                    parameter.normal_(trained.mean().item(), trained.std().item())
+
+
+class Weights:
+    """The parameters and buffers of a network as they are now, to be put back later.
+
+    Args:
+        model: The network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._values = [tensor.detach().clone() for tensor in self._tensors()]
+
+    def restore(self) -> None:
+        """Put them back, in place."""
+        with torch.no_grad():
+            for tensor, values in zip(self._tensors(), self._values, strict=True):
+                tensor.copy_(values)
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self._model.parameters(), *self._model.buffers()]
+
+
+def _from_top(model: nn.Module, example: Tensor) -> list[tuple[str, tuple[str, ...]]]:
+    """The modules that are called and their weights: path and the paths that go with it, topmost first."""
+    names = {module: name for name, module in model.named_modules()}
+    last_call: dict[str, int] = {}
+
+    def note(module: nn.Module, arguments: object) -> None:
+        last_call.pop(names[module], None)
+        last_call[names[module]] = len(last_call)
+
+    hooks = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        with undisturbed(model), torch.no_grad():
+            model(example[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    members: dict[str, list[str]] = {name: [] for name in reversed(last_call)}
+    for module, name in names.items():
+        if _has_weights(module):
+            around = name
+            while around not in members:
+                around = around.rpartition(".")[0]
+            members[around].append(name)
+    return [(name, tuple(paths)) for name, paths in members.items() if paths]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    if any(True for _ in module.parameters(recurse=False)):
+        return True
+    # A normalisation without affine parameters still has what it learnt in its running statistics.
+    return callable(getattr(module, "reset_parameters", None)) and any(True for _ in module.buffers(recurse=False))
+
+
+def _joined(names: Sequence[str]) -> str:
+    first, last = names[0] or "(network)", names[-1] or "(network)"
+    return first if len(names) == 1 else f"{first} … {last}"
