@@ -135,8 +135,8 @@ class ScaleTaps:
         if missing:
             raise TapError(
                 f"No forward pass reached {', '.join(missing)} while recording was on. Either the module was not "
-                "called, or it had been compiled and called before the taps were registered: register them before the first "
-                "compiled call, or call torch.compiler.reset() first."
+                "called, or it had been compiled and called before the taps were registered: register them before the "
+                "first compiled call, or call torch.compiler.reset() first."
             )
         return [map_ for map_ in maps if map_ is not None]
 
@@ -182,7 +182,8 @@ class ScaleTaps:
         if not activations:
             raise ValueError(
                 f"{self.statistic.name} is read before the activation function, but the network has no activation "
-                "module (a functional call such as F.relu cannot be hooked). Use nn.ReLU() modules, or another statistic."
+                "module (a functional call such as F.relu cannot be hooked). Use nn.ReLU() modules, or another "
+                "statistic."
             )
 
         def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -219,7 +220,8 @@ class ScaleTaps:
         if self._pre_activation.shape != expected:
             raise TapError(
                 f"the last activation module before {scale.module!r} works on a grid "
-                f"{tuple(self._pre_activation.shape[1:])}, not on the scale's own {expected[1:]}; {self.statistic.name} cannot be read for this network"
+                f"{tuple(self._pre_activation.shape[1:])}, not on the scale's own {expected[1:]}; "
+                f"{self.statistic.name} cannot be read for this network"
             )
         self._maps[index] = self._pre_activation
 

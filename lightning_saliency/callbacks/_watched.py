@@ -90,3 +90,12 @@ def run_folder(trainer: pl.Trainer) -> Path:
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
             return Path(logger.save_dir) / str(logger.name) / version
     return Path(trainer.default_root_dir)
+
+
+def class_names(trainer: pl.Trainer) -> Sequence[str] | None:
+    """The classes' names, from the data module's or the module's ``classes``."""
+    for source in (getattr(trainer, "datamodule", None), trainer.lightning_module):
+        names = getattr(source, "classes", None)
+        if isinstance(names, Sequence) and not isinstance(names, str) and names:
+            return names
+    return None

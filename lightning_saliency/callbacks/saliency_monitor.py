@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -13,10 +13,17 @@ from torch import Tensor
 
 from lightning_saliency.batches import find_images, find_labels, find_logits, find_objects
 from lightning_saliency.callbacks._film_frame import VIEWS, draw_views
+from lightning_saliency.callbacks._options import (
+    STAGES,
+    MonitorConfigurationError,
+    harmless,
+    parse_denormalize,
+    positive,
+)
 from lightning_saliency.callbacks._sample import FixedSample, Shot
 from lightning_saliency.callbacks._scalars import EpochScalars
 from lightning_saliency.callbacks._stage_hooks import StageHooks
-from lightning_saliency.callbacks._watched import resolve_scales, run_folder, watched_module
+from lightning_saliency.callbacks._watched import class_names, resolve_scales, run_folder, watched_module
 from lightning_saliency.explainers import EXPLAINERS, build_explainer
 from lightning_saliency.film import Film
 from lightning_saliency.functional.fusion import scale_weights
@@ -24,32 +31,8 @@ from lightning_saliency.functional.scores import map_entropy, spearman
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.loggers import log_picture
 from lightning_saliency.maps import ScaleMaps
-from lightning_saliency.pictures import IMAGENET_NORMALIZATION, find_normalization
+from lightning_saliency.pictures import find_normalization
 from lightning_saliency.taps import ScaleTaps
-
-_STAGES = ("validate", "train", "test")
-Hook = TypeVar("Hook", bound=Callable[..., None])
-
-
-class MonitorConfigurationError(ValueError):
-    """The monitor cannot work as configured; raised before the first training step, while nothing can be lost."""
-
-
-def _harmless(hook: Hook) -> Hook:
-    """Watching never ends a training run: an error in a hook switches the monitor off with one warning."""
-
-    @functools.wraps(hook)
-    def guarded(self: SaliencyMonitor, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        if self._off:
-            return
-        try:
-            hook(self, trainer, *args, **kwargs)
-        except MonitorConfigurationError:
-            raise
-        except Exception as error:  # said aloud, once, by _switch_off
-            self._switch_off(f"{type(error).__name__}: {error}")
-
-    return guarded  # type: ignore[return-value]
 
 
 class SaliencyMonitor(StageHooks):
@@ -118,8 +101,8 @@ class SaliencyMonitor(StageHooks):
         picture_width: int = 1024,
         film_megabytes: float = 64.0,
     ) -> None:
-        self.every_n_epochs = _positive("every_n_epochs", every_n_epochs)
-        self.num_images = _positive("num_images", num_images)
+        self.every_n_epochs = positive("every_n_epochs", every_n_epochs)
+        self.num_images = positive("num_images", num_images)
         self.statistic = get_statistic(statistic)
         self.weights = weights
         self.model = model
@@ -128,15 +111,15 @@ class SaliencyMonitor(StageHooks):
         known = (*VIEWS, *EXPLAINERS)
         if not self.views or any(view not in known for view in self.views):
             raise MonitorConfigurationError(f"Expected views from {', '.join(known)}, but got {list(views)}.")
-        if stage not in _STAGES:
-            raise MonitorConfigurationError(f"Expected stage to be one of {', '.join(_STAGES)}, but got {stage!r}.")
+        if stage not in STAGES:
+            raise MonitorConfigurationError(f"Expected stage to be one of {', '.join(STAGES)}, but got {stage!r}.")
         self.stage = stage
         self.log_at_start = log_at_start
         self.image_key = image_key
         self.denormalize = denormalize
-        self._normalization = _parse_denormalize(denormalize)
+        self._normalization = parse_denormalize(denormalize)
         self.name = name
-        self.picture_width = _positive("picture_width", picture_width)
+        self.picture_width = positive("picture_width", picture_width)
         self.film_megabytes = film_megabytes
         self._taps: ScaleTaps | None = None
         self._sample = FixedSample(self.num_images, follow=stage != "train")
@@ -197,7 +180,7 @@ class SaliencyMonitor(StageHooks):
         self._sample.begin()
         self._scalars = EpochScalars()
 
-    @_harmless
+    @harmless
     def before_batch(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
     ) -> None:
@@ -219,7 +202,7 @@ class SaliencyMonitor(StageHooks):
         self._taps.max_images = None if everything else max(row for row, _ in pairs) + 1
         self._taps.start()
 
-    @_harmless
+    @harmless
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps."""
         if self._batch is None or self._taps is None:
@@ -255,7 +238,7 @@ class SaliencyMonitor(StageHooks):
             for name, value in means.items():
                 pl_module.log(f"{self.name}/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
-    @_harmless
+    @harmless
     def _show(self, trainer: pl.Trainer) -> None:
         if self._sample.end():
             self._warn_once(
@@ -274,7 +257,7 @@ class SaliencyMonitor(StageHooks):
             self.views,
             self._find_normalization(trainer),
             self.picture_width,
-            _class_names(trainer),
+            class_names(trainer),
             {view: functools.partial(self._explain, trainer, view) for view in self.views if view not in VIEWS},
         )
         if guessed:
@@ -293,7 +276,7 @@ class SaliencyMonitor(StageHooks):
         for map_ in combined:
             self._scalars.add("entropy", map_entropy(map_[None]))
 
-    @_harmless
+    @harmless
     def _log_start(self, trainer: pl.Trainer, means: dict[str, float]) -> None:
         # What a module logs in the sanity check is dropped, but the untrained network's values are the film's first.
         for logger in trainer.loggers:
@@ -356,32 +339,3 @@ class SaliencyMonitor(StageHooks):
         self._taps = None
         self._batch = None
         self._sample.begin()
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise MonitorConfigurationError(f"Expected {name} to be a positive integer, but got {value!r}.")
-    return value
-
-
-def _parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[float], Sequence[float]] | None:
-    if value == "imagenet":
-        return IMAGENET_NORMALIZATION
-    if value == "none":
-        return (0.0,), (1.0,)
-    if value == "auto":
-        return None
-    if isinstance(value, str) or len(value) != 2 or any(isinstance(part, (int, float)) for part in value):
-        raise MonitorConfigurationError(
-            f"Expected denormalize to be 'auto', 'imagenet', 'none' or (mean, std) with one number a channel each, "
-            f"but got {value!r}."
-        )
-    return value[0], value[1]
-
-
-def _class_names(trainer: pl.Trainer) -> Sequence[str] | None:
-    for source in (getattr(trainer, "datamodule", None), trainer.lightning_module):
-        names = getattr(source, "classes", None)
-        if isinstance(names, Sequence) and not isinstance(names, str) and names:
-            return names
-    return None

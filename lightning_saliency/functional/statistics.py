@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.functional._columns import check_eps, differentiable, moments, reduce_columns
+from lightning_saliency.functional._log2_sum import log2_sum, log2_sum_
 from lightning_saliency.functional.distributions import (
     gamma_scale,
     lognormal_entropy,
@@ -100,11 +101,11 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
 
     def kernel(columns: Tensor, dim: int) -> Tensor:
         channels = columns.shape[dim]
-        kept = torch.compiler.is_compiling() or differentiable(columns)
-        columns = columns + eps if kept else columns.add_(eps)
+        recorded = torch.compiler.is_compiling() or differentiable(columns)
+        columns = columns + eps if recorded else columns.add_(eps)
         mean = columns.mean(dim)
         log_of_mean = mean.log2()
-        sum_of_logs = _log2_sum_traced(columns, dim) if kept else _log2_sum_(columns, mean, dim, eps)
+        sum_of_logs = log2_sum(columns, dim) if recorded else log2_sum_(columns, dim, mean, eps)
         gain = torch.sub(log_of_mean, sum_of_logs, alpha=1 / channels)
         # 1 above the rounding error, 0 below: by sign(), since a comparison and a mask take three times as long.
         size = log_of_mean.detach().abs().clamp_min_(1)
@@ -112,50 +113,6 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
         return mean * gain * beyond
 
     return reduce_columns(kernel, activations, dim, rectify)
-
-
-def _log2_sum_(columns: Tensor, mean: Tensor, dim: int, eps: float) -> Tensor:
-    """Σ log₂ x over `dim`, x ≥ eps, overwriting `columns`."""
-    for parts in _factors(columns, mean, dim, eps):
-        columns, *others = columns.chunk(parts, dim)
-        for other in others:
-            paired = columns if columns.shape == other.shape else columns.narrow(dim, 0, other.shape[dim])
-            paired.mul_(other)
-    return columns.log2_().sum(dim)
-
-
-def _factors(columns: Tensor, mean: Tensor, dim: int, eps: float) -> tuple[int, ...]:
-    """Into how many parts to split the channels, repeatedly, so that no product of parts leaves the type's range."""
-    if mean.numel() == 0:
-        return ()
-    finfo = torch.finfo(columns.dtype)
-    largest = mean.amax().item() * columns.shape[dim]  # no value exceeds the sum of its column, which is at hand
-    for parts in ((3, 2), (2, 2)):
-        root = 1 / math.prod(parts)
-        if eps > 2 * finfo.tiny**root and largest < 0.5 * finfo.max**root:
-            return parts
-    return ()
-
-
-def _log2_sum_traced(columns: Tensor, dim: int) -> Tensor:
-    """Σ log₂ x over `dim` for autograd and for the compiler, without a branch on the values."""
-    if differentiable(columns):
-        return columns.log2().sum(dim)
-    integer, bits, one = (
-        (torch.int64, 52, 0x3FF << 52) if columns.dtype == torch.float64 else (torch.int32, 23, 0x7F << 23)
-    )
-    raw = columns.view(integer)
-    exponents = ((raw >> bits) - (one >> bits)).sum(dim, dtype=integer)
-    mantissas = ((raw & ((1 << bits) - 1)) | one).view(columns.dtype)
-    quarter = columns.shape[dim] // 4
-    rest = mantissas.narrow(dim, 4 * quarter, columns.shape[dim] - 4 * quarter)
-    total = exponents + rest.log2().sum(dim)
-    if quarter == 0:
-        return total
-    product = mantissas.narrow(dim, 0, quarter)
-    for k in range(1, 4):
-        product = product * mantissas.narrow(dim, k * quarter, quarter)
-    return total + product.log2().sum(dim)
 
 
 def std(activations: Tensor, *, dim: int = 1, rectify: str = "relu") -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision
 from scipy.stats import spearmanr
 from torch import nn
 
 from lightning_saliency.explainers.cam import GradCAM
 from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, kmeans_groups, percentile
+from lightning_saliency.scales import Scale
 
 
 class Network(nn.Module):
@@ -165,7 +167,8 @@ def test_constant_images_have_finite_maps(network, value):
 
 def test_a_network_of_one_block_and_one_pixel():
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
-    maps = GroupCAM(network, "1", groups=4)(torch.rand(2, 3, 1, 1))
+    pixel = Scale(module="1", read="output", grid=(1, 1), channels=8, layout="NCHW")
+    maps = GroupCAM(network, pixel, groups=4)(torch.rand(2, 3, 1, 1))
     assert torch.equal(maps, torch.zeros(2, 1, 1))
 
 
@@ -266,6 +269,18 @@ def test_fast_and_half_precision_keep_the_map(network, images):
         maps = GroupCAM(network, "block2", groups=4, **options)(images, TARGETS)
         assert not torch.equal(maps, exact)
         assert _mean_correlation(maps, exact) > 0.9
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_token_sequences(fast):
+    network = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=4
+    )
+    nn.init.normal_(network.heads.head.weight, std=3)
+    maps = GroupCAM(network, groups=4, fast=fast)(torch.randn(4, 3, 32, 32))
+    assert maps.shape == (4, 32, 32)
+    assert maps.isfinite().all()
+    assert maps.amax() == 1
 
 
 @pytest.mark.parametrize(

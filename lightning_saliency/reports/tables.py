@@ -1,0 +1,161 @@
+"""Tables of methods and metrics, the best and second best of each metric marked: for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Column", "Estimate", "TableData", "ranked"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, the interval it lies in, and from how many measurements it is."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric.
+
+    Args:
+        key: By which the values are found.
+        title: Shown.
+        better: Which values are better; ``None``: none is, and none is marked.
+        group: Columns of one group are shown in one table.
+        digits: Behind the point.
+    """
+
+    key: str
+    title: str
+    better: Literal["high", "low"] | None
+    group: str
+    digits: int = 2
+
+
+def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, digits: int) -> dict[str, int]:
+    """Which methods are best (1) and second best (2).
+
+    Values are compared as they are printed: what looks equal is equal, and equals share their rank.
+
+    Args:
+        values: Method -> value.
+        better: Which values are better; ``None``: none.
+        digits: Behind the point.
+
+    Example:
+        >>> ranked({"a": 1.004, "b": 1.001, "c": 0.5, "d": 0.1}, "high", 2)
+        {'a': 1, 'b': 1, 'c': 2}
+    """
+    if better is None:
+        return {}
+    rounded = {name: round(value, digits) for name, value in values.items()}
+    best = sorted(set(rounded.values()), reverse=better == "high")[:2]
+    return {name: best.index(value) + 1 for name, value in rounded.items() if value in best}
+
+
+@dataclass(frozen=True)
+class TableData:
+    """Methods in rows, metrics in columns, after SISE's Table 1, for one or several networks.
+
+    Args:
+        columns: The metrics.
+        values: Network -> method -> column's key -> value. A missing value is shown as a dash.
+        caption: What the numbers are from.
+    """
+
+    columns: Sequence[Column]
+    values: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    caption: str = ""
+
+    def rich(self) -> Group:
+        """For a terminal: the best in bold, the second best underlined, the interval below the value."""
+        shown: list[RenderableType] = []
+        for network, methods in self.values.items():
+            for group, columns in self._groups():
+                table = Table(title=f"{network}: {group}", title_justify="left", pad_edge=False)
+                table.add_column("")
+                for column in columns:
+                    table.add_column(self._title(column), justify="right")
+                marks = {column.key: self._marks(methods, column) for column in columns}
+                for name, values in methods.items():
+                    cells = [self._cell(values.get(column.key), column, marks[column.key].get(name)) for column in columns]
+                    table.add_row(name, *cells)
+                shown.append(table)
+        if self.caption:
+            shown.append(Text(self.caption))
+        return Group(*shown)
+
+    def markdown(self) -> str:
+        """As Markdown: the best ``**bold**``, the second best ``<u>underlined</u>``, the interval in brackets."""
+        parts = []
+        for network, methods in self.values.items():
+            for group, columns in self._groups():
+                marks = {column.key: self._marks(methods, column) for column in columns}
+                lines = [
+                    f"### {network}: {group}\n",
+                    "| | " + " | ".join(self._title(column) for column in columns) + " |",
+                    "| --- |" + " ---: |" * len(columns),
+                ]
+                for name, values in methods.items():
+                    cells = []
+                    for column in columns:
+                        estimate = values.get(column.key)
+                        if estimate is None:
+                            cells.append("–")
+                            continue
+                        number = f"{estimate.value:.{column.digits}f}"
+                        rank = marks[column.key].get(name)
+                        number = {1: f"**{number}**", 2: f"<u>{number}</u>"}.get(rank or 0, number)
+                        cells.append(f"{number} [{self._interval(estimate, column)}]")
+                    lines.append(f"| {name} | " + " | ".join(cells) + " |")
+                parts.append("\n".join(lines))
+        return "\n\n".join([*parts, *([self.caption] if self.caption else [])]) + "\n"
+
+    def text(self, width: int = 140) -> str:
+        """As plain text, without marks of the best: for a log."""
+        console = Console(width=width, record=True, file=_Nowhere(), force_terminal=False)
+        console.print(self.rich())
+        return console.export_text()
+
+    def _groups(self) -> list[tuple[str, list[Column]]]:
+        return [(group, list(columns)) for group, columns in groupby(self.columns, key=lambda column: column.group)]
+
+    def _marks(self, methods: Mapping[str, Mapping[str, Estimate]], column: Column) -> dict[str, int]:
+        values = {name: row[column.key].value for name, row in methods.items() if column.key in row}
+        return ranked(values, column.better, column.digits)
+
+    def _cell(self, estimate: Estimate | None, column: Column, rank: int | None) -> Text:
+        if estimate is None:
+            return Text("–")
+        style = {1: "bold green", 2: "underline"}.get(rank or 0, "")
+        number = Text(f"{estimate.value:.{column.digits}f}", style=style)
+        return Text.assemble(number, "\n", (self._interval(estimate, column), "dim"))
+
+    @staticmethod
+    def _interval(estimate: Estimate, column: Column) -> str:
+        return f"{estimate.low:.{column.digits}f}–{estimate.high:.{column.digits}f}"
+
+    @staticmethod
+    def _title(column: Column) -> str:
+        return column.title + {"high": " ↑", "low": " ↓", None: ""}[column.better]
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass

@@ -1,0 +1,106 @@
+"""How long a study will take: from what each of its cells has taken so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from typing_extensions import Self
+
+
+class TimeLeft:
+    """The time that is left of work in cells whose steps cost very different times.
+
+    Each cell's steps still to do are taken to cost what its steps have cost on average. Until a cell has been measured,
+    nothing is promised: the cells cost from a millisecond to minutes a step, so one says nothing about another.
+
+    Args:
+        steps: Cell -> its number of steps.
+
+    Example:
+        >>> left = TimeLeft({"fast": 4, "slow": 4})
+        >>> left.record("fast", 1, 0.5), left.seconds()
+        (None, None)
+        >>> left.record("slow", 1, 60.0), left.seconds()
+        (None, 181.5)
+    """
+
+    def __init__(self, steps: Mapping[Hashable, int]) -> None:
+        self._left = dict(steps)
+        self._done: dict[Hashable, int] = dict.fromkeys(steps, 0)
+        self._taken: dict[Hashable, float] = dict.fromkeys(steps, 0.0)
+
+    def record(self, cell: Hashable, steps: int, seconds: float) -> None:
+        """So many steps of a cell are done and took so long."""
+        self._left[cell] -= steps
+        self._done[cell] += steps
+        self._taken[cell] += seconds
+
+    def seconds(self) -> float | None:
+        """The seconds left; ``None`` while there is a cell of which no step was measured."""
+        if any(left > 0 and self._done[cell] == 0 for cell, left in self._left.items()):
+            return None
+        return sum(left * self._taken[cell] / self._done[cell] for cell, left in self._left.items() if left > 0)
+
+    def share_done(self) -> float:
+        """The share of the work, in time, that is done; of the steps, while the time is not known."""
+        left = self.seconds()
+        if left is None:
+            return sum(self._done.values()) / max(1, sum(self._done.values()) + sum(self._left.values()))
+        taken = sum(self._taken.values())
+        return taken / (taken + left) if taken + left > 0 else 1.0
+
+
+class ProgressBar:
+    """A bar that tells the time left, kept by `TimeLeft`; a context manager.
+
+    Args:
+        left: What is to be done.
+        console: Where it is shown; ``None``: nowhere.
+    """
+
+    def __init__(self, left: TimeLeft, console: Console | None) -> None:
+        self.left = left
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[promise]}"),
+            console=console,
+            disable=console is None,
+        )
+        self._task = self._bar.add_task("", total=1.0, promise="measuring the time that each explainer takes")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._begin = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, doing: str) -> None:
+        """Say what is being done now, and how long everything will take."""
+        seconds = self.left.seconds()
+        promise = "measuring the time that each explainer takes" if seconds is None else f"{duration(seconds)} left"
+        self._bar.update(self._task, completed=self.left.share_done(), description=doing, promise=promise)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Example:
+        >>> duration(9.6), duration(75), duration(7300)
+        ('10 s', '1 min 15 s', '2 h 02 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,349 @@
+"""Do saliency maps depend on what the network has learnt? Adebayo's test by randomised weights (2018)."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_saliency.explainers import Explainer, build_explainer
+from lightning_saliency.explainers.base import undisturbed, unwrap
+from lightning_saliency.functional.scores import hog_similarity, spearman, ssim
+from lightning_saliency.pictures import displayable
+from lightning_saliency.reports.sanity_check import similarity_figure, similarity_sheet
+from lightning_saliency.studies._randomization import Layers, Weights, layers_from_top, randomize
+from lightning_saliency.studies._sanity_results import (
+    MEASURES,
+    MODES,
+    Comparison,
+    ExplainerCheck,
+    Interval,
+    Verdict,
+    bootstrap_interval,
+)
+
+__all__ = [
+    "EdgeDetector",
+    "ExplainerCheck",
+    "Interval",
+    "Layers",
+    "SanityCheckResult",
+    "Verdict",
+    "bootstrap_interval",
+    "layers_from_top",
+    "randomize",
+    "sanity_check",
+]
+
+Build = Callable[[nn.Module], Explainer]
+
+#: The control's name among the results.
+CONTROL = "edges"
+_SIMILARITIES = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
+
+
+class EdgeDetector(Explainer):
+    """The magnitude of the image's Sobel gradient: looks like an explanation and ignores the network.
+
+    The control that every measure of the check must catch: its similarity is 1 whatever is randomised.
+
+    Args:
+        model: As for ``Explainer``; it is asked for the predicted class only.
+
+    Example:
+        >>> EdgeDetector(nn.Flatten())(torch.rand(2, 3, 8, 8), targets=0).shape
+        torch.Size([2, 8, 8])
+    """
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        kernel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
+        grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        gradient = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])
+        return torch.hypot(gradient[:, 0], gradient[:, 1])
+
+
+@dataclass(frozen=True)
+class SanityCheckResult:
+    """What a sanity check found.
+
+    Args:
+        layers: The names of the layers, top to bottom.
+        targets: The classes that were explained, one an image.
+        checks: One an explainer, the control last.
+    """
+
+    layers: tuple[str, ...]
+    targets: tuple[int, ...]
+    checks: tuple[ExplainerCheck, ...]
+
+    def __getitem__(self, name: str) -> ExplainerCheck:
+        """The check of the explainer of that name."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(f"{name!r} was not checked; these were: {', '.join(check.name for check in self.checks)}")
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Each explainer's."""
+        return {check.name: check.verdict() for check in self.checks}
+
+    def to_json(self) -> str:
+        """As JSON, without the pictures."""
+        checks = [json.loads(check.to_json()) for check in self.checks]
+        return json.dumps({"layers": self.layers, "targets": self.targets, "checks": checks}, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> SanityCheckResult:
+        """What ``to_json`` wrote.
+
+        Raises:
+            ValueError: If the text is something else.
+        """
+        try:
+            content = json.loads(text)
+            checks = tuple(ExplainerCheck.from_json(json.dumps(check)) for check in content["checks"])
+            return cls(tuple(content["layers"]), tuple(content["targets"]), checks)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"Got a text that is no result of a sanity check ({error}). Delete the file.") from error
+
+    def write(self, folder: Path, images: Tensor | None = None) -> list[Path]:
+        """Write ``sanity_check.json``, ``.csv`` and ``.png`` and the sheets of pictures.
+
+        Args:
+            folder: Where to; created.
+            images: ``[B, 3, H, W]`` in [0, 1], the images as a person sees them, for the sheets
+                ``<mode>_<image>.png``; ``None``: no sheets.
+
+        Returns:
+            The files, each written under another name and then renamed.
+        """
+        table = io.StringIO()
+        rows = [row for check in self.checks for row in check.rows()]
+        fields = ("explainer", "mode", "step", "layers", "measure", "mean", "low", "high", "images", "constant_maps")
+        writer = csv.DictWriter(table, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        contents: dict[str, bytes] = {
+            "sanity_check.json": self.to_json().encode(),
+            "sanity_check.csv": table.getvalue().encode(),
+            "sanity_check.png": similarity_figure(
+                self.layers,
+                {
+                    check.name: {
+                        mode: {label: check.intervals(mode, measure) for measure, label in MEASURES.items()}
+                        for mode in MODES
+                    }
+                    for check in self.checks
+                },
+                {
+                    check.name: {label: check.random_level(measure) for measure, label in MEASURES.items()}
+                    for check in self.checks
+                },
+            ),
+        }
+        shown = min((check.pictures[mode].shape[1] for check in self.checks for mode in check.pictures), default=0)
+        for index in range(shown if images is not None else 0):
+            for mode in MODES:
+                maps = {
+                    check.name: torch.from_numpy(check.pictures[mode][:, index]).float() / 255 for check in self.checks
+                }
+                picture = io.BytesIO()
+                assert_images: Any = images
+                Image.fromarray(similarity_sheet(assert_images[index], maps, self.layers)).save(picture, format="PNG")
+                contents[f"{mode}_{index}.png"] = picture.getvalue()
+        return [_write(Path(folder) / name, content) for name, content in contents.items()]
+
+
+def sanity_check(
+    model: nn.Module,
+    images: Tensor,
+    explainers: Sequence[str] | Mapping[str, Build],
+    *,
+    targets: Tensor | None = None,
+    max_steps: int = 20,
+    random_networks: int = 3,
+    seed: int = 0,
+    batch_size: int = 4,
+    pictures: int = 0,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> SanityCheckResult:
+    """Randomise a network's weights from the top down and compare the maps with the original ones.
+
+    The model parameter randomisation test of Adebayo et al., "Sanity Checks for Saliency Maps" (2018). *Cascading*: the
+    weights are replaced from the output downwards, each step keeping those before. *Independent*: one layer at a time,
+    all others as trained. The maps, for the original network's classes throughout, are compared image by image by
+    ``spearman``, ``ssim`` and ``hog_similarity``. All maps are in [0, 1] and of positive relevance ("absolute" ones).
+
+    *The random-weights level* is the similarity of the maps that several fully randomised networks give for the same
+    image: what an explainer shares with another of its maps only because both see this image. An explainer whose
+    similarity stays above it once all weights are random keeps showing what the weights did not cause. The other end
+    is a Sobel edge detector, ``"edges"``, always checked too, whose similarity is 1.
+
+    A constant map (all zero, where no gradient is left; non-finite maps are counted here too) shows nothing: images
+    whose original map is constant are left out, later ones count by the similarities' own definition (rank correlation
+    and HOG 0), pairs with one make no level, and all are counted.
+
+    Cost: 2 L + R − 1 times the maps of all images, for L steps and R random networks.
+
+    Args:
+        model: The network; never changed, all is done on a copy, where it is.
+        images: ``[B, C, H, W]``, B ≥ 1, as the network takes them, on its device.
+        explainers: Names (``EXPLAINERS``), or names of your own with a function from a network to an explainer. With
+            ``folder``, a name stands for its function: give a changed function a new name.
+        targets: ``[B]`` int64; ``None``: the classes that the original network predicts.
+        max_steps: At most so many steps from top to bottom, see ``layers_from_top``.
+        random_networks: R ≥ 2, the fully randomised networks of the level; the cascade's last is one of them.
+        seed: Of all random weights and of the bootstrap. The same seed gives the same result.
+        batch_size: Images explained at a time.
+        pictures: Keep the maps of the first so many images.
+        folder: Keep each explainer's result here, in ``explainers/``, as soon as it is there, and take it from there
+            where nothing that it depends on has changed.
+        progress: Show a progress bar with the time remaining.
+
+    Returns:
+        The result, explainers in the order given, ``"edges"`` last.
+
+    Raises:
+        ValueError: If an argument is out of range or a name unknown or given twice.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> build = lambda network: build_explainer("grad_cam", network, layer="1")
+        >>> result = sanity_check(model, torch.rand(2, 3, 16, 16), {"cam": build})
+        >>> result.layers, result["edges"].verdict().kind
+        (('2', '0'), 'independent')
+    """
+    builds = _builds(explainers)
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W] with at least one image.")
+    if random_networks < 2:
+        raise ValueError(f"Got random_networks={random_networks}. At least 2 are needed to compare; 3 is the default.")
+    if batch_size < 1 or pictures < 0:
+        raise ValueError(f"Got batch_size={batch_size}, pictures={pictures}. Allowed are from 1, and from 0.")
+    network = copy.deepcopy(unwrap(model))
+    layers = layers_from_top(network, images, max_steps)
+    chunks = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
+    if targets is None:
+        control = EdgeDetector(network)
+        targets = torch.cat([control.logits(images[chunk]).argmax(1) for chunk in chunks])
+    run = _Run(network, images.detach(), targets.to(images.device), layers, random_networks, seed, chunks, pictures)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    checks = []
+    with Progress(*columns, disable=not progress) as bars:
+        for name, build in builds.items():
+            fingerprint = run.fingerprint(name)
+            kept = None if folder is None else _read(Path(folder), name, fingerprint)
+            if kept is None:
+                task = bars.add_task(name, total=run.passes)
+                kept = run.check(name, build, fingerprint, lambda task=task: bars.advance(task))  # type: ignore[misc]
+                if folder is not None:
+                    _keep(Path(folder), kept)
+            checks.append(kept)
+    return SanityCheckResult(
+        tuple(layer.name for layer in layers), tuple(int(target) for target in targets), tuple(checks)
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all explainers of a check share. ``network`` is a copy, whose weights change and are put back."""
+
+    network: nn.Module
+    images: Tensor
+    targets: Tensor
+    layers: tuple[Layers, ...]
+    random_networks: int
+    seed: int
+    chunks: list[slice]
+    pictures: int
+
+    @property
+    def passes(self) -> int:
+        """How often a chunk of images is explained for one explainer."""
+        return (2 * len(self.layers) + self.random_networks - 1) * len(self.chunks)
+
+    def fingerprint(self, name: str) -> str:
+        """Of everything that the result for the explainer of that name depends on."""
+        digest = hashlib.sha256()
+        tensors = chain_tensors(self.network)
+        for label, tensor in [*tensors, ("images", self.images), ("targets", self.targets)]:
+            digest.update(f"{label} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        chunk = self.chunks[0].stop
+        digest.update(repr((name, self.layers, self.random_networks, self.seed, self.pictures, chunk)).encode())
+        return digest.hexdigest()
+
+    def check(self, name: str, build: Build, fingerprint: str, advance: Callable[[], None]) -> ExplainerCheck:
+        trained = Weights(self.network)
+        explainer = build(self.network)
+        everything = [module for layer in self.layers for module in layer.modules]
+
+        def explain() -> Tensor:
+            parts = []
+            for chunk in self.chunks:
+                parts.append(explainer(self.images[chunk], self.targets[chunk]))
+                advance()
+            maps = torch.cat(parts).float()
+            return torch.where(maps.isfinite().flatten(1).all(1)[:, None, None], maps, torch.zeros_like(maps))
+
+        try:
+            original = explain()
+            compared = (~_constant(original)).nonzero().flatten().tolist()
+            steps: dict[str, list[Comparison]] = {mode: [] for mode in MODES}
+            kept: dict[str, list[Tensor]] = {mode: [original[: self.pictures]] for mode in MODES}
+
+            def note(mode: str, layer: Layers, maps: Tensor) -> None:
+                steps[mode].append(_compare(layer.name, original, maps, compared))
+                kept[mode].append(maps[: self.pictures])
+
+            maps = original
+            for number, layer in enumerate(self.layers):
+                randomize(self.network, layer.modules, self.seed)
+                maps = explain()
+                note("cascading", layer, maps)
+                if number == 0:
+                    # With the top layer alone, both ways are the same network.
+                    note("independent", layer, maps)
+            random = [maps]
+            for layer in self.layers[1:]:
+                trained.restore()
+                randomize(self.network, layer.modules, self.seed)
+                note("independent", layer, explain())
+            for number in range(1, self.random_networks):
+                trained.restore()
+                randomize(self.network, everything, self.seed + number)
+                random.append(explain())
+        finally:
+            trained.restore()
+        return ExplainerCheck(
+            name=name,
+            fingerprint=fingerprint,
+            seed=self.seed,
+            images=len(self.images),
+            compared=tuple(compared),
+            cascading=tuple(steps["cascading"]),
+            independent=tuple(steps["independent"]),
+            level=_level(random, compared),
+            level_constant=int(sum(_constant(maps).sum() for maps in random)),
+            level_maps=len(random) * len(self.images),
+            pictures={
+                mode: (torch.stack(maps) * 255).round().to(torch.uint8).cpu().numpy() for mode, maps in kept.items()
+            },
+        )
