@@ -62,7 +62,7 @@ def small_cnn(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> n
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flatten", nn.Flatten())
     network.add_module("head", nn.Linear(channels, num_classes))
-    # A third less time in training on a CPU; the convolutions pass the layout on.
+    # A quarter less CPU time in training; the convolutions pass the layout on.
     return network.to(memory_format=torch.channels_last)
 
 

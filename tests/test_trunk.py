@@ -59,6 +59,21 @@ CASES = {
         lambda: (nn.Sequential(conv_block(3, 8, 2), conv_block(8, 8, 2)), *HEAD),
         ["m0.1 in 16 8", "m0 out 8 8"],
     ),
+    "a stem that begins on the image's own grid": (
+        lambda: (nn.Sequential(conv_block(3, 8), conv_block(8, 8, 2)), nn.MaxPool2d(2), *HEAD),
+        ["m1 in 16 8"],
+    ),
+    "windows folded into the batch": (
+        lambda: (
+            conv_block(3, 8),
+            lambda x: x.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).reshape(-1, 64, 8),
+            TokenBlock(8),
+            lambda x: x.view(1, 4, 4, 8, 8, 8).permute(0, 5, 1, 3, 2, 4).reshape(1, 8, 32, 32),
+            nn.MaxPool2d(2),
+            *HEAD,
+        ),
+        ["m4 in 32 8"],
+    ),
     "a gate at the top level, from a vector back to the grid": (
         lambda: (
             conv_block(3, 8),
@@ -134,9 +149,9 @@ class Nested(nn.Module):
 class Encoder(nn.Module):
     """Returns all its stages, the finest first."""
 
-    def __init__(self):
+    def __init__(self, stride):
         super().__init__()
-        self.stage1, self.stage2 = conv_block(3, 8), conv_block(8, 12, 2)
+        self.stage1, self.stage2 = conv_block(3, 8, stride), conv_block(8, 12, 2)
 
     def forward(self, x):
         fine = self.stage1(x)
@@ -152,8 +167,13 @@ def test_an_encoder_decoder_is_looked_into_wherever_it_is():
         "m1.inner.down in 16 8",
         "m1.inner.inner out 8 8",
     ]
-    listed = Chain(Encoder(), lambda stages: stages[0] + F.interpolate(stages[1], (32, 32))[:, :8], nn.Conv2d(8, 5, 1))
-    assert brief(find_scales(listed, torch.rand(1, 3, 32, 32))) == ["m0.stage2 in 32 8", "m0.stage2 out 16 12"]
+
+
+@pytest.mark.parametrize(("stride", "fine"), [(1, 32), (2, 16)])
+def test_an_encoder_that_returns_all_its_stages_is_looked_into(stride, fine):
+    merge = Chain(lambda stages: stages[0] + F.interpolate(stages[1], (fine, fine))[:, :8], nn.Conv2d(8, 5, 1))
+    scales = find_scales(Chain(Encoder(stride), merge), torch.rand(1, 3, 32, 32))
+    assert brief(scales) == [f"m0.stage2 in {fine} 8", f"m0.stage2 out {fine // 2} 12"]
 
 
 def test_branches_side_by_side_do_not_end_the_way_down():

@@ -37,7 +37,7 @@ class EpochScalars:
         """
         covered = F.adaptive_avg_pool2d(objects[:, None].float(), (combined.shape[-2], combined.shape[-1]))[:, 0]
         fullest = covered.flatten(1).amax(1)
-        # A cell belongs to the object that covers half of it; of an object smaller than a cell, the one with most of it.
+        # A cell belongs to an object that covers half of it; of a smaller object, the cells with most of it.
         inside = covered >= (0.5 * fullest).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
         present = fullest > 0
         self._sums["energy_in_box"].append((energy_pointing_game(combined, inside) * present).sum())

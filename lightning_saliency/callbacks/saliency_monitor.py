@@ -42,11 +42,13 @@ class SaliencyMonitor(StageHooks):
     no extra data. Training is bit for bit what it would be without the monitor, and an error in it never ends a run.
 
     Logged as pictures, to every logger of the trainer and as PNG files under ``<run>/<name>/``, one key a view:
-    ``<name>/lovi``, ``<name>/combined``, ``<name>/scales``. Logged as scalars, each time: ``<name>/drift`` (1 −
-    Spearman correlation of each sample's combined map with the one logged before, averaged, in [0, 2]; 1 while there is none
-    before; ``EarlyStopping`` can watch it), ``<name>/entropy`` (of the sample's combined maps, in [0, 1]) and, where
-    batches carry boxes or masks, ``<name>/energy_in_box`` (share of the combined map's energy on the objects) and
-    ``<name>/pointing_game`` (share of images whose maximum lies on an object), over every batch.
+    ``<name>/lovi``, ``<name>/combined``, ``<name>/scales``. Logged as scalars, each time:
+
+    - ``<name>/drift``: 1 − Spearman correlation of each sample's combined map with the one logged before, averaged, in
+      [0, 2]; 1 while there is none before. ``EarlyStopping`` can watch it.
+    - ``<name>/entropy``: of the sample's combined maps, in [0, 1].
+    - ``<name>/energy_in_box`` and ``<name>/pointing_game``, where batches carry boxes or masks, over every batch: the
+      share of the combined map's energy on the objects, and of images whose maximum lies on an object.
 
     Acts in ``setup`` (checks), at the first batch of a run (finds the scales and registers its hooks, before the first
     forward pass and so before compilation), around each batch and at the end of the epochs of its stage, and closes its

@@ -98,7 +98,9 @@ def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         if not rows or not {"class_index", "name"} <= rows[0].keys():
-            raise ValueError(f"Expected the columns class_index and name in {path}, but got {list(rows[0]) if rows else []}.")
+            raise ValueError(
+                f"Expected the columns class_index and name in {path}, but got {list(rows[0]) if rows else []}."
+            )
         listed: dict[str, list[int]] = {}
         for row in rows:
             listed.setdefault(row["name"], []).append(int(row["class_index"]))
@@ -136,8 +138,8 @@ def _read_csv(path: Path, folder: Path) -> _Found:
         corners = [corner for corner in _CORNERS if corner in columns]
         if "file" not in columns or not (name_column or index_column) or len(corners) not in (0, 4):
             raise ValueError(
-                f"Got the columns {list(columns)} in {path}. Allowed are file, class_name and/or class_index, and either "
-                "all or none of xmin, ymin, xmax, ymax; rename them."
+                f"Got the columns {list(columns)} in {path}. Allowed are file, class_name and/or class_index, and "
+                "either all or none of xmin, ymin, xmax, ymax; rename them."
             )
         for row in reader:
             try:

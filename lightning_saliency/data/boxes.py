@@ -108,8 +108,8 @@ class BoxedImages(Dataset[Sample]):
         usable = [(image, found) for image in images if (found := self._labels(image))]
         if not usable:
             raise ValueError(
-                f"Got {len(images)} annotated images, but no class of the network is to be seen on any of them. Allowed "
-                "are annotations with class names that `classes` maps to the network's, or with its own indices."
+                f"Got {len(images)} annotated images, but no class of the network is to be seen on any of them. "
+                "Allowed are annotations whose class names `classes` maps to the network's, or with its indices."
             )
         self.usable = len(usable)
         # Which images, at random; in which order, as they are listed.

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._trace import tensors_in
 from lightning_saliency.explainers._outputs import class_logits, select_scores
 from lightning_saliency.explainers._state import undisturbed, unwrap
 from lightning_saliency.scales import Scale, as_grid

@@ -87,18 +87,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # Weights that autocast has already cast may be inference tensors, and those cast in here are cut off from their
-        # parameters: used by the caller's own forward under the same autocast, they would leave weights without
-        # gradient.
-        torch.clear_autocast_cache()
         try:
             for module in modules:
                 module.training = False
+            # This also keeps autocast from remembering weights cast in here, which are cut off from their parameters:
+            # the caller's own forward under the same autocast would use them and leave the weights without gradient.
             for parameter in parameters:
                 parameter.requires_grad_(False)
             yield
         finally:
-            torch.clear_autocast_cache()
             for parameter in parameters:
                 parameter.requires_grad_(True)
             for module, flag in zip(modules, flags, strict=True):

@@ -206,7 +206,7 @@ class _ToLogits(nn.Module):
         self.network = network
         self.output = output
         self.targets = targets
-        # Set for this module alone: the network's modes are not ours to change.
+        # What restores modes, as some of torchcam's classes do, goes by the outermost module's.
         self.training = False
 
     def forward(self, images: Tensor) -> Tensor:

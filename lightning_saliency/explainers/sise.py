@@ -129,7 +129,7 @@ def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = No
         (tensor([[False,  True,  True,  True]]), tensor([[False, False,  True,  True]]))
     """
     importance = (gradients if gradients.dtype == torch.float64 else gradients.float()).sum((2, 3))
-    chosen = importance < mu * importance.amax(dim=1, keepdim=True)
+    chosen = importance > mu * importance.amax(dim=1, keepdim=True)
     if max_masks is not None and max_masks < chosen.shape[1]:
         order = importance.argsort(dim=1, descending=True, stable=True)
         chosen &= torch.zeros_like(chosen).scatter_(1, order[:, :max_masks], True)

@@ -52,8 +52,8 @@ def otsu_threshold(maps: Tensor) -> Tensor:
     sums = scaled.cumsum(-1)
     distance = (sums[..., -1:] - sums[..., :-1]) / above - sums[..., :-1] / below
     variance = below * above * distance.square()
-    within_ties = ranked[..., :-1] == ranked[..., 1:]
-    cut = variance.masked_fill(within_ties, -1).argmax(-1, keepdim=True)
+    # Along a run of equal values the variance is convex in the cut, so that the largest never lies inside the run.
+    cut = variance.argmax(-1, keepdim=True)
     return ranked.gather(-1, cut).squeeze(-1)
 
 

@@ -1,1 +1,15 @@
+"""What a person looks at: tables and plots of results."""
 
+from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
+from lightning_saliency.reports.tables import Column, Estimate, TableData
+
+__all__ = [
+    "Column",
+    "Estimate",
+    "Example",
+    "TableData",
+    "bar_plot",
+    "curve_plot",
+    "example_sheet",
+    "save_figure",
+]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -79,21 +79,22 @@ class TableData:
     caption: str = ""
 
     def rich(self) -> Group:
-        """For a terminal: the best in bold, the second best underlined, the interval below the value."""
+        """For a terminal: the best bold with ¹, the second best underlined with ², the interval below the value."""
         shown: list[RenderableType] = []
         for network, methods in self.values.items():
             for group, columns in self._groups():
                 table = Table(title=f"{network}: {group}", title_justify="left", pad_edge=False)
                 table.add_column("")
                 for column in columns:
-                    table.add_column(self._title(column), justify="right")
+                    table.add_column(self._title(column), justify="right", no_wrap=True)
                 marks = {column.key: self._marks(methods, column) for column in columns}
                 for name, values in methods.items():
-                    cells = [self._cell(values.get(column.key), column, marks[column.key].get(name)) for column in columns]
+                    cells = [
+                        self._cell(values.get(column.key), column, marks[column.key].get(name)) for column in columns
+                    ]
                     table.add_row(name, *cells)
                 shown.append(table)
-        if self.caption:
-            shown.append(Text(self.caption))
+        shown.append(Text("\n".join(["¹ best, ² second best", *([self.caption] if self.caption else [])])))
         return Group(*shown)
 
     def markdown(self) -> str:
@@ -122,12 +123,6 @@ class TableData:
                 parts.append("\n".join(lines))
         return "\n\n".join([*parts, *([self.caption] if self.caption else [])]) + "\n"
 
-    def text(self, width: int = 140) -> str:
-        """As plain text, without marks of the best: for a log."""
-        console = Console(width=width, record=True, file=_Nowhere(), force_terminal=False)
-        console.print(self.rich())
-        return console.export_text()
-
     def _groups(self) -> list[tuple[str, list[Column]]]:
         return [(group, list(columns)) for group, columns in groupby(self.columns, key=lambda column: column.group)]
 
@@ -138,9 +133,10 @@ class TableData:
     def _cell(self, estimate: Estimate | None, column: Column, rank: int | None) -> Text:
         if estimate is None:
             return Text("–")
-        style = {1: "bold green", 2: "underline"}.get(rank or 0, "")
-        number = Text(f"{estimate.value:.{column.digits}f}", style=style)
-        return Text.assemble(number, "\n", (self._interval(estimate, column), "dim"))
+        # The figure behind the value, so that the marks are also seen in a log without styles.
+        style, mark = {1: ("bold green", "¹"), 2: ("underline", "²")}.get(rank or 0, ("", " "))
+        number = Text(f"{estimate.value:.{column.digits}f}{mark}", style=style)
+        return Text.assemble(number, "\n", (self._interval(estimate, column) + " ", "dim"))
 
     @staticmethod
     def _interval(estimate: Estimate, column: Column) -> str:
@@ -149,13 +145,3 @@ class TableData:
     @staticmethod
     def _title(column: Column) -> str:
         return column.title + {"high": " ↑", "low": " ↓", None: ""}[column.better]
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass

@@ -45,7 +45,9 @@ def bootstrap_mean(
         0.5
     """
     if not len(values):
-        raise ValueError("Got no value to take the mean of. Leave out the metric, or give images it can be measured on.")
+        raise ValueError(
+            "Got no value to take the mean of. Leave out the metric, or give images it can be measured on."
+        )
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(
             f"Got resamples={resamples}, confidence={confidence}. Allowed are 1 and more, and a share in (0, 1)."

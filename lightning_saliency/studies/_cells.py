@@ -24,7 +24,7 @@ class CellFile:
     """The results of one cell, one line a finished chunk, below a line that says what they are results of.
 
     A chunk is written with one ``write`` and flushed to the disk. What a kill left of a line is recognised by its
-    missing end and taken off when the file is opened again: a killed run loses the chunk it was working on and no other.
+    missing end and taken off when the file is opened again: a killed run loses no chunk but the one it was working on.
 
     Args:
         path: The file. Its folder is made.
@@ -69,12 +69,14 @@ class CellFile:
         if found == header:
             return
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
-            raise StaleResultsError(f"{self.path} was written by another version. Move it away or choose another folder.")
+            raise StaleResultsError(
+                f"{self.path} was written by another version. Move it away or choose another folder."
+            )
         old, new = found["fingerprint"], header["fingerprint"]
         changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
         raise StaleResultsError(
-            f"{self.path} holds results of other {', '.join(changed)} than are asked for now. Continue with what it was "
-            "begun with, delete it, or choose another output folder."
+            f"{self.path} holds results of other {', '.join(changed)} than are asked for now. Continue with what it "
+            "was begun with, delete it, or choose another output folder."
         )
 
 

@@ -23,15 +23,13 @@ from lightning_saliency.functional.localization import (
     pointing_game,
     top_fraction_iou,
 )
-from lightning_saliency.functional.masking import Fill, keep_most_salient, resize_maps
+from lightning_saliency.functional.masking import NamedFill, keep_most_salient, resize_maps
 from lightning_saliency.functional.scores import drop, increase
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.reports.tables import Column
 from lightning_saliency.scales import NoScalesError
 
-MetricName = Literal[
-    "ebpg", "miou", "bbox", "pointing_game", "drop", "increase", "insertion", "deletion", "overall"
-]
+MetricName = Literal["ebpg", "miou", "bbox", "pointing_game", "drop", "increase", "insertion", "deletion", "overall"]
 METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
 
 #: Side in pixels at which maps are kept for the sheet of examples.
@@ -61,16 +59,17 @@ class MetricConfig:
     tolerances: tuple[float, ...] = (0, 15)
     top_fraction: float = 0.2
     kept_fraction: float = 0.15
-    fill: Fill = "zero"
+    fill: NamedFill | float | tuple[float, ...] = "zero"
     steps: int = 100
-    baseline: Fill = "blur"
+    baseline: NamedFill | float | tuple[float, ...] = "blur"
     score: Score = "softmax"
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.names or ()) - set(METRIC_NAMES))
         if unknown or (self.names is not None and not self.names):
             raise ValueError(
-                f"Got the metrics {list(self.names or ())}. Allowed are {', '.join(METRIC_NAMES)}; leave names out for all."
+                f"Got the metrics {list(self.names or ())}. Allowed are {', '.join(METRIC_NAMES)}; "
+                "leave names out for all."
             )
 
     def columns(self, boxes: bool) -> list[Column]:
@@ -111,7 +110,7 @@ _TITLES: dict[MetricName, tuple[str, Literal["high", "low"], bool]] = {
 
 @dataclass
 class Measured:
-    """What was measured on one chunk, one entry a map, all scores in per cent; ``seconds`` and ``passes`` are a map's."""
+    """What was measured on one chunk: an entry a map, scores in per cent; ``seconds`` and ``passes`` are a map's."""
 
     scores: list[dict[str, float]]
     curves: list[dict[str, list[float]]]

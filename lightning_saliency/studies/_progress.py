@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable, Mapping
 from types import TracebackType
 
@@ -76,7 +75,6 @@ class ProgressBar:
 
     def __enter__(self) -> Self:
         self._bar.start()
-        self._begin = time.monotonic()
         return self
 
     def __exit__(
@@ -96,7 +94,7 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> duration(9.6), duration(75), duration(7300)
-        ('10 s', '1 min 15 s', '2 h 02 min')
+        ('10 s', '1 min 15 s', '2 h 01 min')
     """
     whole = round(seconds)
     if whole < 60:

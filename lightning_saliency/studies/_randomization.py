@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> t
         ValueError: If ``max_steps`` is below 1 or the network has no weights.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)), nn.Flatten())
+        >>> block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), block, nn.Flatten())
         >>> [layers.name for layers in layers_from_top(model, torch.rand(1, 3, 8, 8))]
         ['1.1', '1.0', '0']
         >>> layers_from_top(model, torch.rand(1, 3, 8, 8), max_steps=2)
@@ -62,7 +63,9 @@ def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> t
         raise ValueError(f"Got max_steps={max_steps}. Allowed are whole numbers from 1; 20 is the default.")
     found = _from_top(model, example)
     if not found:
-        raise ValueError(f"Got a {type(model).__name__} without parameters. Give a network whose weights can be changed.")
+        raise ValueError(
+            f"Got a {type(model).__name__} without parameters. Give a network whose weights can be changed."
+        )
     if len(found) <= max_steps:
         return tuple(Layers(name or "(network)", modules) for name, modules in found)
     for depth in range(max(name.count(".") + 1 for name, _ in found), 0, -1):
@@ -74,7 +77,7 @@ def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> t
                 break
             return tuple(Layers(name or "(network)", tuple(modules)) for name, modules in blocks.items())
     bounds = [round(step * len(found) / max_steps) for step in range(max_steps + 1)]
-    parts = [found[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    parts = [found[start:stop] for start, stop in pairwise(bounds)]
     return tuple(
         Layers(_joined([name for name, _ in part]), tuple(chain.from_iterable(modules for _, modules in part)))
         for part in parts
@@ -84,11 +87,11 @@ def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> t
 def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
     """Put random weights in the place of the trained ones, in these modules only.
 
-    Each module's own ``reset_parameters()`` is called, which also takes running statistics back to mean 0 and variance 1
-    and affine parameters to 1 and 0. Parameters that this leaves as they are, or whose module has no such method (class
-    tokens, position embeddings, parametrised weights), are drawn from the normal distribution of their own mean and
-    standard deviation; constant ones stay. The weights drawn depend on ``seed`` and the module's path only, not on
-    which other modules are randomised, and the random number generators are left as they were.
+    Each module's own ``reset_parameters()`` is called, which also takes running statistics back to mean 0 and
+    variance 1 and affine parameters to 1 and 0. Parameters that this leaves as they are, or whose module has no such
+    method (class tokens, position embeddings, parametrised weights), are drawn from the normal distribution of their
+    own mean and standard deviation; constant ones stay. The weights drawn depend on ``seed`` and the module's path
+    only, not on which other modules are randomised, and the random number generators are left as they were.
 
     Args:
         model: Changed in place.
@@ -114,7 +117,11 @@ def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
             if callable(reset):
                 reset()
             for parameter, trained in zip(own, before, strict=True):
-                if parameter.numel() and torch.equal(parameter, trained) and bool((trained != trained.flatten()[0]).any()):
+                if (
+                    parameter.numel()
+                    and torch.equal(parameter, trained)
+                    and bool((trained != trained.flatten()[0]).any())
+                ):
                     parameter.normal_(trained.mean().item(), trained.std().item())
 
 

@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import copy
 import csv
-import hashlib
 import io
 import json
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lightning_saliency.explainers import Explainer, build_explainer
-from lightning_saliency.explainers.base import undisturbed, unwrap
-from lightning_saliency.functional.scores import hog_similarity, spearman, ssim
-from lightning_saliency.pictures import displayable
+from lightning_saliency.explainers import EXPLAINERS, build_explainer
+from lightning_saliency.explainers.base import unwrap
+from lightning_saliency.pictures import Picture
 from lightning_saliency.reports.sanity_check import similarity_figure, similarity_sheet
-from lightning_saliency.studies._randomization import Layers, Weights, layers_from_top, randomize
+from lightning_saliency.studies._randomization import Layers, layers_from_top, randomize
 from lightning_saliency.studies._sanity_results import (
     MEASURES,
     MODES,
     Comparison,
     ExplainerCheck,
     Interval,
+    Mode,
     Verdict,
     bootstrap_interval,
 )
+from lightning_saliency.studies._sanity_run import Build, EdgeDetector, Run
+from lightning_saliency.studies._sanity_store import keep_check, read_check, write_file
 
 __all__ = [
+    "MEASURES",
+    "MODES",
+    "Comparison",
     "EdgeDetector",
     "ExplainerCheck",
     "Interval",
@@ -51,31 +52,8 @@ __all__ = [
     "sanity_check",
 ]
 
-Build = Callable[[nn.Module], Explainer]
-
 #: The control's name among the results.
 CONTROL = "edges"
-_SIMILARITIES = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
-
-
-class EdgeDetector(Explainer):
-    """The magnitude of the image's Sobel gradient: looks like an explanation and ignores the network.
-
-    The control that every measure of the check must catch: its similarity is 1 whatever is randomised.
-
-    Args:
-        model: As for ``Explainer``; it is asked for the predicted class only.
-
-    Example:
-        >>> EdgeDetector(nn.Flatten())(torch.rand(2, 3, 8, 8), targets=0).shape
-        torch.Size([2, 8, 8])
-    """
-
-    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        kernel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
-        grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        gradient = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])
-        return torch.hypot(gradient[:, 0], gradient[:, 1])
 
 
 @dataclass(frozen=True)
@@ -122,6 +100,34 @@ class SanityCheckResult:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"Got a text that is no result of a sanity check ({error}). Delete the file.") from error
 
+    def figure(self) -> Figure:
+        """The similarities over the layers, see ``similarity_figure``."""
+        return similarity_figure(
+            self.layers,
+            {
+                check.name: {
+                    mode: {label: check.intervals(mode, measure) for measure, label in MEASURES.items()}
+                    for mode in MODES
+                }
+                for check in self.checks
+            },
+            {
+                check.name: {label: check.random_level(measure) for measure, label in MEASURES.items()}
+                for check in self.checks
+            },
+        )
+
+    def sheet(self, mode: Mode, index: int, images: Tensor) -> Picture:
+        """The maps of one image, a row an explainer, see ``similarity_sheet``.
+
+        Args:
+            mode: ``"cascading"`` or ``"independent"``.
+            index: Of the image, among those whose maps were kept.
+            images: ``[B, 3, H, W]`` in [0, 1], as a person sees them.
+        """
+        maps = {check.name: torch.from_numpy(check.pictures[mode][:, index]).float() / 255 for check in self.checks}
+        return similarity_sheet(images[index], maps, self.layers)
+
     def write(self, folder: Path, images: Tensor | None = None) -> list[Path]:
         """Write ``sanity_check.json``, ``.csv`` and ``.png`` and the sheets of pictures.
 
@@ -139,35 +145,20 @@ class SanityCheckResult:
         writer = csv.DictWriter(table, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        contents: dict[str, bytes] = {
+        plot = io.BytesIO()
+        self.figure().savefig(plot, format="png", dpi=150)
+        contents = {
             "sanity_check.json": self.to_json().encode(),
             "sanity_check.csv": table.getvalue().encode(),
-            "sanity_check.png": similarity_figure(
-                self.layers,
-                {
-                    check.name: {
-                        mode: {label: check.intervals(mode, measure) for measure, label in MEASURES.items()}
-                        for mode in MODES
-                    }
-                    for check in self.checks
-                },
-                {
-                    check.name: {label: check.random_level(measure) for measure, label in MEASURES.items()}
-                    for check in self.checks
-                },
-            ),
+            "sanity_check.png": plot.getvalue(),
         }
-        shown = min((check.pictures[mode].shape[1] for check in self.checks for mode in check.pictures), default=0)
-        for index in range(shown if images is not None else 0):
-            for mode in MODES:
-                maps = {
-                    check.name: torch.from_numpy(check.pictures[mode][:, index]).float() / 255 for check in self.checks
-                }
+        if images is not None:
+            shown = min(len(images), *(check.shown for check in self.checks))
+            for index, mode in product(range(shown), MODES):
                 picture = io.BytesIO()
-                assert_images: Any = images
-                Image.fromarray(similarity_sheet(assert_images[index], maps, self.layers)).save(picture, format="PNG")
+                Image.fromarray(self.sheet(mode, index, images)).save(picture, format="PNG")
                 contents[f"{mode}_{index}.png"] = picture.getvalue()
-        return [_write(Path(folder) / name, content) for name, content in contents.items()]
+        return [write_file(Path(folder) / name, content) for name, content in contents.items()]
 
 
 def sanity_check(
@@ -192,9 +183,10 @@ def sanity_check(
     ``spearman``, ``ssim`` and ``hog_similarity``. All maps are in [0, 1] and of positive relevance ("absolute" ones).
 
     *The random-weights level* is the similarity of the maps that several fully randomised networks give for the same
-    image: what an explainer shares with another of its maps only because both see this image. An explainer whose
-    similarity stays above it once all weights are random keeps showing what the weights did not cause. The other end
-    is a Sobel edge detector, ``"edges"``, always checked too, whose similarity is 1.
+    image: what the explainer's maps share only because they see this image. An explainer whose original maps are more
+    like those of the random networks than these are among each other shows what the weights did not cause; one whose
+    level is itself high shows mostly the image, whatever the weights. The other end is a Sobel edge detector,
+    ``"edges"``, always checked too, whose similarity is 1.
 
     A constant map (all zero, where no gradient is left; non-finite maps are counted here too) shows nothing: images
     whose original map is constant are left out, later ones count by the similarities' own definition (rank correlation
@@ -224,7 +216,8 @@ def sanity_check(
         ValueError: If an argument is out of range or a name unknown or given twice.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> head = [nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head)
         >>> build = lambda network: build_explainer("grad_cam", network, layer="1")
         >>> result = sanity_check(model, torch.rand(2, 3, 16, 16), {"cam": build})
         >>> result.layers, result["edges"].verdict().kind
@@ -243,107 +236,34 @@ def sanity_check(
     if targets is None:
         control = EdgeDetector(network)
         targets = torch.cat([control.logits(images[chunk]).argmax(1) for chunk in chunks])
-    run = _Run(network, images.detach(), targets.to(images.device), layers, random_networks, seed, chunks, pictures)
+    run = Run(network, images.detach(), targets.to(images.device), layers, random_networks, seed, chunks, pictures)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     checks = []
     with Progress(*columns, disable=not progress) as bars:
         for name, build in builds.items():
             fingerprint = run.fingerprint(name)
-            kept = None if folder is None else _read(Path(folder), name, fingerprint)
+            kept = None if folder is None else read_check(Path(folder), name, fingerprint)
             if kept is None:
                 task = bars.add_task(name, total=run.passes)
                 kept = run.check(name, build, fingerprint, lambda task=task: bars.advance(task))  # type: ignore[misc]
                 if folder is not None:
-                    _keep(Path(folder), kept)
+                    keep_check(Path(folder), kept)
             checks.append(kept)
     return SanityCheckResult(
         tuple(layer.name for layer in layers), tuple(int(target) for target in targets), tuple(checks)
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What all explainers of a check share. ``network`` is a copy, whose weights change and are put back."""
-
-    network: nn.Module
-    images: Tensor
-    targets: Tensor
-    layers: tuple[Layers, ...]
-    random_networks: int
-    seed: int
-    chunks: list[slice]
-    pictures: int
-
-    @property
-    def passes(self) -> int:
-        """How often a chunk of images is explained for one explainer."""
-        return (2 * len(self.layers) + self.random_networks - 1) * len(self.chunks)
-
-    def fingerprint(self, name: str) -> str:
-        """Of everything that the result for the explainer of that name depends on."""
-        digest = hashlib.sha256()
-        tensors = chain_tensors(self.network)
-        for label, tensor in [*tensors, ("images", self.images), ("targets", self.targets)]:
-            digest.update(f"{label} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        chunk = self.chunks[0].stop
-        digest.update(repr((name, self.layers, self.random_networks, self.seed, self.pictures, chunk)).encode())
-        return digest.hexdigest()
-
-    def check(self, name: str, build: Build, fingerprint: str, advance: Callable[[], None]) -> ExplainerCheck:
-        trained = Weights(self.network)
-        explainer = build(self.network)
-        everything = [module for layer in self.layers for module in layer.modules]
-
-        def explain() -> Tensor:
-            parts = []
-            for chunk in self.chunks:
-                parts.append(explainer(self.images[chunk], self.targets[chunk]))
-                advance()
-            maps = torch.cat(parts).float()
-            return torch.where(maps.isfinite().flatten(1).all(1)[:, None, None], maps, torch.zeros_like(maps))
-
-        try:
-            original = explain()
-            compared = (~_constant(original)).nonzero().flatten().tolist()
-            steps: dict[str, list[Comparison]] = {mode: [] for mode in MODES}
-            kept: dict[str, list[Tensor]] = {mode: [original[: self.pictures]] for mode in MODES}
-
-            def note(mode: str, layer: Layers, maps: Tensor) -> None:
-                steps[mode].append(_compare(layer.name, original, maps, compared))
-                kept[mode].append(maps[: self.pictures])
-
-            maps = original
-            for number, layer in enumerate(self.layers):
-                randomize(self.network, layer.modules, self.seed)
-                maps = explain()
-                note("cascading", layer, maps)
-                if number == 0:
-                    # With the top layer alone, both ways are the same network.
-                    note("independent", layer, maps)
-            random = [maps]
-            for layer in self.layers[1:]:
-                trained.restore()
-                randomize(self.network, layer.modules, self.seed)
-                note("independent", layer, explain())
-            for number in range(1, self.random_networks):
-                trained.restore()
-                randomize(self.network, everything, self.seed + number)
-                random.append(explain())
-        finally:
-            trained.restore()
-        return ExplainerCheck(
-            name=name,
-            fingerprint=fingerprint,
-            seed=self.seed,
-            images=len(self.images),
-            compared=tuple(compared),
-            cascading=tuple(steps["cascading"]),
-            independent=tuple(steps["independent"]),
-            level=_level(random, compared),
-            level_constant=int(sum(_constant(maps).sum() for maps in random)),
-            level_maps=len(random) * len(self.images),
-            pictures={
-                mode: (torch.stack(maps) * 255).round().to(torch.uint8).cpu().numpy() for mode, maps in kept.items()
-            },
+def _builds(explainers: Sequence[str] | Mapping[str, Build]) -> dict[str, Build]:
+    """Each explainer's function by name, the control last."""
+    names = list(explainers)
+    if CONTROL in names or len(set(names)) < len(names) or not names:
+        raise ValueError(
+            f"Got the explainers {names}. Expected at least one, each once, and none called {CONTROL!r}: that is the "
+            "control, which is always checked."
         )
+    unknown = [] if isinstance(explainers, Mapping) else [name for name in names if name not in EXPLAINERS]
+    if unknown:
+        raise ValueError(f"Got the explainers {unknown}. Allowed are {', '.join(EXPLAINERS)}.")
+    builds = dict(explainers) if isinstance(explainers, Mapping) else {n: partial(build_explainer, n) for n in names}
+    return {**builds, CONTROL: EdgeDetector}

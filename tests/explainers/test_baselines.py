@@ -282,6 +282,7 @@ def test_gradients_are_kept_from_extractors_that_zero_them(monkeypatch: pytest.M
 
     class Zeroing(torchcam.GradCAM):
         def _backprop(self, *args: Any, **kwargs: Any) -> None:
+            assert not any(module.training for module in self.model.modules())
             self.model.zero_grad(set_to_none=False)
             super()._backprop(*args, **kwargs)
 

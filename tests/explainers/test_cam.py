@@ -20,7 +20,7 @@ from torchvision.models import (
     resnet18,
     squeezenet1_0,
 )
-from torchvision.models.vgg import VGG, make_layers
+from torchvision.models.vgg import make_layers
 from torchvision.transforms import v2
 
 from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus, XGradCAM
@@ -111,10 +111,10 @@ def test_grad_cam_plus_plus_does_not_underflow() -> None:
 
 
 def test_grad_cam_plus_plus_of_signed_activations_is_finite() -> None:
-    activations = torch.tensor([[[[-1.0, -1.0]], [[3.0, 1.0]]]])
+    activations = torch.tensor([[[[-1.0, -1.0]], [[9.0, 1.0]]]])
     gradients = torch.tensor([[[[1.0, 0.5]], [[1.0, 0.0]]]])
-    # First channel: 2 + g ΣA is 0 and 1, second: 6 and 2. Weights 0 + 0.5 and 1/6.
-    expected = torch.tensor([[[-0.5 + 3 / 6, -0.5 + 1 / 6]]]).relu()
+    # First channel: 2 + g ΣA is 0 and 1, second: 12 and 2. Weights 0 + 0.5 and 1/12.
+    expected = torch.tensor([[[-0.5 + 9 / 12, 0.0]]])
     torch.testing.assert_close(GradCAMPlusPlus.from_gradients(activations, gradients), expected)
 
 
@@ -214,11 +214,10 @@ def test_maps_follow_the_picture(resnet: nn.Module, photos: Tensor) -> None:
 # --- architectures
 
 
-def small_vgg(**options: Any) -> VGG:
-    """A head that tells positions apart, unlike an average's."""
-    model = VGG(make_layers([8, "M", 16, "M", 16, "M"]), init_weights=False, **options)
-    model.classifier = nn.Sequential(nn.Linear(16 * 7 * 7, 32), nn.ReLU(inplace=True), nn.Linear(32, 7))
-    return model
+def small_vgg(num_classes: int) -> nn.Sequential:
+    """A head that tells positions apart, unlike one that averages."""
+    head = [nn.Flatten(), nn.Linear(16 * 8 * 8, 32), nn.ReLU(inplace=True), nn.Linear(32, num_classes)]
+    return nn.Sequential(make_layers([8, "M", 16, "M", 16, "M"]), *head)
 
 
 @pytest.mark.parametrize("build", [small_vgg, densenet121, mobilenet_v3_small, squeezenet1_0])

@@ -61,6 +61,16 @@ def test_gradients_are_those_of_a_whole_backward_pass() -> None:
         assert torch.equal(activations, tensors[name])
 
 
+def test_inference_tensors_at_the_very_start_of_the_network() -> None:
+    model, inputs, targets = network().eval(), images(), torch.tensor([1, 4])
+    scales = [scale("conv1", "input"), scale("conv2")]
+    expected, _ = activations_and_gradients(model, inputs, targets, scales)
+    with torch.inference_mode():
+        found, _ = activations_and_gradients(model, inputs.clone(), targets.clone(), scales)
+    assert torch.equal(found[0][1], expected[0][1])
+    assert expected[0][1].abs().sum() > 0
+
+
 class Counting(torch.autograd.Function):
     """The identity; counts its backward passes."""
 

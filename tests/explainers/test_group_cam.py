@@ -8,9 +8,12 @@ import torch
 import torchvision
 from scipy.stats import spearmanr
 from torch import nn
+from torch.nn.functional import interpolate
 
+from lightning_saliency.explainers import group_cam
 from lightning_saliency.explainers.cam import GradCAM
 from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, kmeans_groups, percentile
+from lightning_saliency.functional.masking import blur
 from lightning_saliency.scales import Scale
 
 
@@ -94,11 +97,11 @@ def test_no_gradient_is_computed_without_gradients_and_one_backward_pass_of_the_
 
 
 def test_one_group_without_denoising_ranks_pixels_as_grad_cam_does(network, images):
-    group_cam = GroupCAM(network, "block2", groups=1, theta=None)(images)
+    ours = GroupCAM(network, "block2", groups=1, theta=None)(images)
     grad_cam = GradCAM(network, "block2")(images)
-    raised = group_cam.amax((1, 2)) > 0
+    raised = ours.amax((1, 2)) > 0
     assert raised.sum() >= 4
-    for one, other in zip(group_cam[raised], grad_cam[raised], strict=True):
+    for one, other in zip(ours[raised], grad_cam[raised], strict=True):
         assert spearmanr(one.flatten(), other.flatten()).statistic > 0.9999
         assert torch.allclose(one, other, atol=1e-4)
 
@@ -137,6 +140,29 @@ def test_equations_1_to_4_by_hand():
     # The 90th percentile is 1 + 0.7 · 2 = 2.4.
     masks = initial_masks(activations, gradients, groups=2, theta=90)
     assert torch.equal(masks[0, 0], torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    # What equals the percentile goes.
+    masks = initial_masks(torch.tensor([[[[1.0, 2.0, 4.0]]]]), None, groups=1, theta=50)
+    assert torch.equal(masks, torch.tensor([[[[0.0, 0.0, 1.0]]]]))
+
+
+def test_equations_5_to_7_one_group_at_a_time(network, images):
+    network.eval()
+    maps = GroupCAM(network, "block2", groups=3, theta=40, kernel_size=9, sigma=4.0)(images, TARGETS)
+    for image, target, found in zip(images, TARGETS, maps, strict=True):
+        hidden = network.block2(network.pool(network.block1(image[None]))).detach().requires_grad_()
+        logit = 4 * network.head(network.average(hidden).flatten(1))[0, target]
+        masks = initial_masks(hidden.detach(), torch.autograd.grad(logit, hidden)[0], 3, 40)[0]
+        masks = interpolate(masks[:, None], size=image.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+        blurred = blur(image[None], 9, 4.0)
+        raw = torch.zeros(image.shape[1:])
+        with torch.no_grad():
+            confidence = network(blurred).softmax(1)[0, target]
+            for mask in masks:
+                seen = image * mask + blurred * (1 - mask)
+                raw += (network(seen).softmax(1)[0, target] - confidence) * mask
+        raw = raw.relu()
+        expected = (raw - raw.min()) / (raw.max() - raw.min()) if raw.max() > raw.min() else raw
+        assert torch.allclose(found, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("theta", [0, 12.5, 70, 99.9, 100])
@@ -246,7 +272,16 @@ def test_kmeans_finds_planted_groups_whatever_the_scale_and_the_batch():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_kmeans_fills_empty_groups_while_it_can():
+def test_kmeans_fills_groups_that_run_empty(monkeypatch):
+    activations = torch.zeros(1, 8, 1, 4)
+    activations[0, torch.arange(8), 0, torch.arange(8) % 4] = 1.0
+    monkeypatch.setattr(group_cam, "_spread_centres", lambda points, groups, _: points[:, :1].expand(-1, groups, -1))
+    groups = kmeans_groups(activations, 4)[0]
+    assert len(groups.unique()) == 4
+    assert torch.equal(groups[:4], groups[4:])
+
+
+def test_kmeans_tells_few_different_maps_apart():
     # Twenty equal maps and three others: whichever are drawn first, no group stays empty.
     activations = torch.zeros(1, 23, 1, 4)
     activations[0, :20, 0, 0] = 1.0

@@ -184,17 +184,20 @@ def test_the_network_is_left_as_it_was_also_after_an_exception(network, images, 
     with pytest.raises(RuntimeError, match="on purpose"):
         score_masks(network, images, masks, TARGETS, output=fail, fast=fast)
     _assert_same(before, _state(network))
-    with MaskScorer(network, images, TARGETS):
+    scorer = MaskScorer(network, images, TARGETS, fast=fast)
+    with scorer:
         assert not network.training
     _assert_same(before, _state(network))
-    with pytest.raises(RuntimeError, match="on purpose"), MaskScorer(network, images, TARGETS):
+    scorer = MaskScorer(network, images, TARGETS, fast=fast)
+    with pytest.raises(RuntimeError, match="on purpose"), scorer:
         fail(None)
     _assert_same(before, _state(network))
 
 
 def test_no_gradient_in_any_mode(network, images, masks):
     expected = score_masks(network, images, masks, TARGETS)
-    assert not score_masks(network, images.clone().requires_grad_(), masks, TARGETS).requires_grad
+    leaves = images.clone().requires_grad_(), masks.clone().requires_grad_()
+    assert not score_masks(network, *leaves, TARGETS).requires_grad
     with torch.inference_mode():
         inside = score_masks(network, images.clone(), masks, TARGETS)
     assert torch.equal(inside, expected)

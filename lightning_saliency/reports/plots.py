@@ -1,0 +1,142 @@
+"""Plots of a comparison as matplotlib figures, drawn without pyplot and its global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from lightning_saliency.functional.curves import auc
+from lightning_saliency.functional.masking import resize_maps
+from lightning_saliency.functional.visualization import heatmap, overlay
+from lightning_saliency.reports.tables import Column, Estimate
+
+__all__ = ["Example", "bar_plot", "curve_plot", "example_sheet", "save_figure"]
+
+# Nine that are told apart also by the colour-blind (Okabe and Ito, 2008), with dashes from the tenth method on.
+_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800", "#777777")
+_DASHES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, a method's map of it and how that was scored.
+
+    Args:
+        image: ``[3, H, W]`` in [0, 1].
+        saliency: ``[h, w]`` in [0, 1], any size.
+        boxes: ``[n, 4]`` as x1, y1, x2, y2 in the image's pixels, or ``None``.
+        title: Shown above.
+    """
+
+    image: Tensor
+    saliency: Tensor
+    boxes: Tensor | None
+    title: str
+
+
+def curve_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str = "") -> Figure:
+    """Mean insertion and deletion curves, one line a method.
+
+    Args:
+        curves: ``"insertion"`` and ``"deletion"`` (or other names) -> method -> score at evenly spaced shares of the
+            pixels, from none to all.
+        title: Of the whole figure.
+    """
+    figure = Figure(figsize=(6.2 * max(1, len(curves)), 4.6), layout="constrained")
+    axes: list[Axes] = list(np.ravel(figure.subplots(1, max(1, len(curves)), squeeze=False)))
+    verbs = {"insertion": "inserted", "deletion": "deleted"}
+    for axis, (kind, lines) in zip(axes, curves.items(), strict=False):
+        for number, (method, values) in enumerate(lines.items()):
+            axis.plot(
+                np.linspace(0, 100, len(values)),
+                values,
+                label=f"{method} ({100 * float(auc(torch.tensor(values))):.1f})",
+                color=_COLORS[number % len(_COLORS)],
+                linestyle=_DASHES[number // len(_COLORS) % len(_DASHES)],
+            )
+        axis.set(xlabel=f"pixels {verbs.get(kind, kind)} in %", ylabel="score of the class", title=kind, xlim=(0, 100))
+        axis.legend(fontsize="x-small", title="area in %", title_fontsize="x-small")
+        axis.grid(alpha=0.3)
+    figure.suptitle(title)
+    return figure
+
+
+def bar_plot(columns: Sequence[Column], values: Mapping[str, Mapping[str, Estimate]], title: str = "") -> Figure:
+    """One panel a metric, one bar a method, with the interval of each.
+
+    Args:
+        columns: The metrics.
+        values: Method -> column's key -> value.
+        title: Of the whole figure.
+    """
+    wide = min(4, max(1, len(columns)))
+    high = -(-len(columns) // wide) or 1
+    figure = Figure(figsize=(3.4 * wide, (0.9 + 0.24 * len(values)) * high + 0.4), layout="constrained")
+    axes: list[Axes] = list(np.ravel(figure.subplots(high, wide, squeeze=False)))
+    names = list(values)
+    for axis, column in zip(axes, columns, strict=False):
+        for place, name in enumerate(names):
+            estimate = values[name].get(column.key)
+            if estimate is None:
+                continue
+            # A percentile interval need not contain the estimate itself.
+            error = [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
+            axis.barh(place, estimate.value, xerr=error, color=_COLORS[place % len(_COLORS)], capsize=2, height=0.75)
+        axis.set_yticks(range(len(names)), names, fontsize="x-small")
+        axis.invert_yaxis()
+        if column.better is None and any(0 < row[column.key].value for row in values.values() if column.key in row):
+            # What a map costs differs by orders of magnitude from one method to another.
+            axis.set_xscale("log")
+        axis.set_title(column.title + {"high": " ↑", "low": " ↓", None: ""}[column.better], fontsize="small")
+        axis.tick_params(axis="x", labelsize="x-small")
+        axis.grid(axis="x", alpha=0.3)
+    for axis in axes[len(columns) :]:
+        axis.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
+def example_sheet(rows: Mapping[str, Sequence[Example]], headings: Sequence[str], title: str = "") -> Figure:
+    """Images with maps over them, one row a method.
+
+    Args:
+        rows: Method -> its examples, one for each heading.
+        headings: Of the columns, for example best, median, worst.
+        title: Of the whole figure.
+    """
+    count = max(1, len(headings))
+    figure = Figure(figsize=(2.3 * count + 0.6, 2.55 * max(1, len(rows)) + 0.5), layout="constrained")
+    grid = figure.subplots(max(1, len(rows)), count, squeeze=False)
+    for row, (method, examples) in enumerate(rows.items()):
+        for column, example in enumerate(examples):
+            axis: Axes = grid[row, column]
+            saliency = resize_maps(example.saliency, (example.image.shape[1], example.image.shape[2]))
+            shown = overlay(example.image[None], heatmap(saliency[None]), alpha=0.5)[0]
+            axis.imshow(shown.permute(1, 2, 0).clamp(0, 1).cpu().numpy())
+            for x1, y1, x2, y2 in [] if example.boxes is None else example.boxes.tolist():
+                axis.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor="white"))
+            heading = f"{headings[column]}\n" if row == 0 else ""
+            axis.set_title(heading + example.title, fontsize="xx-small")
+            axis.set(xticks=[], yticks=[])
+        grid[row, 0].set_ylabel(method, fontsize="small")
+    figure.suptitle(title, fontsize="small")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path, dots_per_inch: int = 130) -> None:
+    """Write a figure; the ending of the path says the format (``.png``, ``.svg``, ``.pdf``)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        # The canvas of no window system, whatever backend the process has chosen.
+        FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=dots_per_inch)
