@@ -40,6 +40,8 @@ docs: $(VENV)/.installed-docs
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.smoe
 	$(BIN)/python -m benchmarks.monitor
+	$(BIN)/python -m benchmarks.group_cam
+	$(BIN)/python -m benchmarks.sise
 
 clean:
 	rm -rf $(VENV) site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_saliency.functional.fusion import combine, scale_weights
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import normal_cdf
 from lightning_saliency.functional.visualization import heatmap, lovi, overlay
 
@@ -93,10 +93,3 @@ class ScaleMaps:
             alpha: The grey image's share.
         """
         return overlay(images, heatmap(self.combined()), alpha=alpha)
-
-
-def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of maps ``[B, h, w]`` to ``[B, *size]``; maps of that size are returned as they are."""
-    if maps.shape[-2:] == torch.Size(size) or maps.shape[0] == 0:
-        return maps if maps.shape[0] else maps.new_zeros((0, *size))
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
@@ -149,7 +152,7 @@ def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int, 
     band_height = _BAND + len(rows) * (tile + _GAP) - _GAP
     canvas = Image.new("RGB", (columns * (tile + _GAP) - _GAP, bands * (band_height + _GAP) - _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=11)
+    font = _font()
     for index in range(count):
         left = (index % columns) * (tile + _GAP)
         top = (index // columns) * (band_height + _GAP)
@@ -167,6 +170,12 @@ def to_uint8(image: Tensor) -> Picture:
     """One image ``[3, H, W]`` in [0, 1] as ``[H, W, 3]`` uint8, rounded to the nearest level."""
     pixels: Picture = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return pixels
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    # matplotlib brings DejaVu Sans along, which has arrows and most alphabets; Pillow's own default has neither.
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size=10)
 
 
 def _shortened(text: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:

@@ -21,7 +21,7 @@ def photo(tmp_path):
 def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    for command in ("fit", "validate", "test", "explain", "layers"):
+    for command in ("fit", "validate", "test", "explain", "evaluate", "sanity-check", "layers"):
         assert command in printed
 
 

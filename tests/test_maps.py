@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import normal_cdf
-from lightning_saliency.maps import ScaleMaps, resize_maps
+from lightning_saliency.maps import ScaleMaps
 
 
 def test_maps_are_normalised_before_they_are_resized():

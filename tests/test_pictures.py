@@ -111,3 +111,11 @@ def test_sizes_keep_the_aspect():
 
 def test_uint8_rounds():
     assert to_uint8(torch.tensor([0.0, 0.5, 1.0]).reshape(3, 1, 1)).ravel().tolist() == [0, 128, 255]
+
+
+def test_captions_have_arrows():
+    tiles = [torch.zeros(3, 64, 64)]
+    arrow, box, other = (sheet([tiles], [text], 64)[:16] for text in ("→", "\uffff", "\ufffe"))
+    # Letters a font lacks all look alike; the arrow must not look like them.
+    assert (box == other).all()
+    assert not (arrow == box).all()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks._sample import Shot
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, overlay
-from lightning_saliency.maps import ScaleMaps, resize_maps
+from lightning_saliency.maps import ScaleMaps
 from lightning_saliency.pictures import Picture, displayable, fitted_size, resize_images, sheet, tile_width
 
 #: Views without a pass of their own: all scales in one image, their mean over the grey image, each scale by itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from lightning_saliency.cli import explain, layers, train
+from lightning_saliency.cli import evaluate, explain, layers, sanity_check, train
 from lightning_saliency.cli._errors import UsageError
 
 #: Name -> (what runs it with the arguments behind the name, what it does).
@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     ),
     "test": (lambda arguments: train.run("test", arguments), "run the test set with a configuration and a checkpoint"),
     "explain": (explain.run, "write LOVI and combined maps, or any explainer's, for image files"),
+    "evaluate": (evaluate.run, "compare explainers on a data set, as the papers' tables do"),
+    "sanity-check": (sanity_check.run, "randomise the weights from top to bottom and compare the maps"),
     "layers": (layers.run, "print the scales that are found in a network"),
 }
 
@@ -51,5 +53,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lightning-saliency: there is no command {given[0]!r}", file=stream)
     print("usage: lightning-saliency COMMAND [--help] ...\n", file=stream)
     for name, (_, purpose) in COMMANDS.items():
-        print(f"  {name:<10} {purpose}", file=stream)
+        print(f"  {name:<13} {purpose}", file=stream)
     return 0 if asked else 2

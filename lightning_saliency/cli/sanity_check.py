@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _table(result: SanityCheckResult) -> Table:
     count = len(result.targets)
-    title = f"Similarity of random networks' maps to the original ones, and to one another ({count} images)"
+    title = f"Random networks' maps: similarity to the original ones (above), to one another (below); {count} images"
     table = Table("explainer", *MEASURES.values(), "constant maps", title=title, show_lines=True)
     for check in result.checks:
         cells = []

@@ -19,8 +19,8 @@ from lightning_saliency.explainers._outputs import (
     select_scores,
 )
 from lightning_saliency.explainers._state import undisturbed, unwrap
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.maps import resize_maps
 from lightning_saliency.scales import Scale, find_scales, named_scales
 
 __all__ = [

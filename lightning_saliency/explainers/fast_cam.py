@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.explainers.cam import CAMS
 from lightning_saliency.explainers.smoe import SMOE
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.functional.statistics import Statistic
-from lightning_saliency.maps import resize_maps
 from lightning_saliency.scales import Scale
 
 

@@ -93,7 +93,7 @@ def bar_plot(columns: Sequence[Column], values: Mapping[str, Mapping[str, Estima
             axis.barh(place, estimate.value, xerr=error, color=_COLORS[place % len(_COLORS)], capsize=2, height=0.75)
         axis.set_yticks(range(len(names)), names, fontsize="x-small")
         axis.invert_yaxis()
-        if column.better is None and any(0 < row[column.key].value for row in values.values() if column.key in row):
+        if column.better is None and any(row[column.key].value > 0 for row in values.values() if column.key in row):
             # What a map costs differs by orders of magnitude from one method to another.
             axis.set_xscale("log")
         axis.set_title(column.title + {"high": " ↑", "low": " ↓", None: ""}[column.better], fontsize="small")

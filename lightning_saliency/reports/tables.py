@@ -83,7 +83,7 @@ class TableData:
         shown: list[RenderableType] = []
         for network, methods in self.values.items():
             for group, columns in self._groups():
-                table = Table(title=f"{network}: {group}", title_justify="left", pad_edge=False)
+                table = Table(title=f"{network}: {group}", title_justify="left")
                 table.add_column("")
                 for column in columns:
                     table.add_column(self._title(column), justify="right", no_wrap=True)

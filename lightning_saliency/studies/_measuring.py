@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,6 @@ from lightning_saliency.functional.masking import NamedFill, keep_most_salient, 
 from lightning_saliency.functional.scores import drop, increase
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.reports.tables import Column
-from lightning_saliency.scales import NoScalesError
 
 MetricName = Literal["ebpg", "miou", "bbox", "pointing_game", "drop", "increase", "insertion", "deletion", "overall"]
 METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
@@ -138,10 +137,6 @@ def measure(
     Returns:
         The scores, curves and small maps of each pair, and what a map cost.
     """
-    with suppress(NoScalesError):
-        # Looking for layers takes forward passes once in a network's life, which are no part of a map's cost. An
-        # explainer that needs layers raises the error itself.
-        explainer._all_scales(images)
     _wait(images.device)
     with counted_passes((images.shape[2], images.shape[3])) as passes:
         begin = time.perf_counter()

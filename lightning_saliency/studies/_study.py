@@ -50,6 +50,7 @@ class Study:
         self.spans = [range(start, min(start + self.chunk, len(pairs))) for start in range(0, len(pairs), self.chunk)]
         self.done: dict[tuple[str, str], dict[int, Rows]] = {cell: {} for cell in self.explainers}
         self.files: dict[tuple[str, str], CellFile] = {}
+        self.warm: set[tuple[str, str]] = set()
         if self.output is not None:
             self._open_files(self.output)
 
@@ -72,6 +73,12 @@ class Study:
                         bar.show(f"{cell[0]}, {cell[1]}, images {span[0] + 1}–{span[-1] + 1} of {len(pairs)}")
                         begin = perf_counter()
                         prepared = prepared or self._prepared(network, chosen, span)
+                        if cell not in self.warm:
+                            # A first map takes longer, and passes of its own to look for layers: no part of the cost.
+                            images, targets, _ = prepared
+                            self.explainers[cell](images[:1], targets[:1].to(images.device))
+                            self.warm.add(cell)
+                            begin = perf_counter()
                         rows = self._rows(cell, *prepared, begin)
                         self.done[cell][number] = rows
                         if cell in self.files:
@@ -183,4 +190,4 @@ def _plain(value: Any) -> Any:
 
 
 def _listed(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={_plain(value)}" for key, value in options.items())
+    return ", ".join(f"{key}={_plain(value)}" for key, value in sorted(options.items()))

@@ -82,12 +82,16 @@ def test_boxes_follow_resize_and_crop(folder):
 
 
 def test_a_cut_box_ends_at_the_border(folder):
-    data = BoxedImages(read_annotations(csv_file(folder, ["wide.png,cat,0,10,40,30"])), {"cat": (3,)}, resize=20, crop=16)
+    data = BoxedImages(
+        read_annotations(csv_file(folder, ["wide.png,cat,0,10,40,30"])), {"cat": (3,)}, resize=20, crop=16
+    )
     assert data[0].boxes[0].tolist() == [[0.0, 3.0, 13.0, 13.0]]
 
 
 def test_pixels_are_normalised(folder):
-    data = BoxedImages(read_annotations(csv_file(folder, ["wide.png,cat,20,10,40,30"])), {"cat": (0,)}, 20, 16, (0.5,) * 3, (0.25,) * 3)
+    data = BoxedImages(
+        read_annotations(csv_file(folder, ["wide.png,cat,20,10,40,30"])), {"cat": (0,)}, 20, 16, (0.5,) * 3, (0.25,) * 3
+    )
     assert torch.allclose(data[0].image[:, 4, 4], torch.tensor([2.0, -2.0, -2.0]))
 
 
@@ -110,7 +114,9 @@ def test_labels_without_boxes(folder):
 def test_a_larger_limit_contains_the_smaller_one(folder):
     for number in range(12):
         Image.new("RGB", (24, 24)).save(folder / f"{number:02d}.png")
-    images = read_annotations(csv_file(folder, [f"{number:02d}.png,{number}" for number in range(12)], "file,class_index"))
+    images = read_annotations(
+        csv_file(folder, [f"{number:02d}.png,{number}" for number in range(12)], "file,class_index")
+    )
     chosen = {
         limit: [sample.name for sample in (data[i] for i in range(len(data)))]
         for limit in (3, 7, None)
@@ -155,7 +161,7 @@ def test_errors_say_what_to_do(folder):
         read_annotations(folder, "yolo")
     with pytest.raises(ValueError, match="Allowed are file, class_name"):
         read_annotations(csv_file(folder, ["a,b"], "picture,class_name"))
-    with pytest.raises(ValueError, match="Line 2 .* cannot be read"):
+    with pytest.raises(ValueError, match=r"Line 2 .* cannot be read"):
         read_annotations(csv_file(folder, ["wide.png,cat,1,2,x,4"]))
     with pytest.raises(FileNotFoundError, match=r"no image .*gone\.png"):
         BoxedImages(read_annotations(csv_file(folder, ["gone.png,cat,1,2,3,4"])), {"cat": (0,)})

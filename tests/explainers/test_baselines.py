@@ -14,8 +14,8 @@ from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 
 from lightning_saliency.explainers import EXPLAINERS, CaptumExplainer, Explainer, TorchcamExplainer, build_explainer
 from lightning_saliency.explainers.baselines import CAPTUM_METHODS
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.maps import resize_maps
 from lightning_saliency.scales import Scale
 
 

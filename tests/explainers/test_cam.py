@@ -26,8 +26,8 @@ from torchvision.transforms import v2
 from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus, XGradCAM
 from lightning_saliency.explainers.base import activations_and_gradients
 from lightning_saliency.explainers.cam import ClassActivationMap
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.maps import resize_maps
 from lightning_saliency.scales import Scale, find_scales
 
 METHODS = [GradCAM, GradCAMPlusPlus, XGradCAM]
