@@ -172,7 +172,8 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(recording_paused())
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
-        # Weights that autocast casts without gradients would be used again by the caller's own forward, and get none.
+        # Some versions of torch use weights that autocast has cast without gradients again in the caller's own forward,
+        # where they would then get none.
         torch.clear_autocast_cache()
         stack.callback(torch.clear_autocast_cache)
         try:

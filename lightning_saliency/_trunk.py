@@ -25,7 +25,7 @@ class _Level:
         last: The latest step that ended on it and whose module is called once.
         worked: Whether a layer with weights worked on it.
         left: What was read where the network left it, the latest time that it did.
-        here: Whether the network is on it, and not at a vector that it was pooled to.
+        here: Whether it was not left by a step, or the network came back.
     """
 
     grid: Grid
@@ -119,7 +119,7 @@ class Trunk:
         level = levels[-1]
         if before.is_vector:
             if level.here:
-                level.left, level.here = self._output_of_last(level), False
+                level.left = self._output_of_last(level)
             if after.is_vector:
                 return True
             before = level.grid

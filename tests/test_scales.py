@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -218,3 +219,48 @@ def test_a_network_without_a_grid_has_no_scales():
         find_scales(MLP(), torch.rand(2, 3, 32, 32))
     with pytest.raises(NoScalesError):
         find_scales(nn.AdaptiveAvgPool2d(1), torch.rand(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("example", "error", "message"),
+    [
+        (None, TypeError, "Expected example_input to be a tensor of images"),
+        (torch.rand(3, 32, 32), ValueError, r"shape \[3, 32, 32\].*image\[None\]"),
+        (torch.rand(0, 3, 32, 32), ValueError, r"shape \[0, 3, 32, 32\]"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(example, error, message):
+    with pytest.raises(error, match=message):
+        find_scales(ConvNet(), example)
+
+
+def test_lazy_networks_and_other_things_are_refused():
+    lazy = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU())
+    with pytest.raises(ValueError, match=r"parameters 0.weight, 0.bias are lazy"):
+        find_scales(lazy, torch.rand(1, 3, 8, 8))
+    assert isinstance(lazy[0], nn.LazyConv2d)
+    with pytest.raises(TypeError, match=r"Expected model to be a torch.nn.Module, but got function"):
+        find_scales(brief, torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda logits: {"loss": None, "logits": logits},
+        lambda logits: (logits, [logits]),
+        lambda logits: SimpleNamespace(logits=logits),
+    ],
+)
+def test_a_network_and_its_parts_may_return_what_they_like(returned):
+    class Wrapper(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return returned(self.inner(x))
+
+    expected = ["pool1 in 32 8", "pool2 in 16 12", "average in 8 16"]
+    model = Wrapper(ConvNet())
+    assert brief(find_scales(model, torch.rand(1, 3, 32, 32))) == [f"inner.{line}" for line in expected]
+    assert brief(find_scales(Wrapper(model), torch.rand(1, 3, 32, 32))) == [f"inner.inner.{line}" for line in expected]

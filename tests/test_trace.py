@@ -140,17 +140,19 @@ def test_a_graph_of_the_callers_is_not_invalidated():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_it_works_in_any_gradient_mode_and_training_goes_on(mode):
+    tables = []
+
     class Caching(nn.Module):
-        """Keeps what it computed first, as rotary embeddings do: an inference tensor here would break its training."""
+        """Keeps outside of itself what it computed first: an inference tensor there would break its training."""
 
         def __init__(self):
             super().__init__()
-            self.network, self.table = ConvNet(), None
+            self.network = ConvNet()
 
         def forward(self, x):
-            if self.table is None:
-                self.table = x.new_ones(()) * 2
-            return self.network(x * self.table)
+            if not tables:
+                tables.append(x.new_full((), 2))
+            return self.network(x * tables[0])
 
     model = Caching()
     with mode():
@@ -160,7 +162,6 @@ def test_it_works_in_any_gradient_mode_and_training_goes_on(mode):
     images = torch.rand(2, 3, 32, 32, requires_grad=True)
     model(images).sum().backward()
     assert images.grad.abs().sum() > 0
-    assert not model.table.is_inference()
 
 
 def test_weights_cast_by_autocast_still_get_gradients():
@@ -260,28 +261,6 @@ def test_keyword_arguments_and_nested_outputs_are_seen():
 
     scales = named_scales(Outer(), ["inner:input", "inner", ""], torch.rand(1, 3, 8, 8))
     assert brief(scales) == ["inner in 8 8", "inner out 8 8", " out 8 8"]
-
-
-@pytest.mark.parametrize(
-    ("example", "error", "message"),
-    [
-        (None, TypeError, "Expected example_input to be a tensor of images"),
-        (torch.rand(3, 32, 32), ValueError, r"shape \[3, 32, 32\].*image\[None\]"),
-        (torch.rand(0, 3, 32, 32), ValueError, r"shape \[0, 3, 32, 32\]"),
-    ],
-)
-def test_what_is_no_batch_of_images_is_refused(example, error, message):
-    with pytest.raises(error, match=message):
-        find_scales(ConvNet(), example)
-
-
-def test_lazy_networks_and_other_things_are_refused():
-    lazy = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU())
-    with pytest.raises(ValueError, match=r"parameters 0.weight, 0.bias are lazy"):
-        find_scales(lazy, torch.rand(1, 3, 8, 8))
-    assert isinstance(lazy[0], nn.LazyConv2d)
-    with pytest.raises(TypeError, match=r"Expected model to be a torch.nn.Module, but got function"):
-        find_scales(brief, torch.rand(1, 3, 8, 8))
 
 
 def test_a_network_s_own_eval_is_not_called():

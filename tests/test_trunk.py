@@ -86,6 +86,10 @@ CASES = {
         ),
         ["m5 in 32 8"],
     ),
+    "a gate at the top level, by modules": (
+        lambda: (conv_block(3, 8), nn.AdaptiveAvgPool2d(1), nn.Upsample((32, 32)), conv_block(8, 8), *HEAD),
+        ["m3 out 32 8"],
+    ),
     "an auto-encoder whose bottleneck is a vector": (
         lambda: (
             conv_block(3, 8, 2),
@@ -192,6 +196,22 @@ def test_branches_side_by_side_do_not_end_the_way_down():
             return self.head(self.last(self.pool(x)).mean((2, 3)))
 
     assert brief(find_scales(Branches(), torch.rand(1, 3, 32, 32))) == ["left in 32 8", "pool in 16 16", "last out 8 8"]
+
+
+def test_a_branch_that_passes_a_grid_by_does_not_say_what_is_read_there():
+    class Bypass(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.left, self.right = conv_block(3, 8), conv_block(8, 8, 2), conv_block(8, 8, 4)
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = self.stem(x)
+            left = self.left(x)
+            return self.head((self.right(x) + F.avg_pool2d(left, 2)).mean((2, 3)))
+
+    expected = ["left in 32 8", "left out 16 8", "right out 8 8"]
+    assert brief(find_scales(Bypass(), torch.rand(1, 3, 32, 32))) == expected
 
 
 def test_tokens_on_a_pyramid_of_grids():

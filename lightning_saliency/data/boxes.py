@@ -193,5 +193,5 @@ class BoxedImages(Dataset[Sample]):
         with Image.open(image.path) as opened:
             size = (opened.height, opened.width)
         moved = self._geometry(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size))
-        cut = v2.functional.clamp_bounding_boxes(moved).as_subclass(Tensor)
+        cut: Tensor = v2.functional.clamp_bounding_boxes(moved).as_subclass(Tensor)
         return cut[((cut[:, 2:] - cut[:, :2]) >= _LEAST_SIDE).all(1)]

@@ -192,8 +192,8 @@ def _measure_network(
                     score=config.score,
                 )
                 found[name] = 100 * auc(curve)
-                for row, values in zip(curves, curve.tolist(), strict=True):
-                    row[name] = [round(value, 6) for value in values]
+                for drawn, values in zip(curves, curve.tolist(), strict=True):
+                    drawn[name] = [round(value, 6) for value in values]
     if "overall" in wanted:
         found["overall"] = found["insertion"] - found["deletion"]
     for name in set(found) & wanted:

@@ -151,7 +151,7 @@ class Comparison:
             measured = [row for row in rows if column.key in row["scores"]]
             if measured:
                 # The pointing game is won or lost class by class (Group-CAM, Sec. 4.5).
-                by_class = [row["label"] for row in measured] if False else None
+                by_class = [row["label"] for row in measured] if column.key.startswith("pointing_") else None
                 found[column.key] = self._mean([row["scores"][column.key] for row in measured], measured, by_class)
         for column in COST_COLUMNS:
             found[column.key] = self._mean([row[column.key] for row in rows], rows)
