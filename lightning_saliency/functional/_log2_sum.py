@@ -27,33 +27,34 @@ def log2_sum_(columns: Tensor, dim: int, mean: Tensor, eps: float) -> Tensor:
     return columns.log2_().sum(dim)
 
 
-def log2_sum(columns: Tensor, dim: int) -> Tensor:
-    """Σₖ log₂ xₖ over `dim` for autograd and the compiler: nothing is overwritten and no branch looks at the values.
+def sum_and_log2_sum(columns: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Σₖ xₖ and Σₖ log₂ xₖ over `dim` for autograd and the compiler: no overwriting, no branch on the values.
 
     For the compiler: with xₖ = 2^eₖ · mₖ, the exponents eₖ add up as integers, and a product of mantissas in [1, 2)
-    stays in range whatever the values. Autograd, which does not see through bits, gets a logarithm of each value.
+    stays in range whatever the values. Every sum runs over the same quarter of the channels, so that one loop reads
+    them once. Autograd, which does not see through bits, gets a logarithm of each value.
 
     Args:
         columns: Values > 0, normal numbers.
         dim: The dimension to reduce.
     """
     if differentiable(columns):
-        return columns.log2().sum(dim)
+        return columns.sum(dim), columns.log2().sum(dim)
     integer, bits, one = (
         (torch.int64, 52, 0x3FF << 52) if columns.dtype == torch.float64 else (torch.int32, 23, 0x7F << 23)
     )
-    raw = columns.view(integer)
-    exponents = ((raw >> bits) - (one >> bits)).sum(dim, dtype=integer)
-    mantissas = ((raw & ((1 << bits) - 1)) | one).view(columns.dtype)
-    quarter = columns.shape[dim] // 4
-    rest = mantissas.narrow(dim, 4 * quarter, columns.shape[dim] - 4 * quarter)
-    total = exponents + rest.log2().sum(dim)
-    if quarter == 0:
-        return total
-    product = mantissas.narrow(dim, 0, quarter)
-    for k in range(1, 4):
-        product = product * mantissas.narrow(dim, k * quarter, quarter)
-    return total + product.log2().sum(dim)
+    quarter, left = divmod(columns.shape[dim], 4)
+    *parts, rest = columns.split_with_sizes([quarter] * 4 + [left], dim)
+    values = torch.zeros_like(parts[0])
+    exponents = torch.full_like(values, -4 * (one >> bits), dtype=integer)
+    mantissas = torch.ones_like(values)
+    for part in parts:
+        raw = part.view(integer)
+        values = values + part
+        exponents = exponents + (raw >> bits)
+        mantissas = mantissas * ((raw & ((1 << bits) - 1)) | one).view(part.dtype)
+    total, logs = values.sum(dim), mantissas.log2().sum(dim) + exponents.sum(dim, dtype=integer)
+    return (total + rest.sum(dim), logs + rest.log2().sum(dim)) if left else (total, logs)
 
 
 def _factors(columns: Tensor, dim: int, mean: Tensor, eps: float) -> tuple[int, ...]:

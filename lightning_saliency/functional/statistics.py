@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.functional._columns import check_eps, differentiable, moments, reduce_columns
-from lightning_saliency.functional._log2_sum import log2_sum, log2_sum_
+from lightning_saliency.functional._log2_sum import log2_sum_, sum_and_log2_sum
 from lightning_saliency.functional.distributions import (
     gamma_scale,
     lognormal_entropy,
@@ -101,11 +101,14 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
 
     def kernel(columns: Tensor, dim: int) -> Tensor:
         channels = columns.shape[dim]
-        recorded = torch.compiler.is_compiling() or differentiable(columns)
-        columns = columns + eps if recorded else columns.add_(eps)
-        mean = columns.mean(dim)
+        if torch.compiler.is_compiling() or differentiable(columns):
+            total, sum_of_logs = sum_and_log2_sum(columns + eps, dim)
+            mean = total / channels
+        else:
+            columns = columns.add_(eps)
+            mean = columns.mean(dim)
+            sum_of_logs = log2_sum_(columns, dim, mean, eps)
         log_of_mean = mean.log2()
-        sum_of_logs = log2_sum(columns, dim) if recorded else log2_sum_(columns, dim, mean, eps)
         gain = torch.sub(log_of_mean, sum_of_logs, alpha=1 / channels)
         # 1 above the rounding error, 0 below: by sign(), since a comparison and a mask take three times as long.
         size = log_of_mean.detach().abs().clamp_min_(1)
