@@ -63,6 +63,12 @@ def test_what_cannot_be_read_is_explained(model, layer, message):
         named_scales(model(), [layer], IMAGES)
 
 
+def test_one_position_is_a_grid_only_where_the_image_has_no_more():
+    assert brief(named_scales(conv_block(3, 8), ["0"], torch.rand(1, 3, 1, 1))) == ["0 out 1 8"]
+    with pytest.raises(ValueError, match="has no grid"):
+        named_scales(nn.Sequential(nn.Conv2d(3, 8, 4)), ["0"], torch.rand(1, 3, 4, 4))
+
+
 def test_layers_must_be_a_list_of_names():
     with pytest.raises(TypeError, match=r"got the string 'block1': give \['block1'\]"):
         named_scales(ConvNet(), "block1", IMAGES)

@@ -140,7 +140,7 @@ def test_a_graph_of_the_callers_is_not_invalidated():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_it_works_in_any_gradient_mode_and_training_goes_on(mode):
-    tables = []
+    tables, gradients = [], []
 
     class Caching(nn.Module):
         """Keeps outside of itself what it computed first: an inference tensor there would break its training."""
@@ -152,14 +152,18 @@ def test_it_works_in_any_gradient_mode_and_training_goes_on(mode):
         def forward(self, x):
             if not tables:
                 tables.append(x.new_full((), 2))
-            return self.network(x * tables[0])
+            gradients.append(torch.is_grad_enabled())
+            return self.network(x * tables[0] if x.requires_grad else x.mul_(tables[0]))
 
-    model = Caching()
+    model, images = Caching(), torch.ones(2, 3, 32, 32)
     with mode():
-        scales = find_scales(model, torch.rand(2, 3, 32, 32))
+        example = images.clone()
+        scales = find_scales(model, example)
+        assert torch.equal(example, images)
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    assert gradients == [False]
     assert brief(scales) == [f"network.{line}" for line in EXPECTED]
-    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    images.requires_grad_()
     model(images).sum().backward()
     assert images.grad.abs().sum() > 0
 

@@ -43,7 +43,7 @@ def sum_and_log2_sum(columns: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     integer, bits, one = (
         (torch.int64, 52, 0x3FF << 52) if columns.dtype == torch.float64 else (torch.int32, 23, 0x7F << 23)
     )
-    quarter, left = divmod(columns.shape[dim], 4)
+    quarter, left = columns.shape[dim] // 4, columns.shape[dim] % 4
     *parts, rest = columns.split_with_sizes([quarter] * 4 + [left], dim)
     values = torch.zeros_like(parts[0])
     exponents = torch.full_like(values, -4 * (one >> bits), dtype=integer)
