@@ -15,14 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lightning_saliency.classifier import (
-    AUXILIARY_WEIGHT,
-    ImageClassifier,
-    build_network,
-    load_weights,
-    small_cnn,
-    split_logits,
-)
+from lightning_saliency.classifier import AUXILIARY_WEIGHT, ImageClassifier, split_logits
+from lightning_saliency.networks import build_network, load_weights, small_cnn
 
 # Steps are called by hand too.
 pytestmark = pytest.mark.filterwarnings("ignore:.*`self.trainer` reference is not registered.*")

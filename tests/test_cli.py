@@ -70,7 +70,7 @@ def test_explain_with_methods_and_targets(tmp_path, photo):
 
 
 def test_explain_takes_folders_whole_images_and_checkpoints(tmp_path, photo):
-    from lightning_saliency.classifier import build_network
+    from lightning_saliency.networks import build_network
 
     checkpoint = tmp_path / "weights.pth"
     torch.save(build_network("small_cnn", 4).state_dict(), checkpoint)

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_saliency.classifier import build_network, load_weights
+from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.data._annotations import AnnotationFormat
 from lightning_saliency.data.boxes import BoxedImages, read_annotations, read_class_indices
 from lightning_saliency.pictures import IMAGENET_NORMALIZATION
@@ -38,8 +38,8 @@ class NetworkConfig:
     """A network by name, with weights from a file.
 
     Args:
-        model: Its name, see `lightning_saliency.classifier.build_network`.
-        checkpoint: File of its weights, see `lightning_saliency.classifier.load_weights`. ``None``: random ones.
+        model: Its name, see `lightning_saliency.networks.build_network`.
+        checkpoint: File of its weights, see `lightning_saliency.networks.load_weights`. ``None``: random ones.
         num_classes: Number of logits.
         library: Where the name is looked up.
     """

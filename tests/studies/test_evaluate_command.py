@@ -40,7 +40,7 @@ def config(tmp_path):
         "output": str(tmp_path / "out"),
         "resamples": 30,
     }
-    from lightning_saliency.classifier import build_network
+    from lightning_saliency.networks import build_network
 
     torch.save(build_network("small_cnn", 3).state_dict(), tmp_path / "weights.pth")
     path = tmp_path / "config.yaml"

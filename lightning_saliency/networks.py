@@ -1,0 +1,216 @@
+"""Networks by name, with random weights or those of a file: nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+# Entries of a checkpoint that hold the network's state, and what wrappers put before its keys, the plainest first.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("", "module.", "model.", "_orig_mod.", "model._orig_mod.", "model.module.")
+
+
+def small_cnn(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> nn.Sequential:
+    """A compact plain network for small images: four grids, each half as fine as the one before.
+
+    Convolutions of 3×3 with BatchNorm and ReLU; a maximum over 2×2 between the grids; 292,954 parameters and 44 million
+    multiplications for an image of 64×64 at the default width.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        width: Channels on the first grid; 2, 4 and 8 times as many on the next ones.
+
+    Returns:
+        A network from `[B, in_channels, H, W]`, H and W at least 8, to logits `[B, num_classes]`.
+
+    Example:
+        >>> small_cnn()(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+    """
+
+    def stage(before: int, after: int, convolutions: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for number in range(convolutions):
+            layers.append(nn.Conv2d(after if number else before, after, kernel_size=3, padding=1, bias=False))
+            layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers)
+
+    network = nn.Sequential()
+    channels = in_channels
+    for number, (after, convolutions) in enumerate(
+        zip((width, 2 * width, 4 * width, 8 * width), (1, 2, 2, 2), strict=True)
+    ):
+        if number:
+            network.add_module(f"pool{number}", nn.MaxPool2d(2))
+        network.add_module(f"stage{number + 1}", stage(channels, after, convolutions))
+        channels = after
+    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("head", nn.Linear(channels, num_classes))
+    # A quarter less CPU time in training; the convolutions pass the layout on.
+    return network.to(memory_format=torch.channels_last)
+
+
+def build_network(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    library: Literal["torchvision", "timm"] = "torchvision",
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A network by name, with random weights: nothing is ever downloaded.
+
+    Args:
+        name: "small_cnn", a classification network of torchvision ("resnet18"), or one of timm ("timm/resnet18").
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        library: Where a name without "timm/" is looked up.
+        options: Further arguments of the network's builder, such as `{"image_size": 64}`.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        ValueError: If there is no network of that name.
+        ImportError: If timm is asked for and not installed.
+    """
+    arguments = dict(options or {})
+    if name == "small_cnn":
+        return small_cnn(num_classes, in_channels, **arguments)
+    if library == "timm" or name.startswith("timm/"):
+        return _timm_network(name.removeprefix("timm/"), num_classes=num_classes, in_chans=in_channels, **arguments)
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise ValueError(
+            f"Expected `model` to be 'small_cnn', a classification network of torchvision, or 'timm/' and one of timm, "
+            f"but got {name!r}. torchvision has: {', '.join(names)}"
+        )
+    if name in ("googlenet", "inception_v3"):
+        arguments.setdefault("init_weights", True)  # left open, torchvision warns and then does this
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+    if in_channels != 3:
+        _replace_input_channels(network, in_channels)
+    return network
+
+
+def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = False) -> None:
+    """Load a file of weights into a network.
+
+    Args:
+        network: Changed in place.
+        checkpoint: A state dict, or a dictionary that holds one as "state_dict" (Lightning's checkpoints do), "model"
+            or "model_state_dict". Prefixes of wrappers ("module.", Lightning's "model.", the compiler's "_orig_mod.")
+            are taken off. Only tensors and plain values are unpickled (`weights_only=True`).
+        reset_head: Leave the network's last layer as it is, so that it may tell other classes apart, and so each layer
+            of as many outputs that does not fit the file (the last ones of auxiliary heads).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no state dict, or one that is not this network's.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"The checkpoint {path} does not exist or is no file: give the path of a state dict")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"The checkpoint {path} holds more than tensors and plain values, or is damaged. Save the network's "
+            "`state_dict()` by itself with `torch.save`"
+        ) from error
+    own = network.state_dict()
+    state = _state_of(content, own, path)
+    misfits = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
+    if reset_head:
+        head = _head(network, misfits)
+        misfits = [key for key in misfits if key not in head]
+        state = {**state, **{key: own[key] for key in head}}
+    # Networks saved before BatchNorm counted its batches lack the counters, which nothing but momentum=None reads.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    shapes = [f"{key} {list(state[key].shape)} for {list(own[key].shape)}" for key in misfits]
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"The checkpoint {path} is not this network's. Missing keys: {_few(missing)}. Unexpected keys: "
+            f"{_few(unexpected)}. Of another shape: {_few(shapes)}. Check `model` and `num_classes`, or keep all but "
+            "the last layer with `reset_head=True`"
+        )
+    network.load_state_dict({**own, **state})
+
+
+def _timm_network(name: str, **arguments: Any) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            f"timm is needed for {name!r} and not installed: `pip install lightning-saliency[timm]`"
+        ) from error
+    if not timm.is_model(name):
+        like = get_close_matches(name, timm.list_models(), n=8)
+        raise ValueError(
+            f"timm has no network {name!r}; similar names: {', '.join(like) or 'none'}. See `timm.list_models()`"
+        )
+    network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return network
+
+
+def _replace_input_channels(network: nn.Module, in_channels: int) -> None:
+    """Give the first convolution of a network another number of input channels."""
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            parent, _, name = path.rpartition(".")
+            new = nn.Conv2d(
+                in_channels,
+                module.out_channels,
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
+                bias=module.bias is not None,
+            )
+            setattr(network.get_submodule(parent), name, new)
+            return
+
+
+def _state_of(content: object, own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint's content, under the prefix that fits the network best, without that prefix."""
+    for key in _STATE_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(
+            f"The checkpoint {path} holds no state dict: expected names of tensors, or one under {_STATE_KEYS}"
+        )
+    stripped = {
+        prefix: {
+            key.removeprefix(prefix): value
+            for key, value in content.items()
+            if key.startswith(prefix) and isinstance(value, Tensor)
+        }
+        for prefix in _PREFIXES
+    }
+    return max(stripped.values(), key=lambda state: len(own.keys() & state.keys()))
+
+
+def _head(network: nn.Module, misfits: list[str]) -> list[str]:
+    """The keys of the last layer with weights, and those among the misfits that have as many outputs."""
+    own = network.state_dict()
+    last = [name for name, module in network.named_modules() if list(module.parameters(recurse=False))][-1]
+    head = [key for key in own if key.rpartition(".")[0] == last]
+    outputs = own[head[-1]].shape[0]
+    return head + [key for key in misfits if key not in head and own[key].shape[:1] == (outputs,)]
+
+
+def _few(items: list[str], limit: int = 8) -> str:
+    """A list for an error message, cut short."""
+    if not items:
+        return "none"
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
