@@ -107,7 +107,7 @@ def _pairs(run: Callable[[bool], float], rounds: int) -> dict[str, dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="timed runs of each arm")
+    parser.add_argument("--rounds", type=int, default=6, help="timed runs of each arm")
     parser.add_argument("--quick", action="store_true", help="a tiny run that only shows that it works")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -118,7 +118,7 @@ def main() -> None:
     )
     data.setup("fit")
     model = ImageClassifier("resnet50", num_classes=1000)
-    loader = DataLoader(_Photographs(16 if options.quick else 80), batch_size=8)
+    loader = DataLoader(_Photographs(16 if options.quick else 240), batch_size=8)
     with tempfile.TemporaryDirectory() as folder:
         results = {
             "epoch": _pairs(lambda monitored: _epoch(monitored, data, folder), rounds),

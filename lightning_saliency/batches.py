@@ -71,8 +71,8 @@ def find_objects(batch: object, size: tuple[int, int]) -> Tensor | None:
 
     Args:
         batch: Holds, in dictionaries at any depth, ``masks`` (``[B, H, W]`` or ``[B, n, H, W]``, non-zero inside, or a
-            list of ``[n, H, W]`` an image) or ``boxes`` (``[B, 4]``, ``[B, n, 4]`` or a list of ``[n, 4]`` an image; xyxy in
-            pixels; rows of NaN or without area are padding); also as a list of one dictionary an image.
+            list of ``[n, H, W]`` an image) or ``boxes`` (``[B, 4]``, ``[B, n, 4]`` or a list of ``[n, 4]`` an image;
+            xyxy in pixels; rows of NaN or without area are padding); also as a list of one dictionary an image.
         size: The ``(H, W)`` of the images.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -102,7 +104,16 @@ def _prefixed(logger: Any, key: str, separator: str) -> str:
 
 
 def _tensorboard(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
-    experiment.add_image(_prefixed(logger, key, "-"), picture, step, dataformats="HWC")
+    tag, writer = _prefixed(logger, key, "-"), getattr(experiment, "file_writer", None)
+    if writer is None:
+        experiment.add_image(tag, picture, step, dataformats="HWC")
+        return True
+    # What `add_image` does, with a compression that takes a quarter of the time: the training waits for it.
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+    height, width, _ = picture.shape
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=buffer.getvalue())
+    writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
     return True
 
 

@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.pictures import IMAGENET_NORMALIZATION
 
 #: Endings of files that are taken for images when a folder is given.

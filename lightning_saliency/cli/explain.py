@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lightning-saliency explain",
         description="For each image, write all scales in one LOVI picture, the combined SMOE map over the image, and a "
-        "sheet with both beside it; or, with --methods, each method's map, its overlay, and a sheet of all methods side by side.",
+        "sheet with both beside it; or, with --methods, each method's map, its overlay, and a sheet of all methods.",
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("--model", required=True, help="a torchvision network, or timm/NAME")

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.data._annotations import AnnotationFormat
 from lightning_saliency.data.boxes import BoxedImages, read_annotations, read_class_indices
+from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.pictures import IMAGENET_NORMALIZATION
 from lightning_saliency.studies._measuring import MetricConfig, MetricName
 from lightning_saliency.studies._results import Comparison
