@@ -71,9 +71,7 @@ class ScaleMaps:
         """
         if not statistics:
             raise ValueError("Expected the statistics of at least one scale, but got none.")
-        if size is None:
-            finest = max(statistics, key=lambda map_: map_.shape[-2] * map_.shape[-1])
-            size = (finest.shape[-2], finest.shape[-1])
+        size = _finest(statistics) if size is None else size
         maps = torch.stack([resize_maps(normal_cdf(map_), size) for map_ in statistics], dim=1)
         return cls(maps, tuple(names), scale_weights(weights, len(statistics)))
 
@@ -93,3 +91,32 @@ class ScaleMaps:
             alpha: The grey image's share.
         """
         return overlay(images, heatmap(self.combined()), alpha=alpha)
+
+
+def combined_statistics(statistics: Sequence[Tensor], weights: str | Sequence[float] = "equal") -> Tensor:
+    """``ScaleMaps.from_statistics(statistics, ...).combined()`` on the finest grid, without holding the K maps at once.
+
+    Args:
+        statistics: K raw maps ``[B, h, w]``.
+        weights: As in ``ScaleMaps.from_statistics``.
+
+    Returns:
+        ``[B, H, W]`` in [0, 1], with the size of the finest scale (SMOE paper, Eq. 3).
+
+    Example:
+        >>> combined_statistics([torch.rand(2, 8, 8), torch.rand(2, 4, 4)], "ramp").shape
+        torch.Size([2, 8, 8])
+    """
+    size = _finest(statistics)
+    shares = scale_weights(weights, len(statistics))
+    total = torch.zeros(())
+    for map_, share in zip(statistics, shares, strict=True):
+        if share:
+            part = resize_maps(normal_cdf(map_), size) * (share / sum(shares))
+            total = part if total.ndim == 0 else total.add_(part)
+    return total
+
+
+def _finest(statistics: Sequence[Tensor]) -> tuple[int, int]:
+    finest = max(statistics, key=lambda map_: map_.shape[-2] * map_.shape[-1])
+    return finest.shape[-2], finest.shape[-1]

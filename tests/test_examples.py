@@ -32,3 +32,12 @@ def test_demo(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Validation accuracy" in printed
     assert list(tmp_path.rglob("film_strip.png"))
+
+
+@pytest.mark.slow
+def test_compare_own_model(tmp_path):
+    pytest.importorskip("captum")
+    from examples.compare_own_model import main
+
+    main(1, 256, 4, str(tmp_path))
+    assert (tmp_path / "table.md").read_text().count("|") > 20

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import normal_cdf
-from lightning_saliency.maps import ScaleMaps
+from lightning_saliency.maps import ScaleMaps, combined_statistics
 
 
 def test_maps_are_normalised_before_they_are_resized():
@@ -49,3 +49,10 @@ def test_an_empty_batch_has_empty_maps():
     maps = ScaleMaps.from_statistics([torch.rand(0, 8, 8), torch.rand(0, 4, 4)], ["a", "b"], size=(16, 16))
     assert maps.combined().shape == (0, 16, 16)
     assert resize_maps(torch.rand(0, 3, 3), (4, 4)).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("weights", ["equal", "ramp", (0.0, 2.0, 1.0)])
+def test_combining_at_once_equals_combining_the_maps(weights):
+    statistics = [torch.rand(2, 4, 6), torch.rand(2, 8, 12), torch.rand(2, 2, 3)]
+    expected = ScaleMaps.from_statistics(statistics, ["a", "b", "c"], weights).combined()
+    torch.testing.assert_close(combined_statistics(statistics, weights), expected)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_saliency.callbacks._sample import Shot
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, overlay
-from lightning_saliency.maps import ScaleMaps
+from lightning_saliency.maps import ScaleMaps, combined_statistics
 from lightning_saliency.pictures import Picture, displayable, fitted_size, resize_images, sheet, tile_width
 
 #: Views without a pass of their own: all scales in one image, their mean over the grey image, each scale by itself.
@@ -56,7 +56,7 @@ def draw_views(
         size = fitted_size(images.shape[-2], images.shape[-1], tile)
         images = resize_images(images, size)
         statistics = [torch.stack(scale) for scale in zip(*(shots[index].statistics for index in indices), strict=True)]
-        fine = ScaleMaps.from_statistics(statistics, names, weights).combined()
+        fine = combined_statistics(statistics, weights)
         maps = ScaleMaps.from_statistics(statistics, names, weights, size=size)
         for view in views:
             if explain and view in explain:

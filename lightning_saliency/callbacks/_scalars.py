@@ -35,7 +35,9 @@ class EpochScalars:
 
         Images without an object do not count.
         """
-        covered = F.adaptive_avg_pool2d(objects[:, None].float(), (combined.shape[-2], combined.shape[-1]))[:, 0]
+        covered = objects.float()
+        if objects.shape != combined.shape:
+            covered = F.adaptive_avg_pool2d(covered[:, None], (combined.shape[-2], combined.shape[-1]))[:, 0]
         fullest = covered.flatten(1).amax(1)
         # A cell belongs to an object that covers half of it; of a smaller object, the cells with most of it.
         inside = covered >= (0.5 * fullest).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]

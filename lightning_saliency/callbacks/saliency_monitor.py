@@ -30,7 +30,7 @@ from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.scores import map_entropy, spearman
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.loggers import log_picture
-from lightning_saliency.maps import ScaleMaps
+from lightning_saliency.maps import combined_statistics
 from lightning_saliency.pictures import find_normalization
 from lightning_saliency.taps import ScaleTaps
 
@@ -212,8 +212,7 @@ class SaliencyMonitor(StageHooks):
         (shown, pairs, objects), self._batch = self._batch, None
         statistics = self._taps.take()
         if objects is not None and objects.shape[0] == statistics[0].shape[0]:
-            maps = ScaleMaps.from_statistics(statistics, self._names, self.weights)
-            self._scalars.add_objects(maps.combined(), objects)
+            self._scalars.add_objects(combined_statistics(statistics, self.weights), objects)
         count = find_images(batch, self.image_key).shape[0]
         labels, logits = find_labels(batch, count), find_logits(outputs, count)
         for position, (row, slot) in enumerate(pairs):
