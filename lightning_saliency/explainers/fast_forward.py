@@ -27,8 +27,7 @@ def fast_inference(model: nn.Module, precision: Precision | None = "bf16") -> nn
 
     The copy is in eval mode, carries none of the hooks that were registered on the network, and shares no memory with
     it: it is a snapshot of its weights. Run it under ``torch.no_grad()``, under ``torch.autocast`` of the same
-        precision, on
-    images in ``torch.channels_last``.
+    precision, on images in ``torch.channels_last``.
 
     A BatchNorm is folded where ``torch.fx`` can follow the network's code and finds it behind a convolution whose
     output goes nowhere else. Of a network that cannot be followed (control flow that depends on the data), the

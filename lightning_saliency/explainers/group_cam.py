@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from lightning_saliency.explainers.base import activations_and_gradients, activations_only, select_scores
 from lightning_saliency.explainers.fast_forward import Precision
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
-from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import fill_images, resize_maps
 from lightning_saliency.scales import Scale
+
+#: Below this share of the whole image's score, masked images' scores are too small for half precision's rounding.
+FAINT = 0.1
 
 
 class GroupCAM(MaskScoringExplainer):
@@ -45,7 +48,9 @@ class GroupCAM(MaskScoringExplainer):
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
         fast: Score the masked images with a faster copy of the network, see `fast_inference`; masks and gradients are
-            computed with the network itself.
+            computed with the network itself. With this or ``precision``, images whose class hardly survives any mask
+            (no score reaches a tenth of the whole image's) are scored again exactly: their gains are differences of
+            numbers so small that the rounding of half precision would decide the map.
         progress: Show a progress bar.
 
     Raises:
@@ -119,10 +124,21 @@ class GroupCAM(MaskScoringExplainer):
             baseline = fill_images(images, "blur", kernel_size=self.kernel_size, sigma=self.sigma)
         # Under an empty mask the image is the baseline itself.
         queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], dim=1)
-        with self._scorer(images, targets, baseline, total=queries.shape[0] * queries.shape[1]) as scorer:
-            scores = scorer.score_block(queries)
+        scores = self._scores(images, targets, baseline, queries)
+        if self.score != "logit" and (self.fast or self.precision):
+            own = class_scores(logits, self.score).gather(1, targets[:, None])[:, 0]
+            faint = scores.amax(1) < FAINT * own
+            if faint.any():
+                part = images[faint], targets[faint], baseline[faint], queries[faint]
+                scores[faint] = self._scores(*part, exact=True).to(scores.dtype)
         gains = scores[:, :-1] - scores[:, -1:]
         return resize_maps((gains[..., None, None] * masks).sum(1), (images.shape[2], images.shape[3])).relu()
+
+    def _scores(
+        self, images: Tensor, targets: Tensor, baseline: Tensor, queries: Tensor, exact: bool = False
+    ) -> Tensor:
+        with self._scorer(images, targets, baseline, total=queries.shape[0] * queries.shape[1], exact=exact) as scorer:
+            return scorer.score_block(queries)
 
 
 def initial_masks(

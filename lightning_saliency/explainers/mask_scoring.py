@@ -300,7 +300,7 @@ class MaskScoringExplainer(Explainer):
         self.fast = fast
         self.progress = progress
 
-    def _scorer(self, images: Tensor, targets: Tensor, baseline: Fill, total: int) -> MaskScorer:
+    def _scorer(self, images: Tensor, targets: Tensor, baseline: Fill, total: int, exact: bool = False) -> MaskScorer:
         return MaskScorer(
             self.model,
             images,
@@ -309,8 +309,8 @@ class MaskScoringExplainer(Explainer):
             batch_size=self.batch_size,
             score=self.score,
             output=self.output,
-            precision=self.precision,
-            fast=self.fast,
+            precision=None if exact else self.precision,
+            fast=self.fast and not exact,
             progress=self.progress,
             total=total,
         )

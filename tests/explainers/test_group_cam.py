@@ -339,3 +339,19 @@ def test_other_scores_and_a_head_with_one_output(images, score):
     assert GroupCAM(network, "block2", groups=4, score=score)(images).isfinite().all()
     with pytest.raises(ValueError, match="one output"):
         GroupCAM(network, "block2", groups=4)(images)
+
+
+def test_faint_images_are_scored_again_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_saliency.explainers import group_cam
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    ).eval()
+    images = torch.randn(3, 3, 16, 16)
+    exact = GroupCAM(model, layer="1", groups=4)(images, 2)
+    monkeypatch.setattr(group_cam, "FAINT", 0.0)
+    assert not torch.equal(GroupCAM(model, layer="1", groups=4, fast=True)(images, 2), exact)
+    monkeypatch.setattr(group_cam, "FAINT", 1e9)
+    assert torch.equal(GroupCAM(model, layer="1", groups=4, fast=True)(images, 2), exact)
+    assert torch.equal(GroupCAM(model, layer="1", groups=4, precision="bf16")(images, 2), exact)
