@@ -20,7 +20,8 @@ Picture = npt.NDArray[np.uint8]
 #: Mean and standard deviation with which ImageNet networks' inputs are normalised.
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-_COLUMNS = 8
+# Dashboards show pictures in narrow cards, where a row of eight would be thumbnails.
+_COLUMNS = 4
 _BAND = 16
 _GAP = 2
 _BACKGROUND = (24, 24, 24)

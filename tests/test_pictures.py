@@ -84,17 +84,18 @@ def test_sheet_places_each_tile_in_its_column_and_row():
         assert (picture[band + 22 + 10, (2 - column) * 22 + 10] == expected).all()
 
 
-def test_more_than_eight_images_continue_below():
+def test_more_images_than_columns_continue_below():
     tiles = [torch.rand(3, 16, 16)] * 11
-    eight, eleven = sheet([tiles[:8]], [""] * 8, 16), sheet([tiles], [""] * 11, 16)
-    assert eleven.shape[1] == eight.shape[1]
-    assert eleven.shape[0] == 2 * eight.shape[0] + 2
+    four, eleven = sheet([tiles[:4]], [""] * 4, 16), sheet([tiles], [""] * 11, 16)
+    assert eleven.shape[1] == four.shape[1]
+    assert eleven.shape[0] == 3 * four.shape[0] + 2 * 2
+    assert sheet([tiles], [""] * 11, 16, columns=11).shape == (four.shape[0], 11 * 18 - 2, 3)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 40])
 def test_pictures_stay_within_their_width(count):
-    tile = tile_width(count, 1024)
-    assert sheet([[torch.rand(3, tile, tile)] * count], ["x"] * count, tile).shape[1] <= 1024
+    tile = tile_width(count, 512)
+    assert sheet([[torch.rand(3, tile, tile)] * count], ["x"] * count, tile).shape[1] <= 512
 
 
 def test_captions_are_cut_to_their_tile():

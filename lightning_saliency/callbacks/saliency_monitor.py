@@ -100,7 +100,7 @@ class SaliencyMonitor(StageHooks):
         image_key: str | int | None = None,
         denormalize: str | Sequence[Sequence[float]] = "auto",
         name: str = "saliency",
-        picture_width: int = 1024,
+        picture_width: int = 512,
         film_megabytes: float = 64.0,
     ) -> None:
         self.every_n_epochs = positive("every_n_epochs", every_n_epochs)
