@@ -35,7 +35,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.smoe

@@ -34,8 +34,8 @@ def test_unknown_commands_and_no_command(capsys):
 def test_layers_prints_the_scales(capsys):
     assert main(["layers", "resnet18", "--size", "64"]) == 0
     printed = capsys.readouterr().out
-    for module in ("maxpool", "layer2", "layer3", "layer4"):
-        assert module in printed
+    for word in ("module", "read", "grid", "channels", "layout", "maxpool", "layer2", "layer3", "layer4", "avgpool"):
+        assert word in printed
     assert "32" in printed
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.scales import NoScalesError, find_scales, scale_table
+from lightning_saliency.scales import SCALE_COLUMNS, NoScalesError, find_scales, scale_table
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,9 +37,8 @@ def run(arguments: Sequence[str]) -> int:
         scales = find_scales(network, torch.rand(2, options.channels, height, width))
     except (NoScalesError, RuntimeError) as error:
         raise UsageError(str(error)) from error
-    header, *rows = scale_table(scales)
-    table = Table(*header, title=f"Scales of {options.model} at {height}×{width}")
-    for row in rows:
+    table = Table(*SCALE_COLUMNS, title=f"Scales of {options.model} at {height}×{width}")
+    for row in scale_table(scales):
         table.add_row(*row)
     Console().print(table)
     return 0
