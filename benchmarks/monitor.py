@@ -87,7 +87,7 @@ def _epoch(network: str, monitored: bool, data: DigitScenes, folder: str) -> flo
 
 
 def _validation(monitored: bool, model: ImageClassifier, loader: DataLoader[Any], folder: str) -> float:
-    """Validation of a ResNet-50 at batch 8 with the box scalars of every batch."""
+    """Validation of a ResNet-50 at batch 8: the box scalars of every batch, and the drawing of the film at its end."""
     stopwatch = _Stopwatch()
     callbacks: list[pl.Callback] = [stopwatch, *([SaliencyMonitor()] if monitored else [])]
     _trainer(callbacks, folder).validate(model, loader, verbose=False)
@@ -118,7 +118,7 @@ def main() -> None:
     )
     data.setup("fit")
     model = ImageClassifier("resnet50", num_classes=1000)
-    loader = DataLoader(_Photographs(16 if options.quick else 160), batch_size=8)
+    loader = DataLoader(_Photographs(16 if options.quick else 512), batch_size=8)
     with tempfile.TemporaryDirectory() as folder:
         results = {
             "epoch, ResNet-18": _pairs(lambda monitored: _epoch("resnet18", monitored, data, folder), rounds),

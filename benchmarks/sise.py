@@ -1,14 +1,17 @@
-"""What SISE costs at different thresholds μ, beside the methods of torchcam and captum on the same image.
+"""What SISE costs at different thresholds μ, beside the methods of torchcam and captum on the same images.
 
-Seconds, images passed through the network, and the most tensor memory held at once beyond the network's own. The
-methods run one after the other, once each (they take seconds to minutes; the passes tell more than the spread).
+Seconds, images passed through the network for each image explained, and the most memory that the process took beyond
+what it held before. The methods run one after the other, once each (they take seconds to minutes; the passes tell more
+than the spread). Every row is given as a ratio to one forward pass of the same batch too, timed before and after it, so
+that a machine whose speed drifts is taken into account.
 
-    python -m benchmarks.sise [--quick] [--networks NAME ...] [--mu X ...] [--rise N] [--threads N]
+    python -m benchmarks.sise [--quick] [--networks NAME ...] [--images N] [--mu X ...] [--rise N] [--threads N]
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,33 +19,57 @@ from typing import Any
 import captum.attr
 import torch
 import torchcam.methods
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from benchmarks._shared_data import network, photographs
-from benchmarks._timing import peak_extra_bytes, print_table, write_results
+from benchmarks._timing import PeakResidentMemory, interleaved, print_table, write_results
 from lightning_saliency.explainers import RISE, SISE, GradCAM, GroupCAM, ScoreCAM
 from lightning_saliency.scales import find_scales
 
 
-def measure(model: nn.Module, function: Callable[[], object]) -> dict[str, float]:
-    """Seconds, images passed through the network, and peak memory of one call; memory in a second call."""
+def measure(model: nn.Module, images: Tensor, function: Callable[[], object]) -> dict[str, float]:
+    """One call: seconds, also in forward passes of the batch; images passed through the network, for each of `images`.
+
+    The passes of a copy of the network (`fast`) count as well, and each pass once, whatever the method.
+    """
+    kinds = (type(model), fx.GraphModule)
     passed: list[int] = []
-    handle = model.register_forward_pre_hook(lambda _module, inputs: passed.append(inputs[0].shape[0]))
-    try:
-        start = time.perf_counter()
-        function()
-        seconds = time.perf_counter() - start
-    finally:
-        handle.remove()
-    return {"seconds": seconds, "forward_passes": sum(passed), "peak_extra_mb": peak_extra_bytes(function) / 1e6}
+
+    def count(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if isinstance(module, kinds) and inputs and isinstance(inputs[0], Tensor):
+            passed.append(len(inputs[0]))
+
+    before = _forward_seconds(model, images)
+    with PeakResidentMemory() as memory:
+        handle = nn.modules.module.register_module_forward_pre_hook(count)
+        try:
+            start = time.perf_counter()
+            function()
+            seconds = time.perf_counter() - start
+        finally:
+            handle.remove()
+    forward = (before + _forward_seconds(model, images)) / 2
+    return {
+        "seconds": seconds,
+        "in_forward_passes": seconds / forward,
+        "forward_passes": sum(passed) / len(images),
+        "peak_extra_mb": memory.extra_bytes / 1e6,
+    }
+
+
+def _forward_seconds(model: nn.Module, images: Tensor) -> float:
+    with torch.no_grad():
+        model(images)
+        return statistics.median(interleaved({"forward": lambda: model(images)}, rounds=3, warmup=0)["forward"])
 
 
 def ours(model: nn.Module, images: Tensor, options: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """Calls of this package's methods; the layers have been found before."""
     explainers = {f"SISE, μ = {mu}": SISE(model, mu=mu) for mu in options.mu}
     explainers |= {f"SISE, μ = {options.mu[0]}, fast": SISE(model, mu=options.mu[0], fast=True)}
-    explainers |= {"Grad-CAM": GradCAM(model), "Group-CAM": GroupCAM(model), "Score-CAM": ScoreCAM(model)}
-    explainers |= {f"RISE, {options.rise} masks": RISE(model, masks=options.rise)}
+    explainers |= {"Grad-CAM": GradCAM(model), "Group-CAM": GroupCAM(model)}
+    if options.rise:
+        explainers |= {"Score-CAM": ScoreCAM(model), f"RISE, {options.rise} masks": RISE(model, masks=options.rise)}
     for explainer in explainers.values():
         explainer._all_scales(images)
     return {name: (lambda explainer=explainer: explainer(images)) for name, explainer in explainers.items()}
@@ -51,7 +78,7 @@ def ours(model: nn.Module, images: Tensor, options: argparse.Namespace) -> dict[
 def peers(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
     """Calls of torchcam's and captum's methods, with their own defaults."""
     with torch.no_grad():
-        target = int(model(images).argmax())
+        targets = model(images).argmax(dim=1)
     scale = find_scales(model, images)[-1]
     layer = scale.module if scale.read == "output" else _producer(model, scale.module)
     size = tuple(images.shape[1:])
@@ -59,12 +86,12 @@ def peers(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
     def cam(method: type) -> Callable[[], object]:
         def call() -> object:
             with method(model, layer, input_shape=size) as extractor:
-                return extractor(target, model(images))
+                return extractor(targets.tolist(), model(images))
 
         return call
 
     def attribution(method: Any, **arguments: Any) -> Callable[[], object]:
-        return lambda: method(model).attribute(images, target=target, **arguments)
+        return lambda: method(model).attribute(images, target=targets, **arguments)
 
     window = (3, size[1] // 8, size[2] // 8)
     stride = (3, size[1] // 16, size[2] // 16)
@@ -90,9 +117,12 @@ def _producer(model: nn.Module, consumer: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["mobilenet_v2", "squeezenet1_0"], help="of torchvision")
+    parser.add_argument("--networks", nargs="+", default=["resnet50"], help="of torchvision")
+    parser.add_argument("--images", type=int, default=8, help="photographs in the batch")
     parser.add_argument("--mu", nargs="+", type=float, default=[0.0, 0.3, 0.5, 0.75])
-    parser.add_argument("--rise", type=int, default=4000, help="masks of RISE")
+    parser.add_argument(
+        "--rise", type=int, default=0, help="masks of RISE, which, with our Score-CAM, is left out at 0"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads")
     parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that it runs; nothing is written")
     options = parser.parse_args()
@@ -100,22 +130,23 @@ def main() -> None:
     size = 224
     if options.quick:
         options.networks, options.mu, options.rise, size = ["squeezenet1_0"], [0.5, 0.75], 32, 64
+        options.images = 2
 
     results: dict[str, Any] = {}
     for name in options.networks:
         model, trained = network(name)
-        images = photographs(1, size)
+        images = photographs(options.images, size)
         if images is None:
-            images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+            images = torch.randn(options.images, 3, size, size, generator=torch.Generator().manual_seed(0))
         figures = {}
         for method, function in (ours(model, images, options) | peers(model, images)).items():
-            figures[method] = measure(model, function)
+            figures[method] = measure(model, images, function)
             print(f"{name}, {method}: {figures[method]['seconds']:.2f} s", flush=True)
         results[name] = {"weights": "trained" if trained else "random", "methods": figures}
         rows = [(method, *values.values()) for method, values in figures.items()]
         weights = results[name]["weights"]
-        title = f"{name} ({weights} weights), one image of {size}², threads: {options.threads}"
-        print_table(title, ("", "seconds", "forward passes", "peak MB"), rows)
+        title = f"{name} ({weights} weights), {options.images} images of {size}², threads: {options.threads}"
+        print_table(title, ("", "seconds", "in forwards of the batch", "passes an image", "peak MB"), rows)
     if not options.quick:
         path = write_results("sise", {"settings": vars(options), "networks": results})
         print(f"Written to {path.relative_to(path.parents[2])}.")

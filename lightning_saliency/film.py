@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import warnings
@@ -14,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_saliency._png import png_bytes
 
 _FILE_NAME = re.compile(r"(?:start|epoch=(?P<epoch>\d+))-step=(?P<step>\d+)\.png")
 _BYTES_PER_MEGABYTE = 1_000_000
@@ -249,14 +250,12 @@ def _frames_in(folder: Path) -> list[Frame]:
 
 
 def _write(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    buffer = io.BytesIO()
-    # A quarter of the default level's time for a fifth more bytes: a frame is written while the training waits.
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+    content = png_bytes(picture)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same name for the same frame, so that a resumed run clears away what a killed one left here.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError:
         # The first error is the one to report.

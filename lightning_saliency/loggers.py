@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
+
+from lightning_saliency._png import png_bytes
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -108,11 +109,9 @@ def _tensorboard(logger: Any, experiment: Any, key: str, picture: _Picture, step
     if writer is None:
         experiment.add_image(tag, picture, step, dataformats="HWC")
         return True
-    # What `add_image` does, with a compression that takes a quarter of the time: the training waits for it.
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+    # What `add_image` does, with a faster compression: the training waits for it.
     height, width, _ = picture.shape
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=buffer.getvalue())
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png_bytes(picture))
     writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
     return True
 

@@ -20,6 +20,9 @@ RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
 # own pass half of it takes 1.6 times as long. Elsewhere a launch must be worth its cost.
 _CPU_PIECE = 7 * 2**18
 _DEVICE_PIECE = 2**24
+# Columns shorter than this that lie together in memory (channels last) are slow to reduce one by one on a CPU: laid out
+# plane by plane first, 16 channels take 0.6 of the time.
+_SHORT_COLUMN = 32
 
 
 def check_floating(values: Tensor, name: str) -> None:
@@ -87,14 +90,19 @@ def reduce_columns(
             f" {tuple(activations.shape)}; name the dimension of the channels with `dim`."
         )
 
-    def reduce_piece(piece: Tensor) -> Tensor:
+    def reduce_piece(piece: Tensor, dim: int = dim) -> Tensor:
         columns = upcast(piece)
         return kernel(columns if rectify is None else rectify_columns(columns, rectify), dim)
 
     if torch.compiler.is_compiling() or differentiable(activations):
         return reduce_piece(activations)
-    limit = _CPU_PIECE if activations.device.type == "cpu" else _DEVICE_PIECE
-    return _in_pieces(reduce_piece, activations, dim, limit)
+    if activations.device.type != "cpu":
+        return _in_pieces(reduce_piece, activations, dim, _DEVICE_PIECE)
+    if activations.ndim > 1 and activations.stride(dim) == 1 and 1 < activations.shape[dim] <= _SHORT_COLUMN:
+        return _in_pieces(
+            lambda piece: reduce_piece(piece.movedim(dim, 1).contiguous(), 1), activations, dim, _CPU_PIECE
+        )
+    return _in_pieces(reduce_piece, activations, dim, _CPU_PIECE)
 
 
 def _in_pieces(reduce_piece: Callable[[Tensor], Tensor], values: Tensor, dim: int, limit: int) -> Tensor:

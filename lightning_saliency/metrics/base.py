@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_saliency.explainers.base import class_logits, undisturbed, unwrap
+from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision, fast_inference
 
 Average = Literal["micro", "macro", "none"]
 
@@ -113,7 +114,7 @@ class ImageMean(Metric):
 
 
 @contextmanager
-def scoring(model: Callable[[Tensor], Any]) -> Iterator[Callable[[Tensor], Tensor]]:
+def scoring(model: Callable[[Tensor], Any], precision: Precision | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
     """The model as a function from images to logits ``[N, classes]``, while the context lasts.
 
     A network is run in eval mode and left as it was; wrappers such as ``DistributedDataParallel`` are taken off, since
@@ -121,10 +122,22 @@ def scoring(model: Callable[[Tensor], Any]) -> Iterator[Callable[[Tensor], Tenso
 
     Args:
         model: A network, or any function of images that returns logits, or an object in which they can be found.
+        precision: Score with a faster copy of the network in this precision, see `fast_inference`, under autocast.
+            ``None``: with the network itself, as the caller has it.
     """
     if not isinstance(model, nn.Module):
         yield lambda images: class_logits(model(images), None, len(images))
         return
     network = unwrap(model)
     with undisturbed(network), torch.no_grad():
-        yield lambda images: class_logits(network(images), None, len(images))
+        if precision is None:
+            yield lambda images: class_logits(network(images), None, len(images))
+            return
+        copied = fast_inference(network, precision)
+
+        def fast(images: Tensor) -> Tensor:
+            with torch.autocast(images.device.type, dtype=PRECISIONS[precision]):
+                returned = copied(images.contiguous(memory_format=torch.channels_last))
+            return class_logits(returned, None, len(images)).float()
+
+        yield fast

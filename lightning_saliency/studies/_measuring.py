@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from lightning_saliency.explainers import Explainer
+from lightning_saliency.explainers.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.localization import (
@@ -49,6 +50,8 @@ class MetricConfig:
         steps: Of the insertion and deletion curves; 100 is 1 % of the pixels each.
         baseline: What the image appears from and gives way to in these curves.
         score: What the network's output is turned into: ``softmax``, ``sigmoid`` or ``logit``.
+        precision: ``bf16`` or ``fp16``: compute the curves, which cost most of the time, with a faster copy of the
+            network in this precision, see `lightning_saliency.explainers.fast_inference`. ``None``: with the network.
 
     Raises:
         ValueError: If a name is unknown.
@@ -62,6 +65,7 @@ class MetricConfig:
     steps: int = 100
     baseline: NamedFill | float | tuple[float, ...] = "blur"
     score: Score = "softmax"
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.names or ()) - set(METRIC_NAMES))
@@ -174,12 +178,32 @@ def _measure_network(
     curves: list[dict[str, list[float]]],
 ) -> None:
     found: dict[str, Tensor] = {}
-    with scoring(model) as score_fn:
-        if wanted & {"drop", "increase"}:
+    if wanted & {"drop", "increase"}:
+        with scoring(model) as score_fn:
             masked = keep_most_salient(images, maps, config.kept_fraction, config.fill)
             before = target_scores(score_fn, images, targets, score=config.score)
             after = target_scores(score_fn, masked, targets, score=config.score)
             found["drop"], found["increase"] = drop(before, after), increase(before, after)
+    if wanted & {"insertion", "deletion", "overall"}:
+        found |= _measure_curves(model, images, maps, targets, config, wanted, curves)
+    if "overall" in wanted:
+        found["overall"] = found["insertion"] - found["deletion"]
+    for name in set(found) & wanted:
+        for row, value in zip(scores, found[name].tolist(), strict=True):
+            row[name] = value
+
+
+def _measure_curves(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    config: MetricConfig,
+    wanted: set[MetricName],
+    curves: list[dict[str, list[float]]],
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    with scoring(model, config.precision) as score_fn:
         for name, curve_of in (("insertion", insertion_curve), ("deletion", deletion_curve)):
             if wanted & {name, "overall"}:
                 curve = curve_of(
@@ -194,11 +218,7 @@ def _measure_network(
                 found[name] = 100 * auc(curve)
                 for drawn, values in zip(curves, curve.tolist(), strict=True):
                     drawn[name] = [round(value, 6) for value in values]
-    if "overall" in wanted:
-        found["overall"] = found["insertion"] - found["deletion"]
-    for name in set(found) & wanted:
-        for row, value in zip(scores, found[name].tolist(), strict=True):
-            row[name] = value
+    return found
 
 
 def _measure_boxes(

@@ -103,7 +103,8 @@ class Study:
         parts = [
             f"{self.samples.description()}.",
             "Scores in %.",
-            f"Insertion and deletion: {config.steps} steps from and to {config.baseline}, {config.score} scores.",
+            f"Insertion and deletion: {config.steps} steps from and to {config.baseline}, {config.score} scores"
+            + (f" in {config.precision}." if config.precision else "."),
             f"Drop and increase: top {config.kept_fraction:.0%} kept, {config.fill} elsewhere.",
         ]
         if self.samples.has_boxes:

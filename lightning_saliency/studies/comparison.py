@@ -55,7 +55,7 @@ class DataConfig:
     """Annotated images in files.
 
     Args:
-        annotations: File or folder, see `lightning_saliency.data.boxes.read_annotations`.
+        annotations: File or folder, or several, see `lightning_saliency.data.boxes.read_annotations`.
         format: ``csv``, ``coco`` or ``voc``.
         images: Folder that the images' names are relative to; ``None``: the annotations' own.
         classes: File that maps class names to the network's class indices, see
@@ -67,7 +67,7 @@ class DataConfig:
         limit: So many images; ``None``: all.
     """
 
-    annotations: str
+    annotations: str | list[str]
     format: AnnotationFormat = "csv"
     images: str | None = None
     classes: str | None = None
@@ -123,8 +123,9 @@ def run_comparison(config: ComparisonConfig, console: Console | None = None) -> 
         ValueError: If the configuration cannot be carried out.
     """
     data = config.data
+    files = [data.annotations] if isinstance(data.annotations, str) else data.annotations
     samples = BoxedImages(
-        read_annotations(data.annotations, data.format, data.images),
+        [image for file in files for image in read_annotations(file, data.format, data.images)],
         None if data.classes is None else read_class_indices(data.classes),
         data.resize,
         data.crop,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -150,6 +151,22 @@ def test_every_number_equals_a_literal_recomputation():
     assert passes["grad_cam"]["passes"].value == 1
     assert passes["random"]["passes"].value == 0
     assert passes["grad_cam"]["seconds"].value > 0
+
+
+def test_half_precision_touches_the_curves_alone_and_hardly():
+    model, data = Net().eval(), detection_data()
+    explainers = {"grad_cam": {"layer": "4"}}
+    exact = compute_explainers(model, data, explainers, METRICS, progress=False).rows["Net"]["grad_cam"]
+    coarse = compute_explainers(model, data, explainers, replace(METRICS, precision="bf16"), progress=False)
+    rows = zip(exact, coarse.rows["Net"]["grad_cam"], strict=True)
+    for row, other in ((one["scores"], two["scores"]) for one, two in rows):
+        for key in ("insertion", "deletion", "overall"):
+            assert other[key] != row[key]
+            assert other[key] == pytest.approx(row[key], abs=1.0)
+        assert {key: other[key] for key in ("drop", "increase", "ebpg")} == {
+            key: row[key] for key in ("drop", "increase", "ebpg")
+        }
+    assert "softmax scores in bf16." in str(coarse)
 
 
 def test_of_several_candidates_the_one_with_the_highest_logit_is_explained(tmp_path):
