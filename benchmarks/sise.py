@@ -75,8 +75,8 @@ def ours(model: nn.Module, images: Tensor, options: argparse.Namespace) -> dict[
     return {name: (lambda explainer=explainer: explainer(images)) for name, explainer in explainers.items()}
 
 
-def peers(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
-    """Calls of torchcam's and captum's methods, with their own defaults."""
+def peers(model: nn.Module, images: Tensor, masks: int) -> dict[str, Callable[[], object]]:
+    """Calls of torchcam's and captum's methods, with their own defaults; Score-CAM where RISE is asked for."""
     with torch.no_grad():
         targets = model(images).argmax(dim=1)
     scale = find_scales(model, images)[-1]
@@ -95,9 +95,11 @@ def peers(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
 
     window = (3, size[1] // 8, size[2] // 8)
     stride = (3, size[1] // 16, size[2] // 16)
+    dear = {"torchcam Score-CAM": cam(torchcam.methods.ScoreCAM)} if masks else {}
     return {
         "torchcam Grad-CAM": cam(torchcam.methods.GradCAM),
-        "torchcam Score-CAM": cam(torchcam.methods.ScoreCAM),
+        "torchcam Grad-CAM++": cam(torchcam.methods.GradCAMpp),
+        **dear,
         "captum integrated gradients, 50 steps": attribution(
             captum.attr.IntegratedGradients, n_steps=50, internal_batch_size=8
         ),
@@ -139,7 +141,7 @@ def main() -> None:
         if images is None:
             images = torch.randn(options.images, 3, size, size, generator=torch.Generator().manual_seed(0))
         figures = {}
-        for method, function in (ours(model, images, options) | peers(model, images)).items():
+        for method, function in (ours(model, images, options) | peers(model, images, options.rise)).items():
             figures[method] = measure(model, images, function)
             print(f"{name}, {method}: {figures[method]['seconds']:.2f} s", flush=True)
         results[name] = {"weights": "trained" if trained else "random", "methods": figures}

@@ -10,6 +10,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from typing_extensions import Self
 
 
+# With a bar of 14 characters, a line with this beside a network's and an explainer's name fits into 80 columns.
+_UNKNOWN = "timing each explainer"
+
+
 class TimeLeft:
     """The time that is left of work in cells whose steps cost very different times.
 
@@ -65,13 +69,13 @@ class ProgressBar:
         self.left = left
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=14),
             TaskProgressColumn(),
             TextColumn("{task.fields[promise]}"),
             console=console,
             disable=console is None,
         )
-        self._task = self._bar.add_task("", total=1.0, promise="measuring the time that each explainer takes")
+        self._task = self._bar.add_task("", total=1.0, promise=_UNKNOWN)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -85,7 +89,7 @@ class ProgressBar:
     def show(self, doing: str) -> None:
         """Say what is being done now, and how long everything will take."""
         seconds = self.left.seconds()
-        promise = "measuring the time that each explainer takes" if seconds is None else f"{duration(seconds)} left"
+        promise = _UNKNOWN if seconds is None else f"{duration(seconds)} left"
         self._bar.update(self._task, completed=self.left.share_done(), description=doing, promise=promise)
 
 

@@ -70,7 +70,7 @@ class Study:
                 for network in self.networks:
                     prepared = None
                     for cell in (cell for cell in missing if cell[0] == network):
-                        bar.show(f"{cell[0]}, {cell[1]}, images {span[0] + 1}–{span[-1] + 1} of {len(pairs)}")
+                        bar.show(f"{cell[0]} {cell[1]} {span[-1] + 1}/{len(pairs)}")
                         begin = perf_counter()
                         prepared = prepared or self._prepared(network, chosen, span)
                         if cell not in self.warm:
