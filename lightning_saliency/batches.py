@@ -42,14 +42,14 @@ def find_images(batch: object, key: str | int | None = None) -> Tensor:
         torch.Size([2, 3, 8, 8])
     """
     if key is not None:
-        found = _as_images(_follow(batch, key))
+        found = _as_images(follow(batch, key))
         if found is None:
             raise BatchError(
-                f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(_follow(batch, key))}. "
+                f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(follow(batch, key))}. "
                 f"The batch is {describe(batch)}."
             )
         return found
-    candidates = [images for value in _walk(batch, IMAGE_KEYS) if (images := _as_images(value)) is not None]
+    candidates = [images for value in walk(batch, IMAGE_KEYS) if (images := _as_images(value)) is not None]
     for images in sorted(candidates, key=lambda candidate: not candidate.is_floating_point()):
         return images
     raise BatchError(
@@ -60,7 +60,7 @@ def find_images(batch: object, key: str | int | None = None) -> Tensor:
 
 def find_labels(batch: object, count: int) -> Tensor | None:
     """The integer labels ``[count]`` of a batch, or ``None`` where it carries none."""
-    for value in _walk(batch, LABEL_KEYS):
+    for value in walk(batch, LABEL_KEYS):
         if isinstance(value, Tensor) and value.shape == (count,) and not value.is_floating_point():
             return value
     return None
@@ -125,20 +125,21 @@ def _as_images(value: object) -> Tensor | None:
     return value if value.is_floating_point() or value.dtype == torch.uint8 else None
 
 
-def _walk(value: object, keys: Sequence[str]) -> Iterator[Any]:
+def walk(value: object, keys: Sequence[str]) -> Iterator[Any]:
     """Every leaf of a nested batch, depth first, dictionaries under the given keys before their other ones."""
     if isinstance(value, Mapping):
         first = [key for key in keys if key in value]
         for key in (*first, *(key for key in value if key not in first)):
-            yield from _walk(value[key], keys)
+            yield from walk(value[key], keys)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _walk(item, keys)
+            yield from walk(item, keys)
     else:
         yield value
 
 
-def _follow(batch: Any, key: str | int) -> Any:
+def follow(batch: Any, key: str | int) -> Any:
+    """What a nested batch holds under a dotted path of keys, positions and attributes, or ``None``."""
     value = batch
     for part in str(key).split("."):
         if isinstance(value, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +68,9 @@ class ImageClassifier(pl.LightningModule):
         weight_decay: Of the optimiser.
         momentum: Of SGD (with Nesterov's correction where it is not 0). AdamW has its own.
         scheduler: "cosine": to 0 by the end of training; "one_cycle": up during the first 30 % and then down to
-            nothing; "step": a tenth after each third of the epochs; `None`: constant.
+            nothing; "step": a tenth after each third of the epochs; "multi_step": a tenth after each of the
+            `milestones`; `None`: constant.
+        milestones: Epochs, rising, from 1. Only for "multi_step".
 
     Attributes:
         model: The network, `[B, C, H, W]` to logits `[B, num_classes]`.
@@ -93,18 +96,26 @@ class ImageClassifier(pl.LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         momentum: float = 0.9,
-        scheduler: Literal["cosine", "one_cycle", "step"] | None = "cosine",
+        scheduler: Literal["cosine", "one_cycle", "step", "multi_step"] | None = "cosine",
+        milestones: list[int] | None = None,
     ) -> None:
         super().__init__()
         for name, given, allowed in (
             ("library", library, ("torchvision", "timm")),
             ("optimizer", optimizer, ("adamw", "sgd")),
-            ("scheduler", scheduler, ("cosine", "one_cycle", "step", None)),
+            ("scheduler", scheduler, ("cosine", "one_cycle", "step", "multi_step", None)),
         ):
             if given not in allowed:
                 raise ValueError(f"Expected `{name}` to be one of {allowed}, but got {given!r}")
         if num_classes < 2:
             raise ValueError(f"Expected `num_classes` to be at least 2, but got {num_classes}")
+        if (scheduler == "multi_step") != bool(milestones) or any(
+            milestone <= before for before, milestone in pairwise([0, *(milestones or [])])
+        ):
+            raise ValueError(
+                f"Expected `milestones` to be rising epochs from 1 with `scheduler`='multi_step', and none otherwise, "
+                f"but got {milestones} with {scheduler!r}"
+            )
         if isinstance(model, nn.Module) and (in_channels != 3 or model_options):
             raise ValueError(
                 "`in_channels` and `model_options` are for a network given by name; got them with a module"
@@ -159,6 +170,8 @@ class ImageClassifier(pl.LightningModule):
         if options["scheduler"] == "step":
             third = max(1, -(-(self.trainer.max_epochs or 1) // 3))
             return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=third, gamma=0.1)]
+        if options["scheduler"] == "multi_step":
+            return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, options["milestones"], gamma=0.1)]
         steps = self.trainer.estimated_stepping_batches
         if not isinstance(steps, int):
             raise ValueError(

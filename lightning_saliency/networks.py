@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import inspect
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +73,9 @@ def build_network(
     """A network by name, with random weights: nothing is ever downloaded.
 
     Args:
-        name: "small_cnn", a classification network of torchvision ("resnet18"), or one of timm ("timm/resnet18").
+        name: "small_cnn", a classification network of torchvision ("resnet18"), one of timm ("timm/resnet18"), or a
+            function or class in a Python file ("networks/mine.py:resnet20"), which is run: it is called with `options`,
+            and with `num_classes` and `in_channels` where it has arguments of these names.
         num_classes: Number of logits.
         in_channels: Channels of the images.
         library: Where a name without "timm/" is looked up.
@@ -79,19 +85,23 @@ def build_network(
         The network, in training mode.
 
     Raises:
-        ValueError: If there is no network of that name.
+        FileNotFoundError: If there is no such Python file.
         ImportError: If timm is asked for and not installed.
+        ValueError: If there is no network of that name, or a Python file has none.
     """
     arguments = dict(options or {})
     if name == "small_cnn":
         return small_cnn(num_classes, in_channels, **arguments)
+    file, _, function = name.rpartition(":")
+    if file.endswith(".py"):
+        return _network_of_file(Path(file), function, num_classes, in_channels, arguments)
     if library == "timm" or name.startswith("timm/"):
         return _timm_network(name.removeprefix("timm/"), num_classes=num_classes, in_chans=in_channels, **arguments)
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise ValueError(
-            f"Expected `model` to be 'small_cnn', a classification network of torchvision, or 'timm/' and one of timm, "
-            f"but got {name!r}. torchvision has: {', '.join(names)}"
+            f"Expected `model` to be 'small_cnn', a classification network of torchvision, 'timm/' and one of timm, or "
+            f"'path/file.py:function', but got {name!r}. torchvision has: {', '.join(names)}"
         )
     if name in ("googlenet", "inception_v3"):
         arguments.setdefault("init_weights", True)  # left open, torchvision warns and then does this
@@ -146,6 +156,27 @@ def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = 
     network.load_state_dict({**own, **state})
 
 
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of a network's classes of modules, parameters and buffers.
+
+    Example:
+        >>> first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> weights_fingerprint(first) == weights_fingerprint(second)
+        False
+        >>> _ = second.load_state_dict(first.state_dict())
+        >>> weights_fingerprint(first) == weights_fingerprint(second)
+        True
+    """
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        digest.update(f"{name}:{type(module).__qualname__};".encode())
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}:{values.dtype}:{list(values.shape)};".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _timm_network(name: str, **arguments: Any) -> nn.Module:
     try:
         import timm
@@ -159,6 +190,30 @@ def _timm_network(name: str, **arguments: Any) -> nn.Module:
             f"timm has no network {name!r}; similar names: {', '.join(like) or 'none'}. See `timm.list_models()`"
         )
     network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return network
+
+
+def _network_of_file(
+    path: Path, function: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
+) -> nn.Module:
+    """What a function or class in a Python file makes."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no Python file {path}. Paths are relative to where you are.")
+    # Under a name of its own, so that it hides no module that is installed.
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise ValueError(f"{path} cannot be loaded as a Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    build: Callable[..., nn.Module] | None = getattr(module, function, None)
+    if not callable(build):
+        raise ValueError(f"{path} has no function or class {function!r}: name one of those that it defines")
+    parameters = inspect.signature(build).parameters
+    given = {"num_classes": num_classes, "in_channels": in_channels}
+    network = build(**{key: value for key, value in given.items() if key in parameters}, **options)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{function} of {path} made {type(network).__name__}: name one that makes an `nn.Module`")
     return network
 
 

@@ -234,9 +234,10 @@ class Rates(pl.Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates_of(scheduler: Any, epochs: int = 6) -> list[float]:
+def rates_of(scheduler: Any, epochs: int = 6, **options: Any) -> list[float]:
     noted = Rates()
-    model = ImageClassifier(Thumbnails(), num_classes=5, learning_rate=0.5, scheduler=scheduler, optimizer="sgd")
+    options |= {"learning_rate": 0.5, "scheduler": scheduler, "optimizer": "sgd"}
+    model = ImageClassifier(Thumbnails(), num_classes=5, **options)
     trainer(max_epochs=epochs, callbacks=[noted], log_every_n_steps=1).fit(model, batches(size=8))
     return noted.rates
 
@@ -244,6 +245,8 @@ def rates_of(scheduler: Any, epochs: int = 6) -> list[float]:
 def test_schedules() -> None:
     assert rates_of(None) == [0.5] * 12
     assert rates_of("step") == pytest.approx([0.5] * 4 + [0.05] * 4 + [0.005] * 4)
+    falling = rates_of("multi_step", milestones=[1, 4])
+    assert falling == pytest.approx([0.5] * 2 + [0.05] * 6 + [0.005] * 4)
     cosine = [0.25 * (1 + torch.cos(torch.tensor(torch.pi * step / 12)).item()) for step in range(12)]
     assert rates_of("cosine") == pytest.approx(cosine, rel=1e-4)
     cycle = rates_of("one_cycle", epochs=10)
@@ -281,6 +284,9 @@ def test_an_endless_training_has_no_cosine() -> None:
     [
         ({"optimizer": "adam"}, r"`optimizer` to be one of \('adamw', 'sgd'\), but got 'adam'"),
         ({"scheduler": "linear"}, "`scheduler`"),
+        ({"scheduler": "multi_step"}, "`milestones` to be rising epochs from 1"),
+        ({"scheduler": "multi_step", "milestones": [5, 5]}, r"got \[5, 5\] with 'multi_step'"),
+        ({"scheduler": "cosine", "milestones": [5]}, "`milestones`"),
         ({"library": "keras"}, "`library`"),
         ({"num_classes": 1}, "`num_classes`"),
         ({"in_channels": 1}, "`in_channels`"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from lightning_saliency.cli import evaluate, explain, layers, sanity_check, train
+from lightning_saliency.cli import compare_augmentation, evaluate, explain, layers, roar_kar, sanity_check, train
 from lightning_saliency.cli._errors import UsageError
 
 #: Name -> (what runs it with the arguments behind the name, what it does).
@@ -22,6 +22,12 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "explain": (explain.run, "write LOVI and combined maps, or any explainer's, for image files"),
     "evaluate": (evaluate.run, "compare explainers on a data set, as the papers' tables do"),
     "sanity-check": (sanity_check.run, "randomise the weights from top to bottom and compare the maps"),
+    "compare-augmentation": (
+        compare_augmentation.run,
+        "compare training on saliency-guided blends with other augmentations and controls",
+    ),
+    "roar-kar": (roar_kar.run, "retrain on images masked by saliency maps: do the maps point at what is needed?"),
+    "layer-masking": (roar_kar.run_layers, "mask one scale inside a network at a time: which statistic tells most?"),
     "layers": (layers.run, "print the scales that are found in a network"),
 }
 
@@ -53,5 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lightning-saliency: there is no command {given[0]!r}", file=stream)
     print("usage: lightning-saliency COMMAND [--help] ...\n", file=stream)
     for name, (_, purpose) in COMMANDS.items():
-        print(f"  {name:<13} {purpose}", file=stream)
+        print(f"  {name:<20} {purpose}", file=stream)
     return 0 if asked else 2

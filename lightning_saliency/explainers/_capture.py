@@ -149,7 +149,11 @@ def _tapped(
     def after(index: int, _module: nn.Module, _args: tuple[Any, ...], returned: Any) -> Any:
         return _replace_first_tensor(returned, partial(take, index))[0]
 
-    modules = dict(network.named_modules(remove_duplicate=False))
+    modules = {
+        # Without what torch.compile puts in front of the names of a compiled child, as the scales are named.
+        ".".join(part for part in name.split(".") if part != "_orig_mod"): module
+        for name, module in reversed(list(network.named_modules(remove_duplicate=False)))
+    }
     unknown = [scale.module for scale in scales if scale.module not in modules]
     if unknown:
         raise ValueError(

@@ -48,9 +48,10 @@ class GroupCAM(MaskScoringExplainer):
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
         fast: Score the masked images with a faster copy of the network, see `fast_inference`; masks and gradients are
-            computed with the network itself. With this or ``precision``, images whose class hardly survives any mask
-            (no score reaches a tenth of the whole image's) are scored again exactly: their gains are differences of
-            numbers so small that the rounding of half precision would decide the map.
+            computed with the network itself. ``"compiled"``: compile the copy, too. With this or ``precision``, images
+            whose class hardly survives any mask (no score reaches a tenth of the whole image's) are scored again
+            exactly: their gains are differences of numbers so small that the rounding of half precision would decide
+            the map.
         progress: Show a progress bar.
 
     Raises:
@@ -77,7 +78,7 @@ class GroupCAM(MaskScoringExplainer):
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
         precision: Precision | None = None,
-        fast: bool = False,
+        fast: bool | Literal["compiled"] = False,
         progress: bool = False,
     ) -> None:
         super().__init__(

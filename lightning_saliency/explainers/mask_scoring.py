@@ -21,7 +21,7 @@ from lightning_saliency.explainers.base import (
     undisturbed,
     unwrap,
 )
-from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision, fast_inference
+from lightning_saliency.explainers.fast_forward import PRECISIONS, FastCopy, Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import Fill, blend, fill_images
 
@@ -119,7 +119,7 @@ class MaskScorer:
         score: Of the class.
         output: Takes the logits out of what the network returns.
         precision: Autocast to it.
-        fast: Score with a faster copy of the network.
+        fast: Score with a faster copy of the network; with one that is kept, where a `FastCopy` is given.
         progress: Show a progress bar.
         total: The number of masked images there will be, for the progress bar.
 
@@ -145,7 +145,7 @@ class MaskScorer:
         score: Score = "softmax",
         output: Callable[[Any], Tensor] | None = None,
         precision: Precision | None = None,
-        fast: bool = False,
+        fast: bool | FastCopy = False,
         progress: bool = False,
         total: int | None = None,
     ) -> None:
@@ -153,7 +153,12 @@ class MaskScorer:
         self.model = unwrap(model)
         self.images = as_ordinary(images)
         self.baseline = fill_images(self.images, baseline)
-        self.score, self.output, self.precision, self.fast = score, output, precision, fast
+        self.score, self.output, self.precision, self.fast = score, output, precision, bool(fast)
+        self._copy = fast if isinstance(fast, FastCopy) else None
+        if fast and self._copy is None:
+            self._copy = FastCopy(self.model, precision or "bf16")
+        if self._copy is not None:
+            self.precision = self._copy.precision
         self._function: Callable[[Any], Tensor] | None = None
         self._classes: Tensor | None = None
         if callable(targets) and not isinstance(targets, Tensor):
@@ -168,7 +173,7 @@ class MaskScorer:
             self._classes = self._classes.to(images.device)
         self._may_shrink = batch_size == "auto"
         #: Images in one pass, at present.
-        self.chunk = _chunk_size(images, half=fast or precision is not None) if batch_size == "auto" else batch_size
+        self.chunk = _chunk_size(images, half=self.precision is not None) if batch_size == "auto" else batch_size
         self._progress, self._total = progress, total
         self._network: nn.Module | None = None
         self._stack = ExitStack()
@@ -177,10 +182,9 @@ class MaskScorer:
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.model))
             stack.enter_context(torch.no_grad())
-            precision = "bf16" if self.fast and self.precision is None else self.precision
-            if precision is not None:
-                stack.enter_context(torch.autocast(self.images.device.type, dtype=PRECISIONS[precision]))
-            self._network = fast_inference(self.model, precision) if self.fast else self.model
+            if self.precision is not None:
+                stack.enter_context(torch.autocast(self.images.device.type, dtype=PRECISIONS[self.precision]))
+            self._network = self.model if self._copy is None else self._copy.current()
             self._bar = stack.enter_context(
                 tqdm(total=self._total, desc="masked images", leave=False, disable=not self._progress)
             )
@@ -273,7 +277,8 @@ class MaskScoringExplainer(Explainer):
         score: Ψ of the class: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
-        fast: Score the masked images with a faster copy of the network, see `fast_inference`.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`; the explainer keeps it
+            and brings it up to date at each call, see `FastCopy`. ``"compiled"``: compile it, too.
         progress: Show a progress bar.
 
     Raises:
@@ -289,18 +294,23 @@ class MaskScoringExplainer(Explainer):
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
         precision: Precision | None = None,
-        fast: bool = False,
+        fast: bool | Literal["compiled"] = False,
         progress: bool = False,
     ) -> None:
         super().__init__(model, layer, output=output)
         check_scoring(score, batch_size, precision)
+        if fast not in (False, True, "compiled"):
+            raise ValueError(f"Got fast={fast!r}. Allowed are False, True and 'compiled'; use one of them.")
         self.score: Score = score
         self.batch_size: int | Literal["auto"] = batch_size
         self.precision: Precision | None = precision
         self.fast = fast
         self.progress = progress
+        self._copy: FastCopy | None = None
 
     def _scorer(self, images: Tensor, targets: Tensor, baseline: Fill, total: int, exact: bool = False) -> MaskScorer:
+        if self.fast and self._copy is None:
+            self._copy = FastCopy(self.model, self.precision or "bf16", self.fast == "compiled")
         return MaskScorer(
             self.model,
             images,
@@ -310,7 +320,7 @@ class MaskScoringExplainer(Explainer):
             score=self.score,
             output=self.output,
             precision=None if exact else self.precision,
-            fast=self.fast and not exact,
+            fast=self._copy if self._copy is not None and not exact else False,
             progress=self.progress,
             total=total,
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from lightning_saliency.networks import weights_fingerprint
+
+__all__ = ["CellFile", "Rows", "StaleResultsError", "weights_fingerprint", "write_atomically"]
 
 Rows = list[dict[str, Any]]
 _FORMAT = 1
@@ -92,18 +92,6 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of a network's classes of modules, parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, module in model.named_modules():
-        digest.update(f"{name}:{type(module).__qualname__};".encode())
-    for name, tensor in model.state_dict().items():
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}:{values.dtype}:{list(values.shape)};".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from typing_extensions import Self
 
-
 # With a bar of 14 characters, a line with this beside a network's and an explainer's name fits into 80 columns.
 _UNKNOWN = "timing each explainer"
 

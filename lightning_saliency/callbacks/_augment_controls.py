@@ -1,0 +1,127 @@
+"""Maps that say nothing about the image, to tell whether an augmentation's gain comes from the saliency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers import Explainer
+from lightning_saliency.functional.masking import resize_maps, top_fraction
+
+#: Of the surrogates; further ones change the autocorrelation by about a hundredth.
+_ITERATIONS = 5
+
+
+def shuffled_blobs(maps: Tensor, generator: torch.Generator) -> Tensor:
+    """Random maps with the same values as the given ones, and blobs like theirs in other places.
+
+    The phases of each map's Fourier transform are drawn anew, which keeps its power spectrum, that is its
+    autocorrelation: how large the blobs are and how far apart. The map's own values are then laid over the result in
+    the order of its ranks. Both steps are repeated, since the second undoes a little of the first (iterated
+    amplitude-adjusted surrogates, Schreiber and Schmitz 1996). A mask cut out of the result at any threshold has
+    exactly the area that the same threshold cuts out of the map itself.
+
+    Args:
+        maps: ``[n, H, W]``, finite.
+        generator: On the CPU.
+
+    Returns:
+        ``[n, H, W]``, each map a rearrangement of the given one's values.
+
+    Example:
+        >>> maps = torch.rand(2, 8, 8)
+        >>> blobs = shuffled_blobs(maps, torch.Generator().manual_seed(0))
+        >>> torch.equal(blobs.flatten(1).sort().values, maps.flatten(1).sort().values), torch.equal(blobs, maps)
+        (True, False)
+    """
+    if maps.shape[0] == 0:
+        return maps.clone()
+    size = (maps.shape[-2], maps.shape[-1])
+    amplitudes = torch.fft.rfft2(maps.float()).abs()
+    values = maps.flatten(1).sort(dim=1).values
+    # Real noise has phases with the symmetry of a real image's; drawn on the CPU, it is the same on every device.
+    surrogate = torch.randn(maps.shape, generator=generator).to(maps.device)
+    for _ in range(_ITERATIONS):
+        phases = torch.fft.rfft2(surrogate)
+        smooth = torch.fft.irfft2(amplitudes * phases / phases.abs().clamp_min(1e-12), s=size)
+        order = smooth.flatten(1).argsort(dim=1, stable=True)
+        surrogate = torch.empty_like(values).scatter_(1, order, values).view(maps.shape).float()
+    return surrogate.to(maps.dtype)
+
+
+class OtherImage:
+    """Gives each image the map of another one: of the same batch, or, where it is alone, of the batch before.
+
+    Example:
+        >>> other = OtherImage()
+        >>> other(torch.tensor([[[1.0]], [[2.0]]]), torch.Generator()).flatten().tolist()
+        [2.0, 1.0]
+        >>> other(torch.tensor([[[3.0]]]), torch.Generator()).item()
+        2.0
+    """
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+
+    def __call__(self, maps: Tensor, generator: torch.Generator) -> Tensor:
+        """Maps ``[n, H, W]`` turned round by a random number of places; constant, and so of no use, where none fits."""
+        count = maps.shape[0]
+        if count == 0:
+            return maps.clone()
+        before, self._last = self._last, maps[-1:].clone()
+        if count > 1:
+            return maps.roll(int(torch.randint(1, count, (), generator=generator)), 0)
+        if before is None or before.shape != maps.shape:
+            return torch.zeros_like(maps)
+        return before.to(maps.device)
+
+
+class RandomBlobs(Explainer):
+    """Random smooth blobs that cost no query: what a map of no meaning at all does, at no price.
+
+    Normal noise on a coarse grid, upsampled bilinearly; its highest pixels make up the blobs, one there and zero
+    elsewhere.
+
+    Args:
+        model: The network; never run, except for its logits.
+        layer: Accepted so that all guides are built alike.
+        grid: Cells of the noise along each axis; 7 is the grid of a ResNet's last scale.
+        area: The blobs' share of the image, in (0, 1).
+        seed: Of the noise.
+        output: As for ``Explainer``.
+
+    Raises:
+        ValueError: If the grid or the area are out of range.
+
+    Example:
+        >>> maps = RandomBlobs(nn.Identity(), area=0.25)(torch.rand(2, 3, 16, 16), 0)
+        >>> maps.shape, maps.mean((1, 2)).tolist()
+        (torch.Size([2, 16, 16]), [0.25, 0.25])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Any = None,
+        *,
+        grid: int = 7,
+        area: float = 0.4,
+        seed: int = 0,
+        output: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, output=output)
+        if grid < 2 or not 0 < area < 1:
+            raise ValueError(
+                f"Got grid={grid}, area={area}. Allowed are grids from 2 and shares of the image in (0, 1)."
+            )
+        self.grid, self.area = grid, area
+        #: Draws the blobs; may be replaced.
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        noise = torch.randn(images.shape[0], self.grid, self.grid, generator=self.generator)
+        smooth = resize_maps(noise, (images.shape[2], images.shape[3]))
+        return top_fraction(smooth, self.area).float().to(images.device)

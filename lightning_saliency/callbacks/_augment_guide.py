@@ -1,0 +1,180 @@
+"""The guide of an augmentation: an explainer by name, its levers of economy, and the controls in its place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.callbacks._augment_controls import OtherImage, RandomBlobs, shuffled_blobs
+from lightning_saliency.callbacks._augment_options import CONTROLS, AugmentationConfigurationError
+from lightning_saliency.explainers import EXPLAINERS, Explainer, build_explainer
+from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision
+from lightning_saliency.functional.class_scores import Score, class_scores
+from lightning_saliency.functional.masking import resize_maps
+from lightning_saliency.pictures import resize_images
+
+#: Guides by name: every explainer that has a map for each class, and random blobs.
+GUIDES: dict[str, Callable[..., Explainer]] = {
+    **{name: build for name, build in EXPLAINERS.items() if name != "smoe"},
+    "random_blobs": RandomBlobs,
+}
+
+
+class Guide:
+    """Says where the pixels of each image's class are.
+
+    Args:
+        explainer: A name in ``GUIDES``.
+        options: The explainer's own.
+        control: ``None``: the explainer's maps; ``"random_blobs"`` or ``"other_image"``: see ``SaliencyAugmentation``.
+        layer: The layer to look at; ``None``: the explainer's default.
+        output: Takes the logits out of what the network returns.
+        precision: Of the queries.
+        fast: Whether masked images are scored with a faster copy of the network.
+        batch_size: Masked images in one pass.
+        resolution: Of the queries' images, as a share of the images' side, in (0, 1].
+
+    Raises:
+        AugmentationConfigurationError: If an option is unknown, out of range, or not the explainer's.
+    """
+
+    def __init__(
+        self,
+        explainer: str,
+        options: Mapping[str, Any] | None = None,
+        control: str | None = None,
+        *,
+        layer: Any = None,
+        output: Callable[[Any], Tensor] | None = None,
+        precision: Precision | None = None,
+        fast: bool | Literal["compiled"] = False,
+        batch_size: int | Literal["auto"] = "auto",
+        resolution: float = 1.0,
+    ) -> None:
+        if explainer not in GUIDES:
+            reason = " smoe has one map for all classes" if explainer == "smoe" else ""
+            raise AugmentationConfigurationError(
+                f"Got explainer={explainer!r}.{reason} Allowed are explainers with a map for each class: "
+                f"{', '.join(GUIDES)}; use one of them."
+            )
+        if control is not None and control not in CONTROLS:
+            raise AugmentationConfigurationError(
+                f"Got control={control!r}. Allowed are None, {', '.join(map(repr, CONTROLS))}; use one of them."
+            )
+        if precision is not None and precision not in PRECISIONS:
+            raise AugmentationConfigurationError(
+                f"Got precision={precision!r}. Allowed are None (the trainer's own), {', '.join(map(repr, PRECISIONS))}"
+                "; use one of them."
+            )
+        if not 0 < resolution <= 1:
+            raise AugmentationConfigurationError(
+                f"Got resolution={resolution}. Allowed are shares of the images' side in (0, 1]; 1 is the full size."
+            )
+        self.name = explainer
+        self.control = control
+        self.precision = precision
+        self.resolution = resolution
+        self._takes = inspect.signature(GUIDES[explainer]).parameters
+        self._options = dict(options or {})
+        for name, value, default in (("layer", layer, None), ("fast", fast, False), ("batch_size", batch_size, "auto")):
+            if value == default:
+                continue
+            if name not in self._takes:
+                raise AugmentationConfigurationError(
+                    f"Got {name}={value!r} for {explainer}, which has no such option. Leave it out, or take an "
+                    "explainer that scores masked images, such as group_cam."
+                )
+            self._options[name] = value
+        if output is not None:
+            self._options["output"] = output
+        self._other = OtherImage()
+        self._explainers: dict[tuple[object, ...], Explainer] = {}
+        self._model: nn.Module | None = None
+
+    def bind(self, model: nn.Module) -> None:
+        """Take a network; wrong options are found out here.
+
+        Raises:
+            AugmentationConfigurationError: If the explainer does not take its options, or needs a missing package.
+        """
+        self._model = model
+        self._explainers = {}
+        try:
+            self._explainer(multi_label=False, size=None)
+        except (TypeError, ValueError, ImportError) as error:
+            raise AugmentationConfigurationError(f"{self.name} cannot be the guide. {error}") from error
+
+    def release(self) -> None:
+        """Let go of the network and of what was made for it."""
+        self._model = None
+        self._explainers = {}
+        self._other = OtherImage()
+
+    def maps(self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False) -> Tensor:
+        """The maps of some images' classes.
+
+        Args:
+            images: ``[n, C, H, W]``, floating point, on the network's device.
+            targets: ``[n]`` int64.
+            generator: Of random guides, on the CPU.
+            multi_label: Whether the classes do not exclude each other.
+
+        Returns:
+            ``[n, H, W]`` float32, each from 0 to 1; constant where the guide has nothing to say, NaN where the
+            network's activations are not finite.
+        """
+        size = (images.shape[2], images.shape[3])
+        queried = images
+        if self.resolution < 1:
+            small = tuple(max(1, round(side * self.resolution)) for side in size)
+            queried = resize_images(images.float(), (small[0], small[1])).to(images.dtype)
+        explainer = self._explainer(multi_label, (queried.shape[2], queried.shape[3]))
+        if isinstance(explainer, RandomBlobs):
+            explainer.generator = generator
+        with ExitStack() as stack:
+            if self.precision is not None:
+                stack.enter_context(torch.autocast(images.device.type, dtype=PRECISIONS[self.precision]))
+            return resize_maps(explainer(queried, targets), size)
+
+    def controlled(self, maps: Tensor, generator: torch.Generator) -> Tensor:
+        """The maps that are used: the guide's own, or those of the control."""
+        if self.control == "random_blobs":
+            finite = torch.nan_to_num(maps)
+            return torch.where(maps.isfinite(), shuffled_blobs(finite, generator), maps)
+        if self.control == "other_image":
+            return self._other(maps, generator)
+        return maps
+
+    def confidence(self, images: Tensor, targets: Tensor, multi_label: bool = False) -> Tensor:
+        """The network's confidence ``[n]`` in each image's class: its softmax, or of multi-label heads its sigmoid."""
+        explainer = self._explainer(multi_label, (images.shape[2], images.shape[3]))
+        logits = explainer.logits(images)
+        score: Score = getattr(explainer, "score", "sigmoid" if multi_label else "softmax")
+        scores = class_scores(logits, "softmax" if score == "logit" and logits.shape[1] > 1 else score)
+        return scores.gather(1, targets.to(scores.device)[:, None])[:, 0]
+
+    def _explainer(self, multi_label: bool, size: tuple[int, int] | None) -> Explainer:
+        key = (multi_label, size if self.resolution < 1 else None)
+        if key not in self._explainers:
+            if self._model is None:
+                raise RuntimeError("The guide was asked for maps before it was given a network: call bind() first.")
+            options = dict(self._options)
+            if multi_label and "score" in self._takes:
+                options.setdefault("score", "sigmoid")
+            if self.resolution < 1:
+                # The blur must hide as much of a small image as it does of a large one.
+                for name in ("kernel_size", "sigma"):
+                    if name in self._takes:
+                        full = options.get(name, self._takes[name].default)
+                        scaled = full * self.resolution
+                        options[name] = 2 * int(scaled / 2) + 1 if name == "kernel_size" else scaled
+            if self.name == "random_blobs":
+                self._explainers[key] = RandomBlobs(self._model, **options)
+            else:
+                self._explainers[key] = build_explainer(self.name, self._model, **options)
+        return self._explainers[key]

@@ -1,0 +1,277 @@
+"""Saliency maps of whole data sets, written by ``Trainer.predict`` under any strategy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from lightning_saliency.callbacks._watched import watched_module
+from lightning_saliency.data._loaders import leaves
+from lightning_saliency.data._online import OnlineMaps, Targets
+from lightning_saliency.data._transforms import image_size, split_image
+from lightning_saliency.data.saliency_store import SaliencyStore
+from lightning_saliency.data.whole_images import WholeImages, check_whole, data_fingerprint
+from lightning_saliency.explainers import EXPLAINERS, Explainer, build_explainer
+from lightning_saliency.networks import weights_fingerprint
+
+# Options that change how fast a map is made, not what it is.
+_IRRELEVANT = ("model", "batch_size", "progress")
+
+
+class SaliencyWriter(pl.Callback):
+    """Writes the map of each image that ``Trainer.predict`` goes through into a `SaliencyStore`.
+
+    Row i of a store is the map of item i of the loader's data set, whatever the order. Each process writes the rows of
+    its own batches, under any strategy. A run that was killed goes on where it stopped: batches whose maps are all
+    there are not explained again. A store begun with other weights, another explainer or other images is refused.
+
+    The data set must show its images whole, not cropped or flipped; `whole_images` makes one of any data set::
+
+        loaders = whole_image_loaders(data, size=224)
+        writer = SaliencyWriter("maps", "integrated_gradients")
+        Trainer(callbacks=[writer]).predict(module, list(loaders.values()), return_predictions=False)
+
+    The module's ``predict_step`` runs as well, since it is Lightning that asks for it; `write_maps` does without.
+
+    Args:
+        path: The store's file, ``.npy`` being added; where there are several loaders, a folder for them all.
+        explainer: An ``Explainer``, or the name of one, which is then built round the module's network when prediction
+            starts.
+        size: ``(h, w)`` of the stored maps, or the side of a square; maps are averaged down to it, and stay as they are
+            where they are smaller. ``None``: the images' size.
+        stages: With several loaders, the name of each one's store; ``None``: the keys, where the loaders are a
+            dictionary, else ``"train"``, ``"val"``, ``"test"`` for three of them.
+        targets: The class of each map: ``"predicted"`` or, from the batch, ``"label"``. Maps of the true class carry
+            the label, into the test images too.
+        options: Of an explainer given by name.
+        model: Dotted path of the network, for an explainer given by name; ``None`` takes the module itself if it
+            defines ``forward``, else its only child with parameters.
+        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        fingerprints: Further parts of the stores' fingerprints, beside ``weights``, ``explainer`` and ``data``.
+
+    Raises:
+        ValueError: If an option is unknown; when prediction starts, if a store holds other maps
+            (`SaliencyStoreError`), or a data set does not show whole images (`SaliencyGeometryError`).
+
+    Example:
+        >>> SaliencyWriter("maps/val", "grad_cam", size=28).size
+        (28, 28)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        explainer: Explainer | str = "smoe",
+        *,
+        size: int | tuple[int, int] | None = 56,
+        stages: Sequence[str] | None = None,
+        targets: Targets = "predicted",
+        options: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        image_key: str | int | None = None,
+        fingerprints: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(explainer, Explainer) and explainer not in EXPLAINERS:
+            raise ValueError(f"Got explainer={explainer!r}. Allowed are an Explainer and {', '.join(EXPLAINERS)}.")
+        if isinstance(explainer, Explainer) and (options or model):
+            raise ValueError("Got options or model beside an Explainer. Allowed with an explainer's name only.")
+        if targets not in get_args(Targets):
+            raise ValueError(f"Got targets={targets!r}. Allowed are 'predicted' and 'label'.")
+        self.path = Path(path)
+        self.explainer = explainer
+        self.size = (size, size) if isinstance(size, int) else size
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"Got size={size}. Allowed are a side from 1, (h, w) and None, the images' own size.")
+        self.stages = None if stages is None else tuple(stages)
+        self.targets: Targets = targets
+        self.options = dict(options or {})
+        self.model = model
+        self.image_key = image_key
+        self.fingerprints = dict(fingerprints or {})
+        self.stores: list[SaliencyStore] = []
+        self._maps: OnlineMaps | None = None
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Create the stores, or take up those that were begun."""
+        explainer = self.explainer
+        if not isinstance(explainer, Explainer):
+            explainer = build_explainer(explainer, watched_module(pl_module, self.model), **self.options)
+        self._maps = OnlineMaps(explainer, self.targets, self.image_key)
+        shared = {
+            "weights": weights_fingerprint(explainer.model),
+            "explainer": f"{describe_explainer(explainer)}, targets={self.targets}, precision={trainer.precision}",
+            **self.fingerprints,
+        }
+        plans = []
+        for path, loader in zip(self._paths(trainer.predict_dataloaders), self._loaders(trainer), strict=True):
+            dataset = loader.dataset
+            check_whole(dataset)
+            data = dataset.fingerprint() if isinstance(dataset, WholeImages) else data_fingerprint(dataset)
+            plans.append((path, len(dataset), self._map_size(dataset), {**shared, "data": data}))
+        if trainer.is_global_zero:
+            self.stores = [SaliencyStore.create(*plan) for plan in plans]
+        trainer.strategy.barrier("saliency stores are created")
+        if not trainer.is_global_zero:
+            self.stores = [SaliencyStore.create(*plan) for plan in plans]
+        for store in self.stores:
+            there = len(store) - len(store.missing())
+            if there:
+                rank_zero_info(f"SaliencyWriter goes on with {store.path}: {there} of its {len(store)} maps are there.")
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Explain the batch and write its maps."""
+        if self._maps is None:
+            return
+        store = self.stores[dataloader_idx]
+        rows = _rows(self._loaders(trainer)[dataloader_idx], batch_idx)
+        # A batch that was cut short is explained whole again: maps may differ in their last bits in another batch.
+        if store.has(rows):
+            return
+        images, maps = self._maps(batch, context=trainer.precision_plugin.forward_context())
+        if len(rows) != images.shape[0]:
+            raise ValueError(
+                f"Got {images.shape[0]} images in a batch of {len(rows)} samples. Expected one image a sample; let the "
+                "loader neither repeat nor drop any when it collates them."
+            )
+        store.write(rows, reduced(maps, store.size))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Mark the finished stores, and say which are not."""
+        trainer.strategy.barrier("saliency maps are written")
+        for store in self.stores if trainer.is_global_zero else []:
+            if not store.finish():
+                rank_zero_warn(
+                    f"SaliencyWriter leaves {store.path} incomplete: {len(store.missing())} of its {len(store)} maps "
+                    "are missing. Predict all batches (limit_predict_batches=1.0) to finish it."
+                )
+        trainer.strategy.barrier("saliency stores are finished")
+        self._maps, self.stores = None, []
+
+    def _loaders(self, trainer: pl.Trainer) -> list[Any]:
+        return leaves(trainer.predict_dataloaders)
+
+    def _paths(self, loaders: Any) -> list[Path]:
+        """The store of each loader."""
+        count = len(leaves(loaders))
+        stages = self.stages
+        if stages is None and isinstance(loaders, Mapping):
+            stages = tuple(map(str, loaders))
+        if stages is None and count == 3:
+            stages = ("train", "val", "test")
+        if stages is None and count == 1:
+            return [self.path]
+        if stages is None or len(stages) != count:
+            raise ValueError(
+                f"Got {count} loaders and stages={self.stages}. Expected a name for each loader's store; give stages="
+                "('train', 'val', ...)."
+            )
+        return [self.path / f"{stage}.npy" for stage in stages]
+
+    def _map_size(self, dataset: Any) -> tuple[int, int]:
+        height, width = image_size(split_image(dataset[0])[0])
+        return (height, width) if self.size is None else (min(self.size[0], height), min(self.size[1], width))
+
+
+def write_maps(
+    path: str | Path, explainer: Explainer, loaders: Any, trainer: pl.Trainer | None = None, **options: Any
+) -> None:
+    """Make and store the maps of whole data sets with ``Trainer.predict``, no module's forward pass being run beside.
+
+    Args:
+        path: As for `SaliencyWriter`.
+        explainer: Whose maps.
+        loaders: One loader or several, such as `whole_image_loaders` makes.
+        trainer: Says where and in how many processes; ``None``: one of Lightning's defaults, without logs.
+        **options: Of `SaliencyWriter`.
+
+    Raises:
+        ValueError: As `SaliencyWriter` does.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from lightning_saliency.data import SaliencyStore, whole_images
+        >>> from lightning_saliency.explainers import SMOE
+        >>> smoe = SMOE(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), layers=["1"])
+        >>> images = TensorDataset(torch.rand(6, 3, 8, 8))
+        >>> quiet = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_maps(folder + "/train", smoe, DataLoader(whole_images(images, 8), batch_size=4), quiet)
+        ...     SaliencyStore.open(folder + "/train")[:].shape
+        torch.Size([6, 8, 8])
+    """
+    writer = SaliencyWriter(path, explainer, **options)
+    if trainer is None:
+        trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    try:
+        trainer.predict(_Silent(), loaders, return_predictions=False)
+    finally:
+        trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
+
+
+def describe_explainer(explainer: Explainer) -> str:
+    """An explainer's class and options, such that two of the same description make the same maps of a network.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_saliency.explainers import GradCAM
+        >>> describe_explainer(GradCAM(nn.Identity(), layer="layer4"))
+        "GradCAM(layer='layer4', layers=['layer4'], output=None)"
+    """
+    options = {name: value for name, value in vars(explainer).items() if name[0] != "_" and name not in _IRRELEVANT}
+    listed = ", ".join(f"{name}={_told(value)}" for name, value in sorted(options.items()))
+    return f"{type(explainer).__qualname__}({listed})"
+
+
+def reduced(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps ``[B, H, W]`` averaged down to ``[B, h, w]``."""
+    return maps if maps.shape[1:] == torch.Size(size) else adaptive_avg_pool2d(maps[:, None], size)[:, 0]
+
+
+class _Silent(pl.LightningModule):
+    """Has nothing to predict."""
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Literal[True]:
+        return True
+
+
+def _rows(loader: Any, batch_idx: int) -> list[int]:
+    """Where in its data set the images of a batch are."""
+    seen = getattr(getattr(loader, "batch_sampler", None), "seen_batch_indices", None)
+    if not seen:
+        raise ValueError(
+            f"It cannot be told which images {type(loader).__name__} loads. Expected a torch.utils.data.DataLoader "
+            "with a batch size over a data set with indices; give one."
+        )
+    return [int(row) for row in seen[batch_idx]]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_told, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_told(item)}' for key, item in value.items())}}}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    # An address differs in every process.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

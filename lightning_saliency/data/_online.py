@@ -1,0 +1,124 @@
+"""Maps of a batch's images by a frozen network, on the device the batch is on; and other images in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_saliency.batches import BatchError, describe, find_images, find_labels
+from lightning_saliency.explainers.base import Explainer
+
+Targets = Literal["predicted", "label"]
+
+
+class OnlineMaps:
+    """An explainer round a frozen network, called on whatever batch comes along.
+
+    Args:
+        explainer: Its network is moved to the images' device, once.
+        targets: ``"predicted"`` or ``"label"``.
+        image_key: As in ``find_images``.
+    """
+
+    def __init__(self, explainer: Explainer, targets: Targets, image_key: str | int | None) -> None:
+        self.explainer = explainer
+        self.targets = targets
+        self.image_key = image_key
+        self._known_apart: object = None
+
+    def __call__(
+        self, batch: Any, module: nn.Module | None = None, context: AbstractContextManager[Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The images of a batch and their maps ``[B, H, W]``.
+
+        Args:
+            batch: As for ``find_images``.
+            module: What is being trained, which must not share a weight with the frozen network.
+            context: The autocast of the run.
+
+        Raises:
+            BatchError: If there are no images, or with ``targets="label"`` no labels.
+            ValueError: If the network is part of the module.
+        """
+        images = find_images(batch, self.image_key)
+        self._check_apart(module)
+        network = self.explainer.model
+        parameter = next(network.parameters(), None)
+        if parameter is not None and parameter.device != images.device:
+            network.to(images.device)
+        seen = images
+        if parameter is not None and images.is_floating_point() and parameter.is_floating_point():
+            seen = images.to(parameter.dtype)  # "true" half precision gives half-precision images
+        labels = self._labels(batch, images.shape[0])
+        with nullcontext() if context is None else context:
+            return images, self.explainer(seen, labels)
+
+    def _labels(self, batch: Any, count: int) -> Tensor | None:
+        if self.targets == "predicted":
+            return None
+        labels = find_labels(batch, count)
+        if labels is None:
+            raise BatchError(
+                f"Found no integer labels [{count}] in the batch, which is {describe(batch)}. targets='label' needs "
+                "them; use targets='predicted' for batches without."
+            )
+        return labels
+
+    def _check_apart(self, module: nn.Module | None) -> None:
+        if module is None or module is self._known_apart:
+            return
+        own = {id(parameter) for parameter in self.explainer.model.parameters()}
+        if any(id(parameter) in own for parameter in module.parameters()):
+            raise ValueError(
+                f"The explainer's {type(self.explainer.model).__name__} is part of the {type(module).__name__} that is "
+                "trained, so that the maps would change with it. Build the explainer on a copy: copy.deepcopy(network)."
+            )
+        self._known_apart = module
+
+
+def replace_tensor(value: Any, old: Tensor, new: Tensor) -> Any:
+    """A batch with another tensor in the place of one; containers on the way to it are copied, nothing is changed.
+
+    Example:
+        >>> import torch
+        >>> old = torch.zeros(1)
+        >>> batch = {"image": old, "more": (old, 3)}
+        >>> replace_tensor(batch, old, torch.ones(1))
+        {'image': tensor([1.]), 'more': (tensor([1.]), 3)}
+        >>> batch["image"]
+        tensor([0.])
+    """
+    if value is old:
+        return new
+    if isinstance(value, (Tensor, str, bytes)):
+        return value
+    if isinstance(value, Mapping):
+        return _with_changes(value, dict(value), old, new, lambda copied, key, item: copied.__setitem__(key, item))
+    if isinstance(value, (tuple, list)):
+        items = [replace_tensor(item, old, new) for item in value]
+        if all(item is before for item, before in zip(items, value, strict=True)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        return _with_changes(value, vars(value), old, new, object.__setattr__)
+    return value
+
+
+def _with_changes(
+    container: Any, items: Mapping[Any, Any], old: Tensor, new: Tensor, put: Callable[[Any, Any, Any], Any]
+) -> Any:
+    changes = {}
+    for key, item in items.items():
+        changed = replace_tensor(item, old, new)
+        if changed is not item:
+            changes[key] = changed
+    if not changes:
+        return container
+    copied = copy(container)
+    for key, item in changes.items():
+        put(copied, key, item)
+    return copied

@@ -1,0 +1,139 @@
+"""One self-contained HTML page: text, tables and pictures in a single file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lightning_saliency.pictures import Picture
+from lightning_saliency.reports.tables import Column, Estimate, TableData, ranked
+
+__all__ = ["ReportPicture", "Section", "data_uri", "render_page"]
+
+
+@dataclass(frozen=True)
+class ReportPicture:
+    """A picture of a page.
+
+    Args:
+        content: A figure, or ``[H, W, 3]`` uint8.
+        caption: Shown below, and read out to those who do not see the picture.
+    """
+
+    content: Figure | Picture
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: its heading, what is to be known, tables and pictures.
+
+    Args:
+        heading: Shown above.
+        text: One paragraph each.
+        tables: Their captions are shown below.
+        pictures: In order.
+    """
+
+    heading: str
+    text: Sequence[str] = ()
+    tables: Sequence[TableData] = ()
+    pictures: Sequence[ReportPicture] = field(default=())
+
+
+def render_page(title: str, sections: Sequence[Section], facts: Sequence[tuple[str, str]] = ()) -> str:
+    """An HTML page; whatever is shown is escaped, and the pictures are inside it as data URIs.
+
+    Args:
+        title: Of the page.
+        sections: Its parts.
+        facts: Names and values, shown as a list at the beginning.
+
+    Returns:
+        The whole document.
+
+    Example:
+        >>> page = render_page("A < B", [Section("Results", ["Nothing yet."])], [("seeds", "3")])
+        >>> "<h1>A &lt; B</h1>" in page, "http" in page
+        (True, False)
+    """
+    environment = Environment(
+        loader=PackageLoader("lightning_saliency.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = [
+        {
+            "heading": section.heading,
+            "text": section.text,
+            "tables": [part for table in section.tables for part in _table_parts(table)],
+            "pictures": [{"uri": Markup(data_uri(one.content)), "caption": one.caption} for one in section.pictures],
+        }
+        for section in sections
+    ]
+    return environment.get_template("report.html.j2").render(title=title, sections=parts, facts=facts)
+
+
+def data_uri(content: Figure | Picture) -> str:
+    """A picture as ``data:image/png;base64,...``."""
+    file = io.BytesIO()
+    if isinstance(content, Figure):
+        FigureCanvasAgg(content)
+        # Without the version of matplotlib, so that the same results give the same page.
+        content.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    else:
+        Image.fromarray(content).save(file, format="png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _table_parts(table: TableData) -> list[dict[str, Any]]:
+    """A table's parts, one for each network and group of columns, as the template shows them."""
+    parts = []
+    for network, methods in table.values.items():
+        for group, grouped in groupby(table.columns, key=lambda column: column.group):
+            columns = list(grouped)
+            marks = {
+                column.key: ranked(
+                    {name: row[column.key].value for name, row in methods.items() if column.key in row},
+                    column.better,
+                    column.digits,
+                )
+                for column in columns
+            }
+            parts.append(
+                {
+                    "title": f"{network}: {group}" if network else group,
+                    "columns": [column.title for column in columns],
+                    "better": [{"high": "↑", "low": "↓", None: ""}[column.better] for column in columns],
+                    "rows": [
+                        {
+                            "name": name,
+                            "cells": [
+                                _cell(values.get(column.key), column, marks[column.key].get(name)) for column in columns
+                            ],
+                        }
+                        for name, values in methods.items()
+                    ],
+                    "caption": table.caption,
+                }
+            )
+    return parts
+
+
+def _cell(estimate: Estimate | None, column: Column, rank: int | None) -> dict[str, Any]:
+    if estimate is None:
+        return {"value": "–", "interval": "", "rank": 0}
+    interval = f"{estimate.low:.{column.digits}f} to {estimate.high:.{column.digits}f}" if estimate.count > 1 else ""
+    return {"value": f"{estimate.value:.{column.digits}f}", "interval": interval, "rank": rank or 0}

@@ -1,0 +1,109 @@
+"""``compare-augmentation``, as a person types it; and the configurations that come with the project."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lightning_saliency.cli import compare_augmentation, main
+from lightning_saliency.studies import _augmentation_plan as planning
+from lightning_saliency.studies._augmentation_arms import parse_arms
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("compare_augmentation_*.yaml"))
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A configuration of a tiny network and tiny images; a step of Grad-CAM costs twice a plain one's."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 16), ("val", 4), ("test", 8)):
+        arrays[f"x_{split}"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 2
+    np.savez(tmp_path / "images.npz", **arrays)
+    content = {
+        "networks": {"Net": {"model": "small_cnn", "options": {"width": 4}}},
+        "data": {
+            "class_name": "lightning_saliency.data.array_images.ArrayImagesDataModule",
+            "options": {"path": "{data_root}/images.npz", "batch_size": 8},
+        },
+        "arms": {
+            "plain": {},
+            "grad_cam": {"augmentation": "saliency", "explainer": "grad_cam"},
+            "random mask": {"augmentation": "saliency", "explainer": "grad_cam", "control": "random_blobs"},
+        },
+        "controls": ["random mask"],
+        "training": {"steps": 2, "validations": 1, "accelerator": "cpu"},
+        "seeds": [0, 1],
+        "output": str(tmp_path / "out"),
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+
+    def measured(network, data, arms, training, steps, rounds, seed, threads):
+        seconds = {name: [0.5 if name == "plain" else 1.0] * rounds for name in arms}
+        return {"seconds": seconds, "evaluation": 0.25, "epoch": 2}
+
+    monkeypatch.setattr(planning, "measure_steps", measured)
+    monkeypatch.setenv("COLUMNS", "200")
+    return ["--config", str(tmp_path / "config.yaml"), "--data-root", str(tmp_path)]
+
+
+def test_the_plan_trains_nothing(config, capsys, tmp_path):
+    assert main(["compare-augmentation", *config, "--plan"]) == 0
+    printed = capsys.readouterr().out
+    assert "10 of 10 runs are to be done" in printed
+    assert "2.00 (2.00–2.00)" in printed
+    for word in ("grad_cam", "steps", "time", "s/step"):
+        assert word in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["costs"]
+
+
+def test_the_comparison_is_printed_and_written(config, capsys, tmp_path):
+    assert main(["compare-augmentation", *config]) == 0
+    printed = capsys.readouterr().out
+    assert "Net, equal wall time, grad_cam:" in printed
+    assert "against random mask" in printed
+    assert (tmp_path / "out" / "table.md").is_file()
+    assert main(["compare-augmentation", *config, "--plan"]) == 0
+    assert "0 of 10 runs are to be done" in capsys.readouterr().out
+
+
+def test_mistakes_are_told_without_a_traceback(config, capsys, tmp_path):
+    for extra, told in (
+        (["--reference", "nothing"], "nothing"),
+        (["--training.steps", "0"], "steps=0"),
+        (["--data-root", str(tmp_path / "elsewhere")], "elsewhere"),
+    ):
+        assert main(["compare-augmentation", *config, *extra]) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configurations_can_be_read(path):
+    parsed = compare_augmentation._parser().parse_args(["--config", str(path)])
+    assert len(parsed.seeds) >= 3
+    arms = parse_arms(parsed.arms)
+    kinds = {arm.kind for arm in arms.values()}
+    assert {"plain", "random_erasing", "cutmix", "mixup", "group_cam", "saliency"} <= kinds
+    guides = {arm.options.get("explainer", arm.kind) for arm in arms.values() if arm.guided}
+    assert {"group_cam", "grad_cam", "fast_cam"} <= guides
+    assert {arm.options.get("control") for arm in arms.values() if arm.is_control} >= {"random_blobs", "other_image"}
+    assert set(parsed.controls) <= {name for name, arm in arms.items() if arm.is_control}
+
+
+def test_there_are_configurations():
+    assert len(CONFIGS) == 3
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["cifar", "coco"])
+def test_networks_and_data_of_the_configurations_are_there(name, shared_data, tmp_path):
+    path = next(path for path in CONFIGS if path.stem.endswith(name))
+    content = yaml.safe_load(path.read_text())
+    arguments = ["--config", str(path), "--data-root", str(shared_data), "--output", str(tmp_path)]
+    parser = compare_augmentation._parser()
+    given = vars(parser.instantiate_classes(parser.parse_args(compare_augmentation._dashed(arguments))))
+    config = planning.AugmentationConfig(**{key: given[key] for key in given if key not in ("config", "plan")})
+    planner = planning.Planner(config)
+    assert list(planner.shared) == list(content["networks"])

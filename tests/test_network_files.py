@@ -1,0 +1,73 @@
+"""Networks that a Python file makes."""
+
+import pytest
+import torch
+
+from lightning_saliency.networks import build_network
+
+CODE = """
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Widths:
+    first: int = 4
+
+def plain(num_classes, in_channels, width=4):
+    pooled = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3), pooled, nn.Flatten(), nn.Linear(width, num_classes))
+
+class Fixed(nn.Sequential):
+    def __init__(self, classes=10):
+        super().__init__(nn.Flatten(), nn.Linear(12, classes))
+
+def none(num_classes):
+    return num_classes
+
+number = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "random.py"  # the name of a module that is installed
+    path.write_text(CODE)
+    return path
+
+
+def test_a_function_gets_the_classes_and_channels_and_options(file):
+    network = build_network(f"{file}:plain", 7, in_channels=2, options={"width": 5})
+    assert network(torch.rand(3, 2, 8, 8)).shape == (3, 7)
+    assert network[0].out_channels == 5
+
+
+def test_a_class_that_takes_neither_is_called_with_the_options_alone(file):
+    assert build_network(f"{file}:Fixed", 99)(torch.rand(2, 3, 2, 2)).shape == (2, 10)
+    assert build_network(f"{file}:Fixed", 99, options={"classes": 4})(torch.rand(2, 3, 2, 2)).shape == (2, 4)
+
+
+def test_no_installed_module_is_hidden(file):
+    build_network(f"{file}:Fixed", 10)
+    import random
+
+    assert random.__file__ != str(file)
+
+
+@pytest.mark.parametrize(("name", "match"), [("nothing", "nothing"), ("number", "number"), ("none", "made int")])
+def test_what_makes_no_network(file, name, match):
+    with pytest.raises(ValueError, match=match):
+        build_network(f"{file}:{name}", 3)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no\.py"):
+        build_network(f"{tmp_path}/no.py:plain", 3)
+
+
+@pytest.mark.shared
+def test_a_real_network_with_its_weights(shared_data):
+    from lightning_saliency.networks import load_weights
+
+    network = build_network(f"{shared_data}/cifar_resnet.py:CifarResNet", 10, options={"depth": 20})
+    load_weights(network, shared_data / "weights" / "cifar10_resnet20.pth")
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 10)
