@@ -42,6 +42,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.monitor
 	$(BIN)/python -m benchmarks.group_cam
 	$(BIN)/python -m benchmarks.sise
+	$(BIN)/python -m benchmarks.augmentation
+	$(BIN)/python -m benchmarks.roar_kar
 
 clean:
 	rm -rf $(VENV) site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
 """Watch, epoch by epoch and almost for free, where a vision network finds its information."""
 
-from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
 from lightning_saliency.classifier import ImageClassifier
-from lightning_saliency.data import DigitScenes, ImageFolderDataModule
+from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
 from lightning_saliency.maps import ScaleMaps
 from lightning_saliency.scales import NoScalesError, Scale, find_scales, named_scales
 from lightning_saliency.taps import ScaleTaps
@@ -11,10 +11,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DigitScenes",
+    "GroupCAMAugmentation",
     "ImageClassifier",
     "ImageFolderDataModule",
     "NoScalesError",
+    "RoarKarDataModule",
+    "SaliencyAugmentation",
     "SaliencyMonitor",
+    "SaliencyStore",
+    "SaliencyWriter",
     "Scale",
     "ScaleMaps",
     "ScaleTaps",

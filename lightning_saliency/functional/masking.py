@@ -40,19 +40,25 @@ def top_fraction(saliency: Tensor, fraction: float) -> Tensor:
         raise ValueError(
             f"Expected saliency maps [..., H, W], but got shape {list(saliency.shape)}; add the missing dimensions."
         )
-    if bool(saliency.isnan().any()):
+    flat = _upcast(saliency).flatten(-2)
+    count, pixels = round(fraction * flat.shape[-1]), flat.shape[-1]
+    if flat.numel() and bool(flat.amax(-1).isnan().any()):
         raise ValueError(
             "Expected saliency maps without NaN, but got some; NaN has no rank: find out where it comes from."
         )
-    flat = _upcast(saliency).flatten(-2)
-    count = round(fraction * flat.shape[-1])
-    if count == 0:
+    if count == 0 or flat.numel() == 0:
         return torch.zeros_like(saliency, dtype=torch.bool)
-    boundary = flat.topk(count, dim=-1, sorted=True).values[..., -1:]
-    above = flat > boundary
-    tied = flat == boundary
-    wanted = count - above.sum(-1, keepdim=True)
-    return (above | (tied & (tied.cumsum(-1) <= wanted))).view(saliency.shape)
+    # The value of the last pixel that is taken, found from the nearer end.
+    if 2 * count <= pixels:
+        boundary = flat.topk(count, sorted=False).values.amin(-1, keepdim=True)
+    else:
+        boundary = flat.topk(pixels - count + 1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+    chosen = flat >= boundary
+    if bool((chosen.sum(-1, dtype=torch.int32) > count).any()):
+        above, tied = flat > boundary, flat == boundary
+        wanted = count - above.sum(-1, keepdim=True)
+        chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= wanted))
+    return chosen.view(saliency.shape)
 
 
 def remove_most_salient(

@@ -245,7 +245,7 @@ def mask_sheet(
 
     Example:
         >>> mask_sheet(torch.rand(3, 32, 32), {"smoe": torch.rand(32, 32)}, ["kar", "roar"], [0.1, 0.5], tile=32).shape
-        (69, 191, 3)
+        (69, 188, 3)
     """
     height, width = fitted_size(image.shape[1], image.shape[2], tile)
     columns = [(mode, fraction) for mode in sorted(modes) for fraction in sorted(fractions)]
