@@ -193,6 +193,10 @@ class SaliencyAugmentation(pl.Callback):
         """The probability that an image is replaced in an epoch, from 0."""
         return probability_at(self._points, epoch) if epoch >= self.start_epoch else 0.0
 
+    def epoch_means(self) -> dict[str, float]:
+        """The scalars of the epoch so far, of this process alone; those without a value are left out."""
+        return self._means.local()
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet."""
         if stage != "fit":

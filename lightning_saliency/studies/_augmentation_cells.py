@@ -80,7 +80,7 @@ def build_module(
         network.freeze_batch_norm,
         model=model,
         num_classes=num_classes,
-        optimizer=training.optimizer,
+        optimizer=network.optimizer or training.optimizer,
         learning_rate=rate,
         weight_decay=training.weight_decay,
         momentum=training.momentum,

@@ -26,7 +26,8 @@ class FineTunedNetwork:
             SqueezeNet has it, under which those classes of a new head are dead that begin below zero.
         freeze_batch_norm: Leave BatchNorm in evaluation mode: for networks whose statistics must not be touched, for
             example those folded into the convolutions.
-        learning_rate: In place of that of the training.
+        optimizer: In place of that of the training.
+        learning_rate: Likewise.
     """
 
     model: str
@@ -36,6 +37,7 @@ class FineTunedNetwork:
     options: dict[str, Any] | None = None
     without: list[str] = field(default_factory=list)
     freeze_batch_norm: bool = False
+    optimizer: Literal["adamw", "sgd"] | None = None
     learning_rate: float | None = None
 
 

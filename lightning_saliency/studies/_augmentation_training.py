@@ -118,7 +118,7 @@ class StepClock(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what the augmentation did in this epoch."""
         if self.augmentation is not None:
-            self.masks.append(self.augmentation._means.local())
+            self.masks.append(self.augmentation.epoch_means())
 
     @staticmethod
     def _now(module: pl.LightningModule) -> float:

@@ -163,7 +163,7 @@ def _caption(config: AugmentationConfig) -> str:
         f"Means over {seeds} seed{'s' if seeds > 1 else ''}; differences are paired by seed, their "
         f"{config.confidence:.0%} intervals Student's t with {seeds - 1} degrees of freedom, not corrected "
         f"for the number of arms; {images}. "
-        f"{training.steps} steps of {training.optimizer}; within equal wall time 1/cost as many of those behind epoch "
+        f"{training.steps} steps; within equal wall time 1/cost as many of those behind epoch "
         f"{training.start_epoch}. Cost of a step: median, least and greatest of {config.cost.rounds} rounds in turn "
         f"with {config.reference}; up to {config.cost.tolerance:.0%} more counts as equal."
     )

@@ -284,6 +284,14 @@ def test_modules_may_be_left_out(config):
         Planner(replace(config, networks={"Net": replace(config.networks["Net"], without=["stage9"])}))
 
 
+def test_a_network_may_have_an_optimiser_of_its_own(config):
+    planner = Planner(config)
+    for own, used in (({}, ("adamw", 1e-3)), ({"optimizer": "sgd", "learning_rate": 0.5}, ("sgd", 0.5))):
+        network = replace(planner.networks["Net"], **own)
+        options = cells.build_module(network, config.training, 4, planner.arms["plain"], 0, 0).hparams
+        assert (options["optimizer"], options["learning_rate"]) == used
+
+
 # The price of a step
 
 
