@@ -1,4 +1,4 @@
-"""The command line: ``lightning-saliency fit | validate | test | explain | evaluate | sanity-check | roar-kar | layers``."""
+"""The command line, ``lightning-saliency COMMAND``."""
 
 from lightning_saliency.cli.main import main
 
