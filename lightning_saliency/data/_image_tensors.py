@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lightning_saliency.data.image_folder import Sample
@@ -37,10 +38,8 @@ class ImageTensors(Dataset[Sample]):
     ) -> None:
         self.images = images
         self.labels = labels
-        self.size = size
-        self.augment = augment
-        self.mirror = mirror
-        self.transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), normalize])
+        crop = RandomCrops(size, mirror) if augment else v2.CenterCrop(size)
+        self.transform = v2.Compose([crop, v2.ToDtype(torch.float32, scale=True), normalize])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,12 +52,7 @@ class ImageTensors(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """The samples at several indices; PyTorch's loaders call it, and a batch is then transformed at once."""
         where = torch.as_tensor(indices, dtype=torch.int64)
-        images = self.images[where]
-        if self.augment:
-            images = random_crops(images, self.size, self.mirror)
-        else:
-            images = v2.functional.center_crop(images, [self.size, self.size])
-        return list(zip(self.transform(images), self.labels[where], strict=True))
+        return list(zip(self.transform(self.images[where]), self.labels[where], strict=True))
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -102,28 +96,44 @@ class TensorDataModule(pl.LightningDataModule):
         )
 
 
-def random_crops(images: Tensor, size: int, mirror: bool = True) -> Tensor:
-    """A square of each image at a random place, half of them mirrored.
+class RandomCrops(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+    """A square of each image of a batch at a random place of its own, half of them mirrored.
+
+    Images ``[N, C, H, W]``, and ``tv_tensors.Mask`` ``[N, H, W]`` in the same way; drawn from the global generator.
 
     Args:
-        images: ``[N, C, H, W]``.
         size: Side in pixels, at most H and W.
         mirror: Whether any is mirrored.
 
-    Returns:
-        ``[N, C, size, size]``, drawn from the global generator.
-
     Example:
-        >>> random_crops(torch.rand(2, 3, 40, 40), 32).shape
+        >>> RandomCrops(32)(torch.rand(2, 3, 40, 40)).shape
         torch.Size([2, 3, 32, 32])
     """
-    count, channels, height, width = images.shape
-    steps = torch.arange(size)
-    rows = torch.randint(height - size + 1, (count, 1)) + steps
-    mirrored = (torch.rand(count, 1) < 0.5) & mirror
-    columns = torch.randint(width - size + 1, (count, 1)) + torch.where(mirrored, steps.flip(0), steps)
-    of_image, of_channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
-    return images[of_image, of_channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def __init__(self, size: int, mirror: bool = True) -> None:
+        super().__init__()
+        self.size = size
+        self.mirror = mirror
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Where each image is cut, for all inputs alike."""
+        images = next(value for value in flat_inputs if isinstance(value, Tensor) and value.ndim == 4)
+        count, _, height, width = images.shape
+        steps = torch.arange(self.size)
+        rows = torch.randint(height - self.size + 1, (count, 1)) + steps
+        mirrored = (torch.rand(count, 1) < 0.5) & self.mirror
+        columns = torch.randint(width - self.size + 1, (count, 1)) + torch.where(mirrored, steps.flip(0), steps)
+        return {"rows": rows, "columns": columns}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut one of the inputs."""
+        plain = inpt.as_subclass(Tensor)
+        planes = plain if plain.ndim == 4 else plain[:, None]
+        of_image = torch.arange(planes.shape[0])[:, None, None, None]
+        of_channel = torch.arange(planes.shape[1])[:, None, None]
+        cut = planes[of_image, of_channel, params["rows"][:, None, :, None], params["columns"][:, None, None, :]]
+        cut = cut if plain.ndim == 4 else cut[:, 0]
+        return tv_tensors.wrap(cut, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else cut
 
 
 def check_least(least: Mapping[str, tuple[int, int]]) -> None:

@@ -22,7 +22,7 @@ from lightning_saliency.studies._augmentation_arms import Arm
 from lightning_saliency.studies._augmentation_config import DataModuleConfig, FineTunedNetwork, TrainingConfig
 from lightning_saliency.studies._augmentation_randomness import OwnRandomness, SeededBatches
 from lightning_saliency.studies._augmentation_training import FineTuning, StepClock
-from lightning_saliency.studies._roar_parts import build, quiet
+from lightning_saliency.studies._training import build, quiet
 
 # Streams of random numbers: the network's beginning is the seed's own, the others are counted from here.
 _ORDER, _AUGMENTATION = 1_000_003, 2_000_003

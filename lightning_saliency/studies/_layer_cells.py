@@ -16,7 +16,7 @@ from lightning_saliency.studies._results import file_name
 from lightning_saliency.studies._roar_cells import Training, first_images
 from lightning_saliency.studies._roar_config import RunConfig, TrainingConfig
 from lightning_saliency.studies._roar_grid import Weights, given_weights, network_file, training_of, unmasked_cells
-from lightning_saliency.studies._roar_parts import (
+from lightning_saliency.studies._training import (
     build_data,
     build_module,
     fit_and_test,

@@ -25,7 +25,7 @@ from lightning_saliency.explainers import Explainer
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.pictures import displayable, find_normalization, to_uint8
 from lightning_saliency.studies._controls import build_method
-from lightning_saliency.studies._roar_parts import build_data, build_module, fit_and_test, network_of, quiet, seeded
+from lightning_saliency.studies._training import build_data, build_module, fit_and_test, network_of, quiet, seeded
 
 
 @dataclass(frozen=True)

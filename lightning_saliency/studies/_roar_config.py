@@ -10,7 +10,7 @@ from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data.roar_kar import Mode
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.studies._controls import CONTROLS
-from lightning_saliency.studies._roar_parts import as_spec
+from lightning_saliency.studies._training import as_spec
 from lightning_saliency.studies.engine import Engine
 
 Source = Literal["auto", "online", "stored"]

@@ -23,7 +23,7 @@ from lightning_saliency.studies._roar_cells import (
     train_unmasked,
 )
 from lightning_saliency.studies._roar_config import RANDOM, RoarKarConfig, TrainingConfig
-from lightning_saliency.studies._roar_parts import build_module, network_of, quiet, seeded
+from lightning_saliency.studies._training import build_module, network_of, quiet, seeded
 
 #: Stages whose images a cell sees; validation is skipped.
 STAGES = ("train", "test")

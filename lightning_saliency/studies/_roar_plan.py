@@ -20,7 +20,7 @@ from lightning_saliency.studies._progress import duration
 from lightning_saliency.studies._roar_cells import Training
 from lightning_saliency.studies._roar_config import RunConfig
 from lightning_saliency.studies._roar_grid import STAGES, RoarKarGrid
-from lightning_saliency.studies._roar_parts import build_data, build_module, network_of, quiet, seeded, trainer_options
+from lightning_saliency.studies._training import build_data, build_module, network_of, quiet, seeded, trainer_options
 from lightning_saliency.studies.engine import cell_seconds, read_cells
 
 # Batches that are timed, after one that is not.

@@ -24,8 +24,8 @@ from lightning_saliency.studies._results import _as_csv
 from lightning_saliency.studies._roar_cells import Training
 from lightning_saliency.studies._roar_config import RANDOM
 from lightning_saliency.studies._roar_grid import EXAMPLES, RoarKarGrid
-from lightning_saliency.studies._roar_parts import given_arguments
 from lightning_saliency.studies._roar_scores import CombinedScores, combined_scores, seed_interval
+from lightning_saliency.studies._training import given_arguments
 
 
 class CombinedEstimates(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_saliency.data._image_tensors import random_crops
+from lightning_saliency.data._image_tensors import RandomCrops
 from lightning_saliency.data.array_images import ArrayImagesDataModule
 
 GENERATOR = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_without_augmentation_training_images_stay_as_they_are(tmp_path):
 
 def test_random_crops_are_pieces_of_the_images():
     images = torch.arange(2 * 3 * 36).view(2, 3, 6, 6)
-    crops = random_crops(images, 4, mirror=False)
+    crops = RandomCrops(4, mirror=False)(images)
     for crop, image in zip(crops, images, strict=True):
         windows = image.unfold(1, 4, 1).unfold(2, 4, 1)
         assert any(torch.equal(crop, windows[:, row, column]) for row in range(3) for column in range(3))

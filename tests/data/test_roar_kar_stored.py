@@ -25,6 +25,7 @@ from lightning_saliency.data import (
     SaliencyStore,
     SaliencyStoreError,
 )
+from lightning_saliency.data._image_tensors import ImageTensors
 from lightning_saliency.data._moving import MaskedDataset, Masking
 from lightning_saliency.data._stores import stores_of
 from lightning_saliency.data.whole_images import data_fingerprint
@@ -103,6 +104,19 @@ def test_a_map_goes_with_its_image_to_the_pixel(tmp_path, geometry, mode):
         assert target == index
         check_masked(image, plain, mode, 0.3)
     assert data.transform is transform
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_map_goes_with_an_image_that_is_cropped_in_a_batch(tmp_path, augment):
+    images = grey_images(6).expand(-1, 3, -1, -1)
+    data = ImageTensors(images, torch.arange(6), 11, v2.Normalize([0.0] * 3, [1.0] * 3), augment)
+    masked = MaskedDataset(data, stored(tmp_path / "a", images), Masking("roar", 0.3, -1.0))
+    torch.manual_seed(3)
+    plain = data.__getitems__([4, 0, 5])
+    torch.manual_seed(3)
+    for (image, target), (whole, label) in zip(masked.__getitems__([4, 0, 5]), plain, strict=True):
+        assert target == label
+        check_masked(image, whole, "roar", 0.3)
 
 
 def test_transforms_of_tensors_in_several_places(tmp_path):

@@ -24,7 +24,8 @@ from lightning_saliency.networks import small_cnn
 from lightning_saliency.studies import StaleResultsError
 from lightning_saliency.studies._roar_cells import MapSource, build_explainer_of, train_unmasked
 from lightning_saliency.studies._roar_grid import RoarKarGrid
-from lightning_saliency.studies._roar_parts import (
+from lightning_saliency.studies._roar_scores import student_quantile
+from lightning_saliency.studies._training import (
     as_spec,
     build,
     build_module,
@@ -33,7 +34,6 @@ from lightning_saliency.studies._roar_parts import (
     network_of,
     seeded,
 )
-from lightning_saliency.studies._roar_scores import student_quantile
 from lightning_saliency.studies.engine import CellError
 from lightning_saliency.studies.roar_kar import (
     RoarKarConfig,
