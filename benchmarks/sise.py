@@ -5,12 +5,13 @@ what it held before. The methods run one after the other, once each (they take s
 than the spread). Every row is given as a ratio to one forward pass of the same batch too, timed before and after it, so
 that a machine whose speed drifts is taken into account.
 
-    python -m benchmarks.sise [--quick] [--networks NAME ...] [--images N] [--mu X ...] [--rise N] [--threads N]
+    python -m benchmarks.sise [--quick] [--resume] [--networks NAME ...] [--images N] [--mu X ...] [--rise N]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import torchcam.methods
 from torch import Tensor, fx, nn
 
 from benchmarks._shared_data import network, photographs
-from benchmarks._timing import PeakResidentMemory, interleaved, print_table, write_results
+from benchmarks._timing import RESULTS, PeakResidentMemory, interleaved, machine, print_table, write_results
 from lightning_saliency.explainers import RISE, SISE, GradCAM, GroupCAM, ScoreCAM
 from lightning_saliency.scales import find_scales
 
@@ -126,6 +127,7 @@ def main() -> None:
         "--rise", type=int, default=0, help="masks of RISE, which, with our Score-CAM, is left out at 0"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of the last run, if it was of the same")
     parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that it runs; nothing is written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -134,24 +136,35 @@ def main() -> None:
         options.networks, options.mu, options.rise, size = ["squeezenet1_0"], [0.5, 0.75], 32, 64
         options.images = 2
 
-    results: dict[str, Any] = {}
+    settings = {name: value for name, value in vars(options).items() if name != "resume"}
+    results: dict[str, Any] = _begun(settings) if options.resume else {}
     for name in options.networks:
         model, trained = network(name)
         images = photographs(options.images, size)
         if images is None:
             images = torch.randn(options.images, 3, size, size, generator=torch.Generator().manual_seed(0))
-        figures = {}
+        weights = "trained" if trained else "random"
+        figures = results.setdefault(name, {"weights": weights, "methods": {}})["methods"]
         for method, function in (ours(model, images, options) | peers(model, images, options.rise)).items():
-            figures[method] = measure(model, images, function)
+            if method not in figures:
+                figures[method] = measure(model, images, function)
+                # After each: the dear ones take a quarter of an hour on a CPU, and a kill shall cost one of them only.
+                if not options.quick:
+                    write_results("sise", {"settings": settings, "networks": results})
             print(f"{name}, {method}: {figures[method]['seconds']:.2f} s", flush=True)
-        results[name] = {"weights": "trained" if trained else "random", "methods": figures}
         rows = [(method, *values.values()) for method, values in figures.items()]
-        weights = results[name]["weights"]
         title = f"{name} ({weights} weights), {options.images} images of {size}², threads: {options.threads}"
         print_table(title, ("", "seconds", "in forwards of the batch", "passes an image", "peak MB"), rows)
-    if not options.quick:
-        path = write_results("sise", {"settings": vars(options), "networks": results})
-        print(f"Written to {path.relative_to(path.parents[2])}.")
+
+
+def _begun(settings: dict[str, Any]) -> dict[str, Any]:
+    """The rows of the last run, if it had the same settings on a machine of the same kind."""
+    path = RESULTS / "sise.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    if found.get("settings") != settings or found["machine"]["cpu"] != machine()["cpu"]:
+        raise SystemExit(f"{path} holds no run of these settings on this kind of machine: leave out --resume.")
+    networks: dict[str, Any] = found["networks"]
+    return networks
 
 
 if __name__ == "__main__":
