@@ -42,6 +42,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.monitor
 	$(BIN)/python -m benchmarks.group_cam
 	$(BIN)/python -m benchmarks.sise
+	$(BIN)/python -m benchmarks.curves
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.roar_kar
 

@@ -34,6 +34,8 @@ def run(arguments: Sequence[str]) -> int:
     except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     console.print(comparison.table().rich())
+    if config.pairs:
+        console.print(comparison.differences().rich(marks=False))
     console.print(f"Tables, plots and all values are in {config.output}")
     return 0
 

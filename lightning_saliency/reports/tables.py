@@ -78,8 +78,12 @@ class TableData:
     values: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     caption: str = ""
 
-    def rich(self) -> Group:
-        """For a terminal: the best bold with ¹, the second best underlined with ², the interval below the value."""
+    def rich(self, marks: bool = True) -> Group:
+        """For a terminal: the best bold with ¹, the second best underlined with ², the interval below the value.
+
+        Args:
+            marks: Whether a line explains the marks.
+        """
         shown: list[RenderableType] = []
         for network, methods in self.values.items():
             for group, columns in self._groups():
@@ -87,14 +91,15 @@ class TableData:
                 table.add_column("")
                 for column in columns:
                     table.add_column(self._title(column), justify="right", no_wrap=True)
-                marks = {column.key: self._marks(methods, column) for column in columns}
+                ranks = {column.key: self._marks(methods, column) for column in columns}
                 for name, values in methods.items():
                     cells = [
-                        self._cell(values.get(column.key), column, marks[column.key].get(name)) for column in columns
+                        self._cell(values.get(column.key), column, ranks[column.key].get(name)) for column in columns
                     ]
                     table.add_row(name, *cells)
                 shown.append(table)
-        shown.append(Text("\n".join(["¹ best, ² second best", *([self.caption] if self.caption else [])])))
+        lines = [*(["¹ best, ² second best"] if marks else []), *([self.caption] if self.caption else [])]
+        shown.append(Text("\n".join(lines)))
         return Group(*shown)
 
     def markdown(self) -> str:

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Comparison:
         resamples: Draws of the bootstrap.
         confidence: Of the intervals.
         seed: Of the draws.
+        pairs: Explainers that are compared with one another, image by image, see `differences`.
     """
 
     rows: dict[str, dict[str, Rows]]
@@ -55,6 +56,7 @@ class Comparison:
     resamples: int = 2000
     confidence: float = 0.95
     seed: int = 0
+    pairs: Sequence[tuple[str, str]] = ()
 
     @cached_property
     def estimates(self) -> Estimates:
@@ -68,8 +70,24 @@ class Comparison:
         """All explainers and metrics, to be printed by ``rich`` or as Markdown."""
         return TableData([*self.columns, *COST_COLUMNS], self.estimates, self.caption)
 
+    def differences(self) -> TableData:
+        """For each of ``pairs`` and each metric: the first explainer less the second, paired by image and class.
+
+        The interval of a difference is narrower than those of the two explainers let suppose, since an image that is
+        hard for the one is hard for the other.
+        """
+        values = {
+            network: {
+                f"{first} − {second}": self._differences(methods[first], methods[second])
+                for first, second in self.pairs
+            }
+            for network, methods in self.rows.items()
+        }
+        columns = [replace(column, better=None, group=f"{column.group}, differences") for column in self.columns]
+        return TableData(columns, values, "Differences: the first less the second, paired by image and class.")
+
     def __str__(self) -> str:
-        return self.table().markdown()
+        return "\n".join(table.markdown() for table in (self.table(), self.differences()) if any(table.values.values()))
 
     def curves(self, network: str) -> dict[str, dict[str, list[float]]]:
         """``"insertion"`` and ``"deletion"``, where measured -> explainer -> the mean curve."""
@@ -142,6 +160,12 @@ class Comparison:
                 }
                 for network, methods in self.estimates.items()
             },
+            "differences": {
+                network: {
+                    name: {key: vars(estimate) for key, estimate in values.items()} for name, values in pairs.items()
+                }
+                for network, pairs in self.differences().values.items()
+            },
             "curves": {network: self.curves(network) for network in self.rows},
         }
 
@@ -156,6 +180,15 @@ class Comparison:
         for column in COST_COLUMNS:
             found[column.key] = self._mean([row[column.key] for row in rows], rows)
         return found
+
+    def _differences(self, first: Rows, second: Rows) -> dict[str, Estimate]:
+        """The estimates of rows whose scores are those of the first less those of the second."""
+        rows = [
+            {**one, "scores": {key: value - other["scores"][key] for key, value in one["scores"].items()}}
+            for one, other in zip(first, second, strict=True)
+        ]
+        found = self._estimates(rows)
+        return {column.key: found[column.key] for column in self.columns if column.key in found}
 
     def _mean(self, values: Sequence[float], rows: Rows, classes: Sequence[str] | None = None) -> Estimate:
         images = [row["sample"] for row in rows]

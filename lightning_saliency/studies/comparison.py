@@ -87,6 +87,7 @@ class ComparisonConfig:
         data: The images.
         explainers: Name in the table -> options, see `compute_explainers`.
         metrics: What is measured.
+        pairs: Explainers of which the difference is given too, paired by image, such as ``[[group_cam, grad_cam]]``.
         output: Folder of the results; a run that was killed goes on from what it finds there.
         chunk: Images between two writes to the disk.
         seed: Of the choice of the images and of the bootstrap.
@@ -99,6 +100,7 @@ class ComparisonConfig:
     data: DataConfig
     explainers: dict[str, dict[str, Any] | None]
     metrics: MetricConfig = field(default_factory=MetricConfig)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
     output: str = "runs/comparison"
     chunk: int = 2
     seed: int = 0
@@ -147,6 +149,7 @@ def run_comparison(config: ComparisonConfig, console: Console | None = None) -> 
         samples,
         config.explainers,
         config.metrics,
+        pairs=config.pairs,
         output=config.output,
         chunk=config.chunk,
         seed=config.seed,
@@ -166,6 +169,7 @@ def compute_explainers(
     metrics: MetricConfig | Sequence[MetricName] | None = None,
     *,
     targets: Tensor | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
     limit: int | None = None,
     output: str | Path | None = None,
     chunk: int = 2,
@@ -190,6 +194,7 @@ def compute_explainers(
             apart from the row; a class of one's own may stand there as well.
         metrics: What to measure; names, or a `MetricConfig` with all options. ``None``: everything that can be.
         targets: ``[N]`` int64, the class of each of the images ``[N, C, H, W]``; ``None``: the predicted ones.
+        pairs: Rows of the table of which the difference is given too, with an interval paired by image.
         limit: Take so many images only, chosen by ``seed``.
         output: Folder for the results as they come; a second call goes on from there. ``None``: keep no files.
         chunk: Images between two writes to the disk.
@@ -221,6 +226,11 @@ def compute_explainers(
         raise ValueError(
             f"Got {len(networks)} networks, {len(methods)} explainers, chunk={chunk}. Each must be 1 or more."
         )
+    unpaired = {name for pair in pairs for name in pair} - set(methods)
+    if unpaired or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(
+            f"Got pairs={[list(pair) for pair in pairs]}. Allowed are pairs of {', '.join(methods)}; name two each."
+        )
     samples = as_samples(data, targets, limit, seed)
     columns = config.columns(boxes=samples.has_boxes)
     if not columns:
@@ -229,4 +239,6 @@ def compute_explainers(
     console = progress if isinstance(progress, Console) else Console(stderr=True) if progress else None
     study.run(console)
     intervals = f"Intervals: {confidence:.0%} bootstrap over images ({resamples} draws, seed {seed})."
-    return Comparison(study.rows(), columns, f"{study.caption()} {intervals}", samples, resamples, confidence, seed)
+    return Comparison(
+        study.rows(), columns, f"{study.caption()} {intervals}", samples, resamples, confidence, seed, pairs
+    )

@@ -153,6 +153,25 @@ def test_every_number_equals_a_literal_recomputation():
     assert passes["grad_cam"]["seconds"].value > 0
 
 
+def test_differences_are_paired_by_image():
+    model, data = Net().eval(), detection_data()
+    explainers = {"grad_cam": {"layer": "4"}, "random": None, "random again": {"explainer": "random"}}
+    pairs = [("grad_cam", "random"), ("random", "random again")]
+    comparison = compute_explainers(model, data, explainers, METRICS, pairs=pairs, progress=False)
+    means, found = comparison.estimates["Net"], comparison.differences().values["Net"]
+    assert list(found) == ["grad_cam − random", "random − random again"]
+    for key, estimate in found["grad_cam − random"].items():
+        assert estimate.value == pytest.approx(means["grad_cam"][key].value - means["random"][key].value, abs=1e-9)
+        assert estimate.count == 7
+    overall = found["grad_cam − random"]["overall"]
+    assert overall.low < overall.high
+    # The same scores: paired, nothing is left of their spread.
+    assert all((one.low, one.value, one.high) == (0, 0, 0) for one in found["random − random again"].values())
+    assert "| random − random again | 0.00 [0.00–0.00]" in str(comparison)
+    with pytest.raises(ValueError, match=r"pairs=\[\['grad_cam', 'rise'\]\]. Allowed are pairs of grad_cam"):
+        compute_explainers(model, data, explainers, METRICS, pairs=[("grad_cam", "rise")], progress=False)
+
+
 def test_half_precision_touches_the_curves_alone_and_hardly():
     model, data = Net().eval(), detection_data()
     explainers = {"grad_cam": {"layer": "4"}}
