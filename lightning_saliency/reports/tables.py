@@ -145,7 +145,8 @@ class TableData:
 
     @staticmethod
     def _interval(estimate: Estimate, column: Column) -> str:
-        return f"{estimate.low:.{column.digits}f}–{estimate.high:.{column.digits}f}"
+        between = "–" if estimate.low >= 0 else " to "
+        return f"{estimate.low:.{column.digits}f}{between}{estimate.high:.{column.digits}f}"
 
     @staticmethod
     def _title(column: Column) -> str:
