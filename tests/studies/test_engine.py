@@ -236,13 +236,14 @@ def test_processes_end_with_a_killed_study(jobs, tmp_path):
         target=run_cells, args=(cells, tmp_path / "results"), kwargs={"workers": 2, "progress": False}
     )
     study.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (tmp_path / "log").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     children = _children(study.pid)
     study.kill()
     study.join()
     assert children
+    deadline = time.monotonic() + 50  # the cells themselves would take 60 seconds
     while any(map(_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(_alive, children))
