@@ -16,7 +16,7 @@ __all__ = ["Column", "Estimate", "TableData", "ranked"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, the interval it lies in, and from how many measurements it is."""
+    """A value, the interval it lies in, and from how many measurements it is; of one, no interval is shown."""
 
     value: float
     low: float
@@ -123,7 +123,7 @@ class TableData:
                         number = f"{estimate.value:.{column.digits}f}"
                         rank = marks[column.key].get(name)
                         number = {1: f"**{number}**", 2: f"<u>{number}</u>"}.get(rank or 0, number)
-                        cells.append(f"{number} [{self._interval(estimate, column)}]")
+                        cells.append(f"{number} [{self._interval(estimate, column)}]" if estimate.count > 1 else number)
                     lines.append(f"| {name} | " + " | ".join(cells) + " |")
                 parts.append("\n".join(lines))
         return "\n\n".join([*parts, *([self.caption] if self.caption else [])]) + "\n"
@@ -141,6 +141,8 @@ class TableData:
         # The figure behind the value, so that the marks are also seen in a log without styles.
         style, mark = {1: ("bold green", "¹"), 2: ("underline", "²")}.get(rank or 0, ("", " "))
         number = Text(f"{estimate.value:.{column.digits}f}{mark}", style=style)
+        if estimate.count < 2:
+            return number
         return Text.assemble(number, "\n", (self._interval(estimate, column) + " ", "dim"))
 
     @staticmethod

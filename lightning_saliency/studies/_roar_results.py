@@ -156,7 +156,8 @@ class RoarKarResult:
             for name in self.accuracies
         }
         whole = _percent(self.whole())
-        caption = f"On whole images: {whole.value:.2f} % [{whole.low:.2f} to {whole.high:.2f}]. {self._caption()}"
+        interval = f" [{whole.low:.2f} to {whole.high:.2f}]" if whole.count > 1 else ""
+        caption = f"On whole images: {whole.value:.2f} %{interval}. {self._caption()}"
         return TableData(accuracy_columns(self.modes, self.fractions), {self.network: rows}, caption)
 
     def tables(self) -> list[TableData]:
@@ -184,7 +185,8 @@ class RoarKarResult:
             "For each explainer, mode and share of the pixels a network was trained from scratch on masked images and "
             "tested on images masked alike. A map is good where KAR stays high (what it keeps is enough) and ROAR "
             "falls (what it removes was needed).",
-            "SUM is the sum of the KAR accuracies less that of the ROAR accuracies; random maps have about 0.",
+            "SUM is the sum of the KAR accuracies less that of the ROAR accuracies; random maps have about 0 where the "
+            "shares lie symmetrically about 50 %.",
         ]
         curves = ReportPicture(
             retraining_curves(self.curves(), self.fractions, self.whole()),
