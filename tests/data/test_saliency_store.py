@@ -244,6 +244,7 @@ def test_a_killed_writer_loses_at_most_the_row_it_was_writing(tmp_path):
     _write_slowly(str(tmp_path / "a"), said)
     while heard.poll():
         rows.append(heard.recv())
-    assert sorted(set(rows) | set(left)) == list(range(60))
+    # The kill may fall between the writing of a row and the word of it.
+    assert len(set(range(60)) - set(rows) - set(left)) <= 1
     torch.manual_seed(3)
     assert torch.equal(SaliencyStore.open(tmp_path / "a")[:], rank_levels(torch.rand(60, 8, 8)))
