@@ -80,7 +80,7 @@ def energy_pointing_game(saliency: Tensor, masks: Tensor) -> Tensor:
 
 
 def pointing_game(saliency: Tensor, masks: Tensor, tolerance: float = 0) -> Tensor:
-    r"""Whether the most salient pixel of each map hits the object (Group-CAM, Sec. 4.5).
+    r"""Whether the most salient pixel of each map hits the object (Group-CAM, Sec. 4.4).
 
     A hit if the maximum lies on the mask or within ``tolerance`` pixels of it (Euclidean distance of pixel centres). Of
     several equal maxima the first in reading order counts, so that a constant map gains nothing from being so.

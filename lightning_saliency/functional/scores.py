@@ -53,7 +53,7 @@ def drop(original: Tensor, masked: Tensor) -> Tensor:
         ``[B]`` in [0, 100]; lower is better.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or a score is negative.
 
     Example:
         >>> import torch
@@ -61,6 +61,12 @@ def drop(original: Tensor, masked: Tensor) -> Tensor:
         tensor([25.0000,  0.0000])
     """
     original, masked = _checked_probabilities(original, masked)
+    lowest = min((float(part.min()) for part in (original, masked) if part.numel()), default=0.0)
+    if lowest < 0:
+        raise ValueError(
+            f"Got a score of {lowest:.3g}. Allowed are probabilities, of which a share can be lost: score with softmax "
+            "or sigmoid instead of raw logits, or leave Drop % out."
+        )
     loss = (original - masked).clamp(min=0.0)
     return 100.0 * torch.where(loss == 0, torch.zeros_like(loss), loss / original)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -15,6 +17,8 @@ from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision, fa
 
 Average = Literal["micro", "macro", "none"]
 
+_INSTANCES = itertools.count()
+
 
 class ImageMean(Metric):
     """The mean over images of a score of each image, the base of every metric here.
@@ -27,6 +31,7 @@ class ImageMean(Metric):
             classes that occurred. ``"none"``: the mean of each class, ``[num_classes]``, NaN where none occurred.
         num_classes: Number of classes; not needed for ``"micro"``.
         shape: Shape of the score of one image, for subclasses: ``(S + 1,)`` for a curve.
+        shared: For subclasses: metrics of which this is equal have the same state at all times.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
@@ -40,9 +45,16 @@ class ImageMean(Metric):
 
     total: Tensor
     count: Tensor
+    instance: Tensor
 
     def __init__(
-        self, average: Average = "micro", num_classes: int | None = None, *, shape: tuple[int, ...] = (), **kwargs: Any
+        self,
+        average: Average = "micro",
+        num_classes: int | None = None,
+        *,
+        shape: tuple[int, ...] = (),
+        shared: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if average not in get_args(Average):
@@ -59,6 +71,12 @@ class ImageMean(Metric):
         rows = 1 if average == "micro" or num_classes is None else num_classes
         self.add_state("total", default=torch.zeros(rows, *shape), dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros(rows, dtype=torch.int64), dist_reduce_fx="sum")
+        # A `MetricCollection` takes metrics with equal states for one metric, and updates only the first of them from
+        # then on: two tolerances of a pointing game after a first batch without a near miss. So only those are equal
+        # that shall be.
+        number = next(_INSTANCES) if shared is None else 2**32 + zlib.crc32(shared.encode())
+        bits = torch.tensor([number >> bit & 1 for bit in range(33)])
+        self.add_state("instance", default=bits, dist_reduce_fx="max")
 
     def compute(self) -> Tensor:
         """The mean over the images: a scalar, or ``[num_classes]`` for ``average="none"``; NaN without images."""
@@ -79,7 +97,10 @@ class ImageMean(Metric):
     def _averaged(self) -> Tensor:
         """The mean score, ``shape``, or ``[num_classes, *shape]`` for ``average="none"``."""
         means = self.total / self.count.view(-1, *[1] * (self.total.ndim - 1))
-        return means if self.average == "none" else means.nanmean(0)
+        if self.average == "none":
+            return means
+        # Only classes that did not occur are left out: the NaN of a map that was NaN is shown.
+        return means[self.count > 0].mean(0)
 
     def _add(self, scores: Tensor, targets: Tensor | int | None, counted: Tensor | None = None) -> None:
         """Add the scores ``[B, *shape]`` of a batch; ``counted``, bool ``[B]``, leaves images out."""

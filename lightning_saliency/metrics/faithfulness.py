@@ -6,6 +6,7 @@ It is run in eval mode without gradients and left as it was.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -47,8 +48,9 @@ class _CurveAUC(ImageMean):
         if keep_curves:
             self.add_state("curves", default=[], dist_reduce_fx="cat")
 
+    @abstractmethod
     def _curve(self, score_fn: Callable[[Tensor], Tensor], images: Tensor, saliency: Tensor, targets: Any) -> Tensor:
-        raise NotImplementedError
+        pass
 
     def update(self, model: Callable[[Tensor], Any], images: Tensor, saliency: Tensor, targets: Tensor | int) -> None:
         """Add a batch.
@@ -175,7 +177,9 @@ class _MaskedScore(ImageMean):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(average, num_classes, shape=(2,), **kwargs)
+        options = (fraction, fill, score, average, num_classes)
+        shared = None if isinstance(fill, Tensor) else f"masked score {options}"
+        super().__init__(average, num_classes, shape=(2,), shared=shared, **kwargs)
         self.fraction = fraction
         self.fill = fill
         self.batch_size = batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +16,9 @@ class _AgainstMasks(ImageMean):
 
     higher_is_better = True
 
+    @abstractmethod
     def _score(self, saliency: Tensor, masks: Tensor) -> Tensor:
-        raise NotImplementedError
+        pass
 
     def update(self, saliency: Tensor, masks: Tensor, targets: Tensor | int | None = None) -> None:
         """Add a batch.
@@ -35,7 +37,7 @@ class _AgainstMasks(ImageMean):
 
 
 class PointingGame(_AgainstMasks):
-    """The share of maps whose most salient pixel hits the object, by class and then over classes (Group-CAM, Sec. 4.5).
+    """The share of maps whose most salient pixel hits the object, by class and then over classes (Group-CAM, Sec. 4.4).
 
     Accuracy = #Hits / (#Hits + #Misses) of each class, then the mean over the classes that occurred. See
     `lightning_saliency.functional.scores.pointing_game`.

@@ -151,7 +151,7 @@ def test_pickle_and_state_dict_carry_the_sums_and_nothing_of_the_network(name: s
     copied = pickle.loads(pickle.dumps(metric))
     assert torch.equal(copied.compute(), metric.compute())
     state = metric.state_dict()
-    assert set(state) == {"total", "count"}
+    assert set(state) == {"total", "count", "instance"}
     loaded = make(name)
     loaded.load_state_dict(state)
     loaded.update(**arguments(name, part(b, slice(4))))
@@ -261,3 +261,28 @@ def test_a_collection_of_all() -> None:
     values = collection.compute()
     for name in metrics.__all__:
         torch.testing.assert_close(values[name], PER_IMAGE[name](b).mean(), atol=1e-4, rtol=1e-5)
+
+
+def test_a_collection_keeps_metrics_apart_that_begin_alike() -> None:
+    """torchmetrics takes metrics of equal states for one: here they are equal after the first batch."""
+    saliency = torch.zeros(2, 9, 9)
+    saliency[:, 4, 4] = 1
+    masks = torch.zeros(2, 9, 9, dtype=torch.bool)
+    masks[0, 4, 4] = masks[1, 4, 6] = True
+    names = {"exact": metrics.PointingGame(average="micro"), "near": metrics.PointingGame(average="micro", tolerance=3)}
+    collection = MetricCollection(names | {"iou": metrics.TopFractionIoU()})
+    for image in range(2):
+        collection.update(saliency=saliency[image : image + 1], masks=masks[image : image + 1])
+    values = collection.compute()
+    assert values["exact"] == 0.5
+    assert values["near"] == 1
+    assert values["iou"] < 0.1
+    assert collection.clone().compute()["near"] == 1
+
+
+def test_macro_shows_the_nan_of_a_map() -> None:
+    metric = metrics.EnergyPointingGame(average="macro", num_classes=3)
+    saliency, masks = torch.rand(2, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
+    saliency[0] = torch.nan
+    metric.update(saliency, masks, torch.tensor([0, 1]))
+    assert metric.compute().isnan()
