@@ -117,7 +117,9 @@ class GradCAMPlusPlus(ClassActivationMap):
     terms with the second and third derivatives of S are left out. The factor Y, one number an image, is left out too;
     it would overflow, and vanishes when the map is stretched to [0, 1].
 
-    The formula was derived for activations ≥ 0. Where negative ones let 2 + g ΣA vanish, α is taken as 0.
+    The formula was derived for activations ≥ 0, where α is at most 1/2 for every positive gradient. Behind GELU, SiLU
+    and attention ΣA can be negative: 2 + g ΣA may then vanish, or make positive gradients negative weights. A negative
+    ΣA is therefore taken as 0.
 
     Arguments and errors are those of ``ClassActivationMap``.
 
@@ -132,8 +134,8 @@ class GradCAMPlusPlus(ClassActivationMap):
     def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
         """See ``ClassActivationMap.from_gradients``."""
         activations, gradients = _precise(activations, gradients)
-        denominator = 2 + gradients * activations.sum(dim=(2, 3), keepdim=True)
-        terms = torch.where(denominator == 0, 0, gradients.relu() / denominator)
+        positive = gradients.relu()
+        terms = positive / (2 + positive * activations.sum(dim=(2, 3), keepdim=True).relu())
         return _weighted(terms.sum(dim=(2, 3)), activations)
 
 

@@ -110,11 +110,12 @@ def test_grad_cam_plus_plus_does_not_underflow() -> None:
     torch.testing.assert_close(tiny * 1e20, expected)
 
 
-def test_grad_cam_plus_plus_of_signed_activations_is_finite() -> None:
-    activations = torch.tensor([[[[-1.0, -1.0]], [[9.0, 1.0]]]])
-    gradients = torch.tensor([[[[1.0, 0.5]], [[1.0, 0.0]]]])
-    # First channel: 2 + g ΣA is 0 and 1, second: 12 and 2. Weights 0 + 0.5 and 1/12.
-    expected = torch.tensor([[[-0.5 + 9 / 12, 0.0]]])
+@pytest.mark.parametrize("offset", [0.0, 1e-7, -1e-7, -3.0])
+def test_grad_cam_plus_plus_of_signed_activations_weighs_no_gradient_more_than_half(offset: float) -> None:
+    activations = torch.tensor([[[[-1.0 + offset, -1.0]], [[9.0, 1.0]]]])
+    gradients = torch.tensor([[[[1.0, 0.5]], [[1.0, -2.0]]]])
+    # First channel: 2 + g ΣA is about 0 or negative, and ΣA is taken as 0; second: 2 + 10. Weights 1.5/2 and 1/12.
+    expected = (activations * torch.tensor([0.75, 1 / 12])[:, None, None]).sum(1).relu()
     torch.testing.assert_close(GradCAMPlusPlus.from_gradients(activations, gradients), expected)
 
 
