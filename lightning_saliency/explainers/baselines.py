@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers._state import seed_generators
@@ -19,7 +20,7 @@ from lightning_saliency.scales import Scale
 CAPTUM_METHODS = ("Saliency", "InputXGradient", "GuidedBackprop", "Deconvolution", "IntegratedGradients", "Occlusion")
 NOISE_TUNNELS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
-# SmoothGrad's noise: 15 % of the range of the input's values, in the middle of the 10-20 % that Smilkov et al. (2017)
+# SmoothGrad's noise: 15 % of the range of the image's values, in the middle of the 10-20 % that Smilkov et al. (2017)
 # recommend, and 15 samples, as the SMOE paper's comparison (its Sec. 4.1) takes them from Hooker et al. (2019).
 RELATIVE_NOISE = 0.15
 # Integrated gradients runs its steps in passes of about this many images.
@@ -29,16 +30,19 @@ PASS_SIZE = 16
 class CaptumExplainer(Explainer):
     """An attribution method of captum: Σ over the colour channels of its absolute value.
 
+    An image's map does not depend on the batch that the image is in.
+
     Args:
         model: The network, see ``Explainer``.
         method: ``"Saliency"`` (the gradient), ``"InputXGradient"``, ``"GuidedBackprop"``, ``"Deconvolution"``,
             ``"IntegratedGradients"`` or ``"Occlusion"``.
         noise_tunnel: ``None``; or ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: the mean, the mean square or
             the variance of the attributions of noisy copies.
-        samples: Noisy copies an image.
-        stdevs: The noise's standard deviation, in the images' own unit; ``None``: 15 % of the range of the batch's
-            values.
-        seed: Of the noise, which is the same at each call. The global generators are left as they are.
+        samples: Noisy copies an image, which go through the network one after the other, each for the whole batch.
+        stdevs: The noise's standard deviation, in the images' own unit; ``None``: for each image 15 % of the range of
+            its own values.
+        seed: Of the noise, which comes from a generator of its own: the same at each call and, up to its standard
+            deviation, for each image.
         output: Takes the logits out of what the network returns, see ``Explainer``.
         **options: Handed to the method's ``attribute``, for example ``n_steps=50``, or for ``"Occlusion"``
             ``sliding_window_shapes=(3, 32, 32), strides=(3, 16, 16)`` (otherwise windows of an eighth of each side in
@@ -93,23 +97,35 @@ class CaptumExplainer(Explainer):
         self.options = options
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        network = _ToLogits(self.model, self.output, targets)
-        attribution = getattr(self._captum, self.method)(network)
+        method = getattr(self._captum, self.method)(_ToLogits(self.model, self.output, targets))
         options: dict[str, Any] = {**self._defaults(images), **self.options}
-        if self.noise_tunnel is not None:
-            attribution = self._captum.NoiseTunnel(attribution)
-            span = float(images.max() - images.min())
-            options |= {
-                "nt_type": self.noise_tunnel,
-                "nt_samples": self.samples,
-                "nt_samples_batch_size": 1,
-                "stdevs": RELATIVE_NOISE * span if self.stdevs is None else float(self.stdevs),
-            }
-        seed_generators(self.seed, self.model)
+
+        def attribute(inputs: Tensor) -> Tensor:
+            found: Tensor = method.attribute(inputs.requires_grad_(), target=targets, **options)
+            return found.detach()
+
         with _own_inputs(self.model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
-            found: Tensor = attribution.attribute(images.clone().requires_grad_(), target=targets, **options)
-        return found.detach().abs().sum(dim=1)
+            found = attribute(images.clone()) if self.noise_tunnel is None else self._smoothed(images, attribute)
+        return found.abs().sum(dim=1)
+
+    def _smoothed(self, images: Tensor, attribute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean, the mean square or the variance of the noisy copies' attributions.
+
+        captum's own ``NoiseTunnel`` draws the noise of a batch at once, so that an image's depends on its place in it.
+        """
+        spans = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
+        stdevs = RELATIVE_NOISE * spans if self.stdevs is None else self.stdevs
+        generator = torch.Generator().manual_seed(self.seed)
+        total, squares = torch.zeros_like(images), torch.zeros_like(images)
+        for _ in range(self.samples):
+            noise = torch.randn(1, *images.shape[1:], generator=generator).to(images)
+            found = attribute(images + stdevs * noise)
+            total, squares = total + found, squares + found.square()
+        mean, mean_square = total / self.samples, squares / self.samples
+        if self.noise_tunnel == "smoothgrad":
+            return mean
+        return mean_square if self.noise_tunnel == "smoothgrad_sq" else mean_square - mean.square()
 
     def _defaults(self, images: Tensor) -> dict[str, Any]:
         """What captum needs to be told, or what keeps its memory in bounds."""
@@ -128,12 +144,17 @@ class CaptumExplainer(Explainer):
 class TorchcamExplainer(Explainer):
     """A class activation map method of torchcam, by its class name.
 
+    torchcam 0.5's ``GradCAMpp`` is not the paper's Grad-CAM++ (``GradCAMPlusPlus`` is): the division that makes its α
+    is lost on a copy, and α = g² is left, g being the gradient, in place of g² / (2g² + g³ ΣA). Its ``RefineCAM``,
+    which wants several layers, cannot be used, and ``LeGrad`` wants ``layer`` and ``score_projection``.
+
     Args:
         model: The network, see ``Explainer``.
         method: A class of ``torchcam.methods``, for example ``"SmoothGradCAMpp"`` or ``"LayerCAM"``.
         layer: The name of the module whose output ``[B, C, h, w]`` is read, or a ``Scale`` that says so; ``None``:
             torchcam's own choice.
-        seed: Of the noise of the methods that add some. The global generators are left as they are.
+        seed: Of the noise of the methods that add some; torchcam draws it for the whole batch, so that an image's
+            depends on its place in it. The global generators are left as they are.
         output: Takes the logits out of what the network returns, see ``Explainer``.
         **options: Handed to the class, for example ``num_samples=4, std=0.3``.
 
@@ -159,16 +180,15 @@ class TorchcamExplainer(Explainer):
         **options: Any,
     ) -> None:
         super().__init__(model, layer, output=output)
-        methods = _require("torchcam.methods", "torchcam")
-        names = sorted(name for name, value in vars(methods).items() if isinstance(value, type))
-        if method not in names:
-            raise ValueError(f"Expected method to be one of torchcam's {', '.join(names)}, but got {method!r}.")
+        methods = torchcam_methods()
+        if method not in methods:
+            raise ValueError(f"Got method={method!r}. Allowed are torchcam's {', '.join(methods)}; use one of them.")
         if isinstance(layer, Scale) and (layer.read != "output" or layer.layout != "NCHW"):
             raise ValueError(
                 f"torchcam reads outputs of shape [B, C, h, w], but got the {layer.read} of {layer.module!r} in layout "
                 f"{layer.layout}: name a module with such an output."
             )
-        self._extractor = getattr(methods, method)
+        self._extractor = methods[method]
         self.method = method
         self.seed = seed
         self.options = options
@@ -183,15 +203,27 @@ class TorchcamExplainer(Explainer):
         network = _ToLogits(self.model, self.output)
         name = self.layer.module if isinstance(self.layer, Scale) else self.layer
         path = None if name is None else f"{_ToLogits.PATH}.{name}".rstrip(".")
+        # What torchcam's own choice of a layer needs; LeGrad, which makes none, does not take it.
+        options = self.options if path else {"input_shape": tuple(images.shape[1:]), **self.options}
         seed_generators(self.seed, self.model)
         with (
             _hidden_gradients(self.model),
-            self._extractor(network, path, input_shape=tuple(images.shape[1:]), **self.options) as extractor,
+            self._extractor(network, path, **options) as extractor,
         ):
             logits = network(images.clone().requires_grad_())
             _, classes = select_scores(logits, targets)
             maps: list[Tensor] = extractor(class_idx=classes.tolist(), scores=logits, normalized=False)
         return maps[0].detach()
+
+
+def torchcam_methods() -> dict[str, Callable[..., Any]]:
+    """The classes of ``torchcam.methods`` by name.
+
+    Raises:
+        ImportError: If torchcam is not installed.
+    """
+    classes = vars(_require("torchcam.methods", "torchcam"))
+    return {name: classes[name] for name in sorted(classes) if isinstance(classes[name], type)}
 
 
 class _ToLogits(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchcam import methods as torchcam
-from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
+from torchvision.models import VisionTransformer, mobilenet_v2, resnet18, squeezenet1_0
 
-from lightning_saliency.explainers import EXPLAINERS, CaptumExplainer, Explainer, TorchcamExplainer, build_explainer
+from lightning_saliency.explainers import (
+    EXPLAINERS,
+    CaptumExplainer,
+    Explainer,
+    TorchcamExplainer,
+    build_explainer,
+    find_explainer,
+)
 from lightning_saliency.explainers.baselines import CAPTUM_METHODS
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
@@ -155,39 +163,87 @@ def test_guided_backprop_needs_relu_modules() -> None:
     assert CaptumExplainer(mobilenet_v2(weights=None), "Saliency")(torch.randn(1, 3, 32, 32)).amax() == 1
 
 
+@pytest.mark.filterwarnings("ignore:Setting backward hooks")
 @pytest.mark.parametrize("tunnel", ["smoothgrad", "smoothgrad_sq", "vargrad"])
-def test_noise_tunnels_by_loops(tunnel: str) -> None:
-    model, inputs = network().eval(), images()
-    stdevs = 0.3
-    found = CaptumExplainer(model, noise_tunnel=tunnel, samples=4, stdevs=stdevs, seed=7)(inputs, TARGETS)
-    state = torch.get_rng_state()
-    torch.manual_seed(7)
-    samples = []
-    for _ in range(4):
-        leaf = (inputs + torch.normal(0, torch.full_like(inputs, stdevs))).requires_grad_()
-        model(leaf).gather(1, TARGETS[:, None]).sum().backward()
-        samples.append(leaf.grad.abs())
-    torch.set_rng_state(state)
-    stacked = torch.stack(samples)
-    expected = {
-        "smoothgrad": stacked.mean(dim=0),
-        "smoothgrad_sq": stacked.square().mean(dim=0),
-        "vargrad": stacked.square().mean(dim=0) - stacked.mean(dim=0).square(),
-    }[tunnel]
-    torch.testing.assert_close(found, summed(expected), atol=1e-4, rtol=0)
+@pytest.mark.parametrize(
+    ("method", "options"), [("Saliency", {}), ("GuidedBackprop", {}), ("IntegratedGradients", {"n_steps": 5})]
+)
+@pytest.mark.parametrize("stdevs", [None, 0.3])
+def test_noise_tunnels_image_by_image(tunnel: str, method: str, options: dict[str, Any], stdevs: float | None) -> None:
+    model, inputs = network().eval(), images() * torch.tensor([1.0, 3.0, 0.2]).view(3, 1, 1, 1)
+    found = CaptumExplainer(model, method, noise_tunnel=tunnel, samples=4, stdevs=stdevs, seed=7, **options)(
+        inputs, TARGETS
+    )
+    attribution = getattr(importlib.import_module("captum.attr"), method)(model)
+    for image, target, map_ in zip(inputs, TARGETS.tolist(), found, strict=True):
+        generator = torch.Generator().manual_seed(7)
+        deviation = 0.15 * float(image.max() - image.min()) if stdevs is None else stdevs
+        samples = []
+        for _ in range(4):
+            noisy = image[None] + deviation * torch.randn(1, 3, 16, 16, generator=generator)
+            samples.append(attribution.attribute(noisy.requires_grad_(), target=target, **options).detach())
+        stacked = torch.stack(samples)
+        expected = {
+            "smoothgrad": stacked.mean(dim=0),
+            "smoothgrad_sq": stacked.square().mean(dim=0),
+            "vargrad": stacked.var(dim=0, correction=0),
+        }[tunnel]
+        torch.testing.assert_close(map_, summed(expected)[0], atol=1e-4, rtol=0)
 
 
-def test_noise_is_relative_to_the_images_range_and_comes_from_the_seed() -> None:
-    model, inputs = network(), images()
+def test_noise_is_relative_to_each_images_range_and_comes_from_the_seed() -> None:
+    model, inputs = network(), images(1)
     span = float(inputs.max() - inputs.min())
     explainer = CaptumExplainer(model, noise_tunnel="smoothgrad", samples=2)
-    first = explainer(inputs, TARGETS)
-    assert torch.equal(first, explainer(inputs, TARGETS))
+    first = explainer(inputs, 3)
+    torch.rand(5)
+    assert torch.equal(first, explainer(inputs, 3))
     absolute = CaptumExplainer(model, noise_tunnel="smoothgrad", samples=2, stdevs=0.15 * span)
-    assert torch.equal(first, absolute(inputs, TARGETS))
+    torch.testing.assert_close(first, absolute(inputs, 3))
+    brighter = torch.cat([inputs, 10 * images(1)])
+    torch.testing.assert_close(explainer(brighter, 3)[:1], first)
     other = CaptumExplainer(model, noise_tunnel="smoothgrad", samples=2, seed=1)
-    assert not torch.equal(first, other(inputs, TARGETS))
+    assert not torch.allclose(first, other(inputs, 3))
+    double = CaptumExplainer(copy.deepcopy(model).double(), noise_tunnel="smoothgrad", samples=2)
+    torch.testing.assert_close(double(inputs.double(), 3), first, atol=1e-4, rtol=0)
     assert CaptumExplainer(model, noise_tunnel="smoothgrad").samples == 15
+
+
+FEW: dict[str, dict[str, Any]] = {
+    "gradient_smoothgrad_sq": {"samples": 3},
+    "guided_backprop_smoothgrad_sq": {"samples": 3},
+    "integrated_gradients": {"n_steps": 5},
+    "integrated_gradients_smoothgrad_sq": {"n_steps": 5, "samples": 3},
+    "occlusion": {"sliding_window_shapes": (3, 4, 4), "strides": (3, 3, 3)},
+}
+BASELINES = [name for name, build in EXPLAINERS.items() if getattr(build, "func", None) is CaptumExplainer]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_batch_of_eight_equals_eight_images(name: str) -> None:
+    model, inputs = network(), images(8) * torch.arange(1, 9).view(8, 1, 1, 1)
+    targets = torch.arange(8) % 5
+    explainer = build_explainer(name, model, **FEW.get(name, {}))
+    together = explainer(inputs, targets)
+    alone = torch.cat([explainer(inputs[i : i + 1], targets[i : i + 1]) for i in range(8)])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(explainer(inputs.flip(0), targets.flip(0)).flip(0), together, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("gradient", [3]),
+        ("gradient_smoothgrad_sq", [3, 3, 3]),
+        ("integrated_gradients", [15]),
+        ("integrated_gradients_smoothgrad_sq", [15, 15, 15]),
+    ],
+)
+def test_images_of_each_pass(name: str, passes: list[int]) -> None:
+    model, seen = network(), []
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    build_explainer(name, model, **FEW.get(name, {}))(images(), TARGETS)
+    assert seen == passes
 
 
 # --- what torchcam computes
@@ -202,6 +258,25 @@ def test_torchcam_by_name(name: str) -> None:
     model.train()
     found = TorchcamExplainer(model, name, "5")(inputs, TARGETS)
     torch.testing.assert_close(found, min_max(resize_maps(raw.detach(), (16, 16))), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not hasattr(torchcam, "LeGrad"), reason="torchcam has LeGrad from 0.5 on")
+def test_torchcams_legrad() -> None:
+    model = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=5
+    ).eval()
+    nn.init.normal_(model.heads[-1].weight, std=0.5)
+    inputs, block = torch.randn(3, 3, 32, 32), "encoder.layers.encoder_layer_1"
+    with torchcam.LeGrad(model, block) as extractor:
+        [raw] = extractor(TARGETS.tolist(), model(inputs), normalized=False)
+    explainer = build_explainer(
+        "torchcam:LeGrad",
+        model,
+        layer=block,
+        score_projection=lambda tokens: model.heads(model.encoder.ln(tokens.mean(dim=1))),
+    )
+    expected = min_max(resize_maps(raw.detach(), (32, 32)))
+    torch.testing.assert_close(explainer(inputs, TARGETS), expected, atol=1e-4, rtol=0)
 
 
 def test_torchcam_options_and_layers() -> None:
@@ -325,7 +400,10 @@ def test_other_outputs() -> None:
         (lambda model: CaptumExplainer(model, noise_tunnel="sg"), "smoothgrad, smoothgrad_sq, vargrad or None"),
         (lambda model: CaptumExplainer(model, samples=0), "samples >= 1"),
         (lambda model: CaptumExplainer(model, stdevs=-1.0), "stdevs >= 0"),
-        (lambda model: TorchcamExplainer(model, "gradcam"), "GradCAM.*but got 'gradcam'"),
+        (
+            lambda model: TorchcamExplainer(model, "gradcam"),
+            r"method='gradcam'\. Allowed are .*GradCAM.*use one of them",
+        ),
     ],
 )
 def test_wrong_options(build: Callable[[nn.Module], Explainer], message: str) -> None:
@@ -350,12 +428,8 @@ def test_an_absent_package_is_named_with_its_extra(
 
 def test_every_explainer_by_name() -> None:
     model, inputs = network(), images(2)
-    small: dict[str, dict[str, Any]] = {
-        "rise": {"masks": 8},
-        "integrated_gradients": {"n_steps": 3},
-        "integrated_gradients_smoothgrad_sq": {"n_steps": 3, "samples": 2},
-    }
-    for name in EXPLAINERS:
+    small: dict[str, dict[str, Any]] = {"rise": {"masks": 8}, **FEW}
+    for name in (*EXPLAINERS, "torchcam:LayerCAM"):
         maps = build_explainer(name, model, **small.get(name, {}))(inputs, torch.tensor([1, 3]))
         assert maps.shape == (2, 16, 16), name
         assert maps.dtype is torch.float32, name
@@ -372,8 +446,31 @@ def test_the_squared_smoothgrads_are_different_explainers() -> None:
         assert not torch.allclose(plain(inputs, 1), squared(inputs, 1))
 
 
+@pytest.mark.parametrize("method", ["LayerCAM", "GradCAM", "SmoothGradCAMpp"])
+def test_methods_of_torchcam_by_name(method: str) -> None:
+    model, inputs = network(), images()
+    named = build_explainer(f"torchcam:{method}", model, layer="5")
+    assert isinstance(named, TorchcamExplainer)
+    assert torch.equal(named(inputs, TARGETS), TorchcamExplainer(model, method, "5")(inputs, TARGETS))
+
+
+def test_torchcam_by_name_without_torchcam(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Any:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    for call in (lambda name: build_explainer(name, network()), find_explainer):
+        with pytest.raises(ImportError, match=r"needs torchcam.*lightning-saliency\[baselines\]"):
+            call("torchcam:LayerCAM")
+
+
 def test_unknown_names_and_options() -> None:
-    with pytest.raises(ValueError, match=r"one of smoe, grad_cam, .*, occlusion, but got 'grad-cam'"):
+    with pytest.raises(ValueError, match=r"Got the explainer 'grad-cam'\. Allowed are smoe, .* and torchcam:METHOD"):
         build_explainer("grad-cam", network())
+    with pytest.raises(ValueError, match=r"'grad-cam'\. Allowed are random, smoe, .*use one of them"):
+        find_explainer("grad-cam", ["random"])
+    for name in ("torchcam:layercam", "torchcam:", "torchcam:OutputTarget"):
+        with pytest.raises(ValueError, match=rf"'{name}'\. Allowed are .*torchcam:LayerCAM.*; use one of them"):
+            build_explainer(name, network())
     with pytest.raises(TypeError, match=r"grad_cam was given the options \['groups'\].*It takes layer, output"):
         build_explainer("grad_cam", network(), groups=4)
