@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.transforms import v2
 
+from lightning_saliency.pictures import IMAGENET_NORMALIZATION
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TRAINED = ("squeezenet1_0", "mobilenet_v2")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def network(name: str) -> tuple[nn.Module, bool]:
@@ -43,7 +44,7 @@ def photographs(count: int, size: int = 224) -> Tensor | None:
             v2.CenterCrop(size),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
+            v2.Normalize(*IMAGENET_NORMALIZATION),
         ]
     )
     return torch.stack([transform(Image.open(folder / name).convert("RGB")) for name in names])

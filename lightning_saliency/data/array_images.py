@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms import v2
 
-from lightning_saliency.data._image_tensors import ImageTensors, TensorDataModule, check_least
-from lightning_saliency.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, PathLike, _channels, hold_out
+from lightning_saliency.data._image_tensors import ImageTensors
+from lightning_saliency.data._split_data import Channels, PathLike, SplitDataModule, check_least, normalization
+from lightning_saliency.data.image_folder import hold_out
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 
 
-class ArrayImagesDataModule(TensorDataModule):
+class ArrayImagesDataModule(SplitDataModule):
     """Images of one size in a NumPy archive, with the arrays ``x_train, y_train, x_test, y_test``.
 
     Training images are shifted at random by up to ``padding`` pixels (zeros come in from the border) and mirrored, the
@@ -43,7 +42,7 @@ class ArrayImagesDataModule(TensorDataModule):
         classes: The names of the classes.
         num_classes: Their number.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
-        datasets: The `ImageTensors` of each split, by "train", "val" and "test".
+        datasets: The `ImageTensors` of each split, by "train", "val" and "test"; their images are those of the file.
 
     Raises:
         FileNotFoundError: In `setup`, if there is no such file.
@@ -55,8 +54,8 @@ class ArrayImagesDataModule(TensorDataModule):
         path: PathLike,
         batch_size: int = 128,
         num_workers: int = 0,
-        mean: Literal["imagenet"] | tuple[float, float, float] = "imagenet",
-        std: Literal["imagenet"] | tuple[float, float, float] = "imagenet",
+        mean: Channels = "imagenet",
+        std: Channels = "imagenet",
         augment: bool = True,
         padding: int = 4,
         mirror: bool = True,
@@ -65,7 +64,7 @@ class ArrayImagesDataModule(TensorDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        check_least({"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "padding": (padding, 0)})
+        check_least({"padding": (padding, 0)})
         if train_size is not None:
             check_least({"train_size": (train_size, 1)})
         if not 0 < val_fraction < 1:
@@ -78,9 +77,7 @@ class ArrayImagesDataModule(TensorDataModule):
         self.val_fraction = val_fraction
         self.train_size = train_size
         self.seed = seed
-        self.normalize = v2.Normalize(
-            mean=_channels("mean", mean, IMAGENET_MEAN), std=_channels("std", std, IMAGENET_STD)
-        )
+        self.normalize = normalization(mean, std)
         self.classes: list[str] = []
 
     @property
@@ -112,11 +109,15 @@ class ArrayImagesDataModule(TensorDataModule):
             )
         self.classes = names
         for split, (images, labels) in parts.items():
-            size = images.shape[-1]
-            shifted = self.augment and split == "train"
-            if shifted and self.padding:
-                images = F.pad(images, [self.padding] * 4)
-            self.datasets[split] = ImageTensors(images, labels, size, self.normalize, shifted, self.mirror)
+            self.datasets[split] = ImageTensors(
+                images,
+                labels,
+                images.shape[-1],
+                self.normalize,
+                augment=self.augment and split == "train",
+                mirror=self.mirror,
+                padding=self.padding,
+            )
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lightning_saliency.data._scenes import (
@@ -25,6 +23,7 @@ from lightning_saliency.data._scenes import (
     split_glyphs,
     tight_boxes,
 )
+from lightning_saliency.data._split_data import SplitDataModule, check_least
 
 # Over the 6,000 training scenes of seed 0.
 MEAN, STD = (0.43, 0.37, 0.33), (0.27, 0.23, 0.23)
@@ -130,7 +129,7 @@ class ScenesDataset(Dataset[dict[str, Tensor]]):
         ]
 
 
-class DigitScenes(pl.LightningDataModule):
+class DigitScenes(SplitDataModule):
     """Ten classes of handwritten digits, each at a random size, place and colour on a crop of a real photograph.
 
     The digits are scikit-learn's 1797, the photographs those inside scikit-image and scikit-learn. No handwritten digit
@@ -191,18 +190,16 @@ class DigitScenes(pl.LightningDataModule):
         digit_scale: tuple[float, float] = (0.3, 0.6),
         background_shift: bool = False,
     ) -> None:
-        super().__init__()
-        for name, number, least in (
-            ("train_size", train_size, 1),
-            ("val_size", val_size, 1),
-            ("test_size", test_size, 1),
-            ("size", size, 16),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if number < least:
-                raise ValueError(f"Expected `{name}` to be at least {least}, but got {number}")
+        super().__init__(batch_size, num_workers)
+        check_least(
+            {
+                "train_size": (train_size, 1),
+                "val_size": (val_size, 1),
+                "test_size": (test_size, 1),
+                "size": (size, 16),
+                "seed": (seed, 0),
+            }
+        )
         if not 0 <= shortcut <= 1:
             raise ValueError(f"Expected `shortcut` to be a share of the images in [0, 1], but got {shortcut}")
         if len(digit_scale) != 2 or not 0 < digit_scale[0] <= digit_scale[1] <= 0.8:
@@ -218,8 +215,6 @@ class DigitScenes(pl.LightningDataModule):
             "test": 0.0,
         }
         self.size = size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.seed = seed
         self.digit_scale = (float(digit_scale[0]), float(digit_scale[1]))
         self.background_shift = background_shift
@@ -227,7 +222,6 @@ class DigitScenes(pl.LightningDataModule):
         self.num_classes = len(self.classes)
         self.normalize = v2.Normalize(mean=list(MEAN), std=list(STD))
         self.transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), self.normalize])
-        self.datasets: dict[Split, ScenesDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Render the splits that a stage needs; a split already rendered is kept."""
@@ -244,30 +238,3 @@ class DigitScenes(pl.LightningDataModule):
                     self.background_shift,
                 )
                 self.datasets[split] = ScenesDataset(scenes, self.transform)
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The training scenes in random order."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The validation scenes in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The test scenes in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The test scenes in order."""
-        return self._loader("test")
-
-    def _loader(self, split: Split, **options: Any) -> DataLoader[dict[str, Tensor]]:
-        if split not in self.datasets:
-            raise RuntimeError(f"The {split} scenes have not been rendered yet: call `setup()` first")
-        return DataLoader(
-            self.datasets[split],
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            **options,
-        )

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-# Of ImageNet's training images, RGB in [0, 1]: what the published weights expect.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# ImageNet's evaluation protocol resizes to 256 and keeps the central 224.
-_RESIZE_RATIO = 256 / 224
+from lightning_saliency.data._split_data import (
+    RESIZE_RATIO,
+    Channels,
+    PathLike,
+    SplitDataModule,
+    check_least,
+    normalization,
+)
 
 # What each split's folder is called under the root.
 FOLDER_NAMES: dict[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
-PathLike = str | Path
-Sample = tuple[Tensor, Tensor]
 
-
-class ImageFolderDataModule(pl.LightningDataModule):
+class ImageFolderDataModule(SplitDataModule):
     """Images in one folder a class, split into `train`, `val` (or `validation`) and, where there is one, `test`.
 
     Training images are cropped at random, resized and mirrored; evaluation images are resized, the shorter side to
@@ -68,42 +66,31 @@ class ImageFolderDataModule(pl.LightningDataModule):
         image_size: int = 224,
         batch_size: int = 32,
         num_workers: int = 0,
-        mean: Literal["imagenet"] | tuple[float, float, float] = "imagenet",
-        std: Literal["imagenet"] | tuple[float, float, float] = "imagenet",
+        mean: Channels = "imagenet",
+        std: Channels = "imagenet",
         augment: bool = True,
         val_fraction: float = 0.1,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, num_workers)
+        check_least({"image_size": (image_size, 1)})
         if root is None and train_dir is None and val_dir is None and test_dir is None:
             raise ValueError("Got no folder: give `root`, or at least one of `train_dir`, `val_dir` and `test_dir`")
-        for name, number, least in (
-            ("image_size", image_size, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if number < least:
-                raise ValueError(f"Expected `{name}` to be at least {least}, but got {number}")
         if not 0 < val_fraction < 1:
             raise ValueError(f"Expected `val_fraction` to lie between 0 and 1, both excluded, but got {val_fraction}")
         self.save_hyperparameters()
         self.root = root
         self.given = {"train": train_dir, "val": val_dir, "test": test_dir}
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.seed = seed
-        self.normalize = v2.Normalize(
-            mean=_channels("mean", mean, IMAGENET_MEAN), std=_channels("std", std, IMAGENET_STD)
-        )
+        self.normalize = normalization(mean, std)
         finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), self.normalize]
-        resize = v2.Resize(round(image_size * _RESIZE_RATIO), antialias=True)
+        resize = v2.Resize(round(image_size * RESIZE_RATIO), antialias=True)
         self.transform = v2.Compose([resize, v2.CenterCrop(image_size), *finish])
         self.train_transform = self.transform
         if augment:
             crop = v2.RandomResizedCrop(image_size, antialias=True)
             self.train_transform = v2.Compose([crop, v2.RandomHorizontalFlip(), *finish])
-        self.datasets: dict[str, Dataset[Sample]] = {}
         self._classes: list[str] | None = None
 
     @property
@@ -138,22 +125,6 @@ class ImageFolderDataModule(pl.LightningDataModule):
                 transform = self.train_transform if split == "train" else self.transform
                 self.datasets[split] = _read(split, folders[split], transform)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """The training images in random order."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """The validation images in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """The test images in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """The test images in order."""
-        return self._loader("test")
-
     def _folders(self) -> dict[str, Path]:
         """The folder of each split that has one: the one given, else the one of that name under the root."""
         if self.root is not None and not Path(self.root).is_dir():
@@ -182,17 +153,6 @@ class ImageFolderDataModule(pl.LightningDataModule):
             )
         self.datasets["train"] = Subset(training, kept.tolist())
         self.datasets["val"] = Subset(_read("train", folder, self.transform), held.tolist())
-
-    def _loader(self, split: str, **options: Any) -> DataLoader[Sample]:
-        if split not in self.datasets:
-            raise RuntimeError(f"The {split} images have not been listed yet: call `setup()` first")
-        return DataLoader(
-            self.datasets[split],
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            **options,
-        )
 
 
 def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -250,13 +210,3 @@ def _read(split: str, folder: Path, transform: v2.Transform) -> ImageFolder:
 
 def _alternatives(split: str) -> str:
     return " or ".join(f"`{name}`" for name in FOLDER_NAMES[split])
-
-
-def _channels(name: str, given: str | Sequence[float], imagenet: tuple[float, ...]) -> list[float]:
-    values = list(imagenet) if given == "imagenet" else given
-    if isinstance(values, str) or len(values) != 3 or (name == "std" and min(values) <= 0):
-        raise ValueError(
-            f"Expected `{name}` to be 'imagenet' or three {'positive ' if name == 'std' else ''}numbers, one each, "
-            f"but got {given!r}"
-        )
-    return [float(value) for value in values]

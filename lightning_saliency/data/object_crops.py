@@ -14,20 +14,21 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lightning_saliency.data._annotations import AnnotationFormat, Box, LabelledImage, plain_name, read_annotations
-from lightning_saliency.data._image_tensors import ImageTensors, TensorDataModule, check_least
-from lightning_saliency.data.image_folder import (
-    _RESIZE_RATIO,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+from lightning_saliency.data._image_tensors import ImageTensors
+from lightning_saliency.data._split_data import (
+    RESIZE_RATIO,
+    Channels,
     PathLike,
-    _channels,
+    SplitDataModule,
+    check_least,
+    normalization,
 )
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-class ObjectCropsDataModule(TensorDataModule):
+class ObjectCropsDataModule(SplitDataModule):
     """Objects cut out of annotated images, a small classification task from any detection data.
 
     Each box with some of what surrounds it, made square where the image allows it, is one image; its category is its
@@ -84,8 +85,8 @@ class ObjectCropsDataModule(TensorDataModule):
         image_size: int = 112,
         batch_size: int = 32,
         num_workers: int = 0,
-        mean: Literal["imagenet"] | tuple[float, float, float] = "imagenet",
-        std: Literal["imagenet"] | tuple[float, float, float] = "imagenet",
+        mean: Channels = "imagenet",
+        std: Channels = "imagenet",
         augment: bool = True,
         val_fraction: float = 0.15,
         test_fraction: float = 0.35,
@@ -98,8 +99,6 @@ class ObjectCropsDataModule(TensorDataModule):
                 "least_count": (least_count, 1),
                 "most_count": (1 if most_count is None else most_count, 1),
                 "image_size": (image_size, 1),
-                "batch_size": (batch_size, 1),
-                "num_workers": (num_workers, 0),
             }
         )
         if not context >= 0:
@@ -122,9 +121,7 @@ class ObjectCropsDataModule(TensorDataModule):
         self.augment = augment
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         self.seed = seed
-        self.normalize = v2.Normalize(
-            mean=_channels("mean", mean, IMAGENET_MEAN), std=_channels("std", std, IMAGENET_STD)
-        )
+        self.normalize = normalization(mean, std)
         self.classes: list[str] = []
         self.files: dict[str, list[Path]] = {}
 
@@ -195,7 +192,7 @@ class ObjectCropsDataModule(TensorDataModule):
             raise FileNotFoundError(
                 f"There is no image {path}, which the annotations name. Set `images` to the folder it lies in."
             )
-        side = round(self.image_size * _RESIZE_RATIO)
+        side = round(self.image_size * RESIZE_RATIO)
         with Image.open(path) as opened:
             photograph = opened.convert("RGB")
         crops = []

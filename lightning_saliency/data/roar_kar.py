@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_saliency.batches import BatchError, describe
-from lightning_saliency.data._fill import channel_mean, is_normalized
+from lightning_saliency.data._fill import channel_mean, is_data_mean
+from lightning_saliency.data._hooks import lightning_parent, overrides
 from lightning_saliency.data._loaders import batch_form, map_loaders, with_dataset
 from lightning_saliency.data._moving import MaskedDataset, Masking, Mode
 from lightning_saliency.data._online import OnlineMaps, Targets, replace_tensor
@@ -22,7 +22,7 @@ from lightning_saliency.data.whole_images import LOADERS, isolated_rng
 from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.functional.masking import Fill, NamedFill
 
-__all__ = ["Mode", "RoarKarDataModule", "Targets"]
+__all__ = ["Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
 
 LOADER_HOOKS = {**LOADERS, "predict": "predict_dataloader"}
 _AFTER = "on_after_batch_transfer"
@@ -59,10 +59,10 @@ class RoarKarDataModule(pl.LightningDataModule):
             is the map of item i of the stage's data set.
         mode: ``"roar"`` or ``"kar"``.
         fraction: Share of the pixels, in [0, 1], that are removed or kept.
-        fill: What is put in the place of pixels. ``"data_mean"``: the mean of each channel over the training images,
-            zero where the data set's transforms end in a ``Normalize``; otherwise taken once, of at most 10,000
-            training images as they reach the masking, with all generators isolated, and kept in checkpoints. Else as
-            ``fill_images`` takes it.
+        fill: What is put in the place of pixels. ``"data_mean"``: the mean of each channel over the training images as
+            they reach the masking, normalised if they are. It is taken once, with all generators isolated, of at most
+            5,000 images evenly spread over the first training loader's data set, without torchvision's random steps and
+            paddings, and kept in checkpoints. Else as ``fill_images`` takes it.
         targets: The class an online, class-specific map is made for. ``"predicted"``: the one the frozen network
             predicts. ``"label"``: the true one; then the masks themselves carry the label, into the test images too.
         geometry: With stores: ``"auto"``, or ``"fixed"`` where the base's images are neither cropped, flipped nor
@@ -86,7 +86,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         >>> from lightning_saliency.explainers import SMOE
         >>> from lightning_saliency.networks import small_cnn
         >>> scenes = DigitScenes(train_size=20, val_size=10, test_size=10, batch_size=4)
-        >>> masked = RoarKarDataModule(scenes, SMOE(small_cnn()), mode="kar", fraction=0.1)
+        >>> masked = RoarKarDataModule(scenes, SMOE(small_cnn()), mode="kar", fraction=0.1, fill=0)
         >>> masked.setup("fit")
         >>> batch = masked.on_after_batch_transfer(next(iter(masked.train_dataloader())), 0)
         >>> round(batch["image"].ne(0).any(1).float().mean().item(), 2), masked.num_classes
@@ -194,6 +194,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         self.base.load_state_dict(state_dict["base"])
         if state_dict["data_mean"] is not None:
             self.data_mean = tuple(state_dict["data_mean"])
+            self._settled = None
 
     def train_dataloader(self) -> Any:
         """The base's, of masked images where maps are stored."""
@@ -273,23 +274,24 @@ class RoarKarDataModule(pl.LightningDataModule):
         if not is_data_mean(self.fill):
             return self.fill  # type: ignore[return-value]  # what remains is a fill
         if self.data_mean is None:
-            untouched = not any(overrides(self._source_of(hook), hook) for hook in ("on_before_batch_transfer", _AFTER))
-            if about is not None and is_normalized(about[1]) and (untouched or self._maps is None):
-                return "zero"
-            self.data_mean = self._take_mean(about)
+            try:
+                with isolated_rng(self.seed):
+                    loaders = about[1] if about is not None and about[0] == "train" else self._training_loaders()
+            except Exception as error:
+                raise RuntimeError(
+                    "The mean of the training images is not known in a run without training data "
+                    f"({type(error).__name__}: {error}). Train first with this very data module, load a checkpoint of "
+                    "such a run, or give fill= as numbers, one a channel."
+                ) from error
+            self.data_mean = channel_mean(loaders, self._as_masked, self.image_key)
         return self.data_mean
 
-    def _take_mean(self, about: tuple[str, Any] | None) -> tuple[float, ...]:
+    def _training_loaders(self) -> Any:
         try:
-            with isolated_rng(self.seed):
-                loaders = about[1] if about is not None and about[0] == "train" else self.base.train_dataloader()
-        except Exception as error:
-            raise RuntimeError(
-                "The mean of the training images is not known in a run without training data "
-                f"({type(error).__name__}: {error}). Train first with this very data module, load a checkpoint of such "
-                "a run, or give fill= as numbers, one a channel."
-            ) from error
-        return channel_mean(loaders, self._as_masked, self.image_key)
+            return self.base.train_dataloader()
+        except Exception:  # in a run that only tests, the base may not have set up its training data
+            self.base.setup("fit")
+            return self.base.train_dataloader()
 
     def _as_masked(self, batch: Any) -> Any:
         """A batch as it reaches the masking."""
@@ -326,27 +328,3 @@ class RoarKarDataModule(pl.LightningDataModule):
         for hook in ("prepare_data", *LOADER_HOOKS.values(), *_TRANSFER_HOOKS):
             if not overrides(self.base, hook) and not (hook == _AFTER and self._maps is not None):
                 setattr(self, hook, partial(getattr(pl.LightningDataModule, hook), self))
-
-
-def overrides(module: Any, hook: str) -> bool:
-    """Whether a data module or module of either of Lightning's packages defines a hook itself."""
-    parent = lightning_parent(module)
-    return parent is not None and bool(is_overridden(hook, module, parent))
-
-
-def lightning_parent(module: Any) -> type | None:
-    """The ``LightningDataModule`` or ``LightningModule`` that an object's class derives from, of either package."""
-    return next(
-        (
-            parent
-            for parent in type(module).__mro__
-            if parent.__name__ in ("LightningDataModule", "LightningModule")
-            and parent.__module__.split(".")[0] in ("pytorch_lightning", "lightning")
-        ),
-        None,
-    )
-
-
-def is_data_mean(fill: Any) -> bool:
-    """Whether this is the name of the training images' mean."""
-    return isinstance(fill, str) and fill == "data_mean"

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lightning_saliency.data._store_files import (
+    Piece,
+    allocate,
+    allocate_maps,
+    maps_path,
+    marks_path,
+    replace_file,
+    sidecar_path,
+    write_json,
+    write_pieces,
+)
 
 _FORMAT = 1
 _LEVELS = 256
@@ -30,8 +41,9 @@ class SaliencyStore:
 
     Three files lie beside one another: ``name.npy`` with the maps, ``[N, h, w]`` uint8, which NumPy opens too;
     ``name.written`` with one byte a map, set once the map has reached the disk; ``name.json`` with the shape, the
-    fingerprints and whether every map is there. Several processes may write disjoint rows of one store, and a process
-    that is killed loses no more than the maps it was just writing.
+    fingerprints and whether every map is there. Several processes may write disjoint rows of one store, on several
+    machines too: no byte is written but those of the rows. A process that is killed loses no more than the maps it was
+    just writing.
 
     Use ``create`` to write and ``open`` to read; indexing reads maps: ``store[3]`` is ``[h, w]``, ``store[[3, 1]]`` is
     ``[2, h, w]``, both uint8 tensors of their own memory. A store can be sent to other processes; it is opened there.
@@ -54,15 +66,15 @@ class SaliencyStore:
                 [ 64, 192]], dtype=torch.uint8)
     """
 
-    def __init__(self, path: Path, content: Mapping[str, Any], mode: str) -> None:
+    def __init__(self, path: Path, content: Mapping[str, Any], writable: bool) -> None:
         """Use ``create`` or ``open``."""
         self.path = path
         self.size: tuple[int, int] = (int(content["size"][0]), int(content["size"][1]))
         self.fingerprints: dict[str, str] = dict(content["fingerprints"])
         self._count = int(content["count"])
-        self._mode = mode
-        self._maps: Bytes = _mapped_maps(path, (self._count, *self.size), mode)
-        self._written: Bytes = _mapped_marks(path, self._count, mode)
+        self._writable = writable
+        self._maps: Bytes = _mapped_maps(path, (self._count, *self.size))
+        self._written: Bytes = _mapped_marks(path, self._count)
 
     @classmethod
     def create(
@@ -83,28 +95,28 @@ class SaliencyStore:
             OSError: If the disk is too small.
             ValueError: If the count or the size is not positive.
         """
-        path = _npy(path)
+        path = maps_path(path)
         if count < 1 or len(size) != 2 or min(size) < 1:
             raise ValueError(
                 f"Got count={count} and size={tuple(size)}. Allowed are numbers from 1; give N and (h, w)."
             )
         wanted = {"format": _FORMAT, "count": count, "size": list(size), "fingerprints": dict(fingerprints)}
-        if _sidecar(path).exists():
+        if sidecar_path(path).exists():
             _check_same(path, _read_sidecar(path), wanted)
         else:
-            foreign = [file for file in (path, _marks(path)) if file.exists()]
+            foreign = [file for file in (path, marks_path(path)) if file.exists()]
             if foreign:
                 raise SaliencyStoreError(
-                    f"Got {foreign[0]}, which has no {_sidecar(path).name} and so is no store. Move it away, or choose "
-                    "another path."
+                    f"Got {foreign[0]}, which has no {sidecar_path(path).name} and so is no store. Move it away, or "
+                    "choose another path."
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(_sidecar(path), lambda file: _write_json(file, {**wanted, "complete": False}))
+            replace_file(sidecar_path(path), lambda file: write_json(file, {**wanted, "complete": False}))
         # The sidecar is written first: what a kill left here is then known to be nobody else's.
-        if not (path.exists() and _marks(path).exists()):
-            _replace(path, lambda file: _allocate_maps(file, (count, *size)))
-            _replace(_marks(path), lambda file: _allocate(file, count))
-        return cls(path, wanted, "r+")
+        if not (path.exists() and marks_path(path).exists()):
+            replace_file(path, lambda file: allocate_maps(file, (count, *size)))
+            replace_file(marks_path(path), lambda file: allocate(file, count))
+        return cls(path, wanted, writable=True)
 
     @classmethod
     def open(cls, path: str | Path, fingerprints: Mapping[str, str] | None = None) -> SaliencyStore:
@@ -118,7 +130,7 @@ class SaliencyStore:
         Raises:
             SaliencyStoreError: If there is no such store, or it is incomplete, truncated or of something else.
         """
-        path = _npy(path)
+        path = maps_path(path)
         content = _read_sidecar(path)
         found = content["fingerprints"]
         changed = [part for part, value in (fingerprints or {}).items() if found.get(part) != value]
@@ -127,7 +139,7 @@ class SaliencyStore:
                 f"The store {path} holds maps of other {', '.join(changed)} than are asked for. Give the store that "
                 "was written for them, or write a new one."
             )
-        store = cls(path, content, "r")
+        store = cls(path, content, writable=False)
         if not content["complete"]:
             raise SaliencyStoreError(
                 f"The store {path} is incomplete: {len(store.missing())} of its {len(store)} maps are missing. Run "
@@ -146,7 +158,7 @@ class SaliencyStore:
         return torch.from_numpy(np.array(self._maps[where]))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._mode == "r":
+        if not self._writable:
             return SaliencyStore.open, (self.path, self.fingerprints)
         return SaliencyStore.create, (self.path, self._count, self.size, self.fingerprints)
 
@@ -161,7 +173,7 @@ class SaliencyStore:
             SaliencyStoreError: If the store was opened for reading.
             ValueError: If shapes do not fit, an index is out of range, or a map holds NaN.
         """
-        if self._mode == "r":
+        if not self._writable:
             raise SaliencyStoreError(
                 f"The store {self.path} was opened for reading. Use SaliencyStore.create to write."
             )
@@ -178,11 +190,11 @@ class SaliencyStore:
                 f"Got rows from {int(rows.min())} to {int(rows.max())}. Allowed are 0 to {self._count - 1} in "
                 f"{self.path}; give the images' positions in their data set."
             )
-        self._maps[rows.numpy()] = rank_levels(maps).cpu().numpy()
-        self._maps.flush()
-        self._written[rows.numpy()] = 1
-        self._written.flush()
-        self.finish()
+        pixels = self.size[0] * self.size[1]
+        levels = rank_levels(maps).cpu().contiguous().view(-1).numpy()
+        write_pieces(self.path, _pieces(rows, levels, pixels, self._maps.offset))
+        write_pieces(marks_path(self.path), _pieces(rows, np.ones(len(rows), np.uint8), 1, 0))
+        self._note_if(bool(self._written.all()))
 
     def missing(self) -> Tensor:
         """The rows that have not been written yet, ``[M]`` int64, ascending."""
@@ -198,17 +210,20 @@ class SaliencyStore:
 
         ``write`` does this by itself. Where processes on several machines write one store, call it once all are done.
         """
-        done = bool(self._written.all())
-        if done and self._mode != "r" and not self.complete:
-            content = {"format": _FORMAT, "count": self._count, "size": list(self.size)}
-            content |= {"fingerprints": self.fingerprints, "complete": True}
-            _replace(_sidecar(self.path), lambda file: _write_json(file, content))
-        return done
+        # A file is opened anew: on a network file system, one that is mapped may be older than what others wrote.
+        return self._note_if(bool(np.fromfile(marks_path(self.path), np.uint8).all()))
 
     @property
     def complete(self) -> bool:
         """Whether every map is there."""
         return bool(_read_sidecar(self.path)["complete"])
+
+    def _note_if(self, done: bool) -> bool:
+        if done and self._writable and not self.complete:
+            content = {"format": _FORMAT, "count": self._count, "size": list(self.size)}
+            content |= {"fingerprints": self.fingerprints, "complete": True}
+            replace_file(sidecar_path(self.path), lambda file: write_json(file, content))
+        return done
 
 
 def rank_levels(maps: Tensor) -> Tensor:
@@ -247,34 +262,28 @@ def rank_levels(maps: Tensor) -> Tensor:
     return torch.empty_like(levels).scatter_(-1, order, levels).view(maps.shape)
 
 
-def _npy(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".npy" else path.with_name(path.name + ".npy")
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def _marks(path: Path) -> Path:
-    return path.with_suffix(".written")
+def _pieces(rows: Tensor, content: Any, length: int, offset: int) -> Iterator[Piece]:
+    """Where the bytes of rows belong in a file, runs of successive rows in one piece."""
+    begins = [0, *(1 + np.flatnonzero(np.diff(rows.numpy()) != 1)).tolist()]
+    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+        yield offset + int(rows[begin]) * length, content[begin * length : end * length]
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
-    sidecar = _sidecar(path)
-    if not sidecar.is_file():
+    file = sidecar_path(path)
+    if not file.is_file():
         raise SaliencyStoreError(
-            f"There is no store {path}: {sidecar.name} is missing. Paths are relative to where you are; "
+            f"There is no store {path}: {file.name} is missing. Paths are relative to where you are; "
             "SaliencyWriter writes stores."
         )
     try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SaliencyStoreError(f"{sidecar} is damaged: {error}. Delete the store and write it anew.") from error
+        raise SaliencyStoreError(f"{file} is damaged: {error}. Delete the store and write it anew.") from error
     needed = {"format", "count", "size", "fingerprints", "complete"}
     if not isinstance(content, dict) or not needed <= content.keys() or content["format"] != _FORMAT:
         raise SaliencyStoreError(
-            f"{sidecar} is no sidecar of a store, or of another version's. Move it away and write the store anew."
+            f"{file} is no sidecar of a store, or of another version's. Move it away and write the store anew."
         )
     return content
 
@@ -290,12 +299,10 @@ def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any])
         )
 
 
-def _mapped_maps(path: Path, shape: tuple[int, ...], mode: Any) -> Bytes:
+def _mapped_maps(path: Path, shape: tuple[int, ...]) -> Bytes:
     try:
-        # Mapped for reading first: for writing, NumPy would lengthen a truncated file. Pickled arrays are refused.
+        # Mapped for reading: for writing, NumPy would lengthen a truncated file. Pickled arrays are refused.
         maps: Bytes = np.lib.format.open_memmap(path, mode="r")
-        if mode != "r":
-            maps = np.lib.format.open_memmap(path, mode=mode)
     except (OSError, ValueError) as error:
         raise SaliencyStoreError(
             f"The maps {path} are missing, truncated or damaged ({error}). Delete the store and write it anew."
@@ -308,42 +315,10 @@ def _mapped_maps(path: Path, shape: tuple[int, ...], mode: Any) -> Bytes:
     return maps
 
 
-def _mapped_marks(path: Path, count: int, mode: Any) -> Bytes:
-    marks = _marks(path)
+def _mapped_marks(path: Path, count: int) -> Bytes:
+    marks = marks_path(path)
     if not marks.is_file() or marks.stat().st_size != count:
         raise SaliencyStoreError(
             f"{marks} is missing or truncated: expected {count} bytes. Delete the store and write it anew."
         )
-    return np.memmap(marks, dtype=np.uint8, mode=mode, shape=(count,))
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Make a file such that it is there whole or, whatever happens, as it was before."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _allocate_maps(path: Path, shape: tuple[int, ...]) -> None:
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    _allocate(path, path.stat().st_size)
-
-
-def _allocate(path: Path, length: int) -> None:
-    """A file of zeros whose place on the disk is taken: a write to a mapped file on a full disk would kill."""
-    with path.open("ab") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, length)
-        else:
-            file.truncate(length)
+    return np.memmap(marks, dtype=np.uint8, mode="r", shape=(count,))

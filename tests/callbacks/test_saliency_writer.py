@@ -105,7 +105,8 @@ def test_from_the_images_to_masked_training(tmp_path):
     scenes = DigitScenes(12, 6, 6, size=32, batch_size=4)
     network = small_cnn()
     write_maps(tmp_path, SMOE(network), whole_image_loaders(scenes, 32), run())
-    masked = RoarKarDataModule(scenes, tmp_path, "roar", 0.25, fingerprints={"weights": weights_fingerprint(network)})
+    weights = {"weights": weights_fingerprint(network)}
+    masked = RoarKarDataModule(scenes, tmp_path, "roar", 0.25, fill=0.0, fingerprints=weights)
     fit = run(max_epochs=1)
     fit.fit(ImageClassifier("small_cnn", 10), masked)
     fit.test(ImageClassifier("small_cnn", 10), masked, verbose=False)

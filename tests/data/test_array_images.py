@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision import tv_tensors
 
+from lightning_saliency.data import whole_images
 from lightning_saliency.data._image_tensors import RandomCrops
 from lightning_saliency.data.array_images import ArrayImagesDataModule
 
@@ -91,6 +94,17 @@ def test_training_images_are_shifted_and_mirrored(tmp_path):
     assert (8, 7, 6, 5, 4, 3, 2, 1) in rows
 
 
+def test_maps_are_made_of_whole_images_without_the_padding(tmp_path):
+    data = module(tmp_path, arrays(), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    for split in ("train", "test"):
+        dataset = data.datasets[split]
+        whole = whole_images(dataset, 8)
+        assert dataset.images.shape[1:] == (3, 8, 8)
+        for index in (0, len(dataset) - 1):
+            expected = data.normalize(dataset.images[index] / 255)
+            assert torch.allclose(whole[index][0], expected, atol=1e-6)
+
+
 def test_without_augmentation_training_images_stay_as_they_are(tmp_path):
     data = module(tmp_path, arrays(), augment=False)
     one, two = (data.datasets["train"][0][0] for _ in range(2))
@@ -104,6 +118,21 @@ def test_random_crops_are_pieces_of_the_images():
     for crop, image in zip(crops, images, strict=True):
         windows = image.unfold(1, 4, 1).unfold(2, 4, 1)
         assert any(torch.equal(crop, windows[:, row, column]) for row in range(3) for column in range(3))
+
+
+def test_padding_in_random_crops_is_padding_before_them():
+    images = torch.randint(0, 256, (20, 3, 6, 6), dtype=torch.uint8)
+    masks = tv_tensors.Mask(images[:, 0].float() + 1)
+    torch.manual_seed(4)
+    cut, moved = RandomCrops(6, padding=3)(images, masks)
+    state = torch.get_rng_state()
+    torch.manual_seed(4)
+    assert torch.equal(RandomCrops(6)(F.pad(images, [3] * 4)), cut)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert type(moved) is tv_tensors.Mask
+    assert torch.equal(moved.gt(0) * cut[:, 0], cut[:, 0])
+    assert torch.equal((moved - 1).clamp(min=0), cut[:, 0].float())
+    assert moved.eq(0).any()
 
 
 @pytest.mark.parametrize(

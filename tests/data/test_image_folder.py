@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lightning_saliency.data import ImageFolderDataModule
-from lightning_saliency.data.image_folder import IMAGENET_MEAN, IMAGENET_STD, hold_out
+from lightning_saliency.data.image_folder import hold_out
+from lightning_saliency.pictures import IMAGENET_NORMALIZATION
 
 COLORS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cat": (30, 30, 200)}
 
@@ -57,7 +58,8 @@ def test_evaluation_images_are_normalised_with_the_attribute(root: Path) -> None
     assert module.transform.transforms[-1] is module.normalize is module.train_transform.transforms[-1]
     images, labels = next(iter(module.val_dataloader()))
     color = torch.tensor(COLORS["ant"]) / 255
-    expected = (color - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    mean, std = map(torch.tensor, IMAGENET_NORMALIZATION)
+    expected = (color - mean) / std
     assert labels[0] == 0
     assert torch.allclose(images[0], expected[:, None, None].expand(3, 24, 24), atol=1e-5)
 

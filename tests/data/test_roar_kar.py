@@ -10,10 +10,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torchvision import transforms as v1
+from torchvision.transforms import v2
 
 from lightning_saliency import ImageClassifier
-from lightning_saliency.data import DigitScenes, RoarKarDataModule
+from lightning_saliency.data import DigitScenes, RoarKarDataModule, _fill
 from lightning_saliency.data._online import replace_tensor
 from lightning_saliency.explainers import SMOE, Explainer, GradCAM
 from lightning_saliency.functional.masking import top_fraction
@@ -299,13 +301,114 @@ def test_the_mean_is_that_of_the_images_as_they_are_masked():
     assert data.data_mean == pytest.approx((base.images.mean((0, 2, 3)) + 10).tolist(), rel=1e-5)
 
 
-def test_normalised_data_have_the_mean_zero():
+def test_the_mean_of_normalised_data_is_their_own():
     scenes = DigitScenes(12, 8, 8, batch_size=4)
     scenes.setup("fit")
     data = RoarKarDataModule(scenes, Grey(), fraction=0.5)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    assert data.data_mean is None
-    assert ((batch["image"] == 0).all(1).flatten(1).sum(1) == 2048).all()
+    images = torch.stack([sample["image"] for sample in scenes.datasets["train"]])
+    assert data.data_mean == pytest.approx(images.double().mean((0, 2, 3)).tolist(), abs=1e-6)
+    assert max(map(abs, data.data_mean)) > 0.01
+    filled = batch["image"] == torch.tensor(data.data_mean)[:, None, None]
+    assert (filled.all(1).flatten(1).sum(1) == 2048).all()
+
+
+class Augmented(Dataset):
+    """Images that come out of a transform, some of them of another size."""
+
+    def __init__(self, transform, count: int = 12, wide: int = 0) -> None:
+        self.transform = transform
+        generator = torch.Generator().manual_seed(2)
+        self.images = [
+            torch.randint(60, 256, (3, 8, 8 + wide * (n % 2)), dtype=torch.uint8, generator=generator)
+            for n in range(count)
+        ]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(self.images[index]), index % 2
+
+
+def augmented_mean(transform, **options) -> tuple[float, ...]:
+    data = RoarKarDataModule(Plain(), Grey(), fraction=0.5)
+    workers = options.pop("num_workers", 0)
+    data.base.loaders = DataLoader(Augmented(transform, **options), batch_size=4, shuffle=True, num_workers=workers)
+    data.train_dataloader()
+    return data.data_mean
+
+
+STATISTICS = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+
+
+class _Dimmed(v2.Transform):
+    def transform(self, inpt, params):
+        return inpt.float() * torch.rand(())
+
+
+NORMALIZED = (v2.ToDtype(torch.float32, scale=True), v2.Normalize(*STATISTICS))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.Compose([v2.RandomCrop(8, padding=4), v2.RandomHorizontalFlip(), *NORMALIZED]),
+        v2.Compose([v2.Compose([v2.Pad(3), v2.RandomCrop(8)]), v2.ColorJitter(0.9), *NORMALIZED, v2.RandomErasing(1)]),
+        v1.Compose([v1.ToPILImage(), v1.RandomCrop(8, padding=4), v1.ToTensor(), v1.Normalize(*STATISTICS)]),
+    ],
+    ids=["crop", "nested", "v1"],
+)
+def test_the_mean_is_that_of_the_images_without_augmentation(transform, workers):
+    state = torch.get_rng_state()
+    found = augmented_mean(transform, num_workers=workers)
+    assert torch.equal(torch.get_rng_state(), state)
+    raw = torch.stack(Augmented(None).images) / 255
+    expected = (raw.mean((0, 2, 3)) - torch.tensor(STATISTICS[0])) / torch.tensor(STATISTICS[1])
+    assert found == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_the_mean_of_images_of_several_sizes_is_that_of_whole_ones():
+    transform = v2.Compose([v2.RandomResizedCrop(6), v2.ToDtype(torch.float32, scale=True)])
+    whole = [v2.functional.resize(image / 255, [6, 6]) for image in Augmented(None, wide=5).images]
+    expected = torch.stack(whole).mean((0, 2, 3)).tolist()
+    assert augmented_mean(transform, wide=5) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_random_for_another_reason_draws_the_same_in_any_process(own):
+    # Without its random step, the second one's images would have another type.
+    transform = _Dimmed() if own else v2.RandomApply([v2.ToDtype(torch.float32, scale=True)], p=1.0)
+    torch.manual_seed(1)
+    first = augmented_mean(transform)
+    torch.manual_seed(2)
+    assert augmented_mean(transform, num_workers=2) == first
+    if not own:
+        raw = torch.stack(Augmented(None).images) / 255
+        assert first == pytest.approx(raw.mean((0, 2, 3)).tolist(), rel=1e-5)
+
+
+def test_the_mean_of_many_images_is_taken_of_some_evenly_spread(monkeypatch):
+    monkeypatch.setattr(_fill, "MOST_IMAGES", 4)
+    seen: list[int] = []
+
+    class Counting(Augmented):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    data = Counting(v2.Compose([*NORMALIZED]), count=10)
+    mean = _fill.channel_mean([DataLoader(data, batch_size=3)], lambda batch: batch, None)
+    assert seen[-4:] == [0, 2, 5, 7]
+    expected = torch.stack([data[n][0] for n in (0, 2, 5, 7)]).mean((0, 2, 3))
+    assert mean == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_batches_that_a_data_set_makes_itself_have_a_mean():
+    batches = [torch.rand(2, 3, 4, 4), torch.rand(5, 3, 4, 4)]
+    mean = _fill.channel_mean(DataLoader(batches, batch_size=None), lambda batch: batch, None)
+    assert mean == pytest.approx(torch.cat(batches).mean((0, 2, 3)).tolist(), abs=1e-6)
 
 
 def test_the_mean_travels_in_checkpoints(tmp_path):
@@ -321,6 +424,25 @@ def test_the_mean_travels_in_checkpoints(tmp_path):
     assert "load_state_dict {'seen': 7}" in again.base.called
     assert again.data_mean == data.data_mean
     assert not any("model" in key or "Grey" in key for key in torch.load(tmp_path / "a.ckpt", weights_only=False))
+
+
+def test_a_mean_that_is_loaded_takes_the_place_of_one_that_was_taken():
+    data = RoarKarDataModule(Base(), Grey(), "roar", 1.0)
+    images = torch.rand(2, 3, 8, 8)
+    taken = data.on_after_batch_transfer([images, 0], 0)[0][0, :, 0, 0]
+    assert taken.tolist() == pytest.approx(data.data_mean)
+    data.load_state_dict({"base": {}, "data_mean": [7.0, 8.0, 9.0]})
+    assert data.on_after_batch_transfer([images, 0], 0)[0][0, :, 0, 0].tolist() == [7.0, 8.0, 9.0]
+
+
+def test_a_run_that_only_tests_takes_the_mean_of_the_training_data_where_it_can(tmp_path):
+    trained = RoarKarDataModule(DigitScenes(12, 8, 8, batch_size=4), Grey(), "kar", 0.5)
+    trained.setup("fit")
+    trained.train_dataloader()
+    tested, module = RoarKarDataModule(DigitScenes(12, 8, 8, batch_size=4), Grey(), "kar", 0.5), Module()
+    trainer(tmp_path).test(module, tested, verbose=False)
+    assert tested.data_mean == trained.data_mean
+    assert len(module.seen["test"]) == 2
 
 
 def test_a_run_that_only_tests_cannot_know_the_mean(tmp_path):
@@ -471,6 +593,13 @@ def test_images_are_exchanged_in_any_container_and_the_batch_is_not_changed():
 
 
 def test_data_without_a_mean_say_so():
-    data = RoarKarDataModule(Plain(loaders=[[1, 2]]), Grey())
-    with pytest.raises(TypeError, match=r"Allowed is a DataLoader to take the mean of; give fill="):
-        data.train_dataloader()
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    for loaders, given in (([[1, 2]], "int"), (DataLoader(Stream()), "Stream")):
+        data = RoarKarDataModule(Plain(loaders=loaders), Grey())
+        with pytest.raises(
+            TypeError, match=rf"of type {given}\. Allowed is a DataLoader to take the mean of.* give fill="
+        ):
+            data.train_dataloader()

@@ -18,12 +18,14 @@ from torchvision.datasets.vision import VisionDataset
 from torchvision.transforms import v2
 
 from lightning_saliency.data import (
+    ArrayImagesDataModule,
     DigitScenes,
     ImageFolderDataModule,
     RoarKarDataModule,
     SaliencyGeometryError,
     SaliencyStore,
     SaliencyStoreError,
+    whole_image_loaders,
 )
 from lightning_saliency.data._image_tensors import ImageTensors
 from lightning_saliency.data._moving import MaskedDataset, Masking
@@ -504,7 +506,8 @@ def test_digit_scenes_are_masked_batch_by_batch(tmp_path):
     batch = next(iter(data.train_dataloader()))
     rank = SaliencyStore.open(tmp_path / "train")[batch["index"]]
     chosen = top_fraction(rank, 0.25)
-    assert torch.equal((batch["image"] == 0).all(1), chosen)
+    filled = batch["image"] == torch.tensor(data.data_mean)[:, None, None]
+    assert torch.equal(filled.all(1), chosen)
     single = data.train_dataloader().dataset[int(batch["index"][0])]
     assert torch.equal(single["image"], batch["image"][0])
     with pytest.raises(SaliencyStoreError, match="no store"):
@@ -525,10 +528,10 @@ def test_image_folders(tmp_path):
         fingerprint = {"data": data_fingerprint(base.datasets[split])}
         stores[split] = SaliencyStore.create(tmp_path / split, count, (6, 6), fingerprint)
         stores[split].write(range(count), torch.rand(count, 6, 6))
-    data = RoarKarDataModule(base, stores, "kar", 0.25)
+    data = RoarKarDataModule(base, stores, "kar", 0.25, fill=-9.0)
     for loader in (data.train_dataloader(), data.val_dataloader()):
         images, _ = next(iter(loader))
-        assert ((images != 0).any(1).flatten(1).sum(1) == 64).all()
+        assert ((images != -9).any(1).flatten(1).sum(1) == 64).all()
     with pytest.raises(SaliencyStoreError, match=r"Got stores for train, val, but none for 'test'"):
         stores_of(stores, "test")
     swapped = RoarKarDataModule(base, {"train": stores["val"], "val": stores["train"]}, "kar", 0.25)
@@ -538,6 +541,42 @@ def test_image_folders(tmp_path):
     with pytest.raises(SaliencyStoreError, match="maps of other weights"):
         wanted.train_dataloader()
     assert isinstance(base.train_dataloader().dataset, ImageFolder)
+
+
+@pytest.mark.parametrize("mode", ["roar", "kar"])
+def test_a_map_goes_with_an_image_of_an_archive_that_is_shifted_and_mirrored(tmp_path, mode):
+    pictures = grey_images(12)[:, 0].numpy()
+    parts = {"x": pictures, "y": np.arange(12) % 2}
+    content = {f"{name}_{split}": part for split in ("train", "val", "test") for name, part in parts.items()}
+    np.savez(tmp_path / "images.npz", **content)
+    base = ArrayImagesDataModule(tmp_path / "images.npz", 12, mean=(0, 0, 0), std=(1, 1, 1), padding=5)
+    base.setup()
+    # The maps are of the images that a study explains.
+    whole = torch.cat([images for images, _ in whole_image_loaders(base, SIDE, stages=("train",))["train"]])
+    assert torch.equal((whole[:, 0] * 255).round().byte(), grey_images(12)[:, 0])
+    stored(tmp_path / "train", whole, base.datasets["train"])
+    data = RoarKarDataModule(base, tmp_path, mode, 0.3, fill=-1.0)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        (images, labels), *_ = data.train_dataloader()
+        torch.manual_seed(seed)
+        (plain, same), *_ = base.train_dataloader()
+        assert torch.equal(labels, same)
+        assert ((plain == 0).all(1).flatten(1).sum(1) > 1).any()
+        for image, original in zip(images, plain, strict=True):
+            check_masked(image, original, mode, 0.3)
+
+
+def test_what_comes_in_from_the_border_of_an_archives_image_is_least_salient(tmp_path):
+    images = grey_images(6).expand(-1, 3, -1, -1)
+    plain = v2.Normalize([0.0] * 3, [1.0] * 3)
+    data = ImageTensors(images, torch.arange(6), SIDE, plain, augment=True, padding=4)
+    masked = MaskedDataset(data, stored(tmp_path / "a", 255 - images[:, :1]), Masking("kar", 0.5, -1.0))
+    for _ in range(5):
+        for image, _ in masked.__getitems__(range(6)):
+            kept = image[0][image[0] != -1]
+            # At least (12/16)² of the pixels are the image's own, of which no two are alike; the darkest are kept.
+            assert len(kept) == len(kept.unique()) == 128
 
 
 def test_images_moved_before_their_transform_are_refused(tmp_path):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_saliency.data import SaliencyStore, SaliencyStoreError
+from lightning_saliency.data import SaliencyStore, SaliencyStoreError, saliency_store
+from lightning_saliency.data._store_files import write_pieces
 from lightning_saliency.data.saliency_store import rank_levels
 
 FINGERPRINTS = {"weights": "a", "explainer": "b", "data": "c"}
@@ -163,11 +164,47 @@ def test_a_row_is_marked_only_once_its_map_is_on_the_disk(tmp_path, monkeypatch)
     def fail(*_):
         raise OSError("disk")
 
-    monkeypatch.setattr(np.memmap, "flush", fail)
+    for sync in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, sync, fail, raising=False)
     with pytest.raises(OSError, match="disk"):
         store.write([0, 1], torch.rand(2, 2, 2))
     monkeypatch.undo()
     assert SaliencyStore.create(tmp_path / "a", 2, (2, 2), FINGERPRINTS).missing().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("rows", [[5], [2, 3, 4], [7, 1, 2, 9, 8, 1]])
+def test_no_byte_is_written_but_those_of_the_rows(tmp_path, monkeypatch, rows):
+    store = SaliencyStore.create(tmp_path / "a", 10, (3, 5), FINGERPRINTS)
+    before = (tmp_path / "a.npy").stat().st_size - 150
+    written: dict[str, list[tuple[int, int]]] = {"a.npy": [], "a.written": []}
+
+    def noted(path, pieces):
+        kept = list(pieces)
+        written[path.name] += [(start, start + len(content)) for start, content in kept]
+        write_pieces(path, kept)
+
+    monkeypatch.setattr(saliency_store, "write_pieces", noted)
+    maps = torch.rand(len(rows), 3, 5)
+    store.write(rows, maps)
+    places = {place for start, end in written["a.npy"] for place in range(start, end)}
+    assert places == {before + 15 * row + pixel for row in rows for pixel in range(15)}
+    assert {place for start, end in written["a.written"] for place in range(start, end)} == set(rows)
+    assert len(written["a.npy"]) == {1: 1, 3: 1, 6: 5}[len(rows)]
+    last = {row: place for place, row in enumerate(rows)}
+    assert torch.equal(store[list(last)], rank_levels(maps[list(last.values())]))
+    assert sorted(set(range(10)) - set(store.missing().tolist())) == sorted(last)
+
+
+def test_what_another_machine_wrote_is_seen_at_the_end(tmp_path):
+    store = SaliencyStore.create(tmp_path / "a", 2, (2, 2), FINGERPRINTS)
+    store.write([0], torch.rand(1, 2, 2))
+    # As where a mapped file is older than the file: this one stays mapped, and another takes its place.
+    marks = tmp_path / "a.written"
+    marks.rename(tmp_path / "old")
+    marks.write_bytes(b"\1\1")
+    assert store.missing().tolist() == [1]
+    assert store.finish()
+    assert store.complete
 
 
 def test_wrong_arguments_are_refused(tmp_path):
