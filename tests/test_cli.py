@@ -56,7 +56,7 @@ def test_explain_with_methods_and_targets(tmp_path, photo):
     output = tmp_path / "out"
     arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "64", "--crop", "64"]
     arguments += ["--methods", "smoe_scale,fast_cam", "--method", "group_cam", "--output", str(output)]
-    assert main([*arguments, "--target", "2", "--target", "7", "--", str(photo)]) == 0
+    assert main([*arguments, "--target", "2", "--target", "7", str(photo)]) == 0
     names = {path.name for path in output.iterdir()}
     for method in ("smoe_scale", "fast_cam", "group_cam"):
         for target in (2, 7):
@@ -85,11 +85,11 @@ def test_explain_takes_folders_whole_images_and_checkpoints(tmp_path, photo):
     ("changes", "message"),
     [
         (["missing.png"], "missing.png"),
-        (["--layers", "stage9", "--"], "stage9"),
-        (["--weights", "1,2", "--"], "2"),
+        (["--layers", "stage9"], "stage9"),
+        (["--weights", "1,2"], "2"),
         (["--checkpoint", "missing.pth"], "missing.pth"),
-        (["--methods", "magic", "--"], "no method 'magic'"),
-        (["--methods", "fast_cam", "--target", "10", "--"], "classes are 0 to 9"),
+        (["--methods", "magic"], "'magic'"),
+        (["--methods", "fast_cam", "--target", "10"], "classes are 0 to 9"),
     ],
 )
 def test_explain_says_what_is_wrong(photo, capsys, changes, message, tmp_path):

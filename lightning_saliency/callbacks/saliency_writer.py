@@ -19,7 +19,7 @@ from lightning_saliency.data._online import OnlineMaps, Targets
 from lightning_saliency.data._transforms import image_size, split_image
 from lightning_saliency.data.saliency_store import SaliencyStore
 from lightning_saliency.data.whole_images import WholeImages, check_whole, data_fingerprint
-from lightning_saliency.explainers import EXPLAINERS, Explainer, build_explainer
+from lightning_saliency.explainers import Explainer, build_explainer, find_explainer
 from lightning_saliency.networks import weights_fingerprint
 
 # Options that change how fast a map is made, not what it is.
@@ -79,8 +79,8 @@ class SaliencyWriter(pl.Callback):
         image_key: str | int | None = None,
         fingerprints: Mapping[str, str] | None = None,
     ) -> None:
-        if not isinstance(explainer, Explainer) and explainer not in EXPLAINERS:
-            raise ValueError(f"Got explainer={explainer!r}. Allowed are an Explainer and {', '.join(EXPLAINERS)}.")
+        if not isinstance(explainer, Explainer):
+            find_explainer(explainer)
         if isinstance(explainer, Explainer) and (options or model):
             raise ValueError("Got options or model beside an Explainer. Allowed with an explainer's name only.")
         if targets not in get_args(Targets):

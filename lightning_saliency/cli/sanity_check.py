@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,7 +19,8 @@ from lightning_saliency.cli._networks import (
     normalized,
     read_image,
 )
-from lightning_saliency.explainers import EXPLAINERS, build_explainer
+from lightning_saliency.cli._options import add_option_argument, explainer_options
+from lightning_saliency.explainers import EXPLAINERS, find_explainer
 from lightning_saliency.scales import NoScalesError
 from lightning_saliency.studies._sanity_run import Build
 from lightning_saliency.studies.sanity_check import CONTROL, MEASURES, SanityCheckResult, sanity_check
@@ -85,28 +84,18 @@ def _table(result: SanityCheckResult) -> Table:
 
 def _explainers(names: str, given: Sequence[str]) -> dict[str, Build]:
     """What builds each explainer, under its name and its options."""
-    options: dict[str, dict[str, Any]] = {name: {} for name in names.split(",") if name}
-    for text in given:
-        target, equals, value = text.partition("=")
-        name, dot, option = target.partition(".")
-        if not (equals and dot and option) or name not in options:
-            raise UsageError(
-                f"--option {text} was given; expected EXPLAINER.NAME=VALUE with one of the explainers {names}, "
-                "such as sise.mu=0.3"
-            )
-        try:
-            options[name][option] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name][option] = value
-    unknown = [name for name in options if name not in EXPLAINERS]
-    if unknown or not options:
+    asked = [name for name in names.split(",") if name]
+    if not asked:
         raise UsageError(f"--explainers {names} was given; allowed are {', '.join(EXPLAINERS)}, separated by commas")
-    return {
-        " ".join([name, *(f"{option}={value}" for option, value in sorted(own.items()))]): partial(
-            build_explainer, name, **own
-        )
-        for name, own in options.items()
-    }
+    try:
+        return {
+            " ".join([name, *(f"{option}={value}" for option, value in sorted(own.items()))]): partial(
+                find_explainer(name), **own
+            )
+            for name, own in explainer_options(asked, given).items()
+        }
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"--explainers {names} was given. {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,9 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--explainers", default="smoe,fast_cam,group_cam,sise", help="names, separated by commas (default: %(default)s)"
     )
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="EXPLAINER.NAME=VALUE", help="such as sise.mu=0.3; repeatable"
-    )
+    add_option_argument(parser)
     parser.add_argument("--limit", type=_positive, help="take the first so many images only")
     parser.add_argument("--output", type=Path, default=Path("sanity_check"), help="folder (default: %(default)s)")
     parser.add_argument(

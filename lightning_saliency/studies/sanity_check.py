@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from lightning_saliency.explainers import EXPLAINERS, build_explainer
+from lightning_saliency.explainers import find_explainer
 from lightning_saliency.explainers.base import unwrap
 from lightning_saliency.pictures import Picture
 from lightning_saliency.reports.sanity_check import similarity_figure, similarity_sheet
@@ -262,8 +261,5 @@ def _builds(explainers: Sequence[str] | Mapping[str, Build]) -> dict[str, Build]
             f"Got the explainers {names}. Expected at least one, each once, and none called {CONTROL!r}: that is the "
             "control, which is always checked."
         )
-    unknown = [] if isinstance(explainers, Mapping) else [name for name in names if name not in EXPLAINERS]
-    if unknown:
-        raise ValueError(f"Got the explainers {unknown}. Allowed are {', '.join(EXPLAINERS)}.")
-    builds = dict(explainers) if isinstance(explainers, Mapping) else {n: partial(build_explainer, n) for n in names}
+    builds = dict(explainers) if isinstance(explainers, Mapping) else {name: find_explainer(name) for name in names}
     return {**builds, CONTROL: EdgeDetector}

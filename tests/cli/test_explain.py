@@ -1,0 +1,353 @@
+"""``lightning-saliency explain``: what is handed to the explainers, networks of all kinds, names of the pictures."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_saliency.cli import explain, main
+from lightning_saliency.cli._networks import normalized, read_image
+from lightning_saliency.explainers import SMOE, build_explainer
+from lightning_saliency.networks import build_network
+from lightning_saliency.pictures import to_uint8
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = ["--resize", "32", "--crop", "32"]
+
+NETWORKS = """
+import torch
+from types import SimpleNamespace
+from torch import nn
+from lightning_saliency.networks import small_cnn
+
+
+class Wrapped(nn.Module):
+    def __init__(self, classes, wrap):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = small_cnn(classes, width=4)
+        self.wrap = wrap
+
+    def forward(self, images):
+        return self.wrap(self.inner(images))
+
+
+def tensor(num_classes):
+    return Wrapped(num_classes, lambda logits: logits)
+
+
+def dictionary(num_classes):
+    return Wrapped(num_classes, lambda logits: {"features": logits[:, :1], "logits": logits})
+
+
+def pair(num_classes):
+    return Wrapped(num_classes, lambda logits: (logits, logits.sum()))
+
+
+def attribute(num_classes):
+    return Wrapped(num_classes, lambda logits: SimpleNamespace(logits=logits))
+
+
+def pixelwise(num_classes):
+    return Wrapped(num_classes, lambda logits: logits[:, :, None, None].expand(-1, -1, 8, 8))
+
+
+def unknown(num_classes):
+    return Wrapped(num_classes, lambda logits: {"classes": logits, "other": logits})
+
+
+def mlp(num_classes):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
+"""
+
+
+def draw(path, seed=0, size=(40, 50)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    return draw(tmp_path / "photo.png")
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A network, and the arguments that name it."""
+    built = build_network("small_cnn", 10)
+    torch.save(built.state_dict(), tmp_path / "weights.pth")
+    arguments = ["--model", "small_cnn", "--num-classes", "10", "--checkpoint", str(tmp_path / "weights.pth"), *SIZE]
+    return built.eval(), arguments
+
+
+@pytest.fixture
+def networks(tmp_path):
+    path = tmp_path / "networks.py"
+    path.write_text(NETWORKS)
+    return lambda name, classes=5: ["--model", f"{path}:{name}", "--num-classes", str(classes), *SIZE]
+
+
+def documented():
+    """The commands that README and the documentation show."""
+    for page in ("README.md", "docs/explainers.md"):
+        for command in (ROOT / page).read_text().replace("\\\n", " ").split("$ lightning-saliency explain ")[1:]:
+            yield shlex.split(command.splitlines()[0])
+
+
+def test_commands_of_the_documentation_run_as_they_are_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw(Path("dog.jpg"))
+    draw(Path("photos/cat.jpg"))
+    Path("imagenet_classes.csv").write_text("name\n" + "something\n" * 1000)
+    commands = list(documented())
+    assert len(commands) >= 4
+    ours = {"squeezenet1_0": "small_cnn", "mobilenet_v2": "small_cnn", "rise.masks=500": "rise.masks=20"}
+    for number, command in enumerate(commands):
+        for checkpoint in (part for part in command if part.endswith(".pth")):
+            torch.save(build_network("small_cnn", 1000).state_dict(), checkpoint)
+        given = [ours.get(part, part) for part in command]
+        assert main(["explain", *SIZE, "--output", str(number), *given]) == 0, capsys.readouterr().err
+        stem = "dog" if "dog.jpg" in command else "cat"
+        assert Path(str(number), f"{stem}_sheet.png").is_file()
+    assert {path.name for path in Path("1").iterdir()} == {
+        "dog_sheet.png",
+        *(f"dog_{method}{end}.png" for method in ("fast_cam", "group_cam", "sise") for end in ("", "_overlay")),
+    }
+
+
+def test_lists_are_separated_by_commas_and_leave_the_images_alone(tmp_path, network, photo):
+    model, arguments = network
+    layers = ["--layers", "stage1,pool2:input", "--layers", "stage4"]
+    output = ["--output", str(tmp_path / "out")]
+    assert main(["explain", *arguments, *output, "--methods", "smoe", *layers, str(photo)]) == 0
+    images = normalized(read_image(photo, 32, 32)[None], "imagenet")
+    maps = SMOE(model, layers=["stage1", "pool2:input", "stage4"])(images)
+    assert (pixels_of(tmp_path / "out" / "photo_smoe.png") == to_uint8(maps.expand(3, -1, -1))).all()
+    for number, targets in enumerate((["2,7,2"], ["2", "7"])):
+        given = [part for target in targets for part in ("--target", target)]
+        output = tmp_path / str(number)
+        assert main(["explain", *arguments, "--output", str(output), "--methods", "grad_cam", *given, str(photo)]) == 0
+        shown = {path.name for path in output.iterdir()}
+        assert shown == {
+            "photo_sheet.png",
+            *(f"photo_grad_cam_{target}{end}.png" for target in (2, 7) for end in ("", "_overlay")),
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "options"),
+    [
+        ("rise", ["--option", "rise.masks=6", "--option", "rise.seed=3"], {"masks": 6, "seed": 3}),
+        ("rise", ["--option", "rise.masks=6", "--option", "rise.fast=true"], {"masks": 6, "fast": True}),
+        ("grad_cam", ["--option", "grad_cam.layer=[stage2, stage3]"], {"layer": ["stage2", "stage3"]}),
+        ("group_cam", ["--option", "group_cam.theta=null"], {"theta": None}),
+        (
+            "fast_cam",
+            ["--statistic", "std", "--weights", "1,3", "--layers", "stage1,stage4"],
+            {"statistic": "std", "weights": [1, 3], "layers": ["stage1", "stage4"]},
+        ),
+        ("smoe", ["--weights", "ramp"], {"weights": "ramp"}),
+        ("smoe", ["--weights", "ramp", "--option", "smoe.weights=[0, 0, 0, 1]"], {"weights": [0, 0, 0, 1]}),
+        ("sise", ["--layers", "stage3,stage4"], {"layers": ["stage3", "stage4"]}),
+        ("mean", ["--option", "mean.layers=[stage2]"], {"layers": ["stage2"]}),
+    ],
+)
+def test_options_reach_the_explainers(tmp_path, network, photo, name, given, options):
+    model, arguments = network
+    output = tmp_path / "out"
+    assert (
+        main(["explain", *arguments, "--methods", name, "--target", "4", *given, "--output", str(output), str(photo)])
+        == 0
+    )
+    images = normalized(read_image(photo, 32, 32)[None], "imagenet")
+    explainer = SMOE(model, name, **options) if name == "mean" else build_explainer(name, model, **options)
+    plain = SMOE(model, name) if name == "mean" else build_explainer(name, model)
+    written = pixels_of(output / f"photo_{name}.png")
+    assert (written == to_uint8(explainer(images, 4).expand(3, -1, -1))).all()
+    if name != "rise":
+        assert (written != to_uint8(plain(images, 4).expand(3, -1, -1))).any()
+
+
+def test_options_of_captum_and_torchcam(tmp_path, network, photo):
+    pytest.importorskip("captum")
+    pytest.importorskip("torchcam")
+    model, arguments = network
+    output = tmp_path / "out"
+    methods = ["--methods", "occlusion,torchcam:LayerCAM", "--target", "1"]
+    given = ["--option", "occlusion.sliding_window_shapes=[3, 8, 8]", "--option", "occlusion.strides=[3, 8, 8]"]
+    given += ["--option", "torchcam:LayerCAM.layer=stage3"]
+    assert main(["explain", *arguments, *methods, *given, "--output", str(output), str(photo)]) == 0
+    images = normalized(read_image(photo, 32, 32)[None], "imagenet")
+    for name, options in (
+        ("occlusion", {"sliding_window_shapes": (3, 8, 8), "strides": (3, 8, 8)}),
+        ("torchcam:LayerCAM", {"layer": "stage3"}),
+    ):
+        maps = build_explainer(name, model, **options)(images, 1)
+        written = pixels_of(output / f"photo_{name.replace(':', '_')}.png")
+        assert (written == to_uint8(maps.expand(3, -1, -1))).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [
+        (["--methods", "rise", "--layers", "stage1"], ["Got --layers for rise", "masks, grid", "leave --layers out"]),
+        (
+            ["--methods", "fast_cam,group_cam", "--weights", "ramp"],
+            ["for group_cam", "--option fast_cam.weights=VALUE"],
+        ),
+        (["--methods", "grad_cam", "--statistic", "std"], ["Got --statistic for grad_cam", "layer"]),
+        (["--methods", "mean", "--statistic", "std"], ["Got --statistic for mean", "weights, layers"]),
+        (["--methods", "rise", "--option", "rise.mask=5"], ["Got rise.mask=5", "masks, grid", "leave it out"]),
+        (["--methods", "rise", "--option", "rise.output=5"], ["Got rise.output=5"]),
+        (["--methods", "gradient", "--option", "gradient.method=Occlusion"], ["Got gradient.method=Occlusion"]),
+        (["--methods", "rise", "--option", "sise.mu=0.3"], ["Got --option sise.mu=0.3", "asked for, rise;"]),
+        (["--methods", "rise", "--option", "rise.masks"], ["EXPLAINER.NAME=VALUE"]),
+        (["--methods", "rise", "--option", "rise.masks="], ["EXPLAINER.NAME=VALUE"]),
+        (["--methods", "rise", "--option", "masks=5"], ["EXPLAINER.NAME=VALUE"]),
+        (["--methods", "rise", "--option", "rise.masks=0"], ["rise masks=0 cannot be made", "whole numbers from 1"]),
+        (["--methods", "rise", "--option", "rise.masks=many"], ["rise masks=many cannot be made"]),
+        (["--methods", "rise", "--option", "rise.masks=2.5"], ["rise of", "photo.png failed"]),
+        (["--methods", "group_cam", "--option", "group_cam.layer=stage9"], ["group_cam of", "stage9"]),
+        (["--methods", "smoe", "--weights", "1,2"], ["smoe of", "each of the 4 scales"]),
+        (["--methods", "magic"], ["'magic'", "smoe_scale", "group_cam"]),
+        (["--methods", ","], ["Got --methods without a value"]),
+        (["--methods", "rise", "--target", "dog"], ["Got --target dog", "243,281"]),
+        (["--methods", "rise", "--target", "3,10"], ["--target 10", "0 to 9"]),
+        (["--target", "3"], ["Got --target without --methods"]),
+        (["--option", "rise.masks=5"], ["without --methods"]),
+        (["--layers", ""], ["Got --layers without a value"]),
+        (["--layers", "stage1,stage9"], ["stage9"]),
+        (["--weights", "1,2"], ["each of the 4 scales"]),
+        (["--weights", "heavy"], ["heavy"]),
+    ],
+)
+def test_what_cannot_be_carried_out_is_said(tmp_path, network, photo, capsys, given, messages):
+    if "gradient" in given:
+        pytest.importorskip("captum")
+    assert main(["explain", *network[1], "--output", str(tmp_path / "out"), *given, str(photo)]) == 2
+    told = capsys.readouterr().err
+    for message in messages:
+        assert message in told
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_output_that_is_a_file_is_said(network, photo, capsys, tmp_path):
+    assert main(["explain", *network[1], "--output", str(tmp_path / "weights.pth"), str(photo)]) == 2
+    assert "which is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "pair", "attribute"])
+@pytest.mark.parametrize("methods", [[], ["--methods", "grad_cam,rise,smoe", "--option", "rise.masks=4"]])
+def test_logits_are_found_in_what_networks_return(tmp_path, networks, photo, kind, methods):
+    folders = [tmp_path / "plain", tmp_path / "wrapped"]
+    for folder, name in zip(folders, ("tensor", kind), strict=True):
+        assert main(["explain", *networks(name), *methods, "--output", str(folder), str(photo)]) == 0
+    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert (pixels_of(folders[0] / name) == pixels_of(folders[1] / name)).all()
+
+
+@pytest.mark.parametrize(("kind", "message"), [("pixelwise", "[1, 5, 8, 8]"), ("unknown", "'classes', 'other'")])
+def test_networks_without_class_scores_are_refused(tmp_path, networks, photo, capsys, kind, message):
+    assert main(["explain", *networks(kind), "--output", str(tmp_path / "out"), str(photo)]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "path/file.py:function" in told
+
+
+def test_a_network_that_takes_other_images(tmp_path, networks, photo, capsys):
+    arguments = [*networks("mlp"), "--crop", "24", "--methods", "rise", "--output", str(tmp_path / "out")]
+    assert main(["explain", *arguments, str(photo)]) == 2
+    assert "24×24 pixels" in capsys.readouterr().err
+
+
+def test_networks_without_scales_are_explained_by_what_needs_none(tmp_path, networks, photo, capsys):
+    pytest.importorskip("captum")
+    output = tmp_path / "out"
+    methods = ["--methods", "rise,gradient", "--option", "rise.masks=4"]
+    assert main(["explain", *networks("mlp"), *methods, "--output", str(output), str(photo)]) == 0
+    assert pixels_of(output / "photo_gradient.png").max() == 255
+    for given in ([], ["--methods", "smoe"]):
+        assert main(["explain", *networks("mlp"), *given, "--output", str(output), str(photo)]) == 2
+        assert "No scales found" in capsys.readouterr().err
+
+
+def test_a_single_output(tmp_path, networks, photo, capsys):
+    methods = ["--methods", "rise", "--option", "rise.masks=4", "--output", str(tmp_path / "out")]
+    assert main(["explain", *networks("tensor", 1), *methods, str(photo)]) == 2
+    assert "score='sigmoid'" in capsys.readouterr().err
+    assert main(["explain", *networks("tensor", 1), *methods, "--option", "rise.score=sigmoid", str(photo)]) == 0
+
+
+def explained(tmp_path, network, files, *more):
+    output = tmp_path / "out"
+    status = main(["explain", *network[1], "--output", str(output), *more, *map(str, files)])
+    return status, sorted(path.name for path in output.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "stems"),
+    [
+        (["a/x.png", "b/x.png", "b/y.png"], ["a_x", "b_x", "y"]),
+        (["x.jpg", "x.png", "y.png"], ["x_jpg", "x_png", "y"]),
+        (["a/x.jpg", "a/x.png", "b/x.jpg"], ["b_x", "x_jpg", "x_png"]),
+        (["a/x.jpg", "a/x.png", "b/x.jpg", "b/x.png"], ["a_x_jpg", "a_x_png", "b_x_jpg", "b_x_png"]),
+        (["1/a/x.png", "2/a/x.png"], ["1_a_x_png", "2_a_x_png"]),
+        (["a/X.png", "b/x.png"], ["a_X", "b_x"]),
+        (["a/x.png", "b/x.png", "c/a_x.png"], ["b_x", "c_a_x", "x_png"]),
+    ],
+)
+def test_no_picture_takes_anothers_place(tmp_path, network, paths, stems):
+    files = [draw(tmp_path / path, seed) for seed, path in enumerate(paths)]
+    status, written = explained(tmp_path, network, files)
+    assert status == 0
+    assert written == sorted(f"{stem}_{kind}.png" for stem in stems for kind in ("combined", "lovi", "sheet"))
+    assert explained(tmp_path, network, reversed(files)) == (0, written)
+
+
+def test_stems_and_methods_that_make_one_name_are_told_apart(tmp_path, network):
+    files = [draw(tmp_path / "a" / name) for name in ("y.png", "y_x.png")]
+    status, written = explained(tmp_path, network, files, "--methods", "grad_cam,x_grad_cam")
+    assert status == 0
+    assert len(written) == 2 * (2 * 2 + 1)
+
+
+def test_an_image_given_twice_is_explained_once(tmp_path, network, photo, capsys):
+    status, written = explained(tmp_path, network, [photo, tmp_path / "." / "photo.png", tmp_path])
+    assert status == 0
+    assert written == ["photo_combined.png", "photo_lovi.png", "photo_sheet.png"]
+    assert "1 images explained" in capsys.readouterr().out
+
+
+def test_names_that_cannot_be_told_apart_are_refused(tmp_path, network, capsys):
+    files = [draw(tmp_path / "x.png"), draw(tmp_path / "X.png", 1)]
+    if files[0].samefile(files[1]):
+        pytest.skip("this file system does not tell capitals apart")
+    assert explained(tmp_path, network, files) == (2, [])
+    assert "an --output of its own" in capsys.readouterr().err
+
+
+def test_no_picture_takes_an_images_place(tmp_path, network, capsys):
+    files = [draw(tmp_path / "out" / name) for name in ("photo.png", "photo_lovi.png")]
+    before = files[1].read_bytes()
+    assert explained(tmp_path, network, files) == (2, ["photo.png", "photo_lovi.png"])
+    assert "take the place of the image" in capsys.readouterr().err
+    assert files[1].read_bytes() == before
+
+
+def test_the_parser_leaves_what_follows_a_list_to_the_images():
+    parsed = explain._parser().parse_args(["--model", "m", "--target", "2", "--layers", "a", "b.png", "c.png"])
+    assert (parsed.target, parsed.layers, parsed.images) == (["2"], ["a"], [Path("b.png"), Path("c.png")])
