@@ -66,11 +66,12 @@ class ImageClassifier(pl.LightningModule):
         optimizer: "adamw" or "sgd".
         learning_rate: Of the optimiser; the greatest one under "one_cycle".
         weight_decay: Of the optimiser.
-        momentum: Of SGD (with Nesterov's correction where it is not 0). AdamW has its own.
+        momentum: Of SGD. AdamW has its own.
         scheduler: "cosine": to 0 by the end of training; "one_cycle": up during the first 30 % and then down to
             nothing; "step": a tenth after each third of the epochs; "multi_step": a tenth after each of the
             `milestones`; `None`: constant.
         milestones: Epochs, rising, from 1. Only for "multi_step".
+        nesterov: Give SGD's momentum Nesterov's correction.
 
     Attributes:
         model: The network, `[B, C, H, W]` to logits `[B, num_classes]`.
@@ -98,6 +99,7 @@ class ImageClassifier(pl.LightningModule):
         momentum: float = 0.9,
         scheduler: Literal["cosine", "one_cycle", "step", "multi_step"] | None = "cosine",
         milestones: list[int] | None = None,
+        nesterov: bool = False,
     ) -> None:
         super().__init__()
         for name, given, allowed in (
@@ -115,6 +117,11 @@ class ImageClassifier(pl.LightningModule):
             raise ValueError(
                 f"Expected `milestones` to be rising epochs from 1 with `scheduler`='multi_step', and none otherwise, "
                 f"but got {milestones} with {scheduler!r}"
+            )
+        if nesterov and (optimizer != "sgd" or momentum <= 0):
+            raise ValueError(
+                f"Got nesterov=True with optimizer={optimizer!r} and momentum={momentum}. Allowed are 'sgd' and a "
+                "momentum above 0; take them, or leave it out."
             )
         if isinstance(model, nn.Module) and (in_channels != 3 or model_options):
             raise ValueError(
@@ -162,7 +169,8 @@ class ImageClassifier(pl.LightningModule):
         rate, decay, momentum = options["learning_rate"], options["weight_decay"], options["momentum"]
         optimizer: torch.optim.Optimizer
         if options["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
+            nesterov = options["nesterov"]
+            optimizer = torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov)
         else:
             optimizer = torch.optim.AdamW(parameters, rate, weight_decay=decay)
         if options["scheduler"] is None:

@@ -257,11 +257,13 @@ def test_schedules() -> None:
 
 
 def test_optimizers_take_their_arguments() -> None:
-    sgd = ImageClassifier(
-        Thumbnails(), 5, optimizer="sgd", learning_rate=0.3, weight_decay=0.1, momentum=0.7, scheduler=None
-    )
-    group = sgd.configure_optimizers().param_groups[0]
-    assert (group["lr"], group["weight_decay"], group["momentum"], group["nesterov"]) == (0.3, 0.1, 0.7, True)
+    for given in ({}, {"nesterov": True}):
+        sgd = ImageClassifier(
+            Thumbnails(), 5, optimizer="sgd", learning_rate=0.3, weight_decay=0.1, momentum=0.7, scheduler=None, **given
+        )
+        group = sgd.configure_optimizers().param_groups[0]
+        found = (group["lr"], group["weight_decay"], group["momentum"], group["nesterov"])
+        assert found == (0.3, 0.1, 0.7, bool(given))
     adamw = ImageClassifier(Thumbnails(), 5, learning_rate=0.3, weight_decay=0.1, scheduler=None).configure_optimizers()
     assert isinstance(adamw, torch.optim.AdamW)
     assert (adamw.param_groups[0]["lr"], adamw.param_groups[0]["weight_decay"]) == (0.3, 0.1)
@@ -288,6 +290,8 @@ def test_an_endless_training_has_no_cosine() -> None:
         ({"scheduler": "multi_step", "milestones": [5, 5]}, r"got \[5, 5\] with 'multi_step'"),
         ({"scheduler": "cosine", "milestones": [5]}, "`milestones`"),
         ({"library": "keras"}, "`library`"),
+        ({"nesterov": True}, "nesterov=True with optimizer='adamw'"),
+        ({"nesterov": True, "optimizer": "sgd", "momentum": 0.0}, r"momentum=0\.0"),
         ({"num_classes": 1}, "`num_classes`"),
         ({"in_channels": 1}, "`in_channels`"),
     ],

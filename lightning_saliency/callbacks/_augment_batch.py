@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.batches import LABEL_KEYS, BatchError, describe, find_labels, follow, walk
+from lightning_saliency.batches import LABEL_KEYS, BatchError, describe, find_images, find_labels, follow, walk
 
 
 def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> Tensor:
@@ -70,6 +71,72 @@ def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
     present = truth.sum(1) > 0
     drawn = torch.multinomial(torch.where(present[:, None], truth, 1.0), 1, generator=generator)[:, 0]
     return torch.where(present, drawn, -1)
+
+
+def looks_multi_label(truth: Tensor) -> bool:
+    """Whether a batch's ground truth looks like one of classes that do not exclude each other.
+
+    Zeros and ones do, unless each row is the one-hot code of a single class; a single column, yes or no, always does.
+
+    Args:
+        truth: As ``find_ground_truth`` returns it.
+
+    Example:
+        >>> one_hot, several, soft = torch.eye(3), torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.8]])
+        >>> [looks_multi_label(truth) for truth in (torch.tensor([2, 0]), one_hot, several, soft)]
+        [False, False, True, False]
+    """
+    if truth.ndim == 1:
+        return False
+    if truth.shape[1] == 1:
+        return True
+    hard = ((truth == 0) | (truth == 1)).all()
+    return bool(hard & (truth.sum(1) != 1).any())
+
+
+class GroundTruth:
+    """Whose class each image of a run's batches is explained for.
+
+    Args:
+        key: Where the classes are, see ``find_ground_truth``.
+        multi_label: Whether classes do not exclude each other; ``None``: the run's first batch tells.
+
+    Attributes:
+        multi_label: What was given or found out; ``None`` before.
+    """
+
+    def __init__(self, key: str | int | None, multi_label: bool | None) -> None:
+        self.key = key
+        self.multi_label = self._given = multi_label
+
+    @property
+    def several(self) -> bool:
+        """Whether classes do not exclude each other, as far as is known."""
+        return bool(self.multi_label)
+
+    def begin(self) -> None:
+        """Another run: forget what was found out."""
+        self.multi_label = self._given
+
+    def load(self, multi_label: bool | None) -> None:
+        """Go on with what a checkpoint holds, unless something was given."""
+        self.multi_label = multi_label if self._given is None else self._given
+
+    def settle(self, trainer: pl.Trainer, batch: Any, images: str | int | None) -> None:
+        """Find out, once for the run and for all processes, whether classes exclude each other."""
+        if self.multi_label is not None:
+            return
+        try:
+            count = find_images(batch, images).shape[0]
+            found = looks_multi_label(find_ground_truth(batch, count, self.key))
+        except BatchError:
+            # Said where the classes are needed; meanwhile the other processes wait for this one.
+            found = False
+        self.multi_label = bool(trainer.strategy.reduce_boolean_decision(found, all=False))
+
+    def classes(self, batch: Any, count: int, generator: torch.Generator) -> Tensor:
+        """A class for each image, on the CPU, -1 for none."""
+        return draw_classes(find_ground_truth(batch, count, self.key), generator)
 
 
 def find_indices(batch: Any, count: int, key: str | int) -> Tensor:

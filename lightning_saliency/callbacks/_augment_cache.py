@@ -52,6 +52,11 @@ class MapCache:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._bytes = 0
 
+    @property
+    def useless(self) -> bool:
+        """Whether of 100 images that came back none was the same."""
+        return self.changed >= 100 and self.same == 0
+
     def maps(
         self, indices: Tensor, images: Tensor, targets: Tensor, epoch: int, explain: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:

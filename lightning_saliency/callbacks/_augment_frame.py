@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks._augment_options import AugmentationConfigurationError, whole_number
+from lightning_saliency.callbacks._augment_recipe import Recipe
 from lightning_saliency.callbacks._options import MonitorConfigurationError, parse_denormalize
 from lightning_saliency.callbacks._watched import class_names, run_folder
 from lightning_saliency.film import Film
@@ -30,18 +33,29 @@ class AugmentationFilm:
 
     Args:
         name: The prefix of the key, and the film's folder.
+        num_images: How many images.
         denormalize: How images are shown.
         picture_width: In pixels.
         megabytes: The largest size on disk.
+
+    Attributes:
+        sample: The images ``[n, C, H, W]`` and their classes ``[n]`` on the CPU; ``None`` before there are any.
 
     Raises:
         AugmentationConfigurationError: If an option is out of range.
     """
 
     def __init__(
-        self, name: str, denormalize: str | Sequence[Sequence[float]], picture_width: int, megabytes: float
+        self,
+        name: str,
+        num_images: int,
+        denormalize: str | Sequence[Sequence[float]],
+        picture_width: int,
+        megabytes: float,
     ) -> None:
         self.name = name
+        self.num_images = whole_number("num_images", num_images, 1)
+        self.sample: tuple[Tensor, Tensor] | None = None
         self.guess = denormalize == "auto"
         try:
             self.normalization = parse_denormalize(denormalize)
@@ -59,22 +73,40 @@ class AugmentationFilm:
         """Begin, or go on with, the run's film. To be called on global rank zero."""
         self._film = Film(run_folder(trainer) / self.name, self.megabytes)
 
-    def show(
-        self, trainer: pl.Trainer, images: Tensor, maps: Tensor, augmented: Tensor, masks: Tensor, targets: Tensor
-    ) -> bool:
+    def take(self, images: Tensor, targets: Tensor) -> None:
+        """Make the first images ``[B, C, H, W]`` that have a class ``[B]``, not -1, the sample, if there is none."""
+        rows = (targets >= 0).nonzero()[:, 0][: self.num_images]
+        if self.sample is None and len(rows):
+            self.sample = (images[rows.to(images.device)].detach().cpu().clone(), targets[rows])
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """The sample."""
+        return None if self.sample is None else dict(zip(("images", "targets"), self.sample, strict=True))
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on with the sample of a checkpoint, if it has one."""
+        if state is not None:
+            self.sample = (state["images"], state["targets"])
+
+    def show(self, trainer: pl.Trainer, recipe: Recipe, generator: torch.Generator, multi_label: bool) -> bool:
         """Log one frame, of the present epoch or, before the first step, of the network as it came.
 
         Args:
             trainer: Whose loggers are shown the picture.
-            images: ``[n, C, H, W]``, like the next three arguments as ``SaliencyAugmentation.augmented`` has them.
-            maps: ``[n, H, W]``.
-            augmented: ``[n, C, H, W]``.
-            masks: ``[n, H, W]``.
-            targets: ``[n]`` int64.
+            recipe: What is done to the images.
+            generator: On the CPU.
+            multi_label: Whether classes do not exclude each other.
 
         Returns:
             Whether the images' range was guessed.
         """
+        if self.sample is None:
+            return False
+        images, targets = self.sample
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            augmented, maps, masks = recipe.augmented(
+                images.to(trainer.strategy.root_device), targets, generator, multi_label
+            )
         names = class_names(trainer)
         captions = [
             f"{names[target] if names is not None and target < len(names) else target} · {share:.0%}"

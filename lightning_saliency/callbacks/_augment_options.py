@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 #: A fixed probability, or points (epoch, probability) between which it is interpolated.
@@ -64,6 +65,16 @@ def whole_number(name: str, value: int, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise AugmentationConfigurationError(f"Got {name}={value!r}. Allowed are whole numbers from {least}; use one.")
     return value
+
+
+def refuse_shards(trainer: pl.Trainer) -> None:
+    """Raise an error where no process holds the whole network."""
+    strategy = type(trainer.strategy).__name__
+    if any(shards in strategy for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
+        raise AugmentationConfigurationError(
+            f"{strategy} shards the parameters, so that the network cannot be queried by itself. Use strategy='ddp', "
+            "or leave the augmentation out."
+        )
 
 
 def batch_generator(seed: int, rank: int, batch: int, device: torch.device | str = "cpu") -> torch.Generator:

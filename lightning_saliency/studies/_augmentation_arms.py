@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lightning_saliency.callbacks._augment_options import parse_schedule
 from lightning_saliency.callbacks.group_cam_augmentation import GroupCAMAugmentation
 from lightning_saliency.callbacks.saliency_augmentation import SaliencyAugmentation
 from lightning_saliency.studies._augmentation_randomness import OwnRandomness
@@ -54,6 +55,50 @@ class Arm:
         return self.kind in CALLBACKS and (
             self.options.get("control") is not None or self.options.get("explainer") == "random_blobs"
         )
+
+    @property
+    def reuses_maps(self) -> bool:
+        """Whether a map serves for several epochs."""
+        callback = self.callback(0, 0)
+        return callback is not None and callback.reuse_epochs > 1
+
+    def at_full_duty(self) -> Arm:
+        """The arm as it is in a step in which it does most.
+
+        From the first epoch on, in every step, with the highest probability that a schedule has, no map being used
+        again; CutMix and MixUp mix every batch. Otherwise a share of the images is part of each step, and stays.
+        """
+        options = dict(self.options)
+        if self.kind in CALLBACKS:
+            options |= {"start_epoch": 0, "every_n_steps": 1, "reuse_epochs": 1}
+            if isinstance(options.get("probability"), (list, tuple)):
+                options["probability"] = max(value for _, value in parse_schedule(options["probability"]))
+        elif self.kind in ("cutmix", "mixup"):
+            options["probability"] = 1.0
+        return replace(self, options=options)
+
+    def duties(self, steps: int, epoch: int, start_epoch: int) -> list[float]:
+        """Of each of the first steps the share of what the arm does ``at_full_duty``; 0 is a plain step.
+
+        Args:
+            steps: How many.
+            epoch: Batches in an epoch.
+            start_epoch: The first epoch in which arms differ that have none of their own.
+
+        Example:
+            >>> Arm("cam", "saliency", {"probability": [[0, 0.0], [2, 0.5]], "every_n_steps": 2}).duties(6, 2, 0)
+            [0.0, 0.0, 0.5, 0.0, 1.0, 0.0]
+        """
+        callback, full = self.callback(0, start_epoch), self.at_full_duty().callback(0, 0)
+        if callback is not None and full is not None:
+            most = full.probability(0) or 1.0
+            return [
+                callback.probability(step // epoch) / most if step % epoch % callback.every_n_steps == 0 else 0.0
+                for step in range(steps)
+            ]
+        batch = self.augment(2, 0)
+        share = 0.0 if batch is None else 1.0 if self.kind == "random_erasing" else batch.probability
+        return [share if step // epoch >= start_epoch else 0.0 for step in range(steps)]
 
     def augment(self, num_classes: int, seed: int) -> BatchAugmentation | None:
         """What changes the batches inside the training step, if anything does."""

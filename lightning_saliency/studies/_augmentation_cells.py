@@ -85,6 +85,7 @@ def build_module(
         weight_decay=training.weight_decay,
         momentum=training.momentum,
         scheduler=training.scheduler,
+        nesterov=training.nesterov and (network.optimizer or training.optimizer) == "sgd",
     )
 
 
@@ -154,7 +155,7 @@ def measure_steps(
     Args:
         network: Which.
         data: Which.
-        arms: Name -> arm.
+        arms: Name -> arm, at full duty: a few steps from the first epoch on are to tell.
         training: How.
         steps: Counted in each round, behind two that are not.
         rounds: How often all arms have their turn.

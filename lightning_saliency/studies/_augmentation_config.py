@@ -70,6 +70,7 @@ class TrainingConfig:
         learning_rate: The greatest.
         weight_decay: Of the optimiser.
         momentum: Of SGD.
+        nesterov: Give it Nesterov's correction.
         scheduler: ``cosine``, ``one_cycle`` or none, see `lightning_saliency.classifier.ImageClassifier`; it ends
             with the arm's own last step.
         precision: Lightning's, such as ``32-true`` or ``bf16-mixed``.
@@ -83,6 +84,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     momentum: float = 0.9
+    nesterov: bool = False
     scheduler: Literal["cosine", "one_cycle"] | None = "cosine"
     precision: str = "32-true"
     accelerator: str = "auto"
@@ -99,11 +101,16 @@ class TrainingConfig:
 class CostConfig:
     """How it is measured what a step of each arm takes.
 
+    What is timed is a step in which an arm does most, and a plain one. An arm pays for as much of the difference as it
+    does in each planned step: in some epochs only (``start_epoch``), with the probability that its schedule has in each
+    epoch, every so many steps (``every_n_steps``). Maps that it uses again (``reuse_epochs``) are counted as if they
+    were made anew, since a few steps do not tell how many images come back unchanged.
+
     Args:
         steps: Of each arm in each round; two more before them are not counted.
         rounds: In each of which every arm has its turn; the ratio to plain training is the median of the rounds'.
-        tolerance: Arms whose step costs less than ``1 + tolerance`` plain ones count as equal to plain training: they
-            get as many steps within equal time, and their runs of equal steps serve for both.
+        tolerance: Arms whose steps cost up to ``1 + tolerance`` times what the reference's do count as equal to it:
+            they get as many steps within equal time, and their runs of equal steps serve for both.
     """
 
     steps: int = 8
@@ -130,9 +137,12 @@ class AugmentationConfig:
         training: How each arm is trained.
         cost: How the cost of a step is measured.
         seeds: Each arm is trained once from each.
-        budgets: What the arms have equally much of: ``steps``, wall ``time``, or both.
+        budgets: What the arms have equally much of: ``steps``, wall ``time``, or both. ``time`` takes arms that use no
+            map again.
         reference: The arm that the others are compared with.
-        controls: Arms that those guided by saliency maps are compared with as well.
+        controls: Arms that those guided by saliency maps are compared with as well: guided arm -> its own controls, of
+            the same guide and options; or a list, the same for all of them. In the table a control that is called
+            ``<arm>, <name>`` is its arm's ``its <name>``.
         confidence: Of the intervals.
         output: Folder of the results; a run that was killed goes on from what it finds there.
         data_root: What ``{data_root}`` stands for in the paths of networks and data.
@@ -153,7 +163,7 @@ class AugmentationConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     budgets: list[Budget] = field(default_factory=lambda: list(BUDGETS))
     reference: str = "plain"
-    controls: list[str] = field(default_factory=list)
+    controls: dict[str, list[str]] | list[str] = field(default_factory=list)
     confidence: float = 0.95
     output: str = "runs/compare_augmentation"
     data_root: str = "."
@@ -170,12 +180,19 @@ class AugmentationConfig:
             )
         if not self.budgets or set(self.budgets) - set(BUDGETS):
             raise ValueError(f"Got budgets={self.budgets}. Allowed are {', '.join(BUDGETS)}; name one or both.")
-        unknown = [name for name in (self.reference, *self.controls) if name not in self.arms]
+        named = [self.reference, *self.controls]
+        if isinstance(self.controls, Mapping):
+            named += [control for own in self.controls.values() for control in own]
+        unknown = [name for name in named if name not in self.arms]
         if unknown:
             raise ValueError(
                 f"Got {', '.join(unknown)} as reference or control, which is no arm. Allowed are "
                 f"{', '.join(self.arms)}; add the arm or name another."
             )
+
+    def controls_of(self, arm: str) -> list[str]:
+        """The controls that an arm guided by saliency maps is compared with."""
+        return list(self.controls.get(arm, []) if isinstance(self.controls, Mapping) else self.controls)
 
     def located(self, value: Any) -> Any:
         """A value of the configuration, ``{data_root}`` in its texts replaced."""

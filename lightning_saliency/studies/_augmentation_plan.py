@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,37 +26,62 @@ from lightning_saliency.studies._augmentation_config import (
     Budget,
     DataModuleConfig,
     FineTunedNetwork,
+    TrainingConfig,
 )
 from lightning_saliency.studies._cells import weights_fingerprint
-from lightning_saliency.studies._results import file_name
+from lightning_saliency.studies._files import file_name
 from lightning_saliency.studies.engine import Cell, read_cells, run_cells
 
 Results = Mapping[str, Mapping[str, Any]]
 
+#: What plain training is timed under, where the reference is something else.
+_PLAIN = "(plain)"
+
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step of an arm costs.
+    """What the steps of an arm cost.
 
     Args:
-        ratio: To a step of the reference arm: the median of the rounds, and the least and the greatest.
-        seconds: Of a step of the reference arm.
+        ratio: Of an average step to one of the reference arm's, behind the plain epochs that all arms begin with: the
+            median of the rounds, and the least and the greatest.
+        seconds: Of each of the planned steps.
+        reference: Of each of the reference arm's.
         evaluation: Seconds of one run of validation and test images.
-        epoch: Batches in an epoch.
     """
 
     ratio: Estimate
-    seconds: float
+    seconds: Sequence[float]
+    reference: Sequence[float]
     evaluation: float
-    epoch: int
 
     @classmethod
-    def measured(cls, result: Mapping[str, Any], arm: str, reference: str) -> StepCost:
-        """What `measure_steps` found."""
-        plain, own = result["seconds"][reference], result["seconds"][arm]
-        ratios = [mine / theirs for mine, theirs in zip(own, plain, strict=True)]
+    def measured(cls, result: Mapping[str, Any], arm: Arm, reference: Arm, training: TrainingConfig) -> StepCost:
+        """What `measure_steps` found, spread over the planned steps."""
+        timed, epoch, steps = result["seconds"], int(result["epoch"]), training.steps
+        plain = timed.get(_PLAIN, timed[reference.name])
+        own, other = (
+            [mine / theirs for mine, theirs in zip(timed[each.name], plain, strict=True)] for each in (arm, reference)
+        )
+        duties, others = (each.duties(steps, epoch, training.start_epoch) for each in (arm, reference))
+        # An arm may begin before the others do.
+        begin = next((step for step, duty in enumerate(duties) if duty > 0), steps)
+        begin = min(begin, training.start_epoch * epoch, steps - 1)
+        ratios = [
+            math.fsum(_spread(duties[begin:], mine)) / math.fsum(_spread(others[begin:], theirs))
+            for mine, theirs in zip(own, other, strict=True)
+        ]
+        seconds, references = (
+            [median(plain) * cost for cost in _spread(done, median(found))]
+            for done, found in ((duties, own), (others, other))
+        )
         ratio = Estimate(median(ratios), min(ratios), max(ratios), len(ratios))
-        return cls(ratio, median(plain), float(result["evaluation"]), int(result["epoch"]))
+        return cls(ratio, seconds, references, float(result["evaluation"]))
+
+
+def _spread(duties: Sequence[float], ratio: float) -> list[float]:
+    """What steps cost in plain ones, of which one at full duty costs ``ratio``."""
+    return [1 + duty * (ratio - 1) for duty in duties]
 
 
 @dataclass(frozen=True)
@@ -69,25 +96,28 @@ class Run:
     cell: Cell
 
 
-def affordable_steps(steps: int, ratio: float, plain_steps: int = 0, tolerance: float = 0.0) -> int:
-    """How many steps of an arm take as long as the reference's.
+def affordable_steps(costs: Sequence[float], reference: Sequence[float], tolerance: float = 0.0) -> int:
+    """How many steps of an arm take as long as all of the reference's.
 
     Args:
-        steps: The reference's.
-        ratio: What a step of the arm costs, a step of the reference's costing 1.
-        plain_steps: So many first ones are the reference's in every arm.
-        tolerance: Ratios up to ``1 + tolerance`` count as 1.
+        costs: Of each step of the arm, such as seconds; of as many as the reference has.
+        reference: Of each step of the reference.
+        tolerance: Arms that cost up to ``1 + tolerance`` times what the reference does can afford all steps.
 
     Returns:
-        At least one more than ``plain_steps`` where there are more.
+        To the nearest step; at least so many that the last one costs more than the reference's.
 
     Example:
-        >>> affordable_steps(200, 2.0), affordable_steps(200, 2.0, 100), affordable_steps(200, 1.01, tolerance=0.05)
-        (100, 150, 200)
+        >>> plain = [1.0] * 200
+        >>> [affordable_steps(costs, plain, 0.05) for costs in ([2.0] * 200, [1.0] * 100 + [2.0] * 100, [1.01] * 200)]
+        [100, 150, 200]
     """
-    if ratio <= 1 + tolerance or plain_steps >= steps:
-        return steps
-    return plain_steps + max(1, round((steps - plain_steps) / ratio))
+    available = math.fsum(reference)
+    if math.fsum(costs) <= (1 + tolerance) * available:
+        return len(reference)
+    first = next(step for step, (own, other) in enumerate(zip(costs, reference, strict=True), 1) if own > other)
+    ends = list(accumulate(costs))
+    return max(first, sum(end - cost / 2 <= available for end, cost in zip(ends, costs, strict=True)))
 
 
 class Planner:
@@ -104,6 +134,7 @@ class Planner:
     def __init__(self, config: AugmentationConfig) -> None:
         self.config = config
         self.arms = parse_arms(config.arms)
+        self._check()
         self.folder = Path(config.output)
         self.networks: dict[str, FineTunedNetwork] = {
             name: replace(network, model=config.located(network.model), checkpoint=config.located(network.checkpoint))
@@ -141,8 +172,7 @@ class Planner:
                         steps = config.training.steps
                         if budget == "time":
                             cost = costs[network][name]
-                            first = config.training.start_epoch * cost.epoch
-                            steps = affordable_steps(steps, cost.ratio.value, first, config.cost.tolerance)
+                            steps = affordable_steps(cost.seconds, cost.reference, config.cost.tolerance)
                         by_steps.setdefault(steps, []).append(budget)
                     runs += [
                         Run(network, name, steps, seed, tuple(budgets), self._run_cell(network, arm, steps, seed))
@@ -157,13 +187,10 @@ class Planner:
 
     def seconds(self, runs: list[Run], costs: Mapping[str, Mapping[str, StepCost]]) -> float:
         """How long runs will take, all workers being busy."""
-        training = self.config.training
         total = 0.0
         for run in runs:
             cost = costs[run.network][run.arm]
-            plain = min(run.steps, training.start_epoch * cost.epoch)
-            steps = plain + (run.steps - plain) * cost.ratio.value
-            total += steps * cost.seconds + training.validations * cost.evaluation
+            total += math.fsum(cost.seconds[: run.steps]) + self.config.training.validations * cost.evaluation
         return total / self.config.workers
 
     def compute(self, runs: list[Run], progress: bool = True) -> Results:
@@ -183,15 +210,37 @@ class Planner:
         self, cells: Mapping[tuple[str, str], Cell], found: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, dict[str, StepCost]]:
         costs: dict[str, dict[str, StepCost]] = {network: {} for network in self.networks}
+        reference = self.arms[self.config.reference]
         for (network, arm), cell in cells.items():
-            costs[network][arm] = StepCost.measured(found[cell.name], arm, self.config.reference)
+            cost = StepCost.measured(found[cell.name], self.arms[arm], reference, self.config.training)
+            costs[network][arm] = cost
         return costs
 
+    def _check(self) -> None:
+        config = self.config
+        guided = [name for name, arm in self.arms.items() if arm.guided]
+        others = [name for name in config.controls if isinstance(config.controls, Mapping) and name not in guided]
+        if others:
+            raise ValueError(
+                f"Got controls of {', '.join(others)}, which no saliency map of its own guides. Allowed are "
+                f"{', '.join(guided)}; leave the others out."
+            )
+        reusing = [name for name, arm in self.arms.items() if arm.reuses_maps]
+        if "time" in config.budgets and reusing:
+            raise ValueError(
+                f"Got the budget 'time' with {', '.join(reusing)}, which uses maps again (reuse_epochs): a few timed "
+                "steps do not tell how many images come back unchanged, and so not what its step costs. Allowed are "
+                "budgets=[steps], or reuse_epochs=1; choose one."
+            )
+
     def _cost_cell(self, network: str, name: str) -> Cell:
-        config, reference = self.config, self.config.reference
-        arms = {reference: self.arms[reference], name: self.arms[name]}
-        # Several workers compute with so many threads each; a single one with all that this process has.
-        threads = max(1, int(config.cpus_per_cell)) if config.workers > 1 else torch.get_num_threads()
+        config, reference = self.config, self.arms[self.config.reference]
+        arms = {arm.name: arm.at_full_duty() for arm in (reference, self.arms[name])}
+        if reference.kind != "plain":
+            arms = {_PLAIN: Arm(_PLAIN, "plain"), **arms}
+        # Cells in processes of their own compute with so many threads each; in this one with all that it has.
+        elsewhere = config.workers > 1 or config.engine == "ray"
+        threads = max(1, int(config.cpus_per_cell)) if elsewhere else torch.get_num_threads()
         arguments = {
             "network": self.networks[network],
             "data": self.data,
@@ -205,7 +254,13 @@ class Planner:
         fingerprint = {
             **self.shared[network],
             "arms": {key: _described(arm) for key, arm in arms.items()},
-            "cost": {"steps": config.cost.steps, "rounds": config.cost.rounds},
+            "cost": {
+                "steps": config.cost.steps,
+                "rounds": config.cost.rounds,
+                "threads": threads,
+                "device": device_name(config.training.accelerator),
+                "engine": config.engine,
+            },
         }
         return Cell(f"{file_name(network)}__{file_name(name)}", measure_steps, arguments, fingerprint)
 
@@ -221,6 +276,20 @@ class Planner:
         fingerprint = {**self.shared[network], "arm": _described(arm), "steps": steps, "seed": seed}
         name = f"{file_name(network)}__{file_name(arm.name)}__steps{steps}__seed{seed}"
         return Cell(name, train_arm, arguments, fingerprint)
+
+
+def device_name(accelerator: str) -> str:
+    """What Lightning's accelerator of this name computes with.
+
+    Example:
+        >>> device_name("cpu")
+        'cpu'
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 def _described(arm: Arm) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies._augmentation_config import Budget
 from lightning_saliency.studies._augmentation_statistics import mean_interval, paired_difference
-from lightning_saliency.studies._cells import write_atomically
-from lightning_saliency.studies._results import _as_csv, file_name
+from lightning_saliency.studies._files import as_csv, as_json, file_name, finite_or_none, write_texts
 
 #: How budgets are called.
 BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall time"}
@@ -34,7 +32,7 @@ class AugmentationComparison:
         costs: Network -> arm -> what its step costs, in steps of the reference arm; the least and greatest measured.
         roles: Arm -> whether saliency maps guide it, it is a control, or another augmentation.
         reference: The arm that the others are compared with.
-        controls: Arms that the guided ones are compared with as well.
+        controls: Guided arm -> the arms that it is compared with as well.
         confidence: Of the intervals.
         caption: What the numbers are from.
     """
@@ -43,7 +41,7 @@ class AugmentationComparison:
     costs: dict[str, dict[str, Estimate]]
     roles: dict[str, Role]
     reference: str
-    controls: Sequence[str]
+    controls: Mapping[str, Sequence[str]]
     confidence: float = 0.95
     caption: str = ""
 
@@ -52,7 +50,8 @@ class AugmentationComparison:
         """Network -> budget -> arm -> key -> mean and interval.
 
         ``accuracy`` and ``val_best`` in %; ``difference`` to the reference and ``versus <control>`` in percentage
-        points, paired by seed; ``cost``, ``steps``, and ``kept``, the share of the pixels left sharp in %.
+        points, paired by seed (``versus its <name>`` where the control is called ``<arm>, <name>``); ``cost``,
+        ``steps``, and ``kept``, the share of the pixels left sharp in %.
         """
         return {
             network: {
@@ -64,10 +63,11 @@ class AugmentationComparison:
     def table(self) -> TableData:
         """All arms, to be printed by ``rich`` or as Markdown."""
         group, spent = "test accuracy in %", "what a step costs and shows"
+        compared = dict.fromkeys(called for arm in self.controls for called in self._controls(arm))
         columns = [
             Column("accuracy", "accuracy", "high", group),
             Column("difference", f"− {self.reference}", "high", group),
-            *(Column(f"versus {control}", f"− {control}", "high", group) for control in self.controls),
+            *(Column(f"versus {control}", f"− {control}", "high", group) for control in compared),
             Column("cost", "cost of a step", None, spent),
             Column("steps", "steps", None, spent, digits=0),
             Column("kept", "sharp in %", None, spent, digits=0),
@@ -90,7 +90,8 @@ class AugmentationComparison:
                 for arm, keys in arms.items():
                     if self.roles[arm] != "guided":
                         continue
-                    pairs = [(self.reference, "difference"), *((name, f"versus {name}") for name in self.controls)]
+                    controls = ((called, f"versus {called}") for called in self._controls(arm))
+                    pairs = [(self.reference, "difference"), *controls]
                     parts = [f"{_signed(keys[key])} against {name}, {_told(keys[key])}" for name, key in pairs]
                     where = f"{network}, {BUDGET_NAMES[budget]}, {arm}"
                     lines.append(f"{where}: {'; '.join(parts)}. Its step costs {keys['cost'].value:.2f} plain ones.")
@@ -115,11 +116,9 @@ class AugmentationComparison:
             "table.md": str(self),
             "summary.csv": self._summary(),
             "results.csv": self._all_runs(),
-            "results.json": json.dumps(self.as_dict(), indent=1, allow_nan=False),
+            "results.json": as_json(self.as_dict()),
         }
-        for name, text in texts.items():
-            write_atomically(folder / name, text)
-        files = [folder / name for name in texts]
+        files = write_texts(folder, texts)
         if len(self.roles) > 1:
             for network in self.runs:
                 files.append(folder / f"differences_{file_name(network)}.png")
@@ -144,20 +143,28 @@ class AugmentationComparison:
         return {
             "caption": self.caption,
             "reference": self.reference,
-            "controls": list(self.controls),
+            "controls": {arm: list(controls) for arm, controls in self.controls.items()},
             "confidence": self.confidence,
             "roles": dict(self.roles),
             "verdicts": self.verdicts(),
             "results": {
                 network: {
                     budget: {
-                        arm: {key: _finite(vars(value)) for key, value in keys.items()} for arm, keys in arms.items()
+                        arm: {key: finite_or_none(vars(value)) for key, value in keys.items()}
+                        for arm, keys in arms.items()
                     }
                     for budget, arms in budgets.items()
                 }
                 for network, budgets in self.estimates.items()
             },
             "runs": self.runs,
+        }
+
+    def _controls(self, arm: str) -> dict[str, str]:
+        """The controls of an arm by what they are called beside it."""
+        controls = self.controls.get(arm, ())
+        return {
+            f"its {name.removeprefix(f'{arm}, ')}" if name.startswith(f"{arm}, ") else name: name for name in controls
         }
 
     def _estimates(self, network: str, budget: Budget, arm: str) -> dict[str, Estimate]:
@@ -170,8 +177,7 @@ class AugmentationComparison:
             "cost": self.costs[network][arm],
         }
         others = [("difference", self.reference)]
-        if self.roles[arm] == "guided":
-            others += [(f"versus {control}", control) for control in self.controls]
+        others += [(f"versus {called}", control) for called, control in self._controls(arm).items()]
         for key, other in others:
             difference = paired_difference(accuracies, _accuracies(arms[other]), self.confidence)
             if difference is not None:
@@ -190,7 +196,7 @@ class AugmentationComparison:
                 for arm, keys in arms.items():
                     for key, value in keys.items():
                         lines.append([network, budget, arm, self.roles[arm], key, *vars(value).values()])
-        return _as_csv(lines)
+        return as_csv(lines)
 
     def _all_runs(self) -> str:
         plain = ("accuracy", "loss", "val_best", "val_last", "steps", "seconds_per_step", "mask_fraction", "augmented")
@@ -201,7 +207,7 @@ class AugmentationComparison:
                     for seed, run in seeds.items():
                         values = ["" if run[key] is None else run[key] for key in plain]
                         lines.append([network, budget, arm, seed, *values])
-        return _as_csv(lines)
+        return as_csv(lines)
 
 
 def _accuracies(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
@@ -217,7 +223,3 @@ def _told(difference: Estimate) -> str:
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "not told apart"
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}

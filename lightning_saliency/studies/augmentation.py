@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -62,7 +63,7 @@ class AugmentationPlan:
             groups.setdefault((run.network, run.arm, run.steps), []).append(run)
         left = {run.cell.name for run in self.missing}
         for (network, arm, steps), runs in groups.items():
-            cost = self.costs[network][arm]
+            cost, own = self.costs[network][arm], self.costs[network][arm].seconds[:steps]
             done = sum(run.cell.name not in left for run in runs)
             table.add_row(
                 network,
@@ -70,7 +71,7 @@ class AugmentationPlan:
                 " and ".join(runs[0].budgets),
                 str(steps),
                 f"{cost.ratio.value:.2f} ({cost.ratio.low:.2f}–{cost.ratio.high:.2f})",
-                f"{cost.ratio.value * cost.seconds:.3f}",
+                f"{math.fsum(own) / len(own):.3f}",
                 str(len(runs)),
                 str(done),
             )
@@ -103,10 +104,10 @@ def run_augmentation(config: AugmentationConfig, console: Console | None = None)
     """Train every arm from every seed, for equal steps and for equal wall time, and write the results.
 
     All arms of a seed begin with the same weights and see the same training images in the same order, cropped and
-    mirrored alike; the augmentations draw from random numbers of their own. An arm whose step costs c times a plain one
-    gets 1/c of the steps within equal time, its learning rate's schedule ending with its own last step. c is measured
-    before, arm by arm in turn with plain training, and kept, so that a resumed comparison goes on with the same
-    numbers.
+    mirrored alike; the augmentations draw from random numbers of their own. Within equal time an arm gets as many steps
+    as take as long as all of the reference's, its learning rate's schedule ending with its own last step. What a step
+    costs is measured before, arm by arm in turn with plain training (see `CostConfig`), and kept, so that a resumed
+    comparison goes on with the same numbers.
 
     Args:
         config: The comparison.
@@ -131,8 +132,10 @@ def run_augmentation(config: AugmentationConfig, console: Console | None = None)
         for budget in run.budgets:
             runs[run.network][budget].setdefault(run.arm, {})[run.seed] = dict(results[run.cell.name])
     costs = {network: {arm: cost.ratio for arm, cost in arms.items()} for network, arms in plan.costs.items()}
+    roles = _roles(planner)
+    controls = {arm: config.controls_of(arm) for arm, role in roles.items() if role == "guided"}
     comparison = AugmentationComparison(
-        runs, costs, _roles(planner), config.reference, config.controls, config.confidence, _caption(config)
+        runs, costs, roles, config.reference, controls, config.confidence, _caption(config)
     )
     comparison.save(config.output)
     return comparison
@@ -163,7 +166,8 @@ def _caption(config: AugmentationConfig) -> str:
         f"Means over {seeds} seed{'s' if seeds > 1 else ''}; differences are paired by seed, their "
         f"{config.confidence:.0%} intervals Student's t with {seeds - 1} degrees of freedom, not corrected "
         f"for the number of arms; {images}. "
-        f"{training.steps} steps; within equal wall time 1/cost as many of those behind epoch "
-        f"{training.start_epoch}. Cost of a step: median, least and greatest of {config.cost.rounds} rounds in turn "
-        f"with {config.reference}; up to {config.cost.tolerance:.0%} more counts as equal."
+        f"{training.steps} steps; within equal wall time as many as take as long as those of {config.reference}. Cost "
+        f"of a step: mean of the planned ones from epoch {training.start_epoch} on; median, least and greatest of "
+        f"{config.cost.rounds} rounds in turn with {config.reference}. Up to {config.cost.tolerance:.0%} more time "
+        "counts as equal."
     )

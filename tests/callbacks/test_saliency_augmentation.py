@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -127,6 +129,71 @@ def test_a_multi_label_image_is_explained_for_one_of_its_classes(tmp_path):
 
     torch.testing.assert_close(module.given[0][2], of(2, 0))
     assert any(torch.allclose(module.given[0][0], of(0, target)) for target in (1, 2))
+
+
+class _Weighted(Watching):
+    """Trains on weights of the classes."""
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        self.given.append(images.detach().clone())
+        return nn.functional.cross_entropy(self(images), labels)
+
+
+def scores_asked_for(monkeypatch):
+    """The score of each explainer that is built."""
+    found = []
+    original = GroupCAM.__init__
+
+    @functools.wraps(original)
+    def noting(self, *arguments, **options):
+        found.append(options.get("score", "softmax"))
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(GroupCAM, "__init__", noting)
+    return found
+
+
+ONE_HOT = torch.eye(4)[torch.arange(4)]
+SEVERAL = torch.tensor([[1.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("given", "batches", "expected"),
+    [
+        (None, [ONE_HOT, ONE_HOT], False),
+        (None, [ONE_HOT, SEVERAL], False),  # the first batch tells, for all of them
+        (None, [SEVERAL, ONE_HOT], True),
+        (True, [ONE_HOT, ONE_HOT], True),
+        (False, [SEVERAL, SEVERAL], False),
+    ],
+)
+def test_whether_classes_exclude_each_other_is_found_out_once(tmp_path, monkeypatch, given, batches, expected):
+    scores = scores_asked_for(monkeypatch)
+    augmentation = GroupCAMAugmentation(groups=4, multi_label=given)
+    data = ready_made([(originals(4), labels) for labels in batches])
+    fit(tmp_path, augmentation, _Weighted(), data)
+    assert augmentation.state_dict()["multi_label"] is expected
+    # One explainer is built to check the options, before anything is known of the labels.
+    assert scores == ["softmax", "sigmoid"] if expected else scores == ["softmax"]
+
+
+def test_one_hot_codes_are_classes(tmp_path):
+    given = []
+    for labels, module in ((LABELS[:4], Watching(learning_rate=0.0)), (ONE_HOT, _Weighted(learning_rate=0.0))):
+        fit(tmp_path, quiet(), module, ready_made([(originals(4), labels)]))
+        given += module.given
+    assert torch.equal(*given)
+
+
+def test_a_resumed_run_knows_whether_classes_exclude_each_other(tmp_path):
+    saving = ModelCheckpoint(tmp_path, "first", every_n_train_steps=1, save_top_k=1)
+    several, single = ready_made([(originals(4), SEVERAL)]), ready_made([(originals(4), ONE_HOT)] * 2)
+    fit(tmp_path, None, _Weighted(), several, callbacks=[quiet(), saving], enable_checkpointing=True)
+    for given, expected in ((None, True), (False, False)):
+        again = quiet(multi_label=given)
+        fit(tmp_path, again, _Weighted(), single, epochs=2, ckpt_path=tmp_path / "first.ckpt")
+        assert again.state_dict()["multi_label"] is expected
 
 
 def test_images_without_a_class_stay_as_they_are(tmp_path):
@@ -263,6 +330,36 @@ def test_the_scalars_are_what_they_say(tmp_path):
     assert recorder.values("group_cam/confidence_gain")[0][1] == pytest.approx(gain, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({"every_n_steps": 4}, [0.25, 0.25]),
+        ({"every_n_steps": 3}, [0.5, 0.5]),
+        ({"start_epoch": 1}, [0.0, 1.0]),
+        ({"probability": [[0, 1.0], [1, 0.0]]}, [1.0, 0.0]),
+        ({"probability": 0.0}, [0.0, 0.0]),
+    ],
+)
+def test_the_share_is_that_of_all_training_images(tmp_path, settings, shares):
+    recorder = Recorder(tmp_path)
+    fit(tmp_path, SaliencyAugmentation("random_blobs", **settings), Watching(), logger=recorder, epochs=2)
+    assert [value for _, value in recorder.values("random_blobs/augmented")] == pytest.approx(shares)
+
+
+def test_steps_that_fail_are_part_of_the_share(tmp_path):
+    class Patient(Watching):
+        def training_step(self, batch, batch_idx):
+            return self(batch[0]).sum()
+
+    recorder = Recorder(tmp_path)
+    good, bad = ((originals(2), torch.tensor(labels)) for labels in ([0, 1], [0, 99]))
+    augmentation = GroupCAMAugmentation(groups=4)
+    augmentation.recipe.blended = lambda images, maps, generator: (images + 1, maps, torch.zeros_like(maps))
+    with pytest.warns(UserWarning, match="goes on unaugmented"):
+        fit(tmp_path, augmentation, Patient(learning_rate=0.0), ready_made([good, bad, bad, bad]), logger=recorder)
+    assert recorder.values("group_cam/augmented")[0][1] == pytest.approx(0.25)
+
+
 def test_nothing_is_logged_where_that_is_not_wanted(tmp_path):
     recorder = Recorder(tmp_path)
     fit(tmp_path, quiet(), Watching(), logger=recorder)
@@ -367,6 +464,45 @@ def test_after_ten_failures_in_a_row_it_is_off(tmp_path):
     with pytest.warns(UserWarning, match="After 10 failures in a row"):
         run = fit(tmp_path, augmentation, module, ready_made([(originals(2), LABELS[:2])] + [bad] * 12))
     assert run.global_step == 13
+
+
+@pytest.mark.parametrize("settings", [{"every_n_steps": 2}, {"probability": 0.4}])
+def test_steps_that_stay_as_they_are_are_no_success(tmp_path, settings):
+    tries = []
+
+    def failing(*arguments):
+        tries.append(arguments)
+        raise RuntimeError("no map today")
+
+    class Begun(Watching):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            augmentation.guide.maps = failing
+
+    augmentation = quiet(**settings)
+    batches = [(originals(1), LABELS[:1])] * 60
+    with pytest.warns(UserWarning, match="After 10 failures in a row"):
+        run = fit(tmp_path, augmentation, Begun(), ready_made(batches))
+    assert (run.global_step, len(tries)) == (60, 10)
+
+
+def test_failures_with_successes_between_them_do_not_end_it(tmp_path):
+    tries = []
+
+    def limping(*arguments):
+        tries.append(arguments)
+        if len(tries) % 2:
+            raise RuntimeError("no map now")
+        return original(*arguments)
+
+    class Begun(Watching):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            augmentation.guide.maps = limping
+
+    augmentation = quiet()
+    original = augmentation.guide.maps
+    with pytest.warns(UserWarning, match="no map now"):
+        fit(tmp_path, augmentation, Begun(), ready_made([(originals(2), LABELS[:2])] * 30))
+    assert len(tries) == 29
 
 
 def test_images_that_are_not_finite_stay_as_they_are_with_a_warning(tmp_path):

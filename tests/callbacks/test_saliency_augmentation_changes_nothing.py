@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
+from lightning_saliency.callbacks._augment_recipe import Recipe
 from tests.callbacks.augmentation_helpers import Watching, equal, fit, originals, quiet, state
 from tests.callbacks.helpers import loader
 
@@ -35,10 +36,13 @@ def test_with_probability_zero_a_run_is_bit_identical(tmp_path, workers):
 class _Harmless(SaliencyAugmentation):
     """Makes every query, and then gives the images' own pixels."""
 
-    changed = 0
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.changed = 0
+        self.recipe.blended = self._blended
 
     def _blended(self, images, maps, generator):
-        pixels, maps, masks = super()._blended(images, maps, generator)
+        pixels, maps, masks = Recipe.blended(self.recipe, images, maps, generator)
         self.changed += not torch.equal(pixels, images)
         return images.clone(), maps, masks
 
@@ -124,7 +128,7 @@ class _Replaying(SaliencyAugmentation):
         self.given = list(given)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self._swap.put(batch[0], self.given.pop(0))
+        self._step.swap.put(batch[0], self.given.pop(0))
 
 
 @pytest.mark.parametrize("stop", [7, 10])
@@ -153,6 +157,7 @@ def test_the_state_holds_the_count_of_batches_and_the_sample(tmp_path):
     fit(tmp_path, callback, Watching())
     state_dict = callback.state_dict()
     assert state_dict["batches"] == 4
+    assert state_dict["multi_label"] is False
     assert state_dict["sample"]["images"].shape == (2, 3, 16, 16)
     other = GroupCAMAugmentation(groups=4, num_images=2)
     other.load_state_dict(state_dict)

@@ -8,6 +8,7 @@ import lightning.pytorch
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_saliency.callbacks import (
     AugmentationConfigurationError,
@@ -119,6 +120,28 @@ def test_two_processes(tmp_path):
     assert 0 < run.callback_metrics["group_cam/mask_fraction"] < 1
     frames = Film(tmp_path / "recorder" / "v" / "group_cam").frames("augmentation")
     assert [frame.epoch for frame in frames] == [-1, 0, 1]
+
+
+class _Labelled(_Noting):
+    """Even images, which the first process gets, have one class, odd ones two."""
+
+    def training_step(self, batch, batch_idx):
+        self.given.append(batch[0].clone())
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def on_train_end(self):
+        torch.save(self.trainer.callbacks[0].state_dict(), self.folder / f"state{self.global_rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork")
+def test_two_processes_agree_whether_classes_exclude_each_other(tmp_path):
+    labels = torch.eye(4)[torch.arange(8) % 4]
+    labels[1::2, 2] = 1
+    data = DataLoader(TensorDataset(originals(8), labels), batch_size=2)
+    run = trainer(tmp_path, quiet(), strategy="ddp_fork", devices=2, epochs=1)
+    run.fit(_Labelled(tmp_path), data)
+    assert [torch.load(tmp_path / f"state{rank}.pt")["multi_label"] for rank in range(2)] == [True, True]
 
 
 def test_sharded_strategies_are_refused_with_a_reason(tmp_path):

@@ -7,18 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
 from lightning_saliency.batches import BatchError
 from lightning_saliency.callbacks import AugmentationConfigurationError, GroupCAMAugmentation, SaliencyAugmentation
-from lightning_saliency.callbacks._augment_batch import Swap, draw_classes, find_ground_truth, find_indices
+from lightning_saliency.callbacks._augment_batch import (
+    Swap,
+    draw_classes,
+    find_ground_truth,
+    find_indices,
+    looks_multi_label,
+)
 from lightning_saliency.callbacks._augment_cache import MapCache
 from lightning_saliency.callbacks._augment_controls import OtherImage, RandomBlobs, shuffled_blobs
 from lightning_saliency.callbacks._augment_frame import draw_augmentation
 from lightning_saliency.callbacks._augment_guide import GUIDES, Guide
 from lightning_saliency.callbacks._augment_options import batch_generator, parse_schedule, probability_at
+from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.cli import main
 from lightning_saliency.explainers import EXPLAINERS, GroupCAM, build_explainer
 from lightning_saliency.explainers.fast_forward import FastCopy, fast_inference
@@ -68,6 +77,21 @@ def test_classes_are_drawn_by_their_weight():
     assert set(drawn.tolist()) == {1, 2}
     assert (drawn == 1).float().mean() == pytest.approx(0.75, abs=0.03)
     assert draw_classes(torch.tensor([3, -100, 0]), _generator()).tolist() == [3, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("truth", "expected"),
+    [
+        (torch.tensor([3, 0]), False),
+        (torch.eye(4)[[2, 0]], False),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), True),
+        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), True),  # no class at all
+        (torch.tensor([[0.25, 0.75], [1.0, 0.0]]), False),  # soft labels
+        (torch.ones(3, 1), True),  # yes or no
+    ],
+)
+def test_whether_classes_exclude_each_other(truth, expected):
+    assert looks_multi_label(truth) is expected
 
 
 def test_indices_are_checked():
@@ -374,6 +398,21 @@ def test_the_papers_recipe_runs_as_it_stands(tmp_path, monkeypatch):
     assert "milestones:" in written
     assert main([*arguments, "--trainer.callbacks.init_args.probability", "0"]) == 0
     assert main([*arguments, "--trainer.callbacks.init_args.economy", "true"]) == 0
+
+
+def test_the_recipe_is_the_papers():
+    content = yaml.safe_load(CONFIG.read_text())
+    options = content["model"]["init_args"]
+    assert content["trainer"]["max_epochs"] == 20
+    model = ImageClassifier(
+        SmallNet(), 4, **{key: options[key] for key in options if key not in ("model", "num_classes")}
+    )
+    model.trainer = pl.Trainer(max_epochs=20, accelerator="cpu", logger=False, enable_checkpointing=False)
+    [optimizer], [schedule] = model.configure_optimizers()
+    [group] = optimizer.param_groups
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [group[key] for key in ("lr", "momentum", "weight_decay", "nesterov")] == [0.001, 0.9, 0.0001, False]
+    assert (dict(schedule.milestones), schedule.gamma) == ({15: 1}, 0.1)
 
 
 def test_the_preset_is_the_papers():

@@ -88,8 +88,17 @@ def test_the_configurations_can_be_read(path):
     assert {"plain", "random_erasing", "cutmix", "mixup", "group_cam", "saliency"} <= kinds
     guides = {arm.options.get("explainer", arm.kind) for arm in arms.values() if arm.guided}
     assert {"group_cam", "grad_cam", "fast_cam"} <= guides
+    assert "group_cam gradients" in arms
     assert {arm.options.get("control") for arm in arms.values() if arm.is_control} >= {"random_blobs", "other_image"}
-    assert set(parsed.controls) <= {name for name, arm in arms.items() if arm.is_control}
+    assert set(parsed.controls) == {"group_cam", "grad_cam"}
+    for name, controls in parsed.controls.items():
+        # The same guide, and nothing but the control is another.
+        own = {**arms[name].options}
+        assert [{**arms[control].options} for control in controls] == [
+            {**own, "control": "random_blobs"},
+            {**own, "control": "other_image"},
+        ]
+        assert {arms[control].kind for control in controls} == {arms[name].kind}
 
 
 def test_there_are_configurations():

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies import _augmentation_cells as cells
 from lightning_saliency.studies import _augmentation_plan as planning
-from lightning_saliency.studies._augmentation_arms import BatchAugmentation, parse_arms
+from lightning_saliency.studies._augmentation_arms import Arm, BatchAugmentation, parse_arms
 from lightning_saliency.studies._augmentation_plan import Planner, StepCost
 from lightning_saliency.studies._augmentation_randomness import OwnRandomness, SeededBatches
 from lightning_saliency.studies._augmentation_results import AugmentationComparison
@@ -286,30 +286,131 @@ def test_modules_may_be_left_out(config):
 
 def test_a_network_may_have_an_optimiser_of_its_own(config):
     planner = Planner(config)
-    for own, used in (({}, ("adamw", 1e-3)), ({"optimizer": "sgd", "learning_rate": 0.5}, ("sgd", 0.5))):
+    training = replace(config.training, nesterov=True)
+    for own, used in (({}, ("adamw", 1e-3, False)), ({"optimizer": "sgd", "learning_rate": 0.5}, ("sgd", 0.5, True))):
         network = replace(planner.networks["Net"], **own)
-        options = cells.build_module(network, config.training, 4, planner.arms["plain"], 0, 0).hparams
-        assert (options["optimizer"], options["learning_rate"]) == used
+        options = cells.build_module(network, training, 4, planner.arms["plain"], 0, 0).hparams
+        assert (options["optimizer"], options["learning_rate"], options["nesterov"]) == used
 
 
 # The price of a step
 
 
-def test_steps_for_the_same_time():
-    assert affordable_steps(200, 2.0) == 100
-    assert affordable_steps(200, 7.0) == 29
-    assert affordable_steps(200, 7.0, plain_steps=60) == 80
-    assert affordable_steps(200, 1.04, tolerance=0.05) == 200
-    assert affordable_steps(200, 0.9) == 200
-    assert affordable_steps(3, 1000.0) == 1
-    assert affordable_steps(50, 4.0, plain_steps=80) == 50
+@pytest.mark.parametrize(
+    ("costs", "steps"),
+    [
+        ([2.0] * 200, 100),
+        ([7.0] * 200, 29),
+        ([1.0] * 60 + [7.0] * 140, 80),
+        ([1.04] * 200, 200),
+        ([0.9] * 200, 200),
+        ([1000.0] * 3, 1),
+        ([1.0] * 2 + [1000.0], 3),  # one step at least
+        ([1.0] * 50, 50),
+        ([1.0, 3.0] * 50, 50),
+        ([1.0] * 50 + [2.0] * 25 + [1.0] * 25, 75),
+    ],
+)
+def test_steps_for_the_same_time(costs, steps):
+    assert affordable_steps(costs, [1.0] * len(costs), tolerance=0.05) == steps
+    assert affordable_steps([3 * cost for cost in costs], [3.0] * len(costs), tolerance=0.05) == steps
+
+
+PLAIN, GUIDED = Arm("plain", "plain"), Arm("arm", "saliency", {"explainer": "random_blobs"})
+
+
+def measured(seconds, epoch=5):
+    return {"seconds": seconds, "evaluation": 1, "epoch": epoch}
 
 
 def test_the_ratio_is_the_median_of_the_rounds():
-    measured = {"seconds": {"plain": [1.0, 2.0, 4.0], "arm": [3.0, 4.0, 20.0]}, "evaluation": 1, "epoch": 7}
-    cost = StepCost.measured(measured, "arm", "plain")
+    seconds = measured({"plain": [1.0, 2.0, 4.0], "arm": [3.0, 4.0, 20.0]})
+    cost = StepCost.measured(seconds, GUIDED, PLAIN, TrainingConfig(steps=4))
     assert cost.ratio == Estimate(3.0, 2.0, 5.0, 3)
-    assert (cost.seconds, cost.epoch) == (2.0, 7)
+    assert (cost.seconds, cost.reference) == ([6.0] * 4, [2.0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "duties", "ratio"),
+    [
+        ({}, {}, [1.0] * 12, 3.0),
+        # An epoch has three steps.
+        ({}, {"start_epoch": 2}, [0.0] * 6 + [1.0] * 6, 3.0),
+        ({"start_epoch": 3}, {"start_epoch": 2}, [0.0] * 9 + [1.0] * 3, 2.0),
+        ({"start_epoch": 1}, {"start_epoch": 2}, [0.0] * 3 + [1.0] * 9, 3.0),
+        ({"start_epoch": 9}, {}, [0.0] * 12, 1.0),
+        ({"every_n_steps": 2}, {}, [1.0, 0.0, 1.0] * 4, 7 / 3),
+        ({"every_n_steps": 8}, {}, [1.0, 0.0, 0.0] * 4, 5 / 3),
+        ({"probability": 0.2}, {}, [1.0] * 12, 3.0),  # timed as it is
+        ({"probability": 0.0}, {}, [0.0] * 12, 1.0),
+        ({"probability": [[0, 0.0], [2, 0.5]]}, {}, [0.0] * 3 + [0.5] * 3 + [1.0] * 6, 1 + 2 * 7.5 / 12),
+        ({"probability": [[0, 0.0], [8, 0.8]]}, {}, [step // 3 / 8 for step in range(12)], 1 + 2 * 2.25 / 12),
+    ],
+)
+def test_an_arm_pays_for_what_it_does(options, training, duties, ratio):
+    arm = Arm("arm", "saliency", {"explainer": "random_blobs", **options})
+    assert arm.duties(12, 3, training.get("start_epoch", 0)) == pytest.approx(duties)
+    seconds = measured({"plain": [2.0], "arm": [6.0]}, epoch=3)
+    cost = StepCost.measured(seconds, arm, PLAIN, TrainingConfig(steps=12, **training))
+    assert cost.seconds == pytest.approx([2 + 4 * duty for duty in duties])
+    assert cost.ratio.value == pytest.approx(ratio)
+
+
+def test_other_augmentations_pay_for_what_they_do():
+    arms = parse_arms({"plain": {}, "random_erasing": {"probability": 0.1}, "mixup": {"probability": 0.25}})
+    assert [arm.duties(4, 2, 1) for arm in arms.values()] == [[0.0] * 4, [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.25, 0.25]]
+    full = [arm.at_full_duty().options.get("probability") for arm in arms.values()]
+    assert full == [None, 0.1, 1.0]
+
+
+def test_what_is_timed_is_a_step_at_full_duty(config):
+    given = {"probability": [[0, 0.0], [5, 0.5]], "every_n_steps": 8, "start_epoch": 3, "reuse_epochs": 2}
+    arms = {
+        "plain": {},
+        "late": {**ARMS["grad_cam"], **given},
+        "economic": {"augmentation": "group_cam", "economy": True},
+    }
+    planner = Planner(replace(config, arms=arms, controls=[], budgets=["steps"]))
+    timed = {name: planner._cost_cell("Net", name).arguments["arms"][name] for name in arms}
+    late = timed["late"].callback(0, 7)
+    assert [late.probability(epoch) for epoch in (0, 9)] == [0.5, 0.5]
+    assert (late.every_n_steps, late.start_epoch, late.reuse_epochs) == (1, 0, 1)
+    assert timed["economic"].callback(0, 0).probability(0) == 0.2
+    # It is timed once for all that differ in their duties alone.
+    for probability, same in ((0.5, True), ([[0, 0.1], [3, 0.5]], True), (0.25, False)):
+        other = {"plain": {}, "late": {**ARMS["grad_cam"], "probability": probability}}
+        cells_of = (
+            each._cost_cell("Net", "late") for each in (planner, Planner(replace(config, arms=other, controls=[])))
+        )
+        first, second = (cell.fingerprint for cell in cells_of)
+        assert (first == second) is same
+
+
+def test_costs_are_those_of_a_machine(config):
+    [network] = config.networks
+    own = Planner(config)._cost_cell(network, "mixup").fingerprint["cost"]
+    assert own == {"steps": 1, "rounds": 1, "threads": torch.get_num_threads(), "device": "cpu", "engine": "local"}
+    ray = Planner(replace(config, engine="ray", cpus_per_cell=3))._cost_cell(network, "mixup")
+    assert (ray.fingerprint["cost"]["engine"], ray.arguments["threads"]) == ("ray", 3)
+
+
+def test_a_reference_that_is_not_plain(config):
+    planner = Planner(replace(config, reference="mixup"))
+    timed = planner._cost_cell("Net", "grad_cam").arguments["arms"]
+    assert [arm.kind for arm in timed.values()] == ["plain", "mixup", "saliency"]
+    seconds = dict(zip(timed, ([2.0], [3.0], [6.0]), strict=True))
+    training = TrainingConfig(steps=10, start_epoch=1)
+    cost = StepCost.measured(measured(seconds), planner.arms["grad_cam"], planner.arms["mixup"], training)
+    assert (cost.seconds, cost.reference) == ([2.0] * 5 + [6.0] * 5, [2.0] * 5 + [3.0] * 5)
+    assert cost.ratio.value == pytest.approx(2.0)
+    assert StepCost.measured(measured(seconds), *[planner.arms["mixup"]] * 2, training).ratio.value == 1
+
+
+def test_maps_used_again_have_no_price(config):
+    arms = {"plain": {}, "kept": {**ARMS["grad_cam"], "reuse_epochs": 3}}
+    with pytest.raises(ValueError, match="'time' with kept, which uses maps again"):
+        Planner(replace(config, arms=arms, controls=[]))
+    Planner(replace(config, arms=arms, controls=[], budgets=["steps"]))
 
 
 def test_the_clock_counts_the_steps_behind_the_first(config):
@@ -355,6 +456,32 @@ def test_time_is_counted_from_the_start_epoch(config, monkeypatch):
 
 
 # All of it
+
+
+def test_each_guide_has_its_own_controls(config, monkeypatch):
+    fixed_costs(monkeypatch, {})
+    blobs = {"control": "random_blobs"}
+    arms = {
+        **{name: ARMS[name] for name in ("plain", "mixup", "grad_cam", "fast_cam", "group_cam")},
+        "grad_cam, random mask": {**ARMS["grad_cam"], **blobs},
+        "group_cam, random mask": {**ARMS["group_cam"], "augmentation": "group_cam", **blobs},
+    }
+    controls = {name: [f"{name}, random mask"] for name in ("grad_cam", "group_cam")}
+    config = replace(config, arms=arms, controls=controls, seeds=[0], budgets=["steps"])
+    comparison = run_augmentation(config)
+    assert comparison.controls == {**controls, "fast_cam": []}
+    estimates = comparison.estimates["Net"]["steps"]
+    for name in controls:
+        own, other = (100 * comparison.runs["Net"]["steps"][arm][0]["accuracy"] for arm in (name, *controls[name]))
+        assert estimates[name]["versus its random mask"].value == pytest.approx(own - other)
+    assert not [key for name in ("plain", "mixup", "fast_cam") for key in estimates[name] if key.startswith("versus")]
+    assert "| − its random mask ↑ |" in str(comparison)
+    verdicts = {line.split(", ")[2].split(":")[0]: line for line in comparison.verdicts()}
+    assert "against its random mask" in verdicts["grad_cam"]
+    assert "mask" not in verdicts["fast_cam"]
+    assert comparison.as_dict()["controls"] == comparison.controls
+    # A list is for all of them.
+    assert replace(config, controls=["grad_cam, random mask"]).controls_of("fast_cam") == ["grad_cam, random mask"]
 
 
 def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
@@ -435,12 +562,19 @@ def test_each_seed_may_have_data_of_its_own(config):
         ({"seeds": [1, 1]}, "seeds"),
         ({"reference": "none"}, "none"),
         ({"controls": ["blobs"]}, "blobs"),
+        ({"controls": {"grad_cam": ["blobs"]}}, "blobs"),
+        ({"controls": {"blobs": ["random mask"]}}, "blobs"),
         ({"budgets": ["flops"]}, "flops"),
     ],
 )
 def test_wrong_configurations(config, change, match):
     with pytest.raises(ValueError, match=match):
         replace(config, **change)
+
+
+def test_only_guided_arms_have_controls(config):
+    with pytest.raises(ValueError, match=r"Got controls of mixup.* Allowed are grad_cam"):
+        Planner(replace(config, controls={"mixup": ["random mask"]}))
 
 
 @pytest.mark.parametrize(
@@ -471,7 +605,8 @@ def test_verdicts_say_what_the_intervals_say():
     }
     costs = {"Net": {name: Estimate(2.5, 2.0, 3.0, 3) for name in arms}}
     roles = {"plain": "other", "control": "control", "guide": "guided", "bad": "guided"}
-    comparison = AugmentationComparison({"Net": {"steps": arms}}, costs, roles, "plain", ["control"])
+    controls = {"guide": ["control"], "bad": ["control"]}
+    comparison = AugmentationComparison({"Net": {"steps": arms}}, costs, roles, "plain", controls)
     good, bad = comparison.verdicts()
     assert good.startswith("Net, equal steps, guide: +10.33 [")
     assert "against plain, better" in good
