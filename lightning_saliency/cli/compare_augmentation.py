@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli._overrides import put, split_overrides
 from lightning_saliency.studies.augmentation import AugmentationConfig, plan_augmentation, run_augmentation
 from lightning_saliency.studies.engine import CellError
 
@@ -25,7 +26,10 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: If a file is missing, an option cannot be carried out, or the results found are of something else.
     """
     parser = _parser()
-    parsed = parser.parse_args(_dashed(arguments))
+    plain, inner = split_overrides(_dashed(arguments), ["arms"])
+    parsed = parser.parse_args(plain)
+    for path, value in inner:
+        put(parsed.arms, path[1:], value)
     console = Console()
     try:
         given = vars(parser.instantiate_classes(parsed))

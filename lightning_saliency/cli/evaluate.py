@@ -8,7 +8,9 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli._overrides import put, split_overrides
 from lightning_saliency.studies.comparison import ComparisonConfig, run_comparison
+from lightning_saliency.taps import TapError
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,14 +26,17 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: If a file is missing, an option cannot be carried out, or the results found are of something else.
     """
     parser = _parser()
-    given = parser.parse_args(list(arguments))
+    plain, inner = split_overrides(arguments, ["explainers"])
+    given = parser.parse_args(plain)
+    for path, value in inner:
+        put(given.explainers, path[1:], value)
     config = ComparisonConfig(
         **{name: value for name, value in vars(parser.instantiate_classes(given)).items() if name != "config"}
     )
     console = Console()
     try:
         comparison = run_comparison(config, console)
-    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
+    except (ValueError, TypeError, ImportError, FileNotFoundError, TapError) as error:
         raise UsageError(str(error)) from error
     console.print(comparison.table().rich())
     if config.pairs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,12 +9,13 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli._overrides import put, split_overrides
 from lightning_saliency.studies.engine import CellError
 from lightning_saliency.studies.layer_masking import LayerMaskingConfig, plan_layer_masking, run_layer_masking
 from lightning_saliency.studies.roar_kar import Plan, RoarKarConfig, plan_roar_kar, run_roar_kar
 
 #: Options that are mappings, into which an argument may reach.
-_INTO = ("--data.", "--model.", "--trainer.", "--explainers.", "--fine_tuning.")
+_INTO = ("data", "model", "trainer", "explainers", "fine_tuning")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,41 +67,6 @@ def run_layers(arguments: Sequence[str]) -> int:
     )
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[tuple[list[str], Any]]]:
-    """The arguments without those such as ``--data.init_args.root PATH``, which reach into an option, and these."""
-    plain: list[str] = []
-    inner: list[tuple[list[str], Any]] = []
-    left = list(arguments)
-    while left:
-        name, equals, value = left.pop(0).partition("=")
-        if not name.startswith(_INTO):
-            plain.append(name + equals + value)
-            continue
-        if not equals:
-            if not left:
-                raise UsageError(f"{name} was given without a value: write {name} VALUE")
-            value = left.pop(0)
-        inner.append((name.removeprefix("--").split("."), _value(value)))
-    return plain, inner
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _put(options: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set one value inside nested mappings."""
-    *outer, last = path
-    for key in outer:
-        if not isinstance(options.get(key), dict):
-            options[key] = {}
-        options = options[key]
-    options[last] = value
-
-
 def _run(
     command: str,
     description: str,
@@ -114,11 +79,11 @@ def _run(
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_argument("--plan", action="store_true", help="only say what would run, and for how long")
     parser.add_class_arguments(configuration)
-    plain, inner = _split(arguments)
+    plain, inner = split_overrides(arguments, _INTO)
     # Classes are named here; each cell builds its own.
     given = parser.parse_args(plain).as_dict()
     for path, value in inner:
-        _put(given, path, value)
+        put(given, path, value)
     planned = given.pop("plan")
     console = Console()
     try:
@@ -131,6 +96,6 @@ def _run(
     except (ValueError, TypeError, ImportError, FileNotFoundError, CellError) as error:
         raise UsageError(str(error)) from error
     for table in result.tables():
-        console.print(table.rich())
+        console.print(table.rich(marks=any(column.better for column in table.columns)))
     console.print(f"{len(written)} files in {config.output}; the page is {written[0]}", highlight=False, soft_wrap=True)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from lightning_saliency.reports.tables import Column, Estimate
 __all__ = [
     "accuracy_columns",
     "combined_columns",
+    "difference_columns",
     "mask_sheet",
     "quartile_columns",
     "retraining_curves",
@@ -92,6 +94,16 @@ def statistic_columns() -> list[Column]:
     ]
 
 
+def difference_columns(columns: Sequence[Column]) -> list[Column]:
+    """Scores as columns of differences: none is the best of them, and small ones are to be seen.
+
+    Example:
+        >>> [(column.key, column.better, column.digits) for column in difference_columns(statistic_columns())]
+        [('difference', None, 3), ('information', None, 3)]
+    """
+    return [replace(column, better=None, group=f"{column.group}, differences", digits=3) for column in columns]
+
+
 def quartile_columns() -> list[Column]:
     """The columns of the SMOE paper's Table 7: how often a method ranks among the first, in per cent."""
     return [
@@ -112,8 +124,8 @@ def retraining_curves(
     """Accuracy after retraining over the share of pixels kept or removed, as in the SMOE paper's Fig. 5.
 
     Args:
-        curves: ``"kar"`` and ``"roar"`` (or one) -> method -> its accuracy in [0, 1] at each fraction. Intervals are
-            shaded.
+        curves: ``"kar"`` and ``"roar"`` (or one) -> method -> its accuracy in [0, 1] at each fraction. Intervals
+            are shaded, but for those of a single seed, which are infinite.
         fractions: The shares of the pixels, in (0, 1).
         unmasked: The accuracy on whole images, drawn as a level line.
         title: Of the whole figure.
@@ -149,7 +161,8 @@ def retraining_curves(
                 for part in ("value", "low", "high")
             )
             axis.plot(shares, mean, label=method, color=color, linestyle=dash, marker="o", markersize=3.5)
-            axis.fill_between(shares, low, high, color=color, alpha=0.13, linewidth=0)
+            if np.isfinite([low, high]).all():
+                axis.fill_between(shares, low, high, color=color, alpha=0.13, linewidth=0)
         if unmasked is not None:
             axis.axhline(100 * unmasked.value, color="0.35", linewidth=0.9, linestyle=(0, (1, 2)), label="whole images")
         axis.set(xlabel=f"pixels {_VERBS.get(mode, mode)} in %", ylabel="accuracy after retraining in %")
@@ -200,8 +213,8 @@ def scale_bars(
         places = np.arange(len(scales)) + (number - (len(scores) - 1) / 2) * width
         heights = [estimate.value for estimate in values]
         errors = [
-            [max(0.0, estimate.value - estimate.low) for estimate in values],
-            [max(0.0, estimate.high - estimate.value) for estimate in values],
+            [max(0.0, estimate.value - estimate.low) if estimate.count > 1 else 0.0 for estimate in values],
+            [max(0.0, estimate.high - estimate.value) if estimate.count > 1 else 0.0 for estimate in values],
         ]
         shown = any(estimate.count > 1 for estimate in values)
         axis.bar(

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers import EXPLAINERS, Explainer, build_explainer
+from lightning_saliency.explainers import Explainer, find_explainer
 
 
 class RandomMap(Explainer):
     """Every pixel uniform on [0, 1], independent of its neighbours.
 
-    The noise is drawn from a generator of its own, seeded by the image, its target and ``seed``: the same whatever the
-    batch that the image is in.
+    The noise is drawn from a generator of its own, seeded by the image and ``seed``: the same whatever the batch that
+    the image is in and whatever its target. The network is not run.
 
     Args:
         model: Not used.
@@ -32,10 +32,13 @@ class RandomMap(Explainer):
         self.seed = seed
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._explain_predicted(images)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
         generator = torch.Generator()
         maps = []
-        for pixels, target in zip(images.cpu().float(), targets.tolist(), strict=True):
-            generator.manual_seed(zlib.crc32(f"{self.seed} {target}".encode(), zlib.crc32(pixels.numpy().tobytes())))
+        for pixels in images.cpu().float():
+            generator.manual_seed(zlib.crc32(str(self.seed).encode(), zlib.crc32(pixels.numpy().tobytes())))
             maps.append(torch.rand(pixels.shape[1:], generator=generator))
         return torch.stack(maps).to(images.device)
 
@@ -62,6 +65,9 @@ class CenterGaussian(Explainer):
         self.sigma = sigma
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._explain_predicted(images)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
         rows, columns = (
             torch.exp(-0.5 * (((torch.arange(side) + 0.5) / side - 0.5) / self.sigma) ** 2) for side in images.shape[2:]
         )
@@ -82,8 +88,4 @@ def build_method(name: str, model: nn.Module, options: dict[str, Any]) -> Explai
     """
     if name in CONTROLS:
         return CONTROLS[name](model, **options)
-    if name not in EXPLAINERS:
-        raise ValueError(
-            f"Expected the name of an explainer, one of {', '.join((*CONTROLS, *EXPLAINERS))}, but got {name!r}."
-        )
-    return build_explainer(name, model, **options)
+    return find_explainer(name, CONTROLS)(model, **options)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.scales import Scale, find_scales, named_scales
+from lightning_saliency.studies._content import training_fingerprint
+from lightning_saliency.studies._files import file_name
 from lightning_saliency.studies._grid_cells import Cell, plain
 from lightning_saliency.studies._layer_mask import RANDOM, LayerMask, modules_before
-from lightning_saliency.studies._results import file_name
 from lightning_saliency.studies._roar_cells import Training, first_images
 from lightning_saliency.studies._roar_config import RunConfig, TrainingConfig
-from lightning_saliency.studies._roar_grid import Weights, given_weights, network_file, training_of, unmasked_cells
+from lightning_saliency.studies._roar_grid import (
+    Weights,
+    checked_network,
+    given_weights,
+    network_file,
+    training_of,
+    unmasked_cells,
+)
 from lightning_saliency.studies._training import (
     build_data,
     build_module,
@@ -136,6 +144,7 @@ class LayerGrid:
         self.output = Path(config.output).resolve()
         self.folder = self.output / "cells"
         self.training = training_of(config)
+        self.fingerprint = training_fingerprint(self.training)
         self.keys = [
             LayerKey(statistic, mode, scale, seed)
             for seed in config.seeds
@@ -147,9 +156,10 @@ class LayerGrid:
     def unmasked(self) -> list[Cell]:
         """The networks that masks are put into: one for each seed, or the accuracy of the one that is given."""
         if self.config.checkpoint is None:
-            return unmasked_cells(self.training, self.config.seeds, self.output)
+            return unmasked_cells(self.training, self.fingerprint, self.config.seeds, self.output)
         given = given_weights(self.config.checkpoint, self.training)
-        tested = {"data": dict(self.training.data), "weights": given.hash}
+        content = {"spec": self.fingerprint["data"], "content": self.fingerprint["content"]["data"]}
+        tested = {"data": content, "weights": given.hash}
         return [Cell("unmasked", accuracy_unmasked, {"training": self.training, "weights": str(given.path)}, tested)]
 
     def weights(self, unmasked: Mapping[str, Mapping[str, Any]]) -> dict[int, Weights]:
@@ -185,7 +195,7 @@ class LayerGrid:
         }
         fingerprint = {
             # How long the masked network was trained is told by its weights.
-            "training": {**plain(asdict(self.training)), "epochs": None},
+            "training": {**self.fingerprint, "epochs": None},
             "weights": network.hash,
             "seed": key.seed,
             "mask": plain({**mask, "scale": vars(self.scales[key.scale])}),
@@ -197,8 +207,8 @@ class LayerGrid:
 def scales_of(config: LayerMaskingConfig) -> tuple[Scale, ...]:
     """The scales of a study's network, for images as its data module makes them."""
     training = training_of(config)
+    network = checked_network(training)
     with quiet(), seeded(0):
-        network = network_of(build_module(training.model), training.network)
         image = first_images(build_data(training.data), 1)
         return find_scales(network, image) if config.layers is None else named_scales(network, config.layers, image)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +15,23 @@ from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.roar_kar import quartile_columns, scale_bars, scale_columns, statistic_columns
 from lightning_saliency.reports.tables import Estimate, TableData
-from lightning_saliency.studies._cells import write_atomically
+from lightning_saliency.studies._files import as_csv, as_json, result_folder, write_texts
 from lightning_saliency.studies._layer_cells import MODES, LayerGrid
 from lightning_saliency.studies._layer_mask import RANDOM
-from lightning_saliency.studies._results import _as_csv
-from lightning_saliency.studies._roar_results import network_name, study_facts
+from lightning_saliency.studies._roar_facts import network_name, study_facts
 from lightning_saliency.studies._roar_scores import quartile_shares, seed_interval, weights_from_scores
+from lightning_saliency.studies._seed_differences import (
+    SeedDifferences,
+    chosen_reference,
+    plain_estimates,
+    seed_caption,
+)
 
 Score = Literal["difference", "information"]
 _SCORES = {"difference": difference_score, "information": information_score}
+_USUAL = "smoe_scale"
+#: Before the names of all files, so that a ROAR and KAR study of the same networks can be saved beside them.
+_PREFIX = "layer_masking"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,11 @@ class LayerMaskingResult:
         confidence: Of the intervals over seeds.
         facts: What was studied, for the report.
         folder: Where ``save`` writes by default.
+        reference: The statistic whose differences to each other one are shown; ``None``: ``"smoe_scale"``, or the
+            first where it was not studied. ``dataclasses.replace(result, reference="std")`` asks of another.
+
+    Raises:
+        ValueError: If the reference is none of the statistics.
     """
 
     network: str
@@ -51,6 +63,10 @@ class LayerMaskingResult:
     confidence: float = 0.95
     facts: Sequence[tuple[str, str]] = ()
     folder: Path | None = None
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reference", chosen_reference(self.reference, self.statistics, _USUAL))
 
     @classmethod
     def gather(
@@ -106,8 +122,15 @@ class LayerMaskingResult:
 
     def score(self, statistic: str, score: Score = "difference") -> Estimate | None:
         """The difference (Eq. 8) or information score (Eq. 9) over all scales; ``None`` where it is not finite."""
-        totals = [math.fsum(row) for row in self.scale_scores(statistic, score)]
+        totals = self.seed_scores(statistic)[score]
         return seed_interval(totals, self.confidence) if all(map(math.isfinite, totals)) else None
+
+    def seed_scores(self, statistic: str) -> dict[str, list[float]]:
+        """Difference (Eq. 8) and information score (Eq. 9) over all scales, for each seed."""
+        return {
+            score: [math.fsum(row) for row in self.scale_scores(statistic, score)]  # type: ignore[arg-type]
+            for score in _SCORES
+        }
 
     def quartiles(self, score: Score = "difference") -> dict[str, tuple[float, float, float]]:
         """How often each statistic ranks in the best quarter, half and three quarters, over scales and seeds."""
@@ -137,6 +160,14 @@ class LayerMaskingResult:
             rows[name] = {score: estimate for score, estimate in found.items() if estimate is not None}
         ordered = dict(sorted(rows.items(), key=lambda item: -item[1]["difference"].value))
         return TableData(statistic_columns(), {self.network: ordered}, self._caption())
+
+    def differences(self) -> TableData:
+        """Difference and information score of the reference less those of each other statistic, paired by seed.
+
+        The intervals are those of the differences, Student's over seeds; where an information score is not finite,
+        there is none.
+        """
+        return self._differences().table(self.network)
 
     def accuracy_table(self) -> TableData:
         """The accuracies at each scale in per cent, as in the SMOE paper's Table 4."""
@@ -168,8 +199,9 @@ class LayerMaskingResult:
         return TableData(quartile_columns(), {self.network: rows}, caption)
 
     def tables(self) -> list[TableData]:
-        """Scores, accuracies and ranks."""
-        return [self.table(), self.accuracy_table(), self.quartile_table()]
+        """Scores, differences if there is more than one statistic, accuracies and ranks."""
+        differences = [self.differences()] if self._differences().estimates() else []
+        return [self.table(), *differences, self.accuracy_table(), self.quartile_table()]
 
     def __str__(self) -> str:
         return "\n".join(table.markdown() for table in self.tables())
@@ -202,6 +234,7 @@ class LayerMaskingResult:
         ]
         return [
             Section("Masks at one scale", text, [self.table()], figures),
+            *self._differences().sections(self.network),
             Section("Accuracies", (), [self.accuracy_table()]),
             Section("Ranks", (), [self.quartile_table()]),
         ]
@@ -210,8 +243,9 @@ class LayerMaskingResult:
         """Write everything.
 
         Args:
-            folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (a line a cell), ``results.json``,
-                ``difference.png`` and ``information.png``. ``None``: the study's own folder.
+            folder: For ``layer_masking.html`` and, all with ``layer_masking_`` before their names, ``table.md``,
+                ``accuracies.csv`` (a line a cell), ``differences.csv``, ``results.json``, ``difference.png`` and
+                ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may be saved into the same.
 
         Returns:
             The files.
@@ -219,25 +253,22 @@ class LayerMaskingResult:
         Raises:
             ValueError: If no folder is given and there is none of the study.
         """
-        folder = self.folder if folder is None else Path(folder)
-        if folder is None:
-            raise ValueError("Got no folder, and the result is of no study's. Give one.")
+        folder = result_folder(folder, self.folder)
         texts = {
-            "report.html": render_page("Statistics at each scale", self.sections(), self.facts),
-            "table.md": str(self),
-            "accuracies.csv": self._csv(),
-            "results.json": json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n",
+            f"{_PREFIX}.html": render_page("Statistics at each scale", self.sections(), self.facts),
+            f"{_PREFIX}_table.md": str(self),
+            f"{_PREFIX}_accuracies.csv": self._csv(),
+            f"{_PREFIX}_differences.csv": self._differences().csv("statistic"),
+            f"{_PREFIX}_results.json": as_json(self.as_dict()),
         }
-        for name, text in texts.items():
-            write_atomically(folder / name, text)
-        files = [folder / name for name in texts]
+        files = write_texts(folder, texts)
         for score in _SCORES:
-            files.append(folder / f"{score}.png")
+            files.append(folder / f"{_PREFIX}_{score}.png")
             save_figure(scale_bars(self.bars(score), self.scales, f"{score} score"), files[-1])  # type: ignore[arg-type]
         return files
 
     def as_dict(self) -> dict[str, Any]:
-        """All accuracies, scores and ranks as plain values."""
+        """All accuracies, scores, differences and ranks as plain values; an infinite end of an interval is ``None``."""
         return {
             "network": self.network,
             "scales": list(self.scales),
@@ -247,10 +278,9 @@ class LayerMaskingResult:
                 name: {mode: [list(values) for values in scales] for mode, scales in modes.items()}
                 for name, modes in self.accuracies.items()
             },
-            "scores": {
-                name: {score: vars(estimate) for score, estimate in row.items()}
-                for name, row in self.table().values[self.network].items()
-            },
+            "scores": plain_estimates(self.table().values[self.network]),
+            "reference": self.reference,
+            "differences": plain_estimates(self._differences().estimates()),
             "quartiles": {score: self.quartiles(score) for score in _SCORES},  # type: ignore[arg-type]
             "optimal_weights": self._weights(),
             "facts": dict(self.facts),
@@ -264,8 +294,12 @@ class LayerMaskingResult:
             for mode in ("roar", "kar")
         ]
 
+    def _differences(self) -> SeedDifferences:
+        scores = {name: self.seed_scores(name) for name in self.statistics}
+        return SeedDifferences(scores, self.reference, statistic_columns(), len(self.seeds), self.confidence)
+
     def _weighted(self) -> str:
-        return "smoe_scale" if "smoe_scale" in self.statistics else self.statistics[0]
+        return _USUAL if _USUAL in self.statistics else self.statistics[0]
 
     def _weights(self) -> list[float] | None:
         """``None`` where no scale's map tells more than a random one."""
@@ -279,9 +313,7 @@ class LayerMaskingResult:
         return "none, no scale's map tells more than a random one" if weights is None else ", ".join(map(str, weights))
 
     def _caption(self) -> str:
-        if len(self.seeds) == 1:
-            return "One seed: no intervals."
-        return f"Mean of {len(self.seeds)} seeds and its {self.confidence:.0%} Student interval."
+        return seed_caption(len(self.seeds), self.confidence)
 
     def _csv(self) -> str:
         lines: list[list[Any]] = [["statistic", "mode", "scale", "module", "seed", "accuracy"]]
@@ -292,4 +324,4 @@ class LayerMaskingResult:
                         [name, mode, place + 1, self.scales[place], seed, value]
                         for seed, value in zip(self.seeds, values, strict=True)
                     ]
-        return _as_csv(lines)
+        return as_csv(lines)

@@ -165,7 +165,7 @@ def _work(connection: Connection, folder: Path, threads: int, device: str | None
             continue
         try:
             compute_cell(cell, folder)
-        except Exception:
+        except Exception:  # the study's own process raises it, as a CellError
             connection.send(traceback.format_exc())
         else:
             connection.send(None)

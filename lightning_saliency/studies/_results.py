@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +17,8 @@ from lightning_saliency.pictures import displayable
 from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies._bootstrap import bootstrap_mean
-from lightning_saliency.studies._cells import Rows, write_atomically
+from lightning_saliency.studies._cells import Rows
+from lightning_saliency.studies._files import as_csv, as_json, file_name, write_texts
 from lightning_saliency.studies._measuring import KEPT_SIDE
 from lightning_saliency.studies._samples import Samples
 
@@ -130,11 +128,9 @@ class Comparison:
             "table.md": str(self),
             "summary.csv": self._summary(),
             "results.csv": self._all_rows(),
-            "results.json": json.dumps(self.as_dict(), indent=1),
+            "results.json": as_json(self.as_dict()),
         }
-        for name, text in texts.items():
-            write_atomically(folder / name, text)
-        files = [folder / name for name in texts]
+        files = write_texts(folder, texts)
         for network in self.rows:
             figures = {
                 "bars": bar_plot([*self.columns, *COST_COLUMNS], self.estimates[network], network),
@@ -174,7 +170,7 @@ class Comparison:
         for column in self.columns:
             measured = [row for row in rows if column.key in row["scores"]]
             if measured:
-                # The pointing game is won or lost class by class (Group-CAM, Sec. 4.5).
+                # The pointing game is won or lost class by class (Group-CAM, Sec. 4.4).
                 by_class = [row["label"] for row in measured] if column.key.startswith("pointing_") else None
                 found[column.key] = self._mean([row["scores"][column.key] for row in measured], measured, by_class)
         for column in COST_COLUMNS:
@@ -212,7 +208,7 @@ class Comparison:
         for network, methods in self.estimates.items():
             for name, values in methods.items():
                 lines += [[network, name, key, *vars(estimate).values()] for key, estimate in values.items()]
-        return _as_csv(lines)
+        return as_csv(lines)
 
     def _all_rows(self) -> str:
         plain = ("image", "label", "target", "seconds", "passes")
@@ -222,21 +218,10 @@ class Comparison:
                 for row in rows:
                     scores = [row["scores"].get(column.key, "") for column in self.columns]
                     lines.append([network, name, *(row[key] for key in plain), *scores])
-        return _as_csv(lines)
+        return as_csv(lines)
 
 
 def decoded_map(text: str) -> Tensor:
     """The map that a row keeps, ``[56, 56]`` in [0, 1]."""
     values = np.frombuffer(base64.b64decode(text), dtype=np.uint8).reshape(KEPT_SIDE, KEPT_SIDE)
     return torch.from_numpy(values.copy()).float() / 255
-
-
-def file_name(name: str) -> str:
-    """A network's or explainer's name as part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-
-
-def _as_csv(lines: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()

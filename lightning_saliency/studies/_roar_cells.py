@@ -25,7 +25,15 @@ from lightning_saliency.explainers import Explainer
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.pictures import displayable, find_normalization, to_uint8
 from lightning_saliency.studies._controls import build_method
-from lightning_saliency.studies._training import build_data, build_module, fit_and_test, network_of, quiet, seeded
+from lightning_saliency.studies._training import (
+    build_data,
+    build_module,
+    fit_and_test,
+    network_of,
+    quiet,
+    seeded,
+    trainer_options,
+)
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,16 @@ def train_unmasked(training: Training, seed: int, weights: str) -> dict[str, Any
     """
     with quiet(), seeded(seed):
         module = build_module(training.model)
+        network = network_of(module, training.network)
         accuracy = fit_and_test(
-            module, build_data(training.data), training.epochs, seed, training.trainer, metric=training.metric
+            module,
+            build_data(training.data),
+            training.epochs,
+            seed,
+            training.trainer,
+            metric=training.metric,
+            fitted=lambda: save_weights(network, Path(weights)),
         )
-    network = network_of(module, training.network)
-    save_weights(network, Path(weights))
     return {
         "accuracy": accuracy,
         "weights": weights_fingerprint(network),
@@ -105,14 +118,8 @@ def store_maps(
         explainer = build_explainer_of(training, source)
         loader = whole_image_loaders(data, image_size(data), stages=(stage,), batch_size=batch_size)[stage]
         path = store_path(source, stage)
-        runner = pl.Trainer(
-            accelerator=training.trainer.get("accelerator", "auto"),
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        own = {key: value for key, value in training.trainer.items() if key in ("accelerator", "precision")}
+        runner = pl.Trainer(**trainer_options(own))
         write_maps(path, explainer, loader, runner, size=size)
         store = SaliencyStore.open(path)
     return {"images": len(store), "size": list(store.size), "bytes": len(store) * store.size[0] * store.size[1]}
@@ -143,26 +150,36 @@ def train_masked(
     return {"accuracy": accuracy}
 
 
-def example_maps(training: Training, sources: Mapping[str, MapSource], count: int) -> dict[str, Any]:
-    """The first test images and each explainer's maps of them, to show how they mask.
+def example_images(training: Training, count: int) -> dict[str, Any]:
+    """The first test images, to show how they are masked.
 
     Args:
-        training: Names the data and the kind of network.
-        sources: Explainer's name in the table -> its maps' source.
+        training: Names the data.
         count: Number of images.
 
     Returns:
-        ``images``: each as a PNG in base64; ``maps``: explainer -> each map's ranks as a grey PNG in base64.
+        ``images``: each as a PNG in base64.
     """
     data = build_data(training.data)
     with quiet(), seeded(0):
-        images = first_images(data, count)
-        shown, _ = displayable(images, find_normalization(data))
-        maps = {}
-        for name, source in sources.items():
-            ranks = rank_levels(build_explainer_of(training, source)(images))
-            maps[name] = [png(one.numpy()) for one in ranks]
-    return {"images": [png(to_uint8(image)) for image in shown], "maps": maps}
+        shown, _ = displayable(first_images(data, count), find_normalization(data))
+    return {"images": [png(to_uint8(image)) for image in shown]}
+
+
+def example_maps(training: Training, source: MapSource, count: int) -> dict[str, Any]:
+    """An explainer's maps of the first test images.
+
+    Args:
+        training: Names the data and the kind of network.
+        source: Of the maps.
+        count: Number of images.
+
+    Returns:
+        ``maps``: each map's ranks as a grey PNG in base64.
+    """
+    with quiet(), seeded(0):
+        ranks = rank_levels(build_explainer_of(training, source)(first_images(build_data(training.data), count)))
+    return {"maps": [png(one.numpy()) for one in ranks]}
 
 
 def build_explainer_of(training: Training, source: MapSource) -> Explainer:

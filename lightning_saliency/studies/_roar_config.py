@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data.roar_kar import Mode
-from lightning_saliency.explainers import EXPLAINERS
+from lightning_saliency.explainers import find_explainer
 from lightning_saliency.studies._controls import CONTROLS
 from lightning_saliency.studies._training import as_spec
 from lightning_saliency.studies.engine import Engine
@@ -163,6 +163,9 @@ class RoarKarConfig(RunConfig, TrainingConfig):
                 raise ValueError(f"Got {given}, of which some are equal. Name each once.")
         if self.source not in get_args(Source):
             raise ValueError(f"Got source={self.source!r}. Allowed are {', '.join(get_args(Source))}; use one of them.")
+        for name, number in (("map_size", self.map_size), ("map_batch_size", self.map_batch_size)):
+            if number is not None and number < 1:
+                raise ValueError(f"Got {name}={number}. Allowed are None and whole numbers from 1; give one of them.")
         if not 0 < self.confidence < 1 or self.examples < 0:
             raise ValueError(
                 f"Got confidence={self.confidence} and examples={self.examples}. Allowed are a share in (0, 1), and "
@@ -195,11 +198,13 @@ def checked_explainers(explainers: Mapping[str, Any] | Sequence[str]) -> dict[st
     for name, options in given.items():
         found[str(name)] = dict(options or {})
         which, source = found[str(name)].get("explainer", name), found[str(name)].get("source", "auto")
-        if which not in EXPLAINERS and which not in CONTROLS:
-            raise ValueError(
-                f"Got the explainer {which!r}. Allowed are {', '.join((*CONTROLS, *EXPLAINERS))}; where the table "
-                "shall show another name, give the explainer's as its option `explainer`."
-            )
+        if which not in CONTROLS:
+            try:
+                find_explainer(which, CONTROLS)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} Where the table shall show another name, give the explainer's as its option `explainer`."
+                ) from None
         if source not in get_args(Source):
             raise ValueError(
                 f"Got source={source!r} for {name}. Allowed are {', '.join(get_args(Source))}; use one of them."

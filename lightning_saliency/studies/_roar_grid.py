@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_saliency.data.roar_kar import Mode
+from torch import nn
+
+from lightning_saliency.data.roar_kar import Mode, is_data_mean
 from lightning_saliency.data.saliency_store import SaliencyStore, SaliencyStoreError
+from lightning_saliency.functional.masking import fill_images
 from lightning_saliency.networks import load_weights, weights_fingerprint
+from lightning_saliency.studies._content import training_fingerprint
 from lightning_saliency.studies._controls import build_method
+from lightning_saliency.studies._files import file_name
 from lightning_saliency.studies._grid_cells import Cell, plain, read_record
-from lightning_saliency.studies._results import file_name
 from lightning_saliency.studies._roar_cells import (
     MapSource,
     Training,
+    example_images,
     example_maps,
+    first_images,
     store_maps,
     store_path,
     train_masked,
     train_unmasked,
 )
 from lightning_saliency.studies._roar_config import RANDOM, RoarKarConfig, TrainingConfig
-from lightning_saliency.studies._training import build_module, network_of, quiet, seeded
+from lightning_saliency.studies._training import build_data, build_module, check_metric, network_of, quiet, seeded
 
 #: Stages whose images a cell sees; validation is skipped.
 STAGES = ("train", "test")
@@ -72,6 +78,7 @@ class RoarKarGrid:
         self.output = Path(config.output).resolve()
         self.folder = self.output / "cells"
         self.training = training_of(config)
+        self.fingerprint = training_fingerprint(self.training)
         self.keys = [
             MaskedKey(explainer, mode, fraction, seed)
             for seed in config.seeds
@@ -81,22 +88,24 @@ class RoarKarGrid:
         ]
 
     def check(self) -> None:
-        """Build the network and each explainer once, so that a wrong option is found before anything is trained.
+        """Build the network and each explainer and test a batch: what is wrong is found before anything is trained.
 
         Raises:
             ImportError: If an explainer needs a package that is not installed.
             TypeError: If the module or an explainer has no such option.
             ValueError: If a class cannot be imported or an option is out of range.
         """
+        network = checked_network(self.training)
         with quiet(), seeded(0):
-            network = network_of(build_module(self.training.model), self.training.network)
             for name in self.config.explainers:
                 which, options = self.config.explainer_of(name)
                 build_method(which, network, dict(options))
+            if not is_data_mean(self.config.fill):
+                fill_images(first_images(build_data(self.training.data), 1), self.config.fill)
 
     def unmasked(self) -> list[Cell]:
         """One training on whole images for each seed."""
-        return unmasked_cells(self.training, self.config.seeds, self.output)
+        return unmasked_cells(self.training, self.fingerprint, self.config.seeds, self.output)
 
     def weights(self, unmasked: Mapping[str, Mapping[str, Any]]) -> dict[int, Weights]:
         """For each seed the network whose maps are used, of those seeds where it is known by now.
@@ -129,18 +138,30 @@ class RoarKarGrid:
         return [self._masked_cell(key, weights) for key in self.keys]
 
     def examples(self, weights: Mapping[int, Weights]) -> list[Cell]:
-        """What the report's examples are made of, if there shall be some: one cell."""
-        if not self.config.examples:
+        """What the report's examples are made of, if there shall be some: the images, and each explainer's maps."""
+        count, seed = self.config.examples, self.config.seeds[0]
+        if not count:
             return []
-        seed = self.config.seeds[0]
-        sources = {name: self.source(name, seed, weights, online=True) for name in self.config.explainers}
-        fingerprint = {
-            "training": plain(asdict(self.training)),
-            "maps": {name: _source_fingerprint(source) for name, source in sources.items()},
-            "count": self.config.examples,
+        common = {"training": self.training, "count": count}
+        content = {"training": self.fingerprint}
+        cells = [Cell(f"{EXAMPLES}-{count}", example_images, common, content)]
+        for name in self.config.explainers:
+            source = self.source(name, seed, weights, online=True)
+            own = {**content, "maps": _source_fingerprint(source)}
+            cells.append(Cell(self._example_name(name), example_maps, {**common, "source": source}, own))
+        return cells
+
+    def gather_examples(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+        """The images and the maps of each explainer, out of the results of all cells."""
+        if not self.config.examples:
+            return None
+        return {
+            "images": results[f"{EXAMPLES}-{self.config.examples}"]["images"],
+            "maps": {name: results[self._example_name(name)]["maps"] for name in self.config.explainers},
         }
-        arguments = {"training": self.training, "sources": sources, "count": self.config.examples}
-        return [Cell(EXAMPLES, example_maps, arguments, fingerprint)]
+
+    def _example_name(self, explainer: str) -> str:
+        return f"{EXAMPLES}-{self.config.examples}-{file_name(explainer)}-s{self.config.seeds[0]}"
 
     def source(self, name: str, seed: int, weights: Mapping[int, Weights], online: bool = False) -> MapSource:
         """Where the maps of an explainer come from in the cells of a seed."""
@@ -166,9 +187,10 @@ class RoarKarGrid:
             "batch_size": config.map_batch_size,
         }
         fingerprint = {
-            "data": dict(self.training.data),
+            "data": {"spec": self.fingerprint["data"], "content": self.fingerprint["content"]["data"]},
             "maps": _source_fingerprint(source),
             "size": config.map_size,
+            "precision": self.training.trainer.get("precision"),
         }
         return Cell(f"maps-{Path(str(source.folder)).name}-{stage}", store_maps, arguments, fingerprint)
 
@@ -176,7 +198,7 @@ class RoarKarGrid:
         source = self.source(key.explainer, key.seed, weights)
         mask = {"mode": key.mode, "fraction": key.fraction, "fill": self.config.fill}
         fingerprint = {
-            "training": plain(asdict(self.training)),
+            "training": self.fingerprint,
             "seed": key.seed,
             "maps": {
                 **_source_fingerprint(source),
@@ -193,14 +215,29 @@ def training_of(config: TrainingConfig) -> Training:
     return Training(config.data, config.model, config.epochs, config.network, config.metric, config.trainer)
 
 
-def unmasked_cells(training: Training, seeds: Sequence[int], output: Path) -> list[Cell]:
+def checked_network(training: Training) -> nn.Module:
+    """The network of a training, after a test of one batch: of the data, the module and its metric.
+
+    Raises:
+        TypeError: If the module or the data module has no such option.
+        ValueError: If a class cannot be imported, or the module does not log the metric.
+    """
+    with quiet(), seeded(0):
+        module = build_module(training.model)
+        check_metric(module, build_data(training.data), training.trainer, training.metric)
+        return network_of(module, training.network)
+
+
+def unmasked_cells(
+    training: Training, fingerprint: Mapping[str, Any], seeds: Sequence[int], output: Path
+) -> list[Cell]:
     """One training on whole images for each seed, which keeps its network's weights."""
     return [
         Cell(
             f"unmasked-s{seed}",
             train_unmasked,
             {"training": training, "seed": seed, "weights": str(network_file(output, seed))},
-            {"training": plain(asdict(training)), "seed": seed},
+            {"training": fingerprint, "seed": seed},
         )
         for seed in seeds
     ]

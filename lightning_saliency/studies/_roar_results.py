@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,18 @@ from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.roar_kar import accuracy_columns, combined_columns, mask_sheet, retraining_curves
 from lightning_saliency.reports.tables import Estimate, TableData
-from lightning_saliency.studies._cells import write_atomically
-from lightning_saliency.studies._results import _as_csv
-from lightning_saliency.studies._roar_cells import Training
+from lightning_saliency.studies._files import as_csv, as_json, result_folder, write_texts
 from lightning_saliency.studies._roar_config import RANDOM
+from lightning_saliency.studies._roar_facts import grid_facts, network_name
 from lightning_saliency.studies._roar_grid import EXAMPLES, RoarKarGrid
 from lightning_saliency.studies._roar_scores import CombinedScores, combined_scores, seed_interval
-from lightning_saliency.studies._training import given_arguments
+from lightning_saliency.studies._seed_differences import (
+    SeedDifferences,
+    chosen_reference,
+    estimate_cells,
+    plain_estimates,
+    seed_caption,
+)
 
 
 class CombinedEstimates(NamedTuple):
@@ -52,6 +57,11 @@ class RoarKarResult:
         facts: What was studied, for the report.
         examples: Images and maps, as PNG in base64: ``{"images": [...], "maps": {explainer: [...]}}``.
         folder: Where ``save`` writes by default.
+        reference: The explainer whose differences to each other one are shown; ``None``: the first that is not random.
+            ``dataclasses.replace(result, reference="std")`` asks of another.
+
+    Raises:
+        ValueError: If the reference is none of the explainers.
     """
 
     network: str
@@ -64,6 +74,12 @@ class RoarKarResult:
     facts: Sequence[tuple[str, str]] = ()
     examples: Mapping[str, Any] | None = field(default=None, repr=False)
     folder: Path | None = None
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        first = next((name for name in self.accuracies if name != RANDOM), None)
+        if self.reference is not None or first is not None:
+            object.__setattr__(self, "reference", chosen_reference(self.reference, list(self.accuracies), first))
 
     @classmethod
     def gather(
@@ -91,7 +107,7 @@ class RoarKarResult:
             accuracies=accuracies,
             unmasked=[unmasked[f"unmasked-s{seed}"]["accuracy"] for seed in config.seeds],
             confidence=config.confidence,
-            facts=_facts(grid),
+            facts=grid_facts(grid),
             examples=results.get(EXAMPLES),
             folder=grid.output,
         )
@@ -114,20 +130,38 @@ class RoarKarResult:
         }
 
     def combined(self, explainer: str) -> CombinedEstimates:
-        """The columns of the SMOE paper's Table 2, see `combined_scores`; random maps have a SUM of about 0.
+        """The columns of the SMOE paper's Table 2, see `combined_scores`, and SUM less that of the seed's random map.
+
+        Random maps have a SUM of about 0 where the shares lie symmetrically about 50 %, and only there.
 
         Raises:
             ValueError: If the study has one of the modes only.
         """
         if set(self.modes) != {"kar", "roar"}:
             raise ValueError(f"Got a study of {', '.join(self.modes)} alone. KAR and ROAR make the sum; run both.")
-        own, control = self._sums(explainer), self._sums(RANDOM)
+        own, control = self.seed_scores(explainer), self.seed_scores(RANDOM)
         return CombinedEstimates(
-            self._interval([scores.kar for scores in own]),
-            self._interval([scores.roar for scores in own]),
-            self._interval([scores.sum for scores in own]),
-            self._interval([mine.sum - other.sum for mine, other in zip(own, control, strict=True)]),
+            self._interval(own["kar"]),
+            self._interval(own["roar"]),
+            self._interval(own["sum"]),
+            self._interval([mine - other for mine, other in zip(own["sum"], control["sum"], strict=True)]),
         )
+
+    def seed_scores(self, explainer: str) -> dict[str, list[float]]:
+        """KAR, −ROAR and SUM of each seed, see `combined_scores`; of a study of one mode that alone."""
+        rows: dict[str, list[list[float]]] = {
+            mode: [
+                [self.accuracies[explainer][mode][fraction][place] for fraction in self.fractions]
+                for place in range(len(self.seeds))
+            ]
+            for mode in self.modes
+        }
+        if set(self.modes) == {"kar", "roar"}:
+            scores = [combined_scores(kar, roar) for kar, roar in zip(rows["kar"], rows["roar"], strict=True)]
+            return {key: [getattr(one, key) for one in scores] for key in CombinedScores._fields}
+        (mode,) = self.modes
+        sign = 1 if mode == "kar" else -1
+        return {mode: [sign * math.fsum(row) for row in rows[mode]]}
 
     def table(self) -> TableData:
         """KAR, −ROAR and SUM of each explainer, as in the SMOE paper's Table 2."""
@@ -136,14 +170,16 @@ class RoarKarResult:
             if set(self.modes) == {"kar", "roar"}:
                 rows[name] = self.combined(name)._asdict()
             else:
-                (mode,) = self.modes
-                sign = 1 if mode == "kar" else -1
-                totals = [
-                    sign * sum(self.accuracies[name][mode][fraction][place] for fraction in self.fractions)
-                    for place in range(len(self.seeds))
-                ]
-                rows[name] = {mode: self._interval(totals)}
+                rows[name] = {mode: self._interval(values) for mode, values in self.seed_scores(name).items()}
         return TableData(combined_columns(self.modes), {self.network: rows}, self._caption())
+
+    def differences(self) -> TableData:
+        """KAR, −ROAR and SUM of the reference less those of each other explainer, paired by seed.
+
+        The intervals are those of the differences, Student's over seeds: cells of one seed begin with the same weights
+        and see the same images, and what a seed does to both cancels.
+        """
+        return self._differences().table(self.network)
 
     def accuracy_table(self) -> TableData:
         """The accuracy at each share of the pixels, in per cent, as in the SMOE paper's Table 5."""
@@ -161,8 +197,9 @@ class RoarKarResult:
         return TableData(accuracy_columns(self.modes, self.fractions), {self.network: rows}, caption)
 
     def tables(self) -> list[TableData]:
-        """Scores and accuracies."""
-        return [self.table(), self.accuracy_table()]
+        """Scores, differences if there is more than one explainer, and accuracies."""
+        differences = [self.differences()] if self._differences().estimates() else []
+        return [self.table(), *differences, self.accuracy_table()]
 
     def __str__(self) -> str:
         return "\n".join(table.markdown() for table in self.tables())
@@ -193,6 +230,7 @@ class RoarKarResult:
             "Accuracy after retraining. " + self._caption(),
         )
         parts = [Section("Retraining on masked images", text, [self.table()], [curves])]
+        parts += self._differences().sections(self.network)
         parts.append(Section("Accuracies", (), [self.accuracy_table()]))
         if sheets := self.example_sheets():
             caption = "What the retrained networks are given; in grey what is removed."
@@ -204,7 +242,8 @@ class RoarKarResult:
 
         Args:
             folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (a line a cell), ``scores.csv``,
-                ``results.json``, ``curves.png`` and ``masks_*.png``. ``None``: the study's own folder.
+                ``differences.csv``, ``results.json``, ``curves.png`` and ``masks_*.png``. ``None``: the study's own
+                folder. A layer-masking study may be saved into the same: its files have other names.
 
         Returns:
             The files.
@@ -212,19 +251,16 @@ class RoarKarResult:
         Raises:
             ValueError: If no folder is given and there is none of the study.
         """
-        folder = self.folder if folder is None else Path(folder)
-        if folder is None:
-            raise ValueError("Got no folder, and the result is of no study's. Give one.")
+        folder = result_folder(folder, self.folder)
         texts = {
             "report.html": render_page("ROAR and KAR", self.sections(), self.facts),
             "table.md": str(self),
             "accuracies.csv": self._accuracies_csv(),
             "scores.csv": self._scores_csv(),
-            "results.json": json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n",
+            "differences.csv": self._differences().csv("explainer"),
+            "results.json": as_json(self.as_dict()),
         }
-        for name, text in texts.items():
-            write_atomically(folder / name, text)
-        files = [folder / name for name in texts]
+        files = write_texts(folder, texts)
         files.append(folder / "curves.png")
         save_figure(retraining_curves(self.curves(), self.fractions, self.whole()), files[-1])
         for place, sheet in enumerate(self.example_sheets(), start=1):
@@ -233,7 +269,7 @@ class RoarKarResult:
         return files
 
     def as_dict(self) -> dict[str, Any]:
-        """All accuracies and scores as plain values."""
+        """All accuracies, scores and differences as plain values; an infinite end of an interval is ``None``."""
         return {
             "network": self.network,
             "seeds": list(self.seeds),
@@ -244,32 +280,22 @@ class RoarKarResult:
                 for mode, fractions in modes.items()
                 for fraction, values in fractions.items()
             ],
-            "scores": {
-                name: {key: vars(estimate) for key, estimate in row.items()}
-                for name, row in self.table().values[self.network].items()
-            },
+            "scores": plain_estimates(self.table().values[self.network]),
+            "reference": self.reference,
+            "differences": plain_estimates(self._differences().estimates()),
             "facts": dict(self.facts),
         }
 
-    def _sums(self, explainer: str) -> list[CombinedScores]:
-        """The three scores of each seed."""
-        return [
-            combined_scores(
-                *(
-                    [self.accuracies[explainer][mode][fraction][place] for fraction in self.fractions]
-                    for mode in ("kar", "roar")
-                )
-            )
-            for place in range(len(self.seeds))
-        ]
+    def _differences(self) -> SeedDifferences:
+        columns = [column for column in combined_columns(self.modes) if column.key != "over_random"]
+        scores = {name: self.seed_scores(name) for name in self.accuracies}
+        return SeedDifferences(scores, self.reference, columns, len(self.seeds), self.confidence)
 
     def _interval(self, values: Sequence[float]) -> Estimate:
         return seed_interval(values, self.confidence)
 
     def _caption(self) -> str:
-        if len(self.seeds) == 1:
-            return "One seed: no intervals."
-        return f"Mean of {len(self.seeds)} seeds and its {self.confidence:.0%} Student interval."
+        return seed_caption(len(self.seeds), self.confidence)
 
     def _accuracies_csv(self) -> str:
         lines: list[list[Any]] = [["explainer", "mode", "fraction", "seed", "accuracy"]]
@@ -280,13 +306,13 @@ class RoarKarResult:
                     lines += [
                         [name, mode, fraction, seed, value] for seed, value in zip(self.seeds, values, strict=True)
                     ]
-        return _as_csv(lines)
+        return as_csv(lines)
 
     def _scores_csv(self) -> str:
         lines: list[list[Any]] = [["explainer", "score", "value", "low", "high", "seeds"]]
         for name, row in self.table().values[self.network].items():
-            lines += [[name, key, *vars(estimate).values()] for key, estimate in row.items()]
-        return _as_csv(lines)
+            lines += [[name, key, *estimate_cells(estimate)] for key, estimate in row.items()]
+        return as_csv(lines)
 
 
 def _percent(estimate: Estimate) -> Estimate:
@@ -297,35 +323,3 @@ def _decoded(text: str) -> Tensor:
     """A PNG in base64 as ``[C, H, W]`` float32 in [0, 255]; one channel where it is grey."""
     pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(text))))).float()
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-def network_name(model: Mapping[str, Any]) -> str:
-    """How tables call the network of a module's specification."""
-    return str((model.get("init_args") or {}).get("model") or str(model["class_path"]).rpartition(".")[2])
-
-
-def study_facts(training: Training) -> list[tuple[str, str]]:
-    """The network and the data of a study, in words."""
-    data = training.data
-    options = ", ".join(f"{key}={value}" for key, value in given_arguments(data).items())
-    name = str(data["class_path"]).rpartition(".")[2]
-    return [("network", network_name(training.model)), ("data", f"{name} ({options})" if options else name)]
-
-
-def _facts(grid: RoarKarGrid) -> list[tuple[str, str]]:
-    config = grid.config
-    maps = "of each seed's own network, trained on whole images"
-    if config.checkpoint is not None:
-        maps = f"of the network in {Path(config.checkpoint).name}"
-    stored = [name for name in config.explainers if config.stored(name)]
-    explained = "; ".join(
-        f"{name} ({', '.join(f'{key}={value}' for key, value in own.items())})" if own else name
-        for name, own in config.explainers.items()
-    )
-    return [
-        *study_facts(grid.training),
-        ("training", f"{config.epochs} epochs a cell, seeds {', '.join(map(str, config.seeds))}"),
-        ("explainers", explained),
-        ("maps", maps + (f"; stored once: {', '.join(stored)}" if stored else "")),
-        ("removed pixels", f"filled with {config.fill}"),
-    ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lightning_saliency.reports.tables import Estimate
+from lightning_saliency.studies._statistics import mean_interval
 
 
 class CombinedScores(NamedTuple):
@@ -57,7 +58,8 @@ def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
         confidence: In (0, 1).
 
     Returns:
-        The mean, the interval and n. One seed says nothing of the spread: its interval is the value itself.
+        The mean, the interval and n. One seed says nothing of the spread: its interval has infinite ends, and is not
+        shown.
 
     Raises:
         ValueError: If there is no value, or the confidence is out of range.
@@ -67,40 +69,7 @@ def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
         >>> f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
         '0.720 [0.670, 0.770]'
     """
-    if not values or not 0 < confidence < 1:
-        raise ValueError(
-            f"Got {len(values)} values and confidence={confidence}. Allowed are 1 or more, and a share in (0, 1)."
-        )
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return Estimate(mean, mean, mean, 1)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = student_quantile((1 + confidence) / 2, count - 1) * deviation / math.sqrt(count)
-    return Estimate(mean, mean - half, mean + half, count)
-
-
-def student_quantile(share: float, freedom: int) -> float:
-    """The quantile of Student's t distribution.
-
-    Args:
-        share: In [0.5, 1).
-        freedom: Degrees of freedom, from 1.
-
-    Example:
-        >>> round(student_quantile(0.975, 2), 3), round(student_quantile(0.975, 9), 3)
-        (4.303, 2.262)
-    """
-    low, high = 0.0, 1.0
-    while _student_between(high, freedom) < 2 * share - 1:
-        low, high = high, 2 * high
-    for _ in range(100):
-        middle = (low + high) / 2
-        if _student_between(middle, freedom) < 2 * share - 1:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    return mean_interval(values, confidence)
 
 
 def quartile_shares(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:
@@ -177,19 +146,3 @@ def weights_from_scores(scores: Sequence[Sequence[float]]) -> tuple[float, ...]:
             "Weight the scales equally, or train longer."
         )
     return weights
-
-
-def _student_between(t: float, freedom: int) -> float:
-    """The probability of [-t, t]: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine = math.cos(angle)
-    term, total = (cosine, 0.0) if freedom % 2 else (1.0, 0.0)
-    first = 3 if freedom % 2 else 2
-    if freedom > 1:
-        total = term
-        for k in range(first, freedom - 1, 2):
-            term *= cosine * cosine * (k - 1) / k
-            total += term
-    if freedom % 2:
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    return math.sin(angle) * total

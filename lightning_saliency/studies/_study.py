@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,14 +14,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from lightning_saliency import __version__
 from lightning_saliency.data.boxes import Sample
 from lightning_saliency.explainers import Explainer
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.studies._cells import CellFile, Rows, weights_fingerprint
 from lightning_saliency.studies._controls import build_method
+from lightning_saliency.studies._files import file_name
 from lightning_saliency.studies._measuring import MetricConfig, measure
 from lightning_saliency.studies._progress import ProgressBar, TimeLeft
-from lightning_saliency.studies._results import file_name
 from lightning_saliency.studies._samples import Samples
 
 
@@ -125,8 +127,9 @@ class Study:
     def _open_files(self, output: Path) -> None:
         shared = {
             "data": self.samples.fingerprint(),
-            "metrics": {key: _plain(value) for key, value in asdict(self.config).items()},
+            "metrics": _plain(asdict(self.config)),
             "chunk": self.chunk,
+            "version": __version__,
         }
         weights = {name: weights_fingerprint(network) for name, network in self.networks.items()}
         for network, name in self.explainers:
@@ -185,8 +188,16 @@ def _plain(value: Any) -> Any:
     """A value as JSON can hold it, different for different values."""
     if isinstance(value, Tensor):
         return value.tolist()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"": type(value).__qualname__, **_plain(asdict(value))}
+    if isinstance(value, functools.partial):
+        return {"": _plain(value.func), "arguments": _plain(value.args), **_plain(value.keywords)}
     if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
     return value
 
 

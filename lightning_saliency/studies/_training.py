@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
@@ -191,7 +191,14 @@ def quiet() -> Iterator[None]:
 
 
 def fit_and_test(
-    module: Any, data: Any, epochs: int, seed: int, trainer: Spec, callbacks: tuple[Any, ...] = (), metric: str = ""
+    module: Any,
+    data: Any,
+    epochs: int,
+    seed: int,
+    trainer: Spec,
+    callbacks: tuple[Any, ...] = (),
+    metric: str = "",
+    fitted: Callable[[], object] | None = None,
 ) -> float:
     """Train a module and measure its accuracy on the test data; nothing is logged and no checkpoint written.
 
@@ -203,6 +210,7 @@ def fit_and_test(
         trainer: Arguments of the ``Trainer``.
         callbacks: Of the ``Trainer``, beside those that its arguments name.
         metric: What the module logs its test accuracy as; ``""``: ``test/accuracy``.
+        fitted: Called between training and testing.
 
     Returns:
         The accuracy in [0, 1].
@@ -215,14 +223,22 @@ def fit_and_test(
     runner = pl.Trainer(max_epochs=epochs, callbacks=[*own, SeedAtStart(seed), *callbacks], **options)
     if epochs:
         runner.fit(module, datamodule=data)
+    if fitted is not None:
+        fitted()
     (found,) = runner.test(module, datamodule=data, verbose=False)
-    name = metric or "test/accuracy"
-    if name not in found:
-        raise ValueError(
-            f"{type(module).__name__} logs {', '.join(found) or 'nothing'} in testing, but not {name!r}. Give the name "
-            "of its accuracy as metric."
-        )
-    return float(found[name])
+    return _logged(module, found, metric)
+
+
+def check_metric(module: Any, data: Any, trainer: Spec, metric: str) -> None:
+    """Test one batch, to see that a module logs its accuracy under that name before it is trained for hours.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    alone = {"devices": 1, "strategy": "auto", "callbacks": None, "limit_test_batches": 1}
+    runner = pl.Trainer(**{**trainer_options(trainer), **alone})
+    (found,) = runner.test(module, datamodule=data, verbose=False)
+    _logged(module, found, metric)
 
 
 def trainer_options(given: Spec) -> dict[str, Any]:
@@ -238,6 +254,16 @@ def trainer_options(given: Spec) -> dict[str, Any]:
         "limit_val_batches": 0,
         **{key: _built(value) for key, value in given.items()},
     }
+
+
+def _logged(module: Any, found: Mapping[str, float], metric: str) -> float:
+    name = metric or "test/accuracy"
+    if name not in found:
+        raise ValueError(
+            f"{type(module).__name__} logs {', '.join(found) or 'nothing'} in testing, but not {name!r}. Give the name "
+            "of its accuracy as metric."
+        )
+    return float(found[name])
 
 
 @functools.lru_cache(maxsize=2)

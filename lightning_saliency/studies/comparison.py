@@ -86,6 +86,7 @@ class ComparisonConfig:
         networks: Name in the table -> network.
         data: The images.
         explainers: Name in the table -> options, see `compute_explainers`.
+        without: Explainers that are left out, and the pairs they are in: such as the dear ones for a first look.
         metrics: What is measured.
         pairs: Explainers of which the difference is given too, paired by image, such as ``[[group_cam, grad_cam]]``.
         output: Folder of the results; a run that was killed goes on from what it finds there.
@@ -99,6 +100,7 @@ class ComparisonConfig:
     networks: dict[str, NetworkConfig]
     data: DataConfig
     explainers: dict[str, dict[str, Any] | None]
+    without: list[str] = field(default_factory=list)
     metrics: MetricConfig = field(default_factory=MetricConfig)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     output: str = "runs/comparison"
@@ -124,6 +126,12 @@ def run_comparison(config: ComparisonConfig, console: Console | None = None) -> 
         StaleResultsError: If the folder holds results of something else.
         ValueError: If the configuration cannot be carried out.
     """
+    unknown = sorted(set(config.without) - set(config.explainers))
+    if unknown:
+        raise ValueError(
+            f"Got without={config.without}. Allowed are the explainers of the configuration, "
+            f"{', '.join(config.explainers)}; leave out {', '.join(unknown)}."
+        )
     data = config.data
     files = [data.annotations] if isinstance(data.annotations, str) else data.annotations
     samples = BoxedImages(
@@ -147,9 +155,9 @@ def run_comparison(config: ComparisonConfig, console: Console | None = None) -> 
     comparison = compute_explainers(
         networks,
         samples,
-        config.explainers,
+        {name: options for name, options in config.explainers.items() if name not in config.without},
         config.metrics,
-        pairs=config.pairs,
+        pairs=[pair for pair in config.pairs if not set(pair) & set(config.without)],
         output=config.output,
         chunk=config.chunk,
         seed=config.seed,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning_saliency.studies._costs import measure_costs
 from lightning_saliency.studies._layer_cells import STATISTICS, LayerGrid, LayerMaskingConfig, scales_of
 from lightning_saliency.studies._layer_mask import LayerMask, modules_before
 from lightning_saliency.studies._layer_results import LayerMaskingResult
+from lightning_saliency.studies._plan import Plan, plan_row
 from lightning_saliency.studies._roar_grid import forget_lost
-from lightning_saliency.studies._roar_plan import Plan, measure_costs, plan_row, plan_workers
+from lightning_saliency.studies._roar_plan import plan_workers
 from lightning_saliency.studies.engine import read_cells, run_cells
 
 __all__ = [

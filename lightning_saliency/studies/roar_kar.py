@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning_saliency.studies._plan import Plan
 from lightning_saliency.studies._roar_config import MODES, RoarKarConfig, RunConfig, TrainingConfig
-from lightning_saliency.studies._roar_grid import RoarKarGrid, forget_lost
-from lightning_saliency.studies._roar_plan import Plan, plan_grid
+from lightning_saliency.studies._roar_grid import EXAMPLES, RoarKarGrid, forget_lost
+from lightning_saliency.studies._roar_plan import plan_grid
 from lightning_saliency.studies._roar_results import RoarKarResult
 from lightning_saliency.studies._roar_scores import (
     CombinedScores,
@@ -78,7 +79,8 @@ def run_roar_kar(config: RoarKarConfig | None = None, /, *, progress: bool = Tru
     forget_lost(grid.stores(weights), grid.folder)
     run_cells(grid.stores(weights), grid.folder, **engine)
     results = run_cells([*grid.examples(weights), *grid.masked(weights)], grid.folder, **engine)
-    return RoarKarResult.gather(grid, unmasked, results)
+    examples = grid.gather_examples(results)
+    return RoarKarResult.gather(grid, unmasked, {**results, EXAMPLES: examples} if examples else results)
 
 
 def plan_roar_kar(config: RoarKarConfig | None = None, /, **options: Any) -> Plan:

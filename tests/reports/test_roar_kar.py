@@ -16,6 +16,7 @@ from lightning_saliency.reports.html import ReportPicture, Section, data_uri, re
 from lightning_saliency.reports.roar_kar import (
     accuracy_columns,
     combined_columns,
+    difference_columns,
     mask_sheet,
     quartile_columns,
     retraining_curves,
@@ -47,6 +48,21 @@ def test_curves_are_drawn_in_the_order_of_the_shares():
     low, high = kar.get_ylim()
     assert low < 30
     assert 90 < high <= 100
+
+
+def test_of_one_seed_no_interval_is_drawn():
+    def one(value):
+        return Estimate(value, -np.inf, np.inf, 1)
+
+    (axis,) = retraining_curves({"kar": {"smoe": [one(0.5), one(0.7)]}}, [0.1, 0.5], one(0.9)).axes
+    assert len(axis.collections) == 0
+    assert axis.get_lines()[0].get_ydata().tolist() == pytest.approx([50, 70])
+    assert axis.get_ylim() == pytest.approx((50 - 4.8, 90 + 4.8))
+    (axis,) = scale_bars({"smoe": [one(0.2)]}, ["layer1"]).axes
+    assert len(axis.collections) == 0
+    (axis,) = scale_bars({"smoe": [one(0.2), estimate(0.1)]}, ["layer1", "layer2"]).axes
+    bars = [segment[:, 1].tolist() for segment in axis.collections[0].get_segments()]
+    assert bars == [pytest.approx([0.2, 0.2]), pytest.approx([0.05, 0.15])]
 
 
 def test_a_figure_needs_a_value_for_each_place():
@@ -154,5 +170,8 @@ def test_columns_are_the_papers():
     assert [column.better for column in accuracy_columns(["roar", "kar"], [0.1])] == ["high", "low"]
     assert [column.key for column in combined_columns(["kar", "roar"])] == ["kar", "roar", "sum", "over_random"]
     assert [column.key for column in combined_columns(["roar"])] == ["roar"]
+    differences = difference_columns(combined_columns(["kar", "roar"]))
+    assert [column.title for column in differences] == ["KAR", "−ROAR", "SUM", "SUM over random"]
+    assert {(column.better, column.digits) for column in differences} == {(None, 3)}
     assert len(quartile_columns()) == 6
     assert [column.title for column in scale_columns(("kar", "roar"), 2)] == ["L1", "L2", "L1", "L2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from lightning_saliency.explainers import Explainer, build_explainer
+from lightning_saliency.scales import find_scales
 from lightning_saliency.studies import MetricConfig, StaleResultsError, compute_explainers
 from lightning_saliency.studies._measuring import counted_passes
 from lightning_saliency.studies._results import decoded_map
@@ -265,6 +267,24 @@ def test_results_of_something_else_are_refused(tmp_path, change, part):
     compute_explainers(**arguments)
     with pytest.raises(StaleResultsError, match=rf"random\.jsonl holds results of other {part} than"):
         compute_explainers(**arguments | change)
+
+
+def test_options_that_are_objects_can_be_resumed_and_told_apart(tmp_path):
+    def explainers(scale, width):
+        build = functools.partial(build_explainer, "grad_cam", layer="4")
+        return {"cam": {"explainer": build}, "smoe": {"layers": (scale, "4"), "weights": (1.0, width)}}
+
+    scales = find_scales(Net(), torch.zeros(1, 3, SIDE, SIDE))
+    arguments = {"model": Net(), "data": detection_data(2), "metrics": METRICS, "output": tmp_path, "progress": False}
+    first = compute_explainers(explainers=explainers(scales[0], 1.0), **arguments)
+    again = compute_explainers(explainers=explainers(scales[0], 1.0), **arguments)
+    assert results(first) == results(again)
+    for changed in (explainers(scales[1], 1.0), explainers(scales[0], 2.0)):
+        with pytest.raises(StaleResultsError, match="other explainer options"):
+            compute_explainers(explainers=changed, **arguments)
+    other = {"cam": {"explainer": functools.partial(build_explainer, "grad_cam", layer="2")}}
+    with pytest.raises(StaleResultsError, match="other explainer options"):
+        compute_explainers(explainers=other, **arguments)
 
 
 def test_images_without_boxes_and_without_targets():

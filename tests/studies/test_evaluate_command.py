@@ -63,6 +63,27 @@ def test_runs_prints_and_goes_on(config, capsys):
         run(["--config", str(config), "--data.limit", "2"])
 
 
+def test_explainers_and_their_pairs_can_be_left_out(config, capsys):
+    arguments = ["--config", str(config), "--data.limit", "1", "--pairs", '[["short", "random"]]']
+    assert run([*arguments, "--without", '["short"]']) == 0
+    assert "short" not in capsys.readouterr().out
+    assert "| random |" in (config.parent / "out" / "table.md").read_text()
+    assert run(arguments) == 0
+    assert "| short − random |" in (config.parent / "out" / "table.md").read_text()
+    with pytest.raises(UsageError, match="leave out long"):
+        run([*arguments, "--without", '["long"]'])
+
+
+def test_an_override_leaves_the_other_options(config, capsys):
+    arguments = ["--config", str(config), "--data.limit", "1", "--explainers.short.masks", "5"]
+    assert run([*arguments, "--explainers.random.seed=3"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "short (explainer=rise, grid=2, masks=5)" in shown
+    assert "random (seed=3)" in shown
+    with pytest.raises(UsageError, match="without a value"):
+        run([*arguments, "--explainers.short.grid"])
+
+
 def test_what_cannot_be_carried_out_is_said(config):
     with pytest.raises(UsageError, match=r"no nowhere\.csv"):
         run(["--config", str(config), "--data.annotations", "nowhere.csv"])
@@ -77,5 +98,5 @@ def test_what_cannot_be_carried_out_is_said(config):
 def test_the_configurations_of_the_project_are_understood(name):
     parsed = _parser().parse_args(["--config", str(CONFIGS / name)])
     assert set(parsed.explainers) <= set(EXPLAINERS) | set(CONTROLS)
-    assert parsed.data.limit == 100
+    assert parsed.data.limit is None
     assert set(parsed.networks) == {"SqueezeNet", "MobileNetV2"}

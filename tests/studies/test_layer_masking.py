@@ -323,9 +323,13 @@ def test_a_study_from_plan_to_page(options, tmp_path):
     again = run_layer_masking(**options, progress=False)
     assert again == result
     names = {path.name for path in result.save()}
-    assert {"report.html", "table.md", "accuracies.csv", "results.json", "difference.png"} <= names
-    assert len((tmp_path / "out" / "accuracies.csv").read_text().splitlines()) == 1 + 12
-    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert names == {
+        "layer_masking.html",
+        *(f"layer_masking_{name}.csv" for name in ("accuracies", "differences")),
+        *(f"layer_masking_{name}" for name in ("table.md", "results.json", "difference.png", "information.png")),
+    }
+    assert len((tmp_path / "out" / "layer_masking_accuracies.csv").read_text().splitlines()) == 1 + 12
+    stored = json.loads((tmp_path / "out" / "layer_masking_results.json").read_text())
     assert stored["accuracies"]["random"]["kar"] == [list(values) for values in result.accuracies["random"]["kar"]]
     plan = plan_layer_masking(**options)
     assert (plan.done, plan.seconds) == (13, 0)
