@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers import Explainer, find_explainer
+from lightning_saliency.explainers import Explainer, build_explainer, find_explainer
 
 
 class RandomMap(Explainer):
@@ -88,4 +88,5 @@ def build_method(name: str, model: nn.Module, options: dict[str, Any]) -> Explai
     """
     if name in CONTROLS:
         return CONTROLS[name](model, **options)
-    return find_explainer(name, CONTROLS)(model, **options)
+    find_explainer(name, CONTROLS)
+    return build_explainer(name, model, **options)

@@ -215,6 +215,7 @@ def sanity_check(
         ValueError: If an argument is out of range or a name unknown or given twice.
 
     Example:
+        >>> from lightning_saliency.explainers import build_explainer
         >>> head = [nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head)
         >>> build = lambda network: build_explainer("grad_cam", network, layer="1")

@@ -243,7 +243,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path):
 
 def test_wrong_arguments_are_refused(tmp_path):
     for options, message in (
-        ({"explainer": "gradcam"}, "Got explainer='gradcam'. Allowed are an Explainer and smoe"),
+        ({"explainer": "gradcam"}, "Got the explainer 'gradcam'. Allowed are smoe"),
         ({"explainer": explainer(), "model": "net"}, "Got options or model beside an Explainer"),
         ({"targets": "true"}, "Allowed are 'predicted' and 'label'"),
         ({"size": 0}, "Got size=0"),

@@ -359,7 +359,7 @@ def test_passes_are_counted_from_outside_only():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"explainers": ["gradcam"]}, ValueError, "one of random, center_gaussian, smoe"),
+        ({"explainers": ["gradcam"]}, ValueError, "Allowed are random, center_gaussian, smoe"),
         ({"explainers": {"grad_cam": {"leyer": "4"}}}, TypeError, "leyer"),
         ({"explainers": []}, ValueError, "0 explainers"),
         ({"metrics": ["f1"]}, ValueError, "ebpg, miou"),

@@ -87,7 +87,7 @@ def test_an_override_leaves_the_other_options(config, capsys):
 def test_what_cannot_be_carried_out_is_said(config):
     with pytest.raises(UsageError, match=r"no nowhere\.csv"):
         run(["--config", str(config), "--data.annotations", "nowhere.csv"])
-    with pytest.raises(UsageError, match="one of random, center_gaussian"):
+    with pytest.raises(UsageError, match="Allowed are random, center_gaussian"):
         run(["--config", str(config), "--explainers", '{"grandcam": {}}'])
     with pytest.raises(SystemExit) as error:
         run(["--config", str(config), "--data.limits", "2"])
