@@ -85,10 +85,8 @@ def test_processes_that_die_in_mid_training_cost_their_cells_only(options, tmp_p
 @pytest.mark.slow
 def test_a_cell_is_trained_with_ddp_on_two_processes(options):
     trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    options = {**options, "explainers": {"smoe": {}}, "seeds": (0,), "examples": 0}
-    result = run_roar_kar(**{**options, "trainer": trainer}, progress=False)
-    alone = run_roar_kar(**{**options, "output": f"{options['output']}-alone"}, progress=False)
-    # 20 test images, of which every process sees each once.
-    found = [*result.unmasked, *(result.accuracies[name]["roar"][0.5][0] for name in ("random", "smoe"))]
-    assert all(abs(20 * accuracy - round(20 * accuracy)) < 1e-4 for accuracy in found)
-    assert list(result.accuracies) == list(alone.accuracies)
+    options = {**options, "explainers": {}, "seeds": (0,), "examples": 0, "trainer": trainer}
+    result = run_roar_kar(**options, progress=False)
+    # Of 20 test images, which the two processes share out.
+    for accuracy in (*result.unmasked, *result.accuracies["random"]["roar"][0.5]):
+        assert abs(20 * accuracy - round(20 * accuracy)) < 1e-4
