@@ -102,15 +102,24 @@ class Study:
         """What was measured, on what, how and where."""
         config = self.config
         options = [f"{name} ({_listed(given)})" for name, given in self.methods.items() if given]
-        parts = [
-            f"{self.samples.description()}.",
-            "Scores in %.",
-            f"Insertion and deletion: {config.steps} steps from and to {config.baseline}, {config.score} scores"
-            + (f" in {config.precision}." if config.precision else "."),
-            f"Drop and increase: top {config.kept_fraction:.0%} kept, {config.fill} elsewhere.",
-        ]
-        if self.samples.has_boxes:
-            parts.append(f"mIoU: top {config.top_fraction:.0%}. Pointing: mean over classes.")
+        keys = {column.key.partition("_")[0] for column in config.columns(boxes=self.samples.has_boxes)}
+        precision = f" in {config.precision}" if config.precision else ""
+        parts = [f"{self.samples.description()}.", "Scores in %."]
+        for told, text in (
+            (
+                {"insertion", "deletion", "overall"},
+                f"Insertion and deletion: {config.steps} steps from and to {config.baseline}, {config.score} scores"
+                f"{precision}.",
+            ),
+            (
+                {"drop", "increase"},
+                f"Drop and increase: top {config.kept_fraction:.0%} kept, {config.fill} elsewhere.",
+            ),
+            ({"miou"}, f"mIoU: top {config.top_fraction:.0%}."),
+            ({"pointing"}, "Pointing: mean over classes."),
+        ):
+            if keys & told:
+                parts.append(text)
         if options:
             parts.append(f"Options: {'; '.join(options)}.")
         where = sorted({str(device) for device in self.devices.values()})

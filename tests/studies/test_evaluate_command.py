@@ -56,6 +56,9 @@ def test_runs_prints_and_goes_on(config, capsys):
     assert "short" in shown
     assert "3 images, chosen from 4 with seed 0" in " ".join(shown.split())
     assert "short (explainer=rise, grid=2, masks=4)" in " ".join(shown.split())
+    # What was not measured is not explained.
+    assert "Insertion and deletion: 4 steps" in " ".join(shown.split())
+    assert "Drop and increase" not in shown
     table = (config.parent / "out" / "table.md").read_text()
     assert run(arguments) == 0
     assert (config.parent / "out" / "table.md").read_text() == table
