@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -157,33 +158,47 @@ def _read_csv(path: Path, folder: Path) -> _Found:
 
 def _read_coco(path: Path, folder: Path) -> _Found:
     """Read without pycocotools, which torchvision's reader needs and this package does not otherwise."""
-    content: Any = json.loads(path.read_text(encoding="utf-8"))
+    with _said(path, "a file of COCO's instances"):
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, Mapping) or not {"images", "categories", "annotations"} <= content.keys():
         raise ValueError(f"Expected images, categories and annotations in {path}; it is no file of COCO's instances.")
-    files = {image["id"]: folder / image["file_name"] for image in content["images"]}
-    names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    found: _Found = {file: [] for file in files.values()}
-    for annotation in content["annotations"]:
-        left, top, width, height = annotation["bbox"]
-        box = _box([left, top, left + width, top + height])
-        category = annotation["category_id"]
-        found[files[annotation["image_id"]]].append(LabelledObject(names[category], category, box))
+    with _said(path, "a file of COCO's instances"):
+        files = {image["id"]: folder / image["file_name"] for image in content["images"]}
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        found: _Found = {file: [] for file in files.values()}
+        for annotation in content["annotations"]:
+            left, top, width, height = annotation["bbox"]
+            box = _box([left, top, left + width, top + height])
+            category = annotation["category_id"]
+            found[files[annotation["image_id"]]].append(LabelledObject(names[category], category, box))
     return {file: objects for file, objects in found.items() if objects}
 
 
 def _read_voc(path: Path, folder: Path) -> _Found:
     found: _Found = {}
     for file in sorted(path.glob("*.xml")) if path.is_dir() else [path]:
-        parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
+        with _said(file, "an annotation of VOC's"):
+            parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
         if "annotation" not in parsed or "filename" not in parsed["annotation"]:
             raise ValueError(f"Expected <annotation> with a <filename> in {file}; it is no annotation of VOC's.")
         annotation = parsed["annotation"]
         for thing in annotation.get("object", []):
-            x1, y1, x2, y2 = (float(thing["bndbox"][corner]) for corner in _CORNERS)
-            # Pixels are numbered from 1 and both ends belong to the box.
-            box = _box([x1 - 1, y1 - 1, x2, y2])
-            found.setdefault(folder / annotation["filename"], []).append(LabelledObject(thing["name"], None, box))
+            with _said(file, "an annotation of VOC's"):
+                x1, y1, x2, y2 = (float(thing["bndbox"][corner]) for corner in _CORNERS)
+                # Pixels are numbered from 1 and both ends belong to the box.
+                box = _box([x1 - 1, y1 - 1, x2, y2])
+                found.setdefault(folder / annotation["filename"], []).append(LabelledObject(thing["name"], None, box))
     return found
+
+
+@contextmanager
+def _said(path: Path, kind: str) -> Iterator[None]:
+    """What is wrong with a file's content as an error that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, ElementTree.ParseError) as error:
+        missing = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"Got {path}, which is not as expected of {kind}: {missing}. Correct it.") from error
 
 
 def _box(corners: Sequence[float]) -> Box | None:

@@ -186,3 +186,30 @@ def test_the_real_boxes(shared_data):
     assert sample.image.shape == (3, 224, 224)
     boxes = torch.cat(sample.boxes)
     assert ((boxes >= 0) & (boxes <= 224)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "match"),
+    [
+        ("a.json", "{", "coco", r"a\.json, which is not as expected of a file of COCO's"),
+        ("a.json", '{"images": [], "categories": [], "annotations": [{"category_id": 1}]}', "coco", "has no 'bbox'"),
+        (
+            "a.json",
+            '{"images": [], "categories": [{"id": 1, "name": "x"}], '
+            '"annotations": [{"category_id": 1, "image_id": 7, "bbox": [0, 0, 1, 1]}]}',
+            "coco",
+            "has no 7",
+        ),
+        ("a.xml", "<annotation>", "voc", r"a\.xml, which is not as expected of an annotation of VOC's"),
+        (
+            "a.xml",
+            "<annotation><filename>x.jpg</filename><object><name>cat</name></object></annotation>",
+            "voc",
+            "has no 'bndbox'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, name, text, kind, match):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_annotations(tmp_path / name, kind)
