@@ -20,8 +20,8 @@ class GroupCAMAugmentation(SaliencyAugmentation):
     Args:
         groups: G; ``None``: 16, or the economy's 8.
         probability: That an image is replaced, or a schedule of it; ``None``: 1, or the economy's 0.2.
-        economy: Where they are not given, take the settings that make a step cost about one and a half times a plain one
-            and hardly change the maps: 8 groups, a fifth of the images, queries in bfloat16 on a copy of the
+        economy: Where they are not given, take the settings that make a step cost about one and a half times a plain
+            one and hardly change the maps: 8 groups, a fifth of the images, queries in bfloat16 on a copy of the
             network with its BatchNorms folded away.
         gradients: Weight the channels by their gradients, as in Algorithm 1.
         theta: Percentile of the de-noising, in [0, 100]; ``None``: none.
