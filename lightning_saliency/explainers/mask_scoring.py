@@ -251,9 +251,8 @@ class MaskScorer:
             raise RuntimeError(
                 "Got masks outside the context. A MaskScorer scores inside `with MaskScorer(...) as scorer:`."
             )
-        # Masks may lie elsewhere, where there is room for all of them.
-        masks, owners = masks.to(self.images.device), owners.to(self.images.device)
-        blended = blend(self.images[owners], self.baseline[owners], masks)
+        owners = owners.to(self.images.device)  # masks may lie elsewhere, where there is room for all of them
+        blended = blend(self.images[owners], self.baseline[owners], masks.to(self.images.device))
         if self.fast:
             blended = blended.contiguous(memory_format=torch.channels_last)
         returned = self._network(blended)

@@ -13,8 +13,9 @@ from lightning_saliency.reports.augmentation import Role, difference_figure
 from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies._augmentation_config import Budget
-from lightning_saliency.studies._augmentation_statistics import mean_interval, paired_difference
+from lightning_saliency.studies._augmentation_statistics import paired_difference
 from lightning_saliency.studies._files import as_csv, as_json, file_name, finite_or_none, write_texts
+from lightning_saliency.studies._statistics import mean_interval
 
 #: How budgets are called.
 BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall time"}

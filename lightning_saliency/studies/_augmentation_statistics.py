@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lightning_saliency.reports.tables import Estimate
-from lightning_saliency.studies._statistics import mean_interval, student_cdf, student_quantile
-
-__all__ = ["mean_interval", "paired_difference", "student_cdf", "student_quantile"]
+from lightning_saliency.studies._statistics import mean_interval
 
 
 def paired_difference(

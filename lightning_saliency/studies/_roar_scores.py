@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies._statistics import mean_interval
 
 
@@ -50,26 +49,8 @@ def combined_scores(kar: Sequence[float], roar: Sequence[float]) -> CombinedScor
     return CombinedScores(kept, removed, kept + removed)
 
 
-def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The mean over seeds and Student's t interval of it: mean ± t · s / √n with n − 1 degrees of freedom.
-
-    Args:
-        values: One for each of n seeds.
-        confidence: In (0, 1).
-
-    Returns:
-        The mean, the interval and n. One seed says nothing of the spread: its interval has infinite ends, and is not
-        shown.
-
-    Raises:
-        ValueError: If there is no value, or the confidence is out of range.
-
-    Example:
-        >>> estimate = seed_interval([0.70, 0.72, 0.74])
-        >>> f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-        '0.720 [0.670, 0.770]'
-    """
-    return mean_interval(values, confidence)
+#: The mean over seeds, and its interval.
+seed_interval = mean_interval
 
 
 def quartile_shares(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:

@@ -18,8 +18,8 @@ from lightning_saliency.studies._augmentation_arms import Arm, BatchAugmentation
 from lightning_saliency.studies._augmentation_plan import Planner, StepCost
 from lightning_saliency.studies._augmentation_randomness import OwnRandomness, SeededBatches
 from lightning_saliency.studies._augmentation_results import AugmentationComparison
-from lightning_saliency.studies._augmentation_statistics import mean_interval, student_cdf, student_quantile
 from lightning_saliency.studies._cells import StaleResultsError
+from lightning_saliency.studies._statistics import mean_interval, student_cdf, student_quantile
 from lightning_saliency.studies.augmentation import (
     AugmentationConfig,
     CostConfig,
