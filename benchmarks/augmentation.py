@@ -66,9 +66,9 @@ class _CopyAugmentation(GroupCAMAugmentation):
         explainer.fast, explainer._copy = True, self.kind(explainer.model, None)
 
 
-def arms() -> dict[str, SaliencyAugmentation | None]:
+def arms(seed: int = 0) -> dict[str, SaliencyAugmentation | None]:
     """Each lever alone, then the other guides, then the preset."""
-    settings: dict[str, Any] = {"log": False}
+    settings: dict[str, Any] = {"log": False, "seed": seed}
     return {
         PLAIN: None,
         FULL: GroupCAMAugmentation(**settings),
@@ -166,9 +166,9 @@ def speed(name: str, chosen: list[str], options: argparse.Namespace) -> dict[str
     torch.manual_seed(0)
     images = torch.randn(options.batch, 3, options.size, options.size)
     times: dict[str, list[float]] = {arm: [] for arm in chosen}
-    for _ in range(options.rounds):
+    for seed in range(options.rounds):
         for arm in chosen:
-            augmentation = arms()[arm]
+            augmentation = arms(seed)[arm]
             drawn = augmentation is not None and augmentation.probability(epoch=0) < 1
             times[arm].append(step_seconds(augmentation, name, images, options.steps * (DRAWN_STEPS if drawn else 1)))
     return compare(times, PLAIN)
