@@ -173,7 +173,8 @@ def retraining_curves(
         values += [] if unmasked is None else [100 * unmasked.value]
         room = max(2.0, 0.12 * (max(values) - min(values)))
         axis.set_ylim(max(0.0, min(values) - room), min(100.0, max(values) + room))
-    axes[0].legend(fontsize="x-small")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(handles)), fontsize="x-small")
     figure.suptitle(title)
     return figure
 
@@ -233,7 +234,7 @@ def scale_bars(
     )
     axis.set(ylabel=label)
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize="x-small", ncols=2)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="x-small")
     figure.suptitle(title, fontsize="medium")
     return figure
 
