@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_saliency.callbacks.group_cam_augmentation import ECONOMY
 from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies import _augmentation_cells as cells
 from lightning_saliency.studies import _augmentation_plan as planning
@@ -375,7 +376,7 @@ def test_what_is_timed_is_a_step_at_full_duty(config):
     late = timed["late"].callback(0, 7)
     assert [late.probability(epoch) for epoch in (0, 9)] == [0.5, 0.5]
     assert (late.every_n_steps, late.start_epoch, late.reuse_epochs) == (1, 0, 1)
-    assert timed["economic"].callback(0, 0).probability(0) == 0.2
+    assert timed["economic"].callback(0, 0).probability(0) == ECONOMY["probability"]
     # It is timed once for all that differ in their duties alone.
     for probability, same in ((0.5, True), ([[0, 0.1], [3, 0.5]], True), (0.25, False)):
         other = {"plain": {}, "late": {**ARMS["grad_cam"], "probability": probability}}
