@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_saliency.studies._cells import StaleResultsError, write_atomically
 
@@ -118,20 +121,38 @@ def read_record(cell: Cell, folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def compute_cell(cell: Cell, folder: Path) -> None:
+def compute_cell(cell: Cell, folder: Path, retries: int = 0) -> None:
     """Compute a cell in this process and write its result, unless it is there by now.
+
+    Args:
+        cell: The cell.
+        folder: Of the results.
+        retries: How often it is begun anew, with a warning, when one of the processes that it started itself is lost
+            (those of ``strategy="ddp_spawn"``); not after an exception in one of them.
 
     Raises:
         TypeError: If the result is not made of JSON values.
         ValueError: If the result holds a number that is not finite.
+        torch.multiprocessing.ProcessExitedException: If the cell's own processes are lost once more.
     """
     if read_record(cell, folder) is not None:
         return
     start = time.perf_counter()
-    result = plain(cell.function(**cell.arguments))
+    result = plain(_with_retries(cell, retries))
     record = {
         "fingerprint": plain(cell.fingerprint),
         "result": result,
         "seconds": round(time.perf_counter() - start, 3),
     }
     write_atomically(cell.path(folder), json.dumps(record, indent=1) + "\n")
+
+
+def _with_retries(cell: Cell, retries: int) -> dict[str, Any]:
+    for left in range(retries, 0, -1):
+        try:
+            return cell.function(**cell.arguments)
+        except ProcessExitedException as error:
+            warnings.warn(
+                f"Cell {cell.name}: {error}. It is begun anew, {left} more times at most.", RuntimeWarning, stacklevel=2
+            )
+    return cell.function(**cell.arguments)

@@ -22,11 +22,11 @@ from lightning_saliency.studies._grid_cells import Cell, Outcome, compute_cell
 _GRACE = 5.0
 
 
-def here(cells: Sequence[Cell], folder: Path) -> Iterator[Outcome]:
+def here(cells: Sequence[Cell], folder: Path, retries: int) -> Iterator[Outcome]:
     """Compute cells one after the other in this process."""
     for cell in cells:
         try:
-            compute_cell(cell, folder)
+            compute_cell(cell, folder, retries)
         except Exception as error:
             yield Outcome(cell.name, traceback.format_exc(), error)
         else:
@@ -47,7 +47,7 @@ def in_processes(
         workers: Number of processes.
         threads: Of each process.
         devices: For each process the GPUs it sees, as ``CUDA_VISIBLE_DEVICES`` names them; ``None``: as they are.
-        retries: How often a cell is begun anew.
+        retries: How often a cell is begun anew whose process dies, or one of those that the cell started.
 
     Yields:
         The cells as they end.
@@ -58,7 +58,7 @@ def in_processes(
     try:
         while waiting or any(worker.cell is not None for worker in running.values()):
             while waiting and free:
-                worker = _Worker(folder, threads, free.pop(0))
+                worker = _Worker(folder, threads, free.pop(0), retries)
                 running[worker.connection] = worker
                 worker.begin(waiting.popleft())
             for ready in wait(list(running)):
@@ -119,12 +119,12 @@ def visible_devices(workers: int, gpus_per_cell: float) -> list[str | None]:
 class _Worker:
     """A process that computes the cells it is sent; not a daemon, since a cell may start processes of its own."""
 
-    def __init__(self, folder: Path, threads: int, device: str | None) -> None:
+    def __init__(self, folder: Path, threads: int, device: str | None, retries: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.device = device
         self.cell: Cell | None = None
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, folder, threads, device))
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, folder, threads, device, retries))
         self.process.start()
         theirs.close()
 
@@ -148,7 +148,7 @@ class _Worker:
         return self.process.exitcode
 
 
-def _work(connection: Connection, folder: Path, threads: int, device: str | None) -> None:
+def _work(connection: Connection, folder: Path, threads: int, device: str | None, retries: int) -> None:
     # Ctrl-C reaches every process of the terminal; the one that was started by hand ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -164,7 +164,7 @@ def _work(connection: Connection, folder: Path, threads: int, device: str | None
             connection.send(traceback.format_exc())
             continue
         try:
-            compute_cell(cell, folder)
+            compute_cell(cell, folder, retries)
         except Exception:  # the study's own process raises it, as a CellError
             connection.send(traceback.format_exc())
         else:

@@ -26,7 +26,7 @@ def on_ray(
         folder: Of the results, absolute.
         cpus_per_cell: Processors that Ray sets aside for a cell.
         gpus_per_cell: GPUs likewise; with 0 a cell sees none.
-        retries: How often Ray begins a cell anew whose process or machine is lost.
+        retries: How often a cell is begun anew whose process or machine is lost, or a process that the cell started.
 
     Yields:
         The cells as they end.
@@ -41,7 +41,7 @@ def on_ray(
         ray.init(log_to_driver=False)
     _check_resources(ray, cpus_per_cell, gpus_per_cell)
     task = ray.remote(num_cpus=cpus_per_cell, num_gpus=gpus_per_cell, max_retries=retries)(_compute)
-    names = {task.remote(cell, folder, max(1, int(cpus_per_cell))): cell for cell in cells}
+    names = {task.remote(cell, folder, max(1, int(cpus_per_cell)), retries): cell for cell in cells}
     waiting = list(names)
     try:
         while waiting:
@@ -53,9 +53,9 @@ def on_ray(
             ray.cancel(reference, force=True)
 
 
-def _compute(cell: Cell, folder: Path, threads: int) -> None:
+def _compute(cell: Cell, folder: Path, threads: int, retries: int) -> None:
     torch.set_num_threads(threads)
-    compute_cell(cell, folder)
+    compute_cell(cell, folder, retries)
 
 
 def _outcome(ray: ModuleType, reference: object, cell: Cell, folder: Path) -> Outcome:

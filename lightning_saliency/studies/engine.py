@@ -48,7 +48,8 @@ def run_cells(
             process' threads are left alone).
         gpus_per_cell: GPUs for a cell: a whole number, or a share below 1. Each of several local processes sees its own
             only. 0: with Ray a cell sees none, locally it sees all.
-        retries: How often a cell is begun anew whose process (or machine) was lost; not after an exception.
+        retries: How often a cell is begun anew whose process (or machine) was lost, or one of the processes that it
+            started itself, such as those of ``strategy="ddp_spawn"``; not after an exception.
         progress: Whether a bar is shown on the error stream.
 
     Returns:
@@ -77,7 +78,7 @@ def run_cells(
         else:
             devices = visible_devices(workers, gpus_per_cell)
             if workers == 1:
-                outcomes = here(missing, folder)
+                outcomes = here(missing, folder, retries)
             else:
                 outcomes = in_processes(missing, folder, workers, max(1, int(cpus_per_cell)), devices, retries)
         failures: dict[str, str] = {}

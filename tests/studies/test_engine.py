@@ -44,6 +44,19 @@ def die(marker, times):
     return {"pid": os.getpid()}
 
 
+def start(marker, times):
+    # As Lightning strategies that start processes themselves do.
+    import torch.multiprocessing
+
+    torch.multiprocessing.start_processes(_start, (marker, times), nprocs=2, start_method="fork")
+    return {"pid": os.getpid()}
+
+
+def _start(rank, marker, times):
+    if rank == 1:
+        die(marker, times)
+
+
 def where(value):
     import torch
 
@@ -156,6 +169,21 @@ def test_a_cell_that_goes_on_killing_its_process_is_given_up(jobs, tmp_path):
     assert set(error.value.failures) == {"always"}
     assert (tmp_path / "always").read_text() == "xx"
     assert len(read_cells(cells, tmp_path / "results")) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the cell starts processes by fork")
+def test_a_process_that_a_cell_started_may_die(jobs, tmp_path):
+    cells = [Cell("once", jobs.start, {"marker": tmp_path / "once", "times": 1}, {})]
+    with pytest.raises(CellError, match="terminated with signal SIGKILL"):
+        run_cells(cells, tmp_path / "results", retries=0, progress=False)
+    (tmp_path / "once").unlink()
+    with pytest.warns(RuntimeWarning, match="once: process 1 terminated with signal SIGKILL. It is begun anew, 2 more"):
+        found = run_cells(cells, tmp_path / "results", progress=False)
+    assert found == {"once": {"pid": os.getpid()}}
+    always = [Cell("always", jobs.start, {"marker": tmp_path / "always", "times": 9}, {})]
+    with pytest.warns(RuntimeWarning), pytest.raises(CellError, match="terminated with signal SIGKILL"):
+        run_cells(always, tmp_path / "results", retries=1, progress=False)
+    assert (tmp_path / "always").read_text() == "xx"
 
 
 @pytest.mark.slow
