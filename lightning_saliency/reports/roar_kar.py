@@ -173,8 +173,7 @@ def retraining_curves(
         values += [] if unmasked is None else [100 * unmasked.value]
         room = max(2.0, 0.12 * (max(values) - min(values)))
         axis.set_ylim(max(0.0, min(values) - room), min(100.0, max(values) + room))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(handles)), fontsize="x-small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="x-small")
     figure.suptitle(title)
     return figure
 

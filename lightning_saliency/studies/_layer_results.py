@@ -19,13 +19,14 @@ from lightning_saliency.studies._files import as_csv, as_json, result_folder, wr
 from lightning_saliency.studies._layer_cells import MODES, LayerGrid
 from lightning_saliency.studies._layer_mask import RANDOM
 from lightning_saliency.studies._roar_facts import network_name, study_facts
-from lightning_saliency.studies._roar_scores import quartile_shares, seed_interval, weights_from_scores
+from lightning_saliency.studies._roar_scores import quartile_shares, weights_from_scores
 from lightning_saliency.studies._seed_differences import (
     SeedDifferences,
     chosen_reference,
     plain_estimates,
     seed_caption,
 )
+from lightning_saliency.studies._statistics import mean_interval
 
 Score = Literal["difference", "information"]
 _SCORES = {"difference": difference_score, "information": information_score}
@@ -123,7 +124,7 @@ class LayerMaskingResult:
     def score(self, statistic: str, score: Score = "difference") -> Estimate | None:
         """The difference (Eq. 8) or information score (Eq. 9) over all scales; ``None`` where it is not finite."""
         totals = self.seed_scores(statistic)[score]
-        return seed_interval(totals, self.confidence) if all(map(math.isfinite, totals)) else None
+        return mean_interval(totals, self.confidence) if all(map(math.isfinite, totals)) else None
 
     def seed_scores(self, statistic: str) -> dict[str, list[float]]:
         """Difference (Eq. 8) and information score (Eq. 9) over all scales, for each seed."""
@@ -173,7 +174,7 @@ class LayerMaskingResult:
         """The accuracies at each scale in per cent, as in the SMOE paper's Table 4."""
         rows = {
             name: {
-                f"{mode}_l{place + 1}": seed_interval([100 * value for value in values], self.confidence)
+                f"{mode}_l{place + 1}": mean_interval([100 * value for value in values], self.confidence)
                 for mode in MODES
                 for place, values in enumerate(self.accuracies[name][mode])
             }
@@ -211,7 +212,7 @@ class LayerMaskingResult:
         nothing = Estimate(math.nan, math.nan, math.nan, 0)
         return {
             name: [
-                seed_interval(column, self.confidence) if all(map(math.isfinite, column)) else nothing
+                mean_interval(column, self.confidence) if all(map(math.isfinite, column)) else nothing
                 for column in zip(*self.scale_scores(name, score), strict=True)
             ]
             for name in self.statistics

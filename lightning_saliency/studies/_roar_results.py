@@ -23,7 +23,7 @@ from lightning_saliency.studies._files import as_csv, as_json, result_folder, wr
 from lightning_saliency.studies._roar_config import RANDOM
 from lightning_saliency.studies._roar_facts import grid_facts, network_name
 from lightning_saliency.studies._roar_grid import EXAMPLES, RoarKarGrid
-from lightning_saliency.studies._roar_scores import CombinedScores, combined_scores, seed_interval
+from lightning_saliency.studies._roar_scores import CombinedScores, combined_scores
 from lightning_saliency.studies._seed_differences import (
     SeedDifferences,
     chosen_reference,
@@ -31,6 +31,7 @@ from lightning_saliency.studies._seed_differences import (
     plain_estimates,
     seed_caption,
 )
+from lightning_saliency.studies._statistics import mean_interval
 
 
 class CombinedEstimates(NamedTuple):
@@ -292,7 +293,7 @@ class RoarKarResult:
         return SeedDifferences(scores, self.reference, columns, len(self.seeds), self.confidence)
 
     def _interval(self, values: Sequence[float]) -> Estimate:
-        return seed_interval(values, self.confidence)
+        return mean_interval(values, self.confidence)
 
     def _caption(self) -> str:
         return seed_caption(len(self.seeds), self.confidence)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_saliency.studies._statistics import mean_interval
-
 
 class CombinedScores(NamedTuple):
     """The columns of Table 2 of the SMOE paper."""
@@ -47,10 +45,6 @@ def combined_scores(kar: Sequence[float], roar: Sequence[float]) -> CombinedScor
             raise ValueError(f"Got an accuracy of {accuracy:g}. Allowed are shares in [0, 1]; divide per cent by 100.")
     kept, removed = math.fsum(kar), -math.fsum(roar)
     return CombinedScores(kept, removed, kept + removed)
-
-
-#: The mean over seeds, and its interval.
-seed_interval = mean_interval
 
 
 def quartile_shares(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:

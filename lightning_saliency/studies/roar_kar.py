@@ -13,7 +13,6 @@ from lightning_saliency.studies._roar_scores import (
     CombinedScores,
     combined_scores,
     quartile_shares,
-    seed_interval,
     weights_from_scores,
 )
 from lightning_saliency.studies.engine import run_cells
@@ -30,7 +29,6 @@ __all__ = [
     "plan_roar_kar",
     "quartile_shares",
     "run_roar_kar",
-    "seed_interval",
     "weights_from_scores",
 ]
 

@@ -26,6 +26,7 @@ from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies import StaleResultsError
 from lightning_saliency.studies._roar_cells import MapSource, build_explainer_of, train_unmasked
 from lightning_saliency.studies._roar_grid import RoarKarGrid
+from lightning_saliency.studies._statistics import mean_interval
 from lightning_saliency.studies._training import (
     as_spec,
     build,
@@ -43,7 +44,6 @@ from lightning_saliency.studies.roar_kar import (
     plan_roar_kar,
     quartile_shares,
     run_roar_kar,
-    seed_interval,
     weights_from_scores,
 )
 
@@ -367,12 +367,12 @@ def test_intervals_are_over_seeds_and_differences_are_paired():
 def test_intervals_over_seeds_are_students():
     values = [0.71, 0.74, 0.69, 0.75]
     low, high = scipy.stats.t.interval(0.9, 3, sum(values) / 4, scipy.stats.sem(values))
-    found = seed_interval(values, 0.9)
+    found = mean_interval(values, 0.9)
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.count == 4
-    assert seed_interval([0.5]) == Estimate(0.5, -math.inf, math.inf, 1)
+    assert mean_interval([0.5]) == Estimate(0.5, -math.inf, math.inf, 1)
     with pytest.raises(ValueError, match="0 values"):
-        seed_interval([])
+        mean_interval([])
 
 
 def test_scores_refuse_what_cannot_be_compared():
