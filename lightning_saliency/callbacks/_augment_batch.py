@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.batches import LABEL_KEYS, BatchError, describe, find_images, find_labels, follow, walk
+from lightning_saliency.batches import LABEL_KEYS, BatchError, describe, find_images, follow, walk
 
 
 def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> Tensor:
@@ -17,7 +18,8 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
     Args:
         batch: As for ``find_images``.
         count: B, the number of images.
-        key: Where it is, a dictionary key, a position or a dotted path of both; ``None`` searches.
+        key: Where it is, a dictionary key, a position or a dotted path of both; ``None`` searches: under the usual keys
+            of labels; then for integers ``[B]`` or weights ``[B, N]``, whichever comes first; then for weights ``[B]``.
 
     Returns:
         ``[B]`` int64, a class an image; or ``[B, N]`` float32 in [0, 1], the weight of each class (multi-label and soft
@@ -33,21 +35,43 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
         tensor([[1., 0., 1.]])
     """
     where = batch if key is None else follow(batch, key)
-    labels = find_labels(where, count)
-    if labels is not None and labels.dtype != torch.bool:
-        return labels.long()
-    for value in walk(where, LABEL_KEYS):
-        if not isinstance(value, Tensor) or value.ndim not in (1, 2) or value.shape[0] != count or not value.numel():
-            continue
-        weights = value.detach().float().reshape(count, -1)
-        if bool(((weights >= 0) & (weights <= 1)).all()):
-            return weights
+    leaves = list(walk(where, LABEL_KEYS))
+    likely = [value for value in leaves if isinstance(value, Tensor) and (value.ndim == 2 or _is_class(value, count))]
+    # Under their usual keys first: a batch may carry indices or other whole numbers [B] beside its weights.
+    for value in (*_usual(where), *likely, *leaves):
+        truth = _as_truth(value, count)
+        if truth is not None:
+            return truth
     given = "" if key is None else f" under labels={key!r}"
     raise BatchError(
         f"Found no ground truth for the {count} images of the batch{given}, which is {describe(batch)}. Allowed are "
         "integer classes [B] and weights [B, N] in [0, 1]; say where they are with labels=, for example "
         "labels='target' or labels=1."
     )
+
+
+def _usual(batch: Any) -> Iterator[Any]:
+    """What lies under the usual keys of labels, at any depth."""
+    if isinstance(batch, Mapping):
+        for key in LABEL_KEYS:
+            if key in batch:
+                yield from walk(batch[key], LABEL_KEYS)
+    if isinstance(batch, (Mapping, tuple, list)):
+        for item in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from _usual(item)
+
+
+def _is_class(value: Tensor, count: int) -> bool:
+    return value.shape == (count,) and not value.is_floating_point() and value.dtype != torch.bool
+
+
+def _as_truth(value: Any, count: int) -> Tensor | None:
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or value.shape[0] != count or not value.numel():
+        return None
+    if _is_class(value, count):
+        return value.long()
+    weights = value.detach().float().reshape(count, -1)
+    return weights if bool(((weights >= 0) & (weights <= 1)).all()) else None
 
 
 def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:

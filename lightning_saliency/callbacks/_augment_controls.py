@@ -64,14 +64,15 @@ class OtherImage:
     """
 
     def __init__(self) -> None:
-        self._last: Tensor | None = None
+        #: The last map there was, of no use to anyone but an image that comes alone.
+        self.last: Tensor | None = None
 
     def __call__(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         """Maps ``[n, H, W]`` turned round by a random number of places; constant, and so of no use, where none fits."""
         count = maps.shape[0]
         if count == 0:
             return maps.clone()
-        before, self._last = self._last, maps[-1:].clone()
+        before, self.last = self.last, maps[-1:].clone()
         if count > 1:
             return maps.roll(int(torch.randint(1, count, (), generator=generator)), 0)
         if before is None or before.shape != maps.shape:

@@ -103,7 +103,7 @@ class AugmentationFilm:
         if self.sample is None:
             return False
         images, targets = self.sample
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        with torch.no_grad(), trainer.precision_plugin.forward_context(), recipe.guide.trial():
             augmented, maps, masks = recipe.augmented(
                 images.to(trainer.strategy.root_device), targets, generator, multi_label
             )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -142,13 +142,33 @@ class Guide:
             return resize_maps(explainer(queried, targets), size)
 
     def controlled(self, maps: Tensor, generator: torch.Generator) -> Tensor:
-        """The maps that are used: the guide's own, or those of the control."""
+        """The maps that are used: the guide's own, or those of the control.
+
+        ``control="other_image"`` keeps one of them for an image that comes alone, see `trial`.
+        """
         if self.control == "random_blobs":
             finite = torch.nan_to_num(maps)
             return torch.where(maps.isfinite(), shuffled_blobs(finite, generator), maps)
         if self.control == "other_image":
             return self._other(maps, generator)
         return maps
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Inside, maps are made that no training step sees: they leave nothing behind for the next one."""
+        kept = self._other.last
+        try:
+            yield
+        finally:
+            self._other.last = kept
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """What the next maps depend on beside the network: with ``control="other_image"`` the map that was kept."""
+        return None if self._other.last is None else {"other": self._other.last.cpu()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor] | None) -> None:
+        """Go on with the map that a checkpoint holds, if it has one."""
+        self._other.last = None if state is None else state["other"]
 
     def confidence(self, images: Tensor, targets: Tensor, multi_label: bool = False) -> Tensor:
         """The network's confidence ``[n]`` in each image's class: its softmax, or of multi-label heads its sigmoid."""
@@ -164,6 +184,8 @@ class Guide:
             if self._model is None:
                 raise RuntimeError("The guide was asked for maps before it was given a network: call bind() first.")
             options = dict(self._options)
+            if self.precision is not None and "precision" in self._takes:
+                options.setdefault("precision", self.precision)
             if multi_label and "score" in self._takes:
                 options.setdefault("score", "sigmoid")
             if self.resolution < 1:

@@ -125,7 +125,7 @@ class BatchStep:
             # The highest class: a label beyond the network's classes is then found out here.
             tried = targets.argmax()[None]
             generator = batch_generator(self.seed, 0, -1)
-            with trainer.precision_plugin.forward_context():
+            with trainer.precision_plugin.forward_context(), self.recipe.guide.trial():
                 first = images[tried.to(images.device)]
                 self.recipe.augmented(first, targets[tried], generator, self.truth.several)
         return images, targets

@@ -212,13 +212,19 @@ class SaliencyAugmentation(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The count of batches, on which all that is random depends, what labels mean, and the images of the film."""
         sample = self._film.state_dict()
-        return {"batches": self._batches, "multi_label": self._truth.multi_label, "sample": sample}
+        return {
+            "batches": self._batches,
+            "multi_label": self._truth.multi_label,
+            "sample": sample,
+            "guide": self.guide.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was made."""
         self._batches = int(state_dict["batches"])
         self._truth.load(state_dict["multi_label"])
         self._film.load_state_dict(state_dict["sample"])
+        self.guide.load_state_dict(state_dict.get("guide"))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the epoch's means."""

@@ -131,7 +131,9 @@ class GroupCAM(MaskScoringExplainer):
             faint = scores.amax(1) < FAINT * own
             if faint.any():
                 part = images[faint], targets[faint], baseline[faint], queries[faint]
-                scores[faint] = self._scores(*part, exact=True).to(scores.dtype)
+                # Also where it is the caller who autocasts.
+                with torch.autocast(images.device.type, enabled=False):
+                    scores[faint] = self._scores(*part, exact=True).to(scores.dtype)
         gains = scores[:, :-1] - scores[:, -1:]
         return resize_maps((gains[..., None, None] * masks).sum(1), (images.shape[2], images.shape[3])).relu()
 

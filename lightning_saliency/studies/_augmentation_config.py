@@ -190,6 +190,12 @@ class AugmentationConfig:
                 f"{', '.join(self.arms)}; add the arm or name another."
             )
 
+    def guide_of(self, arm: str) -> str:
+        """The guided arm that an arm is the own control of; otherwise the arm itself."""
+        own = self.controls if isinstance(self.controls, Mapping) else {}
+        guides = [guide for guide, controls in own.items() if arm in controls]
+        return guides[0] if len(guides) == 1 else arm
+
     def controls_of(self, arm: str) -> list[str]:
         """The controls that an arm guided by saliency maps is compared with."""
         return list(self.controls.get(arm, []) if isinstance(self.controls, Mapping) else self.controls)

@@ -171,7 +171,8 @@ class Planner:
                     for budget in config.budgets:
                         steps = config.training.steps
                         if budget == "time":
-                            cost = costs[network][name]
+                            # A control is there to tell what the map is worth, not what making another one costs.
+                            cost = costs[network][config.guide_of(name)]
                             steps = affordable_steps(cost.seconds, cost.reference, config.cost.tolerance)
                         by_steps.setdefault(steps, []).append(budget)
                     runs += [

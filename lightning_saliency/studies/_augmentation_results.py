@@ -52,7 +52,8 @@ class AugmentationComparison:
 
         ``accuracy`` and ``val_best`` in %; ``difference`` to the reference and ``versus <control>`` in percentage
         points, paired by seed (``versus its <name>`` where the control is called ``<arm>, <name>``); ``cost``,
-        ``steps``, and ``kept``, the share of the pixels left sharp in %.
+        ``steps``; ``replaced``, the share of the images that were replaced, and ``kept``, the share of their pixels
+        left sharp, in %.
         """
         return {
             network: {
@@ -71,7 +72,8 @@ class AugmentationComparison:
             *(Column(f"versus {control}", f"− {control}", "high", group) for control in compared),
             Column("cost", "cost of a step", None, spent),
             Column("steps", "steps", None, spent, digits=0),
-            Column("kept", "sharp in %", None, spent, digits=0),
+            Column("replaced", "images replaced in %", None, spent, digits=0),
+            Column("kept", "of these sharp in %", None, spent, digits=0),
         ]
         values = {
             f"{network}, {BUDGET_NAMES[budget]}": {
@@ -185,9 +187,10 @@ class AugmentationComparison:
                 found[key] = difference
         steps = [float(run["steps"]) for run in own.values()]
         found["steps"] = Estimate(math.fsum(steps) / len(steps), min(steps), max(steps), len(steps))
-        kept = [100 * run["mask_fraction"] for run in own.values() if run["mask_fraction"] is not None]
-        if kept:
-            found["kept"] = Estimate(math.fsum(kept) / len(kept), min(kept), max(kept), len(kept))
+        for key, kept in (("replaced", "augmented"), ("kept", "mask_fraction")):
+            shares = [100 * run[kept] for run in own.values() if run[kept] is not None]
+            if shares:
+                found[key] = Estimate(math.fsum(shares) / len(shares), min(shares), max(shares), len(shares))
         return found
 
     def _summary(self) -> str:

@@ -57,6 +57,11 @@ IMAGES = torch.zeros(3, 3, 4, 4)
         ((IMAGES, torch.eye(3)), None, torch.eye(3)),
         ((IMAGES, torch.eye(3, dtype=torch.int64)), 1, torch.eye(3)),
         ({"target": torch.full((3, 2), 0.5), "image": IMAGES}, None, torch.full((3, 2), 0.5)),
+        # Whole numbers that are no classes: indices, as reuse_epochs needs them.
+        ({"image": IMAGES, "index": torch.arange(3), "label": torch.eye(3)}, None, torch.eye(3)),
+        ({"index": torch.arange(3), "x": {"image": IMAGES, "label": torch.eye(3)[0]}}, None, torch.eye(3)[:, :1]),
+        ((IMAGES, torch.eye(3), torch.arange(3)), None, torch.eye(3)),
+        ((IMAGES, torch.tensor([0.5, 1.0, 0.5]), torch.tensor([2, 0, 1])), None, torch.tensor([2, 0, 1])),
     ],
 )
 def test_the_ground_truth_is_found(batch, key, expected):
@@ -211,6 +216,56 @@ def test_a_lower_resolution_is_that_of_the_queries_alone():
     assert set(seen) == {(16, 24), (1, 1)} or set(seen) == {(16, 24)}
     (explainer,) = [each for key, each in guide._explainers.items() if key[1] is not None]
     assert (explainer.kernel_size, explainer.sigma) == (11, 4.0)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_faint_images_are_scored_again_in_single_precision(monkeypatch, fast):
+    """Also where it is the guide that autocasts."""
+    from lightning_saliency.explainers import group_cam
+
+    model, images, targets = SmallNet().eval(), torch.rand(3, 3, 32, 32), torch.tensor([0, 3, 1])
+    seen = []
+    model.features[0].register_forward_hook(lambda *args: seen.append((args[2].dtype, len(args[2]))))
+    scored = {}
+    for faint in (0.0, 1e9):
+        monkeypatch.setattr(group_cam, "FAINT", faint)
+        guide = Guide("group_cam", {"groups": 4}, precision="bf16", fast=fast)
+        guide.bind(model)
+        guide.maps(images, targets, _generator())
+        seen.clear()
+        guide.maps(images, targets, _generator())
+        scored[faint] = sum(count for dtype, count in seen if dtype == torch.float32)
+    assert scored == {0.0: 0, 1e9: 3 * 5}
+
+
+def test_the_copys_precision_is_the_guides():
+    guide = Guide("group_cam", {"groups": 4}, precision="fp16", fast=True)
+    guide.bind(SmallNet())
+    (explainer,) = guide._explainers.values()
+    assert explainer.precision == "fp16"
+
+
+def test_trials_leave_nothing_for_an_image_that_comes_alone():
+    model, images, targets = SmallNet().eval(), torch.rand(3, 3, 32, 32), torch.tensor([0, 3, 1])
+    guide = Guide("grad_cam", control="other_image")
+    guide.bind(model)
+    maps = guide.maps(images, targets, _generator())
+
+    def alone(guide):
+        return guide.controlled(maps[:1], _generator())
+
+    with guide.trial():
+        guide.controlled(maps[1:], _generator())
+    assert guide.state_dict() is None
+    assert alone(guide).amax() == 0
+    guide.controlled(maps[:2], _generator())
+    with guide.trial():
+        guide.controlled(maps[2:], _generator())
+    state = guide.state_dict()
+    assert torch.equal(alone(guide), maps[1:2])
+    again = Guide("grad_cam", control="other_image")
+    again.load_state_dict(state)
+    assert torch.equal(alone(again), maps[1:2])
 
 
 def test_confidence_is_that_of_the_head():

@@ -485,6 +485,15 @@ def test_each_guide_has_its_own_controls(config, monkeypatch):
     assert replace(config, controls=["grad_cam, random mask"]).controls_of("fast_cam") == ["grad_cam, random mask"]
 
 
+def test_a_control_has_as_many_steps_as_its_guide(config, monkeypatch):
+    """It tells what the map is worth, and not what it takes to make a control's."""
+    fixed_costs(monkeypatch, {"grad_cam": 2.0, "random mask": 4.0})
+    config = replace(config, training=replace(config.training, steps=8), seeds=[0], budgets=["time"])
+    config = replace(config, controls={"grad_cam": ["random mask"]})
+    steps = {run.arm: run.steps for run in plan_augmentation(config).runs}
+    assert steps == {"plain": 8, "mixup": 8, "grad_cam": 4, "random mask": 4}
+
+
 def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
     fixed_costs(monkeypatch, {"grad_cam": 2.0, "random mask": 2.0})
     trained = []
@@ -508,6 +517,9 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
         assert keys["difference"].value == pytest.approx(np.mean(accuracies) - np.mean(plain))
         assert keys["versus random mask"].value == pytest.approx(np.mean(accuracies) - np.mean(control))
         assert (keys["steps"].value, keys["cost"].value) == (steps, 2.0)
+        replaced = [100 * comparison.runs["Net"][budget]["grad_cam"][seed]["augmented"] for seed in (0, 1)]
+        assert keys["replaced"].value == pytest.approx(np.mean(replaced))
+        assert 0 < keys["kept"].value < 100
     assert "versus random mask" not in comparison.estimates["Net"]["steps"]["mixup"]
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir() if path.is_file()} == {
