@@ -49,9 +49,9 @@ class SaliencyAugmentation(pl.Callback):
     positive one). A mistake in the options ends the run before its first step. Later, an error is a warning, and the
     step goes on unaugmented; after ten in a row, not counting steps that were to stay as they are, the callback is off.
 
-    Two controls tell whether the map matters. Both cost the guide's queries and keep exactly as many pixels:
-    ``control="random_blobs"`` cuts the mask out of a random map with the same values and the same autocorrelation,
-    ``control="other_image"`` takes the map of another image of the batch. ``explainer="random_blobs"`` is a third, of
+    Two controls tell whether the map matters. Both cost the guide's queries: ``control="random_blobs"`` cuts the mask
+    out of a random map with the same values and the same autocorrelation, and keeps exactly as many pixels of each
+    image; ``control="other_image"`` takes the map of another image of the batch. ``explainer="random_blobs"`` is a third, of
     fixed area, that costs no query: what the same time buys without a map.
 
     Logs, each epoch: ``<name>/augmented``, the share of all of the epoch's training images that were replaced;
