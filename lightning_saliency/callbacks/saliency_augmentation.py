@@ -51,8 +51,8 @@ class SaliencyAugmentation(pl.Callback):
 
     Two controls tell whether the map matters. Both cost the guide's queries: ``control="random_blobs"`` cuts the mask
     out of a random map with the same values and the same autocorrelation, and keeps exactly as many pixels of each
-    image; ``control="other_image"`` takes the map of another image of the batch. ``explainer="random_blobs"`` is a third, of
-    fixed area, that costs no query: what the same time buys without a map.
+    image; ``control="other_image"`` takes the map of another image of the batch. ``explainer="random_blobs"`` is a
+    third, of fixed area, that costs no query: what the same time buys without a map.
 
     Logs, each epoch: ``<name>/augmented``, the share of all of the epoch's training images that were replaced;
     ``<name>/mask_fraction``, the mean of B over the replaced images; ``<name>/confidence_gain``, by how much the
