@@ -162,12 +162,15 @@ def _caption(config: AugmentationConfig) -> str:
         if config.data.seeded
         else "the test images are the same for all seeds, so that the intervals say nothing of others"
     )
+    equal_time = (
+        f"; within equal wall time as many as take as long as those of {config.reference}, up to "
+        f"{config.cost.tolerance:.0%} more time being equal, and a guide's own controls have as many as the guide"
+    )
     return (
         f"Means over {seeds} seed{'s' if seeds > 1 else ''}; differences are paired by seed, their "
         f"{config.confidence:.0%} intervals Student's t with {seeds - 1} degrees of freedom, not corrected "
         f"for the number of arms; {images}. "
-        f"{training.steps} steps; within equal wall time as many as take as long as those of {config.reference}. Cost "
-        f"of a step: mean of the planned ones from epoch {training.start_epoch} on; median, least and greatest of "
-        f"{config.cost.rounds} rounds in turn with {config.reference}. Up to {config.cost.tolerance:.0%} more time "
-        "counts as equal."
+        f"{training.steps} steps{equal_time if 'time' in config.budgets else ''}. Cost of a step: mean of the planned "
+        f"ones from epoch {training.start_epoch} on; median, least and greatest of {config.cost.rounds} rounds in turn "
+        f"with {config.reference}."
     )

@@ -471,6 +471,7 @@ def test_each_guide_has_its_own_controls(config, monkeypatch):
     config = replace(config, arms=arms, controls=controls, seeds=[0], budgets=["steps"])
     comparison = run_augmentation(config)
     assert comparison.controls == {**controls, "fast_cam": []}
+    assert "wall time" not in comparison.caption
     estimates = comparison.estimates["Net"]["steps"]
     for name in controls:
         own, other = (100 * comparison.runs["Net"]["steps"][arm][0]["accuracy"] for arm in (name, *controls[name]))
@@ -528,6 +529,7 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
     table = (out / "table.md").read_text()
     assert "### Net, equal steps: test accuracy in %" in table
     assert "2 seeds" in table
+    assert "2 steps; within equal wall time" in table
     assert len(comparison.verdicts()) == 2
     assert len((out / "results.csv").read_text().splitlines()) == 1 + 2 * 4 * 2
     assert json.loads((out / "results.json").read_text())["roles"] == comparison.roles
