@@ -608,7 +608,7 @@ def test_wrong_data(config, change, match):
 def test_verdicts_say_what_the_intervals_say():
     def runs(*accuracies):
         return {
-            seed: {"accuracy": value, "val_best": value, "steps": 9, "mask_fraction": None}
+            seed: {"accuracy": value, "val_best": value, "steps": 9, "mask_fraction": None, "augmented": None}
             for seed, value in enumerate(accuracies)
         }
 
