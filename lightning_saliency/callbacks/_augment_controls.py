@@ -64,7 +64,7 @@ class OtherImage:
     """
 
     def __init__(self) -> None:
-        #: The last map there was, of no use to anyone but an image that comes alone.
+        #: The last map there was, for an image that comes alone.
         self.last: Tensor | None = None
 
     def __call__(self, maps: Tensor, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -164,7 +165,8 @@ def _caption(config: AugmentationConfig) -> str:
     )
     equal_time = (
         f"; within equal wall time as many as take as long as those of {config.reference}, up to "
-        f"{config.cost.tolerance:.0%} more time being equal, and a guide's own controls have as many as the guide"
+        f"{config.cost.tolerance:.0%} more time being equal"
+        + (", and a guide's own controls have as many as the guide" if isinstance(config.controls, Mapping) else "")
     )
     return (
         f"Means over {seeds} seed{'s' if seeds > 1 else ''}; differences are paired by seed, their "

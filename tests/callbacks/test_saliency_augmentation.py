@@ -105,6 +105,19 @@ def test_other_guides_by_name(tmp_path, name):
         assert run.callback_metrics[f"{name}/mask_fraction"] == pytest.approx(0.25)
 
 
+def test_what_is_shown_does_not_change_what_is_trained_on(tmp_path):
+    """Neither the trial of the first batch nor the film leaves its map to an image that comes alone."""
+    given = []
+    for logged in (False, True):
+        module = Watching()
+        augmentation = GroupCAMAugmentation(groups=4, log=logged, control="other_image")
+        fit(tmp_path / str(logged), augmentation, module, loader(3, batch_size=1), epochs=2)
+        given.append(torch.stack(module.given))
+    assert torch.equal(*given)
+    assert torch.equal(given[0][0], originals(3)[:1])  # no image came before it
+    assert not torch.equal(given[0][1], originals(3)[1:2])
+
+
 def test_a_multi_label_image_is_explained_for_one_of_its_classes(tmp_path):
     class MultiLabel(Watching):
         def training_step(self, batch, batch_idx):

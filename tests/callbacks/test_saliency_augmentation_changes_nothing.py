@@ -131,11 +131,15 @@ class _Replaying(SaliencyAugmentation):
         self._step.swap.put(batch[0], self.given.pop(0))
 
 
-@pytest.mark.parametrize("stop", [7, 10])
-def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, stop):
-    settings = {"groups": 4, "probability": 0.5, "control": "random_blobs"}
+@pytest.mark.parametrize(
+    ("stop", "control", "size"),
+    # Of two images one is drawn in the next step: it gets the map that was kept of another.
+    [(7, "random_blobs", 4), (10, "random_blobs", 4), (6, "other_image", 2), (9, "other_image", 2)],
+)
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, stop, control, size):
+    settings = {"groups": 4, "probability": 0.5, "control": control}
     # Lightning begins the data anew where a run is resumed in mid-epoch: with equal batches that is no difference.
-    data = DataLoader([(image, index) for index, image in enumerate(originals(4))] * 4, batch_size=4)
+    data = DataLoader([(image, index) for index, image in enumerate(originals(size))] * 4, batch_size=size)
 
     def run(folder, *others, **options):
         module = Watching(learning_rate=0.05)
