@@ -132,19 +132,25 @@ class _Replaying(SaliencyAugmentation):
 
 
 @pytest.mark.parametrize(
-    ("stop", "control", "size"),
-    # Of two images one is drawn in the next step: it gets the map that was kept of another.
-    [(7, "random_blobs", 4), (10, "random_blobs", 4), (6, "other_image", 2), (9, "other_image", 2)],
+    ("stop", "guide", "control", "size"),
+    [
+        (7, "group_cam", "random_blobs", 4),
+        (10, "group_cam", "random_blobs", 4),
+        # Of two images one is drawn in the next step: it gets the map that was kept of another.
+        (8, "grad_cam", "other_image", 2),
+        (9, "grad_cam", "other_image", 2),
+    ],
 )
-def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, stop, control, size):
-    settings = {"groups": 4, "probability": 0.5, "control": control}
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, stop, guide, control, size):
+    options = {"groups": 4, "gradients": False, "theta": None} if guide == "group_cam" else None
+    settings = {"explainer": guide, "options": options, "probability": 0.5, "control": control}
     # Lightning begins the data anew where a run is resumed in mid-epoch: with equal batches that is no difference.
     data = DataLoader([(image, index) for index, image in enumerate(originals(size))] * 4, batch_size=size)
 
     def run(folder, *others, **options):
         module = Watching(learning_rate=0.05)
         module.net.head[1].p = 0.0  # dropout would depend on the global generator, which a checkpoint does not hold
-        callbacks = [GroupCAMAugmentation(**settings), *others]
+        callbacks = [SaliencyAugmentation(**settings), *others]
         fit(folder, None, module, data, callbacks=callbacks, epochs=3, **options)
         return module
 
