@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.transforms import v2
 
-from lightning_saliency.pictures import IMAGENET_NORMALIZATION
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TRAINED = ("squeezenet1_0", "mobilenet_v2")

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks._shared_data import TRAINED, network, photographs
 from benchmarks._timing import compare, print_table, write_results
+from lightning_saliency.batches import fingerprint
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
-from lightning_saliency.callbacks._augment_cache import MapCache
-from lightning_saliency.callbacks._sample import fingerprint
+from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.explainers.fast_forward import FastCopy
 from lightning_saliency.functional.scores import spearman
 

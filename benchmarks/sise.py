@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from benchmarks._shared_data import network, photographs
 from benchmarks._timing import RESULTS, PeakResidentMemory, interleaved, machine, print_table, write_results
 from lightning_saliency.explainers import RISE, SISE, GradCAM, GroupCAM, ScoreCAM
-from lightning_saliency.scales import find_scales
+from lightning_saliency.scales.find import find_scales
 
 
 def measure(model: nn.Module, images: Tensor, function: Callable[[], object]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_saliency.cli import main as lightning_saliency
-from lightning_saliency.film import film_strip
+from lightning_saliency.pictures.film import film_strip
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "digit_scenes.yaml"
 

@@ -3,9 +3,9 @@
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
-from lightning_saliency.maps import ScaleMaps
-from lightning_saliency.scales import NoScalesError, Scale, find_scales, named_scales
-from lightning_saliency.taps import ScaleTaps
+from lightning_saliency.scales.find import NoScalesError, Scale, find_scales, named_scales
+from lightning_saliency.scales.maps import ScaleMaps
+from lightning_saliency.scales.taps import ScaleTaps
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from lightning_saliency.cli import main
-from lightning_saliency.film import Film
+from lightning_saliency.pictures.film import Film
 
 
 @pytest.fixture

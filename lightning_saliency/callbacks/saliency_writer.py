@@ -13,12 +13,12 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lightning_saliency.callbacks._watched import watched_module
-from lightning_saliency.data._loaders import leaves
-from lightning_saliency.data._online import OnlineMaps, Targets
-from lightning_saliency.data._transforms import image_size, split_image
-from lightning_saliency.data.saliency_store import SaliencyStore
-from lightning_saliency.data.whole_images import WholeImages, check_whole, data_fingerprint
+from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.data.masked.loaders import leaves
+from lightning_saliency.data.masked.online import OnlineMaps, Targets
+from lightning_saliency.data.masked.store import SaliencyStore
+from lightning_saliency.data.masked.transforms import image_size, split_image
+from lightning_saliency.data.masked.whole_images import WholeImages, check_whole, data_fingerprint
 from lightning_saliency.explainers import Explainer, build_explainer, find_explainer
 from lightning_saliency.networks import weights_fingerprint
 

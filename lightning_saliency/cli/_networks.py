@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.networks import build_network, load_weights
-from lightning_saliency.pictures import IMAGENET_NORMALIZATION
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
 #: Endings of files that are taken for images when a folder is given.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

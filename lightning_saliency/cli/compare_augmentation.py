@@ -9,8 +9,8 @@ from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import put, split_overrides
-from lightning_saliency.studies.augmentation import AugmentationConfig, plan_augmentation, run_augmentation
-from lightning_saliency.studies.engine import CellError
+from lightning_saliency.studies.augmentation.run import AugmentationConfig, plan_augmentation, run_augmentation
+from lightning_saliency.studies.engine.run import CellError
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import put, split_overrides
-from lightning_saliency.studies.comparison import ComparisonConfig, run_comparison
-from lightning_saliency.taps import TapError
+from lightning_saliency.scales.taps import TapError
+from lightning_saliency.studies.comparison.run import ComparisonConfig, run_comparison
 
 
 def run(arguments: Sequence[str]) -> int:

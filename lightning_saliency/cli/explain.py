@@ -32,7 +32,7 @@ from lightning_saliency.explainers.base import class_logits
 from lightning_saliency.functional.class_scores import class_scores
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.functional.visualization import heatmap, overlay
-from lightning_saliency.pictures import Picture, sheet, to_uint8
+from lightning_saliency.pictures.tensors import Picture, sheet, to_uint8
 
 # What networks, explainers and the libraries behind them raise where they are given what they cannot work with.
 _FAILURES = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.scales import SCALE_COLUMNS, NoScalesError, find_scales, scale_table
+from lightning_saliency.scales.find import SCALE_COLUMNS, NoScalesError, find_scales, scale_table
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import put, split_overrides
-from lightning_saliency.studies.engine import CellError
-from lightning_saliency.studies.layer_masking import LayerMaskingConfig, plan_layer_masking, run_layer_masking
-from lightning_saliency.studies.roar_kar import Plan, RoarKarConfig, plan_roar_kar, run_roar_kar
+from lightning_saliency.studies.engine.run import CellError
+from lightning_saliency.studies.layer_masking.run import LayerMaskingConfig, plan_layer_masking, run_layer_masking
+from lightning_saliency.studies.roar_kar.run import Plan, RoarKarConfig, plan_roar_kar, run_roar_kar
 
 #: Options that are mappings, into which an argument may reach.
 _INTO = ("data", "model", "trainer", "explainers", "fine_tuning")

@@ -21,9 +21,9 @@ from lightning_saliency.cli._networks import (
 )
 from lightning_saliency.cli._options import add_option_argument, explainer_options
 from lightning_saliency.explainers import EXPLAINERS, find_explainer
-from lightning_saliency.scales import NoScalesError
-from lightning_saliency.studies._sanity_run import Build
-from lightning_saliency.studies.sanity_check import CONTROL, MEASURES, SanityCheckResult, sanity_check
+from lightning_saliency.scales.find import NoScalesError
+from lightning_saliency.studies.sanity_check.check import Build
+from lightning_saliency.studies.sanity_check.run import CONTROL, MEASURES, SanityCheckResult, sanity_check
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -19,14 +19,14 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lightning_saliency.data._annotations import (
+from lightning_saliency.data.annotations import (
     LabelledImage,
     LabelledObject,
     plain_name,
     read_annotations,
     read_class_indices,
 )
-from lightning_saliency.pictures import IMAGENET_NORMALIZATION
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
 __all__ = ["BoxedImages", "LabelledImage", "LabelledObject", "Sample", "read_annotations", "read_class_indices"]
 

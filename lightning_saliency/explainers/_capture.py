@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers._outputs import class_logits, select_scores
 from lightning_saliency.explainers._state import undisturbed, unwrap
-from lightning_saliency.scales import Scale, as_grid
-from lightning_saliency.taps import ScaleTaps
+from lightning_saliency.scales.find import Scale, as_grid
+from lightning_saliency.scales.taps import ScaleTaps
 
 
 def activations_and_gradients(

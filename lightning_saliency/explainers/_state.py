@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from lightning_saliency._recording import recording_paused
+from lightning_saliency.scales._recording import recording_paused
 
 # Their running statistics are only read in eval mode and need no copy. Subclasses may do as they please and get one.
 _READ_ONLY_IN_EVAL: frozenset[type[nn.Module]] = frozenset(

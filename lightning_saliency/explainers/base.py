@@ -21,7 +21,7 @@ from lightning_saliency.explainers._outputs import (
 from lightning_saliency.explainers._state import undisturbed, unwrap
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.scales import Scale, find_scales, named_scales
+from lightning_saliency.scales.find import Scale, find_scales, named_scales
 
 __all__ = [
     "Explainer",

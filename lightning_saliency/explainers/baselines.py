@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers._state import seed_generators
 from lightning_saliency.explainers.base import Explainer, check_range, class_logits, select_scores
-from lightning_saliency.scales import Scale
+from lightning_saliency.scales.find import Scale
 
 #: The classes of ``captum.attr`` that explain an image by the network as a whole.
 CAPTUM_METHODS = ("Saliency", "InputXGradient", "GuidedBackprop", "Deconvolution", "IntegratedGradients", "Occlusion")

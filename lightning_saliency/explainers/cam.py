@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lightning_saliency.explainers.base import Explainer, activations_and_gradients
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.scales import Scale
-from lightning_saliency.taps import ScaleTaps
+from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.taps import ScaleTaps
 
 
 class ClassActivationMap(Explainer):

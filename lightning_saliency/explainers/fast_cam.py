@@ -13,7 +13,7 @@ from lightning_saliency.explainers.smoe import SMOE
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.functional.statistics import Statistic
-from lightning_saliency.scales import Scale
+from lightning_saliency.scales.find import Scale
 
 
 class FastCAM(Explainer):

@@ -13,7 +13,7 @@ from lightning_saliency.explainers.fast_forward import Precision
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.masking import Fill, attribution_masks
-from lightning_saliency.scales import Scale
+from lightning_saliency.scales.find import Scale
 
 
 class ScoreCAM(MaskScoringExplainer):

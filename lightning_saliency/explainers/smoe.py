@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Explainer, as_ordinary, check_images, undisturbed
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.maps import ScaleMaps
-from lightning_saliency.scales import Scale
-from lightning_saliency.taps import ScaleTaps
+from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.maps import ScaleMaps
+from lightning_saliency.scales.taps import ScaleTaps
 
 
 class SMOE(Explainer):

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lightning_saliency.pictures import Picture
+from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.reports.tables import Column, Estimate, TableData, ranked
 
 __all__ = ["ReportPicture", "Section", "data_uri", "render_page"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -153,3 +153,13 @@ class TableData:
     @staticmethod
     def _title(column: Column) -> str:
         return column.title + {"high": " ↑", "low": " ↓", None: ""}[column.better]
+
+
+def difference_columns(columns: Sequence[Column]) -> list[Column]:
+    """Scores as columns of differences: none is the best of them, and small ones are to be seen.
+
+    Example:
+        >>> [(column.key, column.better, column.digits) for column in difference_columns(statistic_columns())]
+        [('difference', None, 3), ('information', None, 3)]
+    """
+    return [replace(column, better=None, group=f"{column.group}, differences", digits=3) for column in columns]

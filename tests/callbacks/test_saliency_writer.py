@@ -28,10 +28,10 @@ from lightning_saliency.data import (
     whole_image_loaders,
     whole_images,
 )
-from lightning_saliency.data.saliency_store import rank_levels
+from lightning_saliency.data.masked.store import rank_levels
 from lightning_saliency.explainers import RISE, SMOE, GradCAM
 from lightning_saliency.networks import small_cnn, weights_fingerprint
-from tests.callbacks.helpers import Module, SmallNet
+from tests.callbacks.monitor.helpers import Module, SmallNet
 
 
 def run(*callbacks, package=pl, **options):

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from lightning_saliency.cli import compare_augmentation, main
-from lightning_saliency.studies import _augmentation_plan as planning
-from lightning_saliency.studies._augmentation_arms import parse_arms
+from lightning_saliency.studies.augmentation import plan as planning
+from lightning_saliency.studies.augmentation.arms import parse_arms
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("compare_augmentation_*.yaml"))
 
@@ -25,7 +25,7 @@ def config(tmp_path, monkeypatch):
     content = {
         "networks": {"Net": {"model": "small_cnn", "options": {"width": 4}}},
         "data": {
-            "class_name": "lightning_saliency.data.array_images.ArrayImagesDataModule",
+            "class_name": "lightning_saliency.data.modules.array_images.ArrayImagesDataModule",
             "options": {"path": "{data_root}/images.npz", "batch_size": 8},
         },
         "arms": {

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from lightning_saliency.cli import main, roar_kar
-from lightning_saliency.studies.layer_masking import LayerMaskingConfig
-from lightning_saliency.studies.roar_kar import RoarKarConfig
+from lightning_saliency.studies.layer_masking.run import LayerMaskingConfig
+from lightning_saliency.studies.roar_kar.run import RoarKarConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CONTENT = {

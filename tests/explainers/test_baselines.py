@@ -24,7 +24,7 @@ from lightning_saliency.explainers import (
 from lightning_saliency.explainers.baselines import CAPTUM_METHODS
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.scales import Scale
+from lightning_saliency.scales.find import Scale
 
 
 def network() -> nn.Sequential:

@@ -14,7 +14,7 @@ from lightning_saliency.explainers import group_cam
 from lightning_saliency.explainers.cam import GradCAM
 from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, kmeans_groups, percentile
 from lightning_saliency.functional.masking import blur
-from lightning_saliency.scales import Scale
+from lightning_saliency.scales.find import Scale
 
 
 class Network(nn.Module):

@@ -14,7 +14,7 @@ from lightning_saliency.functional.fusion import combine, scale_weights
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max, normal_cdf
 from lightning_saliency.functional.statistics import STATISTICS, smoe_scale
-from lightning_saliency.scales import find_scales
+from lightning_saliency.scales.find import find_scales
 
 
 def network() -> nn.Sequential:

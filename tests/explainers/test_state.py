@@ -22,7 +22,7 @@ from lightning_saliency.explainers.base import (
     unwrap,
 )
 from lightning_saliency.functional.statistics import smoe_scale
-from lightning_saliency.taps import ScaleTaps
+from lightning_saliency.scales.taps import ScaleTaps
 
 from .networks import Fixed, assert_same, images, network, scale, snapshot
 

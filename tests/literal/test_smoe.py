@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from lightning_saliency.functional import fusion, normalization, visualization
 from lightning_saliency.functional.statistics import get_statistic
-from lightning_saliency.maps import ScaleMaps
+from lightning_saliency.scales.maps import ScaleMaps
 
 from . import smoe as loop
 from .resampling import Array

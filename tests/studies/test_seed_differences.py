@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lightning_saliency.studies.layer_masking import LayerMaskingResult
-from lightning_saliency.studies.roar_kar import RoarKarResult
+from lightning_saliency.studies.layer_masking.run import LayerMaskingResult
+from lightning_saliency.studies.roar_kar.run import RoarKarResult
 
 FRACTIONS = (0.1, 0.3, 0.5)
 SCALES = ("a", "b", "c")

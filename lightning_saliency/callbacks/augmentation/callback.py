@@ -1,0 +1,316 @@
+"""Training on images of which a saliency map has blurred the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks.augmentation.batch import GroundTruth
+from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm
+from lightning_saliency.callbacks.augmentation.guide import Guide, Recipe
+from lightning_saliency.callbacks.augmentation.options import (
+    AugmentationConfigurationError,
+    Failures,
+    batch_generator,
+    parse_schedule,
+    probability_at,
+    refuse_shards,
+    whole_number,
+)
+from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalars
+from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
+from lightning_saliency.explainers.fast_forward import Precision
+from lightning_saliency.functional.masking import Fill
+
+
+class SaliencyAugmentation(pl.Callback):
+    """Replaces training images by ones of which only the pixels that speak for their class are sharp.
+
+    The steps of the Group-CAM paper's Sec. 5, with any class-specific explainer as the guide. For an image I of the
+    ground-truth class c, before the training step:
+
+    1. M: the guide's map of I for c, min-maxed to [0, 1] (the network in eval mode, as it is at this step).
+    2. B = 1 where M is greater than the mean of this very map, 0 elsewhere (``soft=True``: B = M).
+    3. Ĩ = I ⊙ B + blur(I) ⊙ (1 − B) (Eq. 5).
+    4. The training step gets Ĩ in the place of I.
+
+    Nothing else changes: the queries leave training flags, buffers, gradients, hooks and the global random number
+    generators as they were, the callback draws from a generator of its own, and the data set's own tensors are never
+    written to. With ``probability=0`` a run is bit for bit what it would be without the callback.
+
+    An image stays as it is if its map is constant or not finite, or if it has no class (a negative label, or no
+    positive one). A mistake in the options ends the run before its first step. Later, an error is a warning, and the
+    step goes on unaugmented; after ten in a row, not counting steps that were to stay as they are, the callback is off.
+
+    Two controls tell whether the map matters. Both cost the guide's queries: ``control="random_blobs"`` cuts the mask
+    out of a random map with the same values and the same autocorrelation, and keeps exactly as many pixels of each
+    image; ``control="other_image"`` takes the map of another image of the batch. ``explainer="random_blobs"`` is a
+    third, of fixed area, that costs no query: what the same time buys without a map.
+
+    Logs, each epoch: ``<name>/augmented``, the share of all of the epoch's training images that were replaced;
+    ``<name>/mask_fraction``, the mean of B over the replaced images; ``<name>/confidence_gain``, by how much the
+    network is surer of the class of Ĩ than of that of I, over the first augmented batch; and as a picture and a film
+    under ``<run>/<name>/``, ``<name>/augmentation``: the same few images, their maps, and what became of them.
+
+    In the list of callbacks, one that reads training images (``SaliencyMonitor(stage="train")``) goes behind this one
+    to show what the network was given.
+
+    Args:
+        explainer: The guide: a key of ``EXPLAINERS`` other than ``"smoe"``, or ``"random_blobs"``.
+        probability: That an image is replaced, in [0, 1]; or a schedule of points (epoch, probability), linear between
+            them: ``[[0, 0.0], [10, 1.0]]``.
+        options: The explainer's own, such as ``{"groups": 16, "gradients": False}``.
+        control: ``None``, ``"random_blobs"`` or ``"other_image"``.
+        soft: Blend with the map itself, not with the binary mask.
+        baseline: What shows where the mask is zero, see ``fill_images``; ``"blur"`` is the paper's.
+        start_epoch: The first epoch, from 0, in which images are replaced.
+        every_n_steps: Only every so many training batches is looked at.
+        model: Dotted path of the network within the module; ``None`` takes the module itself if it defines
+            ``forward``, else its only child with parameters.
+        layer: The layer the guide looks at; ``None``: the explainer's default, the last scale.
+        output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the queries. ``None``: the trainer's own precision.
+        fast: Score masked images with a faster copy of the network, see ``fast_inference``; ``"compiled"``: and compile
+            it, which takes up to a minute at the run's start.
+        batch_size: Masked images in one pass, see ``score_masks``.
+        resolution: Side of the images that the guide sees, as a share of the training images', in (0, 1].
+        reuse_epochs: For how many epochs a map is used, the one it was made in included. Takes a data set that hands
+            out indices, and images that come back unchanged: an image that looks different gets a map of its own. The
+            kept maps are not part of a checkpoint.
+        index: Where a batch carries the images' indices, with ``reuse_epochs``.
+        images: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        labels: Where it carries their classes: integers ``[B]``, or weights ``[B, N]`` in [0, 1] of which a class is
+            drawn (multi-label, soft labels). ``None`` searches.
+        multi_label: Whether the classes do not exclude each other, so that confidences are sigmoids in place of a
+            softmax. ``None``: the run's first batch tells, and a checkpoint keeps it: zeros and ones ``[B, N]`` of
+            which not every row has a single one.
+        seed: Of the choice of images and of everything else that is random here.
+        log: Whether scalars and pictures are logged.
+        num_images: How many images the picture shows: the first ones of the run.
+        denormalize: How images are shown, see ``SaliencyMonitor``.
+        name: The prefix of every key and the film's folder; ``None``: the explainer's name.
+        picture_width: The largest width of a picture in pixels.
+        film_megabytes: The largest size of the film on disk.
+
+    Raises:
+        AugmentationConfigurationError: For options that make no sense; in ``setup``, for options that are not the
+            explainer's or a strategy that shards parameters; at the first batch, for a batch without images or classes,
+            or a network that the explainer cannot explain.
+
+    Example:
+        >>> augmentation = SaliencyAugmentation("grad_cam", probability=[[0, 0.0], [5, 0.5]], start_epoch=1)
+        >>> augmentation.probability(epoch=3)
+        0.3
+        >>> SaliencyAugmentation("smoe")
+        Traceback (most recent call last):
+        ...
+        lightning_saliency.callbacks.augmentation.options.AugmentationConfigurationError: Got explainer='smoe'. ...
+    """
+
+    def __init__(
+        self,
+        explainer: str = "group_cam",
+        probability: float | list[list[float]] = 1.0,
+        *,
+        options: dict[str, Any] | None = None,
+        control: Literal["random_blobs", "other_image"] | None = None,
+        soft: bool = False,
+        baseline: Fill = "blur",
+        start_epoch: int = 0,
+        every_n_steps: int = 1,
+        model: str | None = None,
+        layer: str | None = None,
+        output: Callable[[Any], Tensor] | None = None,
+        precision: Precision | None = None,
+        fast: bool | Literal["compiled"] = False,
+        batch_size: int | Literal["auto"] = "auto",
+        resolution: float = 1.0,
+        reuse_epochs: int = 1,
+        index: str | int = "index",
+        images: str | int | None = None,
+        labels: str | int | None = None,
+        multi_label: bool | None = None,
+        seed: int = 0,
+        log: bool = True,
+        num_images: int = 4,
+        denormalize: str | Sequence[Sequence[float]] = "auto",
+        name: str | None = None,
+        picture_width: int = 512,
+        film_megabytes: float = 64.0,
+    ) -> None:
+        self._points = parse_schedule(probability)
+        self.guide = Guide(
+            explainer,
+            options,
+            control,
+            layer=layer,
+            output=output,
+            precision=precision,
+            fast=fast,
+            batch_size=batch_size,
+            resolution=resolution,
+        )
+        self.recipe = Recipe(self.guide, soft, baseline)
+        self.start_epoch = whole_number("start_epoch", start_epoch, 0)
+        self.every_n_steps = whole_number("every_n_steps", every_n_steps, 1)
+        self.reuse_epochs = whole_number("reuse_epochs", reuse_epochs, 1)
+        self.model = model
+        self.images = images
+        self.seed = whole_number("seed", seed, 0)
+        # Not `self.log`: Lightning puts a function of that name on every callback.
+        self.logs = log
+        self.name = explainer if name is None else name
+        self._truth = GroundTruth(labels, multi_label)
+        self._film = AugmentationFilm(self.name, num_images, denormalize, picture_width, film_megabytes)
+        self._failures = Failures(type(self).__name__)
+        self._step = BatchStep(self.recipe, self._truth, images, index, self.reuse_epochs, self.seed, self._failures)
+        self._scalars = AugmentationScalars(self.recipe, images)
+        self._batches = 0
+        self._begun = False
+
+    @property
+    def state_key(self) -> str:
+        """Several augmentations in one trainer keep their states apart."""
+        return self._generate_state_key(name=self.name, model=self.model)
+
+    def probability(self, epoch: int) -> float:
+        """The probability that an image is replaced in an epoch, from 0."""
+        return probability_at(self._points, epoch) if epoch >= self.start_epoch else 0.0
+
+    def epoch_means(self) -> dict[str, float]:
+        """The scalars of the epoch so far, of this process alone; those without a value are left out."""
+        return self._scalars.means.local()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check what can be checked without data; nothing is touched yet."""
+        if stage != "fit":
+            return
+        self._begun = False
+        for part in (self._step, self._truth, self._failures):
+            part.begin()
+        refuse_shards(trainer)
+        self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
+        if self.logs and trainer.is_global_zero:
+            self._film.open(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of everything."""
+        self._step.begin()
+        self.guide.release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Let go of everything; ``teardown`` is not called after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count of batches, on which all that is random depends, what labels mean, and the images of the film."""
+        sample = self._film.state_dict()
+        return {
+            "batches": self._batches,
+            "multi_label": self._truth.multi_label,
+            "sample": sample,
+            "guide": self.guide.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was made."""
+        self._batches = int(state_dict["batches"])
+        self._truth.load(state_dict["multi_label"])
+        self._film.load_state_dict(state_dict["sample"])
+        self.guide.load_state_dict(state_dict.get("guide"))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the epoch's means."""
+        self._scalars.begin()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the training step augmented images."""
+        self._step.swap.restore()
+        number, self._batches = self._batches, self._batches + 1
+        drawn = None
+        if not self._failures.off:
+            try:
+                if not self._begun:
+                    self._begun = True
+                    self._begin(trainer, batch)
+                probability = self.probability(trainer.current_epoch)
+                if probability > 0 and batch_idx % self.every_n_steps == 0:
+                    drawn = self._augment(trainer, batch, probability, number)
+            except AugmentationConfigurationError:
+                raise
+            except Exception as error:  # said aloud, by Failures
+                self._step.swap.restore()
+                self._failures.failed(error)
+        self._scalars.count(batch, drawn)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the batch's own images again."""
+        self._step.swap.restore()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the epoch."""
+        self._step.swap.restore()
+        if not self.logs:
+            return
+        self._scalars.log(trainer, pl_module, self.name)
+        if trainer.is_global_zero and not self._failures.off:
+            try:
+                self._show(trainer)
+            except Exception as error:  # said aloud, by Failures
+                self._failures.failed(error)
+
+    def augmented(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What becomes of some images: steps 1 to 3.
+
+        Args:
+            images: ``[n, C, H, W]``, floating point, on the network's device.
+            targets: ``[n]`` int64, their classes.
+            generator: On the CPU.
+            multi_label: Whether classes do not exclude each other: confidences are then sigmoids.
+
+        Returns:
+            The augmented images; the maps M ``[n, H, W]`` that were used; the masks B ``[n, H, W]`` in [0, 1], of ones
+            where an image stays as it is.
+        """
+        return self.recipe.augmented(images, targets, generator, multi_label)
+
+    def _begin(self, trainer: pl.Trainer, batch: Any) -> None:
+        """Try the guide on the run's first batch, before anything can be lost, and show the film's first frame."""
+        if max(value for _, value in self._points) == 0:
+            return
+        self._truth.settle(trainer, batch, self.images)
+        images, targets = self._step.tried(trainer, batch)
+        rank_zero_info(f"{type(self).__name__} guides training by {self.guide.name}.")
+        if trainer.is_global_zero:
+            self._film.take(images, targets)
+            if self.logs and trainer.global_step == 0:
+                self._show(trainer)
+
+    def _augment(self, trainer: pl.Trainer, batch: Any, probability: float, number: int) -> Drawn | None:
+        drawn = self._step.augment(trainer, batch, probability, number)
+        if drawn is not None:
+            if self.logs:
+                self._scalars.measure(trainer, drawn, self._truth.several)
+            self._failures.succeeded()
+        return drawn
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        """Log the sample as it is augmented now."""
+        if self._film.show(trainer, self.recipe, batch_generator(self.seed, 0, -1), self._truth.several):
+            self._failures.warn_once(
+                "display range",
+                "It is not known how the images were normalised, and each is stretched to its own range for display: "
+                "give denormalize='imagenet' or denormalize=(mean, std).",
+            )

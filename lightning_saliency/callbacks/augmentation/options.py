@@ -1,0 +1,145 @@
+"""What the augmentation accepts: its error, its checks, the schedule of its probability, its random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+
+#: A fixed probability, or points (epoch, probability) between which it is interpolated.
+Schedule = float | Sequence[Sequence[float]]
+
+#: What is done to the guide's maps to see whether they matter.
+CONTROLS = ("random_blobs", "other_image")
+
+
+class AugmentationConfigurationError(ValueError):
+    """The augmentation cannot work as configured; raised before the first training step, while nothing can be lost."""
+
+
+def parse_schedule(probability: Schedule) -> tuple[tuple[float, float], ...]:
+    """The points (epoch, probability) of a schedule; a number is one point.
+
+    Raises:
+        AugmentationConfigurationError: If a probability is outside [0, 1] or the epochs do not rise.
+
+    Example:
+        >>> parse_schedule(0.5), parse_schedule([[0, 0.0], [10, 1.0]])
+        (((0.0, 0.5),), ((0.0, 0.0), (10.0, 1.0)))
+    """
+    points: list[tuple[float, float]] = []
+    try:
+        given: Any = probability if isinstance(probability, (list, tuple)) else [(0.0, probability)]
+        points = [(float(epoch), float(value)) for epoch, value in given]
+    except (TypeError, ValueError):
+        points = []
+    rising = all(left[0] < right[0] for left, right in pairwise(points))
+    if not points or not rising or any(not 0 <= value <= 1 for _, value in points):
+        raise AugmentationConfigurationError(
+            f"Got probability={probability!r}. Allowed are a number in [0, 1] and points (epoch, probability) with "
+            "rising epochs, such as [[0, 0.0], [10, 1.0]]; give one of them."
+        )
+    return tuple(points)
+
+
+def probability_at(points: Sequence[tuple[float, float]], epoch: float) -> float:
+    """A schedule's probability in an epoch: linear between its points, constant before the first and after the last.
+
+    Example:
+        >>> [probability_at([(2, 0.0), (4, 1.0)], epoch) for epoch in (0, 2, 3, 4, 9)]
+        [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    if epoch <= points[0][0]:
+        return points[0][1]
+    for (start, low), (stop, high) in pairwise(points):
+        if epoch <= stop:
+            return low + (high - low) * (epoch - start) / (stop - start)
+    return points[-1][1]
+
+
+def whole_number(name: str, value: int, least: int) -> int:
+    """The value, if it is a whole number from ``least``, or an error that names the option."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise AugmentationConfigurationError(f"Got {name}={value!r}. Allowed are whole numbers from {least}; use one.")
+    return value
+
+
+def refuse_shards(trainer: pl.Trainer) -> None:
+    """Raise an error where no process holds the whole network."""
+    strategy = type(trainer.strategy).__name__
+    if any(shards in strategy for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
+        raise AugmentationConfigurationError(
+            f"{strategy} shards the parameters, so that the network cannot be queried by itself. Use strategy='ddp', "
+            "or leave the augmentation out."
+        )
+
+
+def batch_generator(seed: int, rank: int, batch: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Random numbers that depend on the seed, the process and the count of training batches, and on nothing else.
+
+    A run resumed from a checkpoint therefore draws what it would have drawn, on every process, though a checkpoint
+    holds the state of the first process alone.
+
+    Example:
+        >>> first, again, other = (batch_generator(0, 0, batch) for batch in (3, 3, 4))
+        >>> numbers = [torch.rand((), generator=generator).item() for generator in (first, again, other)]
+        >>> numbers[0] == numbers[1], numbers[0] == numbers[2]
+        (True, False)
+    """
+    # Any step of a good generator mixes well enough; the multipliers are odd, so that no two triples nearby coincide.
+    mixed = (seed * 0x9E3779B97F4A7C15 + rank * 0xC2B2AE3D27D4EB4F + batch * 0x165667B19E3779F9 + 1) % 2**63
+    return torch.Generator(device).manual_seed(mixed)
+
+
+#: So many attempts in a row may fail before the augmentation gives up.
+MOST_FAILURES = 10
+
+
+class Failures:
+    """Counts the attempts that failed in a row, and says what happened, each kind of error once.
+
+    Args:
+        owner: Who fails, in front of the warnings.
+
+    Attributes:
+        off: Whether there were too many of them.
+
+    Example:
+        >>> failures = Failures("SaliencyAugmentation")
+        >>> failures.off
+        False
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.off = False
+        self._in_a_row = 0
+        self._said: set[str] = set()
+
+    def begin(self) -> None:
+        """Another run: nothing has failed yet."""
+        self.off = False
+        self._in_a_row = 0
+
+    def succeeded(self) -> None:
+        """An attempt was made and nothing failed. That none was made is no success."""
+        self._in_a_row = 0
+
+    def failed(self, error: Exception) -> None:
+        """An attempt failed."""
+        self._in_a_row += 1
+        kind = type(error).__name__
+        self.warn_once(kind, f"A training step goes on unaugmented. {kind}: {error}")
+        if self._in_a_row >= MOST_FAILURES:
+            self.off = True
+            self.warn_once("off", f"After {MOST_FAILURES} failures in a row it is off for the rest of the run.")
+
+    def warn_once(self, what: str, message: str) -> None:
+        """Warn, on the first process, unless that was said before."""
+        if what not in self._said:
+            self._said.add(what)
+            rank_zero_warn(f"{self.owner}: {message}")

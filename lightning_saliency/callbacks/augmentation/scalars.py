@@ -1,0 +1,61 @@
+"""The scalars of the augmentation: how much it changed in an epoch, and what the network makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_saliency.batches import BatchError, find_images
+from lightning_saliency.callbacks._epoch_means import EpochMeans
+from lightning_saliency.callbacks.augmentation.guide import Recipe
+from lightning_saliency.callbacks.augmentation.step import Drawn
+
+#: Their names, behind the callback's.
+SCALARS = ("mask_fraction", "confidence_gain", "augmented")
+
+
+class AugmentationScalars:
+    """Means over an epoch, see ``SaliencyAugmentation``.
+
+    Args:
+        recipe: Whose guide tells the network's confidence.
+        images: Where a batch carries its images.
+    """
+
+    def __init__(self, recipe: Recipe, images: str | int | None) -> None:
+        self.recipe = recipe
+        self.images = images
+        self.means = EpochMeans(SCALARS)
+        self._measured = False
+
+    def begin(self) -> None:
+        """Another epoch."""
+        self.means = EpochMeans(SCALARS)
+        self._measured = False
+
+    def measure(self, trainer: pl.Trainer, drawn: Drawn, multi_label: bool) -> None:
+        """Ask the network for its confidence, at the epoch's first batch of which something was replaced."""
+        rows = drawn.replaced
+        if self._measured or not bool(rows.any()):
+            return
+        self._measured = True
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            gain = self.recipe.gain(drawn.images[rows], drawn.pixels[rows], drawn.targets[rows.cpu()], multi_label)
+        self.means.add("confidence_gain", gain)
+
+    def count(self, batch: Any, drawn: Drawn | None) -> None:
+        """Take in a batch, also one of which no image was drawn."""
+        try:
+            count = find_images(batch, self.images).shape[0]
+        except BatchError:
+            return
+        self.means.add("augmented", torch.zeros(0) if drawn is None else drawn.replaced.float(), count)
+        if drawn is not None:
+            self.means.add("mask_fraction", drawn.masks[drawn.replaced].mean((-2, -1)))
+
+    def log(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> None:
+        """Log the epoch under the callback's name. Every process takes part: the others wait for it."""
+        for key, value in self.means.reduced(trainer).items():
+            module.log(f"{name}/{key}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)

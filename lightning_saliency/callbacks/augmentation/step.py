@@ -1,0 +1,149 @@
+"""One step of the augmentation: which of a batch's images are replaced, by what, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_saliency.batches import find_images
+from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, find_indices
+from lightning_saliency.callbacks.augmentation.cache import MapCache
+from lightning_saliency.callbacks.augmentation.guide import Recipe
+from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, Failures, batch_generator
+
+
+@dataclass
+class Drawn:
+    """The n images of a batch that were drawn, before and after.
+
+    Args:
+        images: ``[n, C, H, W]``, as they were.
+        pixels: ``[n, C, H, W]``, as the training step sees them.
+        masks: ``[n, H, W]``.
+        targets: ``[n]`` int64, their classes, on the CPU.
+        replaced: ``[n]`` bool; the others have no usable map and are as they were.
+    """
+
+    images: Tensor
+    pixels: Tensor
+    masks: Tensor
+    targets: Tensor
+    replaced: Tensor
+
+
+class BatchStep:
+    """Shows the training step other pixels.
+
+    Args:
+        recipe: What becomes of an image.
+        truth: Whose class it is explained for.
+        images: Where a batch carries its images.
+        index: Where it carries their indices.
+        reuse_epochs: For how many epochs a map is used.
+        seed: Of all that is random.
+        failures: Where warnings go.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        truth: GroundTruth,
+        images: str | int | None,
+        index: str | int,
+        reuse_epochs: int,
+        seed: int,
+        failures: Failures,
+    ) -> None:
+        self.recipe = recipe
+        self.truth = truth
+        self.images = images
+        self.index = index
+        self.reuse_epochs = reuse_epochs
+        self.seed = seed
+        self.failures = failures
+        self.swap = Swap()
+        self._cache: MapCache | None = None
+
+    def begin(self) -> None:
+        """Another run, or none: show the batch its own pixels, and forget the maps."""
+        self.swap.restore()
+        self._cache = MapCache(self.reuse_epochs) if self.reuse_epochs > 1 else None
+
+    def tried(self, trainer: pl.Trainer, batch: Any) -> tuple[Tensor, Tensor]:
+        """Try the recipe on an image of a batch, which stays as it is; returns its images and their classes, -1: none.
+
+        Raises:
+            AugmentationConfigurationError: For what goes wrong, as long as the run has made no step.
+        """
+        try:
+            return self._tried(trainer, batch)
+        except Exception as error:
+            if trainer.global_step == 0 and trainer.fit_loop.total_batch_idx <= 0:
+                raise AugmentationConfigurationError(
+                    f"{self.failures.owner} cannot augment this run. {error}"
+                ) from error
+            raise
+
+    def augment(self, trainer: pl.Trainer, batch: Any, probability: float, number: int) -> Drawn | None:
+        """Draw images of the run's batch of this number and replace them; ``None`` where none is drawn."""
+        images = find_images(batch, self.images)
+        generator = batch_generator(self.seed, trainer.global_rank, number)
+        draws = torch.rand(images.shape[0], generator=generator)
+        targets = self.truth.classes(batch, images.shape[0], generator)
+        rows = ((draws < probability) & (targets >= 0)).nonzero()[:, 0]
+        if not len(rows):
+            return None
+        on_device = rows.to(images.device)
+        chosen, classes = images[on_device].detach(), targets[rows]
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            indices = None if self._cache is None else find_indices(batch, images.shape[0], self.index)[rows]
+            maps = self._maps(trainer.current_epoch, indices, chosen, classes, generator)
+            pixels, maps, masks = self.recipe.blended(chosen, maps, generator)
+            if not bool(maps.isfinite().all()):
+                self.failures.warn_once("not finite", "Some maps were not finite; these images were left as they are.")
+        whole = images.detach().clone()
+        whole[on_device] = pixels.to(whole.dtype)
+        self.swap.put(images, whole)
+        return Drawn(chosen, pixels, masks, classes, (masks < 1).any(-1).any(-1))
+
+    def _tried(self, trainer: pl.Trainer, batch: Any) -> tuple[Tensor, Tensor]:
+        images = find_images(batch, self.images)
+        if not images.is_floating_point():
+            raise ValueError(
+                f"Got images of {images.dtype}. Allowed are floating-point images, as the network takes them: "
+                "convert them in the data set or in on_after_batch_transfer."
+            )
+        targets = self.truth.classes(batch, images.shape[0], batch_generator(self.seed, 0, -1))
+        if self.reuse_epochs > 1:
+            find_indices(batch, images.shape[0], self.index)
+        if bool((targets >= 0).any()):
+            # The highest class: a label beyond the network's classes is then found out here.
+            tried = targets.argmax()[None]
+            generator = batch_generator(self.seed, 0, -1)
+            with trainer.precision_plugin.forward_context(), self.recipe.guide.trial():
+                first = images[tried.to(images.device)]
+                self.recipe.augmented(first, targets[tried], generator, self.truth.several)
+        return images, targets
+
+    def _maps(
+        self, epoch: int, indices: Tensor | None, images: Tensor, targets: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The guide's maps of the images, kept ones where they can be used again."""
+
+        def made(some: Tensor, classes: Tensor) -> Tensor:
+            return self.recipe.guide.maps(some, classes, generator, self.truth.several)
+
+        if self._cache is None or indices is None:
+            return made(images, targets)
+        maps = self._cache.maps(indices, images, targets, epoch, made)
+        if self._cache.useless:
+            self.failures.warn_once(
+                "images change",
+                f"reuse_epochs={self.reuse_epochs} has no effect: of 100 images that came back, none was the same. The "
+                "data set seems to change them at random, so that their maps cannot be used again.",
+            )
+        return maps

@@ -1,0 +1,124 @@
+"""The fixed sample of a film: which images it shows, and finding them again in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_saliency.batches import fingerprint
+
+#: Maps are compared from epoch to epoch on this grid.
+_DRIFT_GRID = (56, 56)
+
+
+@dataclass
+class Shot:
+    """One image of the sample as this epoch's forward pass saw it."""
+
+    image: Tensor
+    statistics: list[Tensor]
+    label: int | None = None
+    prediction: int | None = None
+
+
+class FixedSample:
+    """Finds the same images in every epoch's batches and gathers what was read of them.
+
+    The first epoch fills the slots with the first images that come by. Later ones look for these images, wherever a
+    shuffling loader puts them. Where a whole epoch brought none of them back (random augmentation), the first images of
+    each epoch are taken instead, and ``followed`` is false from then on.
+
+    Args:
+        size: The number of images.
+        follow: Whether images are to be found again; ``False`` takes each epoch's first images.
+    """
+
+    def __init__(self, size: int, follow: bool = True) -> None:
+        self.size = size
+        self.followed = follow
+        self.fingerprints: list[Tensor] = []
+        self.drift_maps: list[Tensor] = []
+        self.shots: dict[int, Shot] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is wanted of this epoch's batches."""
+        return len(self.shots) >= self.size
+
+    def begin(self) -> None:
+        """Forget the last epoch's shots."""
+        self.shots = {}
+
+    def place(self, images: Tensor) -> list[tuple[int, int]]:
+        """Which rows of a batch belong to the sample, as pairs (row, slot)."""
+        if self.complete:
+            return []
+        if not self.followed:
+            free = range(len(self.shots), self.size)
+            return list(zip(range(images.shape[0]), free, strict=False))
+        prints = fingerprint(images)
+        pairs: list[tuple[int, int]] = []
+        wanted = [slot for slot in range(len(self.fingerprints)) if slot not in self.shots]
+        taken: set[int] = set()
+        if wanted:
+            known = torch.stack([self.fingerprints[slot] for slot in wanted])
+            if known.shape[1] == prints.shape[1]:
+                # One comparison for the whole batch; 1e-3 forgives the rounding of another precision.
+                matches = ((known[:, None] - prints[None]).abs().amax(-1) <= 1e-3).cpu()
+                for position, slot in enumerate(wanted):
+                    rows = [row for row in matches[position].nonzero()[:, 0].tolist() if row not in taken]
+                    if rows:
+                        taken.add(rows[0])
+                        pairs.append((rows[0], slot))
+        for row in range(images.shape[0]):
+            if len(self.fingerprints) >= self.size:
+                break
+            if row not in taken:
+                self.fingerprints.append(prints[row])
+                pairs.append((row, len(self.fingerprints) - 1))
+        return pairs
+
+    def end(self) -> bool:
+        """Close an epoch; returns whether the images had to be given up as not coming back."""
+        if self.followed and self.fingerprints and not self.shots:
+            self.followed = False
+            return True
+        return False
+
+    def drift(self, combined: Sequence[Tensor], spearman: Any) -> Tensor | None:
+        """1 − Spearman correlation of each map with the one logged before, averaged; remembers the new maps.
+
+        Returns:
+            A scalar tensor, or ``None`` where there is nothing to compare with.
+        """
+        slots = sorted(self.shots)
+        maps = [
+            F.interpolate(map_[None, None].float(), _DRIFT_GRID, mode="bilinear", antialias=True)[0, 0].cpu()
+            for map_ in combined
+        ]
+        before = [self.drift_maps[slot] for slot in slots if slot < len(self.drift_maps)]
+        value = None
+        if before and len(before) == len(slots) and self.followed:
+            value = (1 - spearman(torch.stack(maps), torch.stack(before))).mean()
+        if slots == list(range(len(slots))):
+            self.drift_maps = maps
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on with the same film."""
+        return {
+            "followed": self.followed,
+            "fingerprints": [fingerprint.clone() for fingerprint in self.fingerprints],
+            "drift_maps": [map_.half() for map_ in self.drift_maps],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the film where ``state_dict`` left it."""
+        self.followed = bool(state["followed"])
+        self.fingerprints = list(state["fingerprints"])[: self.size]
+        self.drift_maps = [map_.float() for map_ in state["drift_maps"]]

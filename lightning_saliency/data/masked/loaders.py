@@ -1,0 +1,125 @@
+"""Data loaders over other data sets than they were made for, and collections of loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Any
+
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.utils.data import DataLoader
+
+# Lightning notes here what a loader was made of, to make it anew with a distributed sampler.
+_SAVED_ARGUMENTS, _SAVED_OPTIONS, _SAVED_DATASET = "__pl_saved_args", "__pl_saved_kwargs", "__dataset"
+
+
+def with_dataset(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
+    """A loader like another, over a data set of the same length; sampler, workers, generator and all else are shared.
+
+    A loader refuses a new data set once it is made, and a new loader could not be given what a subclass's constructor
+    may want; so it is a shallow copy, and what Lightning remembers of its making is corrected too.
+    """
+    old = loader.dataset
+    copied = copy(loader)
+    state = vars(copied)
+    state["dataset"] = dataset
+    state["_iterator"] = None  # workers that persist have the old data set
+    if _SAVED_ARGUMENTS in state:
+        state[_SAVED_ARGUMENTS] = tuple(dataset if value is old else value for value in state[_SAVED_ARGUMENTS])
+        state[_SAVED_OPTIONS] = {
+            name: dataset if value is old else value for name, value in state[_SAVED_OPTIONS].items()
+        }
+    if _SAVED_DATASET in state:
+        state[_SAVED_DATASET] = dataset
+    return copied
+
+
+def map_loaders(loaders: Any, stores: Any, change: Callable[[DataLoader[Any], Any], Any]) -> Any:
+    """A loader, or a collection of loaders, each changed with its own part of a collection of the same form.
+
+    Args:
+        loaders: A ``DataLoader``; lists, tuples and dictionaries of them; Lightning's ``CombinedLoader``.
+        stores: One thing for each loader, in a collection of the same form.
+        change: Called with each loader and its part.
+
+    Raises:
+        TypeError: If there is something else among the loaders.
+        ValueError: If the forms differ.
+    """
+    if isinstance(loaders, DataLoader):
+        return change(loaders, stores)
+    if is_combined(loaders):
+        combined = copy(loaders)
+        combined.flattened = leaves(map_loaders(loaders.iterables, stores, change))
+        return combined
+    if isinstance(loaders, Mapping):
+        if not isinstance(stores, Mapping) or stores.keys() != loaders.keys():
+            raise ValueError(_form(f"the keys {list(loaders)}", stores))
+        return {name: map_loaders(loader, stores[name], change) for name, loader in loaders.items()}
+    if isinstance(loaders, (list, tuple)):
+        single = len(loaders) == 1 and not isinstance(stores, (list, tuple))
+        parts = [stores] if single else stores
+        if not isinstance(parts, (list, tuple)) or len(parts) != len(loaders):
+            raise ValueError(_form(f"a list of {len(loaders)}", stores))
+        return [map_loaders(loader, part, change) for loader, part in zip(loaders, parts, strict=True)]
+    raise TypeError(
+        f"Got a loader of type {type(loaders).__name__}. Allowed with stored maps are torch.utils.data.DataLoader and "
+        "collections of them; take an explainer in the place of stored maps."
+    )
+
+
+def leaves(loaders: Any) -> list[Any]:
+    """The loaders in a collection, in Lightning's order."""
+    if is_combined(loaders):
+        return list(loaders.flattened)
+    if isinstance(loaders, Mapping):
+        return [leaf for loader in loaders.values() for leaf in leaves(loader)]
+    if isinstance(loaders, (list, tuple)):
+        return [leaf for loader in loaders for leaf in leaves(loader)]
+    return [loaders]
+
+
+def is_combined(loaders: Any) -> bool:
+    """Whether this is a ``CombinedLoader``, of either of Lightning's packages."""
+    return hasattr(loaders, "iterables") and hasattr(loaders, "flattened")
+
+
+def batch_form(loaders: Any, training: bool) -> Any:
+    """How a batch of these loaders is put together: the collection, where a batch has a part of each loader.
+
+    Returns:
+        Nested dictionaries and lists, ``None`` standing for the batch of one loader.
+    """
+    if is_combined(loaders):
+        return None if loaders._mode == "sequential" else batch_form(loaders.iterables, training=True)
+    if not training:
+        return None
+    if isinstance(loaders, Mapping):
+        return {name: batch_form(loader, training) for name, loader in loaders.items()}
+    if isinstance(loaders, (list, tuple)):
+        return [batch_form(loader, training) for loader in loaders]
+    return None
+
+
+def _form(wanted: str, stores: Any) -> str:
+    given = f"the keys {list(stores)}" if isinstance(stores, Mapping) else type(stores).__name__
+    return f"Got stores as {given} for several loaders. Expected {wanted}, one store for each loader."
+
+
+def overrides(module: Any, hook: str) -> bool:
+    """Whether a data module or module of either of Lightning's packages defines a hook itself."""
+    parent = lightning_parent(module)
+    return parent is not None and bool(is_overridden(hook, module, parent))
+
+
+def lightning_parent(module: Any) -> type | None:
+    """The ``LightningDataModule`` or ``LightningModule`` that an object's class derives from, of either package."""
+    return next(
+        (
+            parent
+            for parent in type(module).__mro__
+            if parent.__name__ in ("LightningDataModule", "LightningModule")
+            and parent.__module__.split(".")[0] in ("pytorch_lightning", "lightning")
+        ),
+        None,
+    )

@@ -1,0 +1,329 @@
+"""Any data module with its images masked by saliency maps: remove and retrain (ROAR), keep and retrain (KAR)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_saliency.batches import BatchError, describe
+from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
+from lightning_saliency.data.masked.loaders import batch_form, lightning_parent, map_loaders, overrides, with_dataset
+from lightning_saliency.data.masked.moving import MaskedDataset, Masking, Mode
+from lightning_saliency.data.masked.online import OnlineMaps, Targets, replace_tensor
+from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
+from lightning_saliency.data.masked.whole_images import LOADERS, isolated_rng
+from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.functional.masking import Fill, NamedFill
+
+__all__ = ["Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
+
+LOADER_HOOKS = {**LOADERS, "predict": "predict_dataloader"}
+_AFTER = "on_after_batch_transfer"
+_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", _AFTER)
+
+
+class RoarKarDataModule(pl.LightningDataModule):
+    """A data module whose images miss their most salient pixels (ROAR), or show nothing but these (KAR).
+
+    Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2): of
+    H·W pixels exactly round(fraction · H·W) are chosen, ties in reading order. Training, validation, test and
+    prediction images are masked alike, each by its own map. Everything else is the base's: its loaders with their
+    samplers, workers and collate functions, its hooks, its state and its attributes, such as ``num_classes``.
+
+    The maps come from one of two places:
+
+    - *Online*, from an explainer round a frozen network, for each batch as it reached the device, augmented and after
+      the base's own ``on_after_batch_transfer``. Random explainers apart, an image has the same mask in any batch.
+    - *Stored*, from a `SaliencyStore` a stage, for explainers too dear for that. The map, which covers the whole image,
+      goes through the same transforms as its image, as a ``tv_tensors.Mask``: the transforms must be of
+      ``torchvision.transforms.v2``. Pixels that a transform adds, such as a padding, count as least salient. The
+      fraction is of the pixels that are seen, so a cropped map is ranked anew. Images are masked where they are
+      transformed, in the loader's workers: what is done to batches later happens to masked images.
+
+    With a ``fraction`` of 0 under ROAR (1 under KAR) the images are the base's own, in the same order, drawn with the
+    same random numbers.
+
+    Args:
+        base: Any ``LightningDataModule``; it is not changed, but for its ``trainer``.
+        saliency: An ``Explainer``; its network must be no part of the one that is trained, is moved to the batch's
+            device once and gets into no checkpoint. Or stores, or their paths, by stage: ``{"train": ..., "val": ...,
+            "test": ...}``, and ``"predict"`` where that is not the test images; where a stage has several loaders, a
+            list or dictionary of them. Or a folder with ``train.npy``, ``val.npy`` and ``test.npy``. Row i of a store
+            is the map of item i of the stage's data set.
+        mode: ``"roar"`` or ``"kar"``.
+        fraction: Share of the pixels, in [0, 1], that are removed or kept.
+        fill: What is put in the place of pixels. ``"data_mean"``: the mean of each channel over the training images as
+            they reach the masking, normalised if they are. It is taken once, with all generators isolated, of at most
+            5,000 images evenly spread over the first training loader's data set, without torchvision's random steps and
+            paddings, and kept in checkpoints. Else as ``fill_images`` takes it.
+        targets: The class an online, class-specific map is made for. ``"predicted"``: the one the frozen network
+            predicts. ``"label"``: the true one; then the masks themselves carry the label, into the test images too.
+        geometry: With stores: ``"auto"``, or ``"fixed"`` where the base's images are neither cropped, flipped nor
+            resized at random, by transforms that cannot be looked into.
+        fingerprints: With stores: what their fingerprints must be, such as ``{"weights": weights_fingerprint(net)}``.
+            That of the data set is compared in any case.
+        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        seed: Of ``fill="noise"``. Under stored maps the noise is the same for an image in every epoch.
+
+    Attributes:
+        base: The base.
+        data_mean: The mean of each channel, once it is known; ``None`` before, and with another fill.
+
+    Raises:
+        TypeError: If ``base`` is no data module, or ``saliency`` neither an explainer nor stores.
+        ValueError: If an option is out of range; from a loader, if a store is missing (`SaliencyStoreError`), of other
+            images, or the images' transforms cannot be followed (`SaliencyGeometryError`).
+
+    Example:
+        >>> from lightning_saliency.data import DigitScenes
+        >>> from lightning_saliency.explainers import SMOE
+        >>> from lightning_saliency.networks import small_cnn
+        >>> scenes = DigitScenes(train_size=20, val_size=10, test_size=10, batch_size=4)
+        >>> masked = RoarKarDataModule(scenes, SMOE(small_cnn()), mode="kar", fraction=0.1, fill=0)
+        >>> masked.setup("fit")
+        >>> batch = masked.on_after_batch_transfer(next(iter(masked.train_dataloader())), 0)
+        >>> round(batch["image"].ne(0).any(1).float().mean().item(), 2), masked.num_classes
+        (0.1, 10)
+    """
+
+    def __init__(
+        self,
+        base: Any,
+        saliency: Explainer | Stores,
+        mode: Mode = "roar",
+        fraction: float = 0.1,
+        fill: Fill | Literal["data_mean"] = "data_mean",
+        *,
+        targets: Targets = "predicted",
+        geometry: Literal["auto", "fixed"] = "auto",
+        fingerprints: Mapping[str, str] | None = None,
+        image_key: str | int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if getattr(lightning_parent(base), "__name__", "") != "LightningDataModule":
+            raise TypeError(
+                f"Got base of type {type(base).__name__}. Allowed is a LightningDataModule; put loaders into one with "
+                "LightningDataModule.from_datasets."
+            )
+        if not isinstance(saliency, (Explainer, Mapping, str, Path)):
+            raise TypeError(
+                f"Got saliency of type {type(saliency).__name__}. Allowed are an Explainer, stores by stage "
+                "({'train': ..., 'val': ..., 'test': ...}) and a folder of stores."
+            )
+        for name, given, allowed in (
+            ("mode", mode, get_args(Mode)),
+            ("targets", targets, get_args(Targets)),
+            ("geometry", geometry, ("auto", "fixed")),
+        ):
+            if given not in allowed:
+                raise ValueError(f"Got {name}={given!r}. Allowed are {', '.join(map(repr, allowed))}; use one of them.")
+        if not 0 <= fraction <= 1:
+            raise ValueError(
+                f"Got fraction={fraction}. Allowed is a share of the pixels in [0, 1]; divide per cent by 100."
+            )
+        if isinstance(fill, str) and fill not in ("data_mean", *get_args(NamedFill)):
+            raise ValueError(
+                f"Got fill={fill!r}. Allowed are 'data_mean', {', '.join(map(repr, get_args(NamedFill)))}, a number, "
+                "one number a channel, or a tensor; use one of them."
+            )
+        super().__init__()
+        self.base = base
+        self.saliency = saliency
+        self.mode: Mode = mode
+        self.fraction = float(fraction)
+        self.fill = fill
+        self.targets = targets
+        self.geometry = geometry
+        self.fingerprints = dict(fingerprints or {})
+        self.image_key = image_key
+        self.seed = seed
+        self.data_mean: tuple[float, ...] | None = None
+        self.prepare_data_per_node = base.prepare_data_per_node
+        self.allow_zero_length_dataloader_with_multiple_devices = (
+            base.allow_zero_length_dataloader_with_multiple_devices
+        )
+        described = fill if isinstance(fill, (str, int, float)) else torch.as_tensor(fill).tolist()
+        settings = {"mode": mode, "fraction": self.fraction, "fill": described}
+        self.save_hyperparameters({**base.hparams, "roar_kar": settings})
+        self._maps = OnlineMaps(saliency, targets, image_key) if isinstance(saliency, Explainer) else None
+        self._settled: Masking | None = None
+        self._forms: dict[str, Any] = {}
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._hide_what_the_base_lacks()
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is not found here: the base's classes, transforms, data sets.
+        if name.startswith("__") or "base" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.base, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "trainer" and "base" in vars(self):
+            self.base.trainer = value
+
+    def prepare_data(self) -> None:
+        """The base's."""
+        self.base.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """The base's."""
+        self.base.setup(stage)
+
+    def teardown(self, stage: str) -> None:
+        """The base's."""
+        self.base.teardown(stage)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """The base's."""
+        self.base.on_exception(exception)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state, and the mean of the training images."""
+        return {"base": self.base.state_dict(), "data_mean": None if self.data_mean is None else list(self.data_mean)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give the base its state back, and know the mean again."""
+        self.base.load_state_dict(state_dict["base"])
+        if state_dict["data_mean"] is not None:
+            self.data_mean = tuple(state_dict["data_mean"])
+            self._settled = None
+
+    def train_dataloader(self) -> Any:
+        """The base's, of masked images where maps are stored."""
+        return self._loaders("train")
+
+    def val_dataloader(self) -> Any:
+        """The base's, of masked images where maps are stored."""
+        return self._loaders("val")
+
+    def test_dataloader(self) -> Any:
+        """The base's, of masked images where maps are stored."""
+        return self._loaders("test")
+
+    def predict_dataloader(self) -> Any:
+        """The base's, of masked images where maps are stored."""
+        return self._loaders("predict")
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The base's."""
+        return self.base.on_before_batch_transfer(batch, dataloader_idx)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The base's."""
+        return self.base.transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The base's, or the module's where the base has none; then the masking, unless maps are stored."""
+        batch = self._after_transfer(batch, dataloader_idx)
+        if self._maps is None:
+            return batch
+        masking = self._masking(None)
+        return batch if masking.changes_nothing else self._mask(batch, self._forms.get(self._stage()), masking)
+
+    def _loaders(self, stage: str) -> Any:
+        loaders = getattr(self.base, LOADER_HOOKS[stage])()
+        self._forms[stage] = batch_form(loaders, training=stage == "train")
+        masking = self._masking((stage, loaders))
+        if self._maps is not None or masking.changes_nothing:
+            return loaders
+
+        def masked(loader: Any, store: Any) -> Any:
+            opened = open_store(store, loader.dataset, self.fingerprints, self.geometry)
+            dataset = MaskedDataset(loader.dataset, opened, masking, fixed=self.geometry == "fixed")
+            return with_dataset(loader, dataset)
+
+        return map_loaders(loaders, stores_of(self.saliency, stage), masked)  # type: ignore[arg-type]  # no explainer here
+
+    def _mask(self, batch: Any, form: Any, masking: Masking) -> Any:
+        """A batch, or one of each loader in nested collections, with masked images."""
+        if isinstance(form, Mapping) and isinstance(batch, Mapping):
+            return {name: self._mask(part, form.get(name), masking) for name, part in batch.items()}
+        if isinstance(form, list) and isinstance(batch, (list, tuple)):
+            return [self._mask(part, inner, masking) for part, inner in zip(batch, form, strict=True)]
+        if batch is None or self._maps is None:
+            return batch  # of a loader that has come to its end before the others
+        context = None if self.trainer is None else self.trainer.precision_plugin.forward_context()
+        module = None if self.trainer is None else self.trainer.lightning_module
+        images, maps = self._maps(batch, module, context)
+        masked = masking(images, maps, self._generator(images.device))
+        replaced = replace_tensor(batch, images, masked)
+        if replaced is batch:
+            raise BatchError(
+                f"The images of the batch, which is {describe(batch)}, cannot be exchanged. Let the batch hold them in "
+                "dictionaries, tuples or lists, or as an attribute."
+            )
+        return replaced
+
+    def _masking(self, about: tuple[str, Any] | None) -> Masking:
+        """What is done to images; the fill is settled when the first loaders, of the stage given, are asked for."""
+        if self._settled is None:
+            self._settled = Masking(self.mode, self.fraction, 0.0, self.seed)
+            if not self._settled.changes_nothing:
+                self._settled = replace(self._settled, fill=self._settle_fill(about))
+        return self._settled
+
+    def _settle_fill(self, about: tuple[str, Any] | None) -> Fill:
+        if not is_data_mean(self.fill):
+            return self.fill  # type: ignore[return-value]  # what remains is a fill
+        if self.data_mean is None:
+            try:
+                with isolated_rng(self.seed):
+                    loaders = about[1] if about is not None and about[0] == "train" else self._training_loaders()
+            except Exception as error:
+                raise RuntimeError(
+                    "The mean of the training images is not known in a run without training data "
+                    f"({type(error).__name__}: {error}). Train first with this very data module, load a checkpoint of "
+                    "such a run, or give fill= as numbers, one a channel."
+                ) from error
+            self.data_mean = channel_mean(loaders, self._as_masked, self.image_key)
+        return self.data_mean
+
+    def _training_loaders(self) -> Any:
+        try:
+            return self.base.train_dataloader()
+        except Exception:  # in a run that only tests, the base may not have set up its training data
+            self.base.setup("fit")
+            return self.base.train_dataloader()
+
+    def _as_masked(self, batch: Any) -> Any:
+        """A batch as it reaches the masking."""
+        if self._maps is None:
+            return batch
+        batch = self._source_of("on_before_batch_transfer").on_before_batch_transfer(batch, 0)
+        batch = self._source_of("transfer_batch_to_device").transfer_batch_to_device(batch, torch.device("cpu"), 0)
+        return self._after_transfer(batch, 0)
+
+    def _after_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self._source_of(_AFTER).on_after_batch_transfer(batch, dataloader_idx)
+
+    def _source_of(self, hook: str) -> Any:
+        """Whose hook runs: the base's, the module's where only that defines it."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        return self.base if module is None or overrides(self.base, hook) or not overrides(module, hook) else module
+
+    def _stage(self) -> str:
+        if self.trainer is None:
+            return ""
+        if self.trainer.training:
+            return "train"
+        return "test" if self.trainer.testing else "predict" if self.trainer.predicting else "val"
+
+    def _generator(self, device: torch.device) -> torch.Generator | None:
+        if not isinstance(self.fill, str) or self.fill != "noise":
+            return None
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self._generators[device]
+
+    def _hide_what_the_base_lacks(self) -> None:
+        """Let Lightning see that the base has no such loader or hook, by showing it its own in that place."""
+        for hook in ("prepare_data", *LOADER_HOOKS.values(), *_TRANSFER_HOOKS):
+            if not overrides(self.base, hook) and not (hook == _AFTER and self._maps is not None):
+                setattr(self, hook, partial(getattr(pl.LightningDataModule, hook), self))

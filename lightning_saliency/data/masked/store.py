@@ -1,0 +1,324 @@
+"""Saliency maps of a whole data set on disk: memory-mapped bytes, a JSON sidecar, and nothing that is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_saliency.data.masked.store_files import (
+    Piece,
+    allocate,
+    allocate_maps,
+    maps_path,
+    marks_path,
+    replace_file,
+    sidecar_path,
+    write_json,
+    write_pieces,
+)
+
+_FORMAT = 1
+_LEVELS = 256
+
+Bytes = np.memmap[Any, np.dtype[np.uint8]]
+
+
+class SaliencyStoreError(ValueError):
+    """A store is missing, incomplete, damaged, or holds the maps of something else."""
+
+
+class SaliencyStore:
+    """One saliency map for each of N images, as ranks in one byte a pixel.
+
+    Masking by rank (ROAR, KAR) needs the order of a map's pixels only, so a map is kept as `rank_levels`: its pixels'
+    ranks in 256 levels, at whatever resolution the maps have, 56² being usual for an image of 224².
+
+    Three files lie beside one another: ``name.npy`` with the maps, ``[N, h, w]`` uint8, which NumPy opens too;
+    ``name.written`` with one byte a map, set once the map has reached the disk; ``name.json`` with the shape, the
+    fingerprints and whether every map is there. Several processes may write disjoint rows of one store, on several
+    machines too: no byte is written but those of the rows. A process that is killed loses no more than the maps it was
+    just writing.
+
+    Use ``create`` to write and ``open`` to read; indexing reads maps: ``store[3]`` is ``[h, w]``, ``store[[3, 1]]`` is
+    ``[2, h, w]``, both uint8 tensors of their own memory. A store can be sent to other processes; it is opened there.
+
+    Attributes:
+        path: The file of the maps.
+        size: ``(h, w)`` of the maps.
+        fingerprints: What the maps depend on, by part, such as ``{"weights": ..., "explainer": ..., "data": ...}``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = SaliencyStore.create(folder + "/train", count=3, size=(2, 2), fingerprints={"weights": "a1"})
+        ...     store.write([0, 2], torch.rand(2, 2, 2))
+        ...     print(store.missing(), store.complete)
+        ...     store.write([1], torch.tensor([[[0.1, 0.3], [0.3, 0.9]]]))
+        ...     print(SaliencyStore.open(folder + "/train", {"weights": "a1"})[1])
+        tensor([1]) False
+        tensor([[  0,  64],
+                [ 64, 192]], dtype=torch.uint8)
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any], writable: bool) -> None:
+        """Use ``create`` or ``open``."""
+        self.path = path
+        self.size: tuple[int, int] = (int(content["size"][0]), int(content["size"][1]))
+        self.fingerprints: dict[str, str] = dict(content["fingerprints"])
+        self._count = int(content["count"])
+        self._writable = writable
+        self._maps: Bytes = _mapped_maps(path, (self._count, *self.size))
+        self._written: Bytes = _mapped_marks(path, self._count)
+
+    @classmethod
+    def create(
+        cls, path: str | Path, count: int, size: tuple[int, int], fingerprints: Mapping[str, str]
+    ) -> SaliencyStore:
+        """A store to be written to: a new one, or the one that was begun here for the very same maps.
+
+        Where several processes write one store, let one of them create it before the others do.
+
+        Args:
+            path: The maps' file; ``.npy`` is added where it is missing. Its folder is made.
+            count: N, the number of images, at least 1.
+            size: ``(h, w)`` of the maps in pixels.
+            fingerprints: What the maps depend on, by part.
+
+        Raises:
+            SaliencyStoreError: If there are other maps at the path, or files that are no store.
+            OSError: If the disk is too small.
+            ValueError: If the count or the size is not positive.
+        """
+        path = maps_path(path)
+        if count < 1 or len(size) != 2 or min(size) < 1:
+            raise ValueError(
+                f"Got count={count} and size={tuple(size)}. Allowed are numbers from 1; give N and (h, w)."
+            )
+        wanted = {"format": _FORMAT, "count": count, "size": list(size), "fingerprints": dict(fingerprints)}
+        if sidecar_path(path).exists():
+            _check_same(path, _read_sidecar(path), wanted)
+        else:
+            foreign = [file for file in (path, marks_path(path)) if file.exists()]
+            if foreign:
+                raise SaliencyStoreError(
+                    f"Got {foreign[0]}, which has no {sidecar_path(path).name} and so is no store. Move it away, or "
+                    "choose another path."
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(sidecar_path(path), lambda file: write_json(file, {**wanted, "complete": False}))
+        # The sidecar is written first: what a kill left here is then known to be nobody else's.
+        if not (path.exists() and marks_path(path).exists()):
+            replace_file(path, lambda file: allocate_maps(file, (count, *size)))
+            replace_file(marks_path(path), lambda file: allocate(file, count))
+        return cls(path, wanted, writable=True)
+
+    @classmethod
+    def open(cls, path: str | Path, fingerprints: Mapping[str, str] | None = None) -> SaliencyStore:
+        """A finished store, for reading.
+
+        Args:
+            path: The maps' file, with or without ``.npy``.
+            fingerprints: Parts that must be the same as when the maps were written; parts not named here are not
+                compared.
+
+        Raises:
+            SaliencyStoreError: If there is no such store, or it is incomplete, truncated or of something else.
+        """
+        path = maps_path(path)
+        content = _read_sidecar(path)
+        found = content["fingerprints"]
+        changed = [part for part, value in (fingerprints or {}).items() if found.get(part) != value]
+        if changed:
+            raise SaliencyStoreError(
+                f"The store {path} holds maps of other {', '.join(changed)} than are asked for. Give the store that "
+                "was written for them, or write a new one."
+            )
+        store = cls(path, content, writable=False)
+        if not content["complete"]:
+            raise SaliencyStoreError(
+                f"The store {path} is incomplete: {len(store.missing())} of its {len(store)} maps are missing. Run "
+                "what writes it again; it goes on where it stopped."
+            )
+        return store
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, indices: int | slice | Sequence[int] | Tensor) -> Tensor:
+        """The maps at some rows, ``[..., h, w]`` uint8."""
+        where = indices.cpu().numpy() if isinstance(indices, Tensor) else indices
+        if isinstance(where, (list, tuple, range)):
+            where = np.asarray(where, dtype=np.int64)
+        return torch.from_numpy(np.array(self._maps[where]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self._writable:
+            return SaliencyStore.open, (self.path, self.fingerprints)
+        return SaliencyStore.create, (self.path, self._count, self.size, self.fingerprints)
+
+    def write(self, indices: Sequence[int] | Tensor, maps: Tensor) -> None:
+        """Keep the maps of some images, as `rank_levels`; they are on the disk when this returns.
+
+        Args:
+            indices: B rows, each from 0 to N - 1.
+            maps: ``[B, h, w]``, any real dtype and range, no NaN.
+
+        Raises:
+            SaliencyStoreError: If the store was opened for reading.
+            ValueError: If shapes do not fit, an index is out of range, or a map holds NaN.
+        """
+        if not self._writable:
+            raise SaliencyStoreError(
+                f"The store {self.path} was opened for reading. Use SaliencyStore.create to write."
+            )
+        rows = torch.as_tensor(indices, dtype=torch.int64).cpu().reshape(-1)
+        if maps.shape != (len(rows), *self.size):
+            raise ValueError(
+                f"Got maps {list(maps.shape)} for {len(rows)} rows of {self.path}. Allowed is "
+                f"{[len(rows), *self.size]}; resize the maps first."
+            )
+        if len(rows) == 0:
+            return
+        if int(rows.min()) < 0 or int(rows.max()) >= self._count:
+            raise ValueError(
+                f"Got rows from {int(rows.min())} to {int(rows.max())}. Allowed are 0 to {self._count - 1} in "
+                f"{self.path}; give the images' positions in their data set."
+            )
+        pixels = self.size[0] * self.size[1]
+        levels = rank_levels(maps).cpu().contiguous().view(-1).numpy()
+        write_pieces(self.path, _pieces(rows, levels, pixels, self._maps.offset))
+        write_pieces(marks_path(self.path), _pieces(rows, np.ones(len(rows), np.uint8), 1, 0))
+        self._note_if(bool(self._written.all()))
+
+    def missing(self) -> Tensor:
+        """The rows that have not been written yet, ``[M]`` int64, ascending."""
+        return torch.from_numpy(np.flatnonzero(self._written == 0).astype(np.int64))
+
+    def has(self, indices: Sequence[int] | Tensor) -> bool:
+        """Whether all of these rows have been written."""
+        rows = torch.as_tensor(indices, dtype=torch.int64).cpu().numpy()
+        return bool(self._written[rows].all())
+
+    def finish(self) -> bool:
+        """Note in the sidecar that every map is there, if so; returns whether it is.
+
+        ``write`` does this by itself. Where processes on several machines write one store, call it once all are done.
+        """
+        # A file is opened anew: on a network file system, one that is mapped may be older than what others wrote.
+        return self._note_if(bool(np.fromfile(marks_path(self.path), np.uint8).all()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every map is there."""
+        return bool(_read_sidecar(self.path)["complete"])
+
+    def _note_if(self, done: bool) -> bool:
+        if done and self._writable and not self.complete:
+            content = {"format": _FORMAT, "count": self._count, "size": list(self.size)}
+            content |= {"fingerprints": self.fingerprints, "complete": True}
+            replace_file(sidecar_path(self.path), lambda file: write_json(file, content))
+        return done
+
+
+def rank_levels(maps: Tensor) -> Tensor:
+    """The rank of each pixel within its map, in 256 levels: ⌊256 · #{pixels of less value} / (h·w)⌋.
+
+    Equal values get equal levels, and a larger value never a lower one; a constant map is all zeros.
+
+    Args:
+        maps: ``[..., h, w]``, any real dtype and range, no NaN.
+
+    Returns:
+        ``[..., h, w]`` uint8.
+
+    Raises:
+        ValueError: If a map holds NaN.
+
+    Example:
+        >>> rank_levels(torch.tensor([[0.1, 0.7], [0.1, 9.0]]))
+        tensor([[  0, 128],
+                [  0, 192]], dtype=torch.uint8)
+    """
+    if bool(maps.isnan().any()):
+        raise ValueError(
+            "Expected saliency maps without NaN, but got some; NaN has no rank: find out where it comes from."
+        )
+    values, order = maps.detach().flatten(-2).sort(-1)
+    count = values.shape[-1]
+    if count == 0 or values.numel() == 0:
+        return torch.zeros(maps.shape, dtype=torch.uint8, device=maps.device)
+    # In sorted order, the number of lesser values is the place where a run of equals begins.
+    places = torch.arange(count, device=maps.device).expand_as(values)
+    begins = torch.ones_like(values, dtype=torch.bool)
+    begins[..., 1:] = values[..., 1:] != values[..., :-1]
+    less = torch.where(begins, places, 0).cummax(-1).values
+    levels = (less * _LEVELS).div_(count, rounding_mode="floor").to(torch.uint8)
+    return torch.empty_like(levels).scatter_(-1, order, levels).view(maps.shape)
+
+
+def _pieces(rows: Tensor, content: Any, length: int, offset: int) -> Iterator[Piece]:
+    """Where the bytes of rows belong in a file, runs of successive rows in one piece."""
+    begins = [0, *(1 + np.flatnonzero(np.diff(rows.numpy()) != 1)).tolist()]
+    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+        yield offset + int(rows[begin]) * length, content[begin * length : end * length]
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    file = sidecar_path(path)
+    if not file.is_file():
+        raise SaliencyStoreError(
+            f"There is no store {path}: {file.name} is missing. Paths are relative to where you are; "
+            "SaliencyWriter writes stores."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SaliencyStoreError(f"{file} is damaged: {error}. Delete the store and write it anew.") from error
+    needed = {"format", "count", "size", "fingerprints", "complete"}
+    if not isinstance(content, dict) or not needed <= content.keys() or content["format"] != _FORMAT:
+        raise SaliencyStoreError(
+            f"{file} is no sidecar of a store, or of another version's. Move it away and write the store anew."
+        )
+    return content
+
+
+def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    old = {"number of images": found["count"], "size of maps": found["size"], **found["fingerprints"]}
+    new = {"number of images": wanted["count"], "size of maps": wanted["size"], **wanted["fingerprints"]}
+    changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
+    if changed:
+        raise SaliencyStoreError(
+            f"The store {path} was begun for other {', '.join(changed)} than are asked for now. Go on with what it was "
+            "begun for, delete it, or choose another path."
+        )
+
+
+def _mapped_maps(path: Path, shape: tuple[int, ...]) -> Bytes:
+    try:
+        # Mapped for reading: for writing, NumPy would lengthen a truncated file. Pickled arrays are refused.
+        maps: Bytes = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise SaliencyStoreError(
+            f"The maps {path} are missing, truncated or damaged ({error}). Delete the store and write it anew."
+        ) from error
+    if maps.shape != shape or maps.dtype != np.uint8:
+        raise SaliencyStoreError(
+            f"{path} holds {maps.dtype} {list(maps.shape)}, but its sidecar says uint8 {list(shape)}. They do not "
+            "belong together; delete the store and write it anew."
+        )
+    return maps
+
+
+def _mapped_marks(path: Path, count: int) -> Bytes:
+    marks = marks_path(path)
+    if not marks.is_file() or marks.stat().st_size != count:
+        raise SaliencyStoreError(
+            f"{marks} is missing or truncated: expected {count} bytes. Delete the store and write it anew."
+        )
+    return np.memmap(marks, dtype=np.uint8, mode="r", shape=(count,))

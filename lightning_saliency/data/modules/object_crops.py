@@ -1,0 +1,279 @@
+"""A data module over annotated photographs: the crop of each object, classified by its category."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from lightning_saliency.data.annotations import AnnotationFormat, Box, LabelledImage, plain_name, read_annotations
+from lightning_saliency.data.modules._image_tensors import ImageTensors
+from lightning_saliency.data.modules._split_data import (
+    RESIZE_RATIO,
+    Channels,
+    PathLike,
+    SplitDataModule,
+    check_least,
+    normalization,
+)
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class ObjectCropsDataModule(SplitDataModule):
+    """Objects cut out of annotated images, a small classification task from any detection data.
+
+    Each box with some of what surrounds it, made square where the image allows it, is one image; its category is its
+    class. All crops of a photograph fall into the same split, and the splits get each class in the same proportions as
+    far as that allows. Batches are tuples (images float32 ``[B, 3, image_size, image_size]``, labels int64 ``[B]``).
+
+    The crops lie in memory as bytes, 8/7 of ``image_size`` on a side; training takes random crops of them, half of
+    them mirrored, evaluation the central one.
+
+    Args:
+        annotations: File or folder, see `lightning_saliency.data.boxes.read_annotations`.
+        format: "csv", "coco" or "voc".
+        images: Folder that the images' names are relative to; ``None``: the annotations' own.
+        groups: Class -> the categories that it is made of, such as ``{"animal": ["cat", "dog"]}``; other categories are
+            left out. Names are compared without case, spaces and punctuation. ``None``: each category is a class.
+        context: What is added on each side, as a share of the box's longer side, at least 0.
+        least_side: Boxes less wide or high than so many pixels are left out.
+        least_count: Classes of fewer boxes than that are left out.
+        most_count: Of classes of more boxes than that, so many are kept, chosen at random but for all seeds alike;
+            ``None``: all.
+        image_size: Side of the images in pixels.
+        batch_size: Images in a batch.
+        num_workers: Loading processes; the crops lie in memory, so 0 is usually fastest.
+        mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
+        std: Standard deviation of the channels, likewise.
+        augment: Crop and mirror training images at random.
+        val_fraction: Share of the crops for validation, in (0, 1).
+        test_fraction: Share for testing, likewise; both together less than 1.
+        seed: Of the split. Its evenness is the same whatever the seed, the crops are not.
+
+    Attributes:
+        classes: The names of the classes, in the order of ``groups``, else of the alphabet.
+        num_classes: Their number.
+        normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
+        files: Split -> the photographs in it.
+        datasets: The `ImageTensors` of each split.
+
+    Raises:
+        FileNotFoundError: In `setup`, if a file does not exist.
+        ValueError: If an argument is out of range; in `setup`, if fewer than two classes are left, or a class has too
+            few photographs to be in every split.
+    """
+
+    def __init__(
+        self,
+        annotations: PathLike,
+        format: AnnotationFormat = "csv",
+        images: PathLike | None = None,
+        groups: dict[str, list[str]] | None = None,
+        context: float = 0.1,
+        least_side: int = 48,
+        least_count: int = 20,
+        most_count: int | None = None,
+        image_size: int = 112,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        mean: Channels = "imagenet",
+        std: Channels = "imagenet",
+        augment: bool = True,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.35,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers)
+        check_least(
+            {
+                "least_side": (least_side, 1),
+                "least_count": (least_count, 1),
+                "most_count": (1 if most_count is None else most_count, 1),
+                "image_size": (image_size, 1),
+            }
+        )
+        if not context >= 0:
+            raise ValueError(f"Expected `context` to be a share of the box's side from 0, but got {context}")
+        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
+            raise ValueError(
+                f"Expected `val_fraction` and `test_fraction` to be positive and together less than 1, but got "
+                f"{val_fraction} and {test_fraction}"
+            )
+        self.save_hyperparameters()
+        self.annotations = Path(annotations)
+        self.format = format
+        self.folder = images
+        self.groups = groups
+        self.context = context
+        self.least_side = least_side
+        self.least_count = least_count
+        self.most_count = most_count
+        self.image_size = image_size
+        self.augment = augment
+        self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
+        self.seed = seed
+        self.normalize = normalization(mean, std)
+        self.classes: list[str] = []
+        self.files: dict[str, list[Path]] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; known after `setup`."""
+        return len(self.classes)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotations, split the photographs and cut the crops out; once."""
+        if self.datasets:
+            return
+        boxes = self._boxes(read_annotations(self.annotations, self.format, self.folder))
+        counts = [Counter(label for label, _ in found) for found in boxes.values()]
+        chosen = split_evenly(counts, [self.fractions[split] for split in SPLITS], self.seed)
+        by_split: dict[str, list[Path]] = {split: [] for split in SPLITS}
+        for path, number in zip(boxes, chosen, strict=True):
+            by_split[SPLITS[number]].append(path)
+        for split, files in by_split.items():
+            there = {label for path in files for label, _ in boxes[path]}
+            lacking = [name for label, name in enumerate(self.classes) if label not in there]
+            if lacking:
+                raise ValueError(
+                    f"The {split} split has no crop of {', '.join(lacking)}: they are on too few photographs. Raise "
+                    "`least_count`, join categories with `groups`, or change the fractions."
+                )
+        self.files = by_split
+        for split, files in by_split.items():
+            crops = [(crop, label) for path in files for crop, label in self._crops(path, boxes[path])]
+            self.datasets[split] = ImageTensors(
+                torch.stack([crop for crop, _ in crops]),
+                torch.tensor([label for _, label in crops]),
+                self.image_size,
+                self.normalize,
+                augment=self.augment and split == "train",
+            )
+
+    def _boxes(self, images: Sequence[LabelledImage]) -> dict[Path, list[tuple[int, Box]]]:
+        """Photograph -> the label and box of each object that is used; sets `classes`."""
+        members = {plain_name(category): name for name, listed in (self.groups or {}).items() for category in listed}
+        found: dict[str, list[tuple[Path, Box]]] = {}
+        for image in images:
+            for thing in image.objects:
+                name = members.get(plain_name(thing.name)) if self.groups is not None else thing.name
+                if name is not None and thing.box is not None and _shorter_side(thing.box) >= self.least_side:
+                    found.setdefault(name, []).append((image.path, thing.box))
+        order = list(self.groups) if self.groups is not None else sorted(found)
+        self.classes = [name for name in order if len(found.get(name, ())) >= self.least_count]
+        if len(self.classes) < 2:
+            counts = ", ".join(f"{name} {len(boxes)}" for name, boxes in found.items()) or "none"
+            raise ValueError(
+                f"Got {len(self.classes)} classes of {self.least_count} boxes from {self.least_side} pixels (boxes: "
+                f"{counts}). At least two are needed: lower `least_count` or `least_side`, or join categories with "
+                "`groups`."
+            )
+        used: dict[Path, list[tuple[int, Box]]] = {}
+        for label, name in enumerate(self.classes):
+            boxes = found[name]
+            if self.most_count is not None and len(boxes) > self.most_count:
+                kept = sorted(random.Random(0).sample(range(len(boxes)), self.most_count))
+                boxes = [boxes[index] for index in kept]
+            for path, box in boxes:
+                used.setdefault(path, []).append((label, box))
+        return {image.path: used[image.path] for image in images if image.path in used}
+
+    def _crops(self, path: Path, boxes: Sequence[tuple[int, Box]]) -> list[tuple[Tensor, int]]:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no image {path}, which the annotations name. Set `images` to the folder it lies in."
+            )
+        side = round(self.image_size * RESIZE_RATIO)
+        with Image.open(path) as opened:
+            photograph = opened.convert("RGB")
+        crops = []
+        for label, box in boxes:
+            window = square_around(box, self.context, photograph.size)
+            crop = photograph.crop(window).resize((side, side), Image.Resampling.BILINEAR)
+            crops.append((v2.functional.pil_to_tensor(crop), label))
+        return crops
+
+
+def square_around(box: Box, context: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The square window around a box and some of what surrounds it, as far as it lies in the image.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels.
+        context: Added on each side, as a share of the box's longer side.
+        size: Width and height of the image.
+
+    Returns:
+        Left, upper, right and lower edge in whole pixels. A window over the border is moved into the image, and cut
+        where the image is too small for it.
+
+    Example:
+        >>> square_around((10.0, 20.0, 30.0, 30.0), 0.5, (100, 100))
+        (0, 5, 40, 45)
+        >>> square_around((80.0, 20.0, 100.0, 30.0), 0.5, (100, 30))
+        (60, 0, 100, 30)
+    """
+    side = max(box[2] - box[0], box[3] - box[1]) * (1 + 2 * context)
+    edges = []
+    for low, high, length in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
+        breadth = min(max(1, round(side)), length)
+        start = min(max(0, round((low + high) / 2 - breadth / 2)), length - breadth)
+        edges.append((start, start + breadth))
+    (left, right), (upper, lower) = edges
+    return left, upper, right, lower
+
+
+def split_evenly(counts: Sequence[Mapping[int, int]], fractions: Sequence[float], seed: int) -> list[int]:
+    """Share images with several labels each out to splits such that each label is shared out in proportion.
+
+    After the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): the images of the label of which
+    fewest are left are dealt next, each to the split that is most in need of that label, then of labels at all. The
+    fullest are dealt first, those that are equal in random order.
+
+    Args:
+        counts: For each image how often each label is on it.
+        fractions: Of the splits; their sum is 1.
+        seed: Of the random order.
+
+    Returns:
+        For each image its split.
+
+    Example:
+        >>> sorted(split_evenly([{0: 1}, {0: 1}, {1: 1}, {1: 1}], [0.5, 0.5], seed=0)[:2])
+        [0, 1]
+    """
+    generator = random.Random(seed)
+    order = list(range(len(counts)))
+    generator.shuffle(order)
+    totals = Counter[int]()
+    for count in counts:
+        totals.update(count)
+    need = [{label: fraction * total for label, total in totals.items()} for fraction in fractions]
+    chosen: dict[int, int] = {}
+    while len(chosen) < len(counts):
+        left = Counter[int]()
+        for image in order:
+            if image not in chosen:
+                left.update(counts[image])
+        if not left:
+            break
+        rarest = min(left, key=lambda label: (left[label], label))
+        dealt = [image for image in order if image not in chosen and counts[image].get(rarest, 0)]
+        for image in sorted(dealt, key=lambda image: -counts[image][rarest]):
+            split = max(range(len(need)), key=lambda split: (need[split][rarest], sum(need[split].values())))
+            chosen[image] = split
+            for label, number in counts[image].items():
+                need[split][label] -= number
+    return [chosen.get(image, 0) for image in range(len(counts))]
+
+
+def _shorter_side(box: Box) -> float:
+    return min(box[2] - box[0], box[3] - box[1])

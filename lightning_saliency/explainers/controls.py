@@ -1,0 +1,232 @@
+"""Maps that know nothing of the network: what an explainer has to beat."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_saliency.explainers import Explainer, build_explainer, find_explainer
+from lightning_saliency.functional.masking import resize_maps, top_fraction
+
+
+class RandomMap(Explainer):
+    """Every pixel uniform on [0, 1], independent of its neighbours.
+
+    The noise is drawn from a generator of its own, seeded by the image and ``seed``: the same whatever the batch that
+    the image is in and whatever its target. The network is not run.
+
+    Args:
+        model: Not used.
+        seed: Of the noise.
+
+    Example:
+        >>> noise = RandomMap(nn.Identity())(torch.rand(2, 3, 8, 8), 0)
+        >>> noise.shape, bool((noise[0] != noise[1]).any())
+        (torch.Size([2, 8, 8]), True)
+    """
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        super().__init__(model)
+        self.seed = seed
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._explain_predicted(images)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        generator = torch.Generator()
+        maps = []
+        for pixels in images.cpu().float():
+            generator.manual_seed(zlib.crc32(str(self.seed).encode(), zlib.crc32(pixels.numpy().tobytes())))
+            maps.append(torch.rand(pixels.shape[1:], generator=generator))
+        return torch.stack(maps).to(images.device)
+
+
+class CenterGaussian(Explainer):
+    """A Gaussian at the centre, the same for all images: photographers put objects there.
+
+    Args:
+        model: Not used.
+        sigma: Standard deviation along each axis as a share of that side.
+
+    Raises:
+        ValueError: If ``sigma`` is not positive.
+
+    Example:
+        >>> CenterGaussian(nn.Identity())(torch.rand(1, 3, 5, 5), 0)[0].argmax().item()
+        12
+    """
+
+    def __init__(self, model: nn.Module, sigma: float = 0.25) -> None:
+        super().__init__(model)
+        if not sigma > 0:
+            raise ValueError(f"Got sigma={sigma}. Allowed are positive shares of the image's side, for example 0.25.")
+        self.sigma = sigma
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._explain_predicted(images)
+
+    def _explain_predicted(self, images: Tensor) -> Tensor:
+        rows, columns = (
+            torch.exp(-0.5 * (((torch.arange(side) + 0.5) / side - 0.5) / self.sigma) ** 2) for side in images.shape[2:]
+        )
+        return (rows[:, None] * columns).expand(len(images), -1, -1).to(images.device)
+
+
+#: The controls by name, beside the explainers of ``EXPLAINERS``.
+CONTROLS: dict[str, type[Explainer]] = {"random": RandomMap, "center_gaussian": CenterGaussian}
+
+
+def build_method(name: str, model: nn.Module, options: dict[str, Any]) -> Explainer:
+    """The explainer or control of that name.
+
+    Raises:
+        ImportError: If it needs a package that is not installed.
+        TypeError: If it has no such option.
+        ValueError: If the name is unknown.
+    """
+    if name in CONTROLS:
+        return CONTROLS[name](model, **options)
+    find_explainer(name, CONTROLS)
+    return build_explainer(name, model, **options)
+
+
+#: Of the surrogates; further ones change the autocorrelation by about a hundredth.
+_ITERATIONS = 5
+
+
+def shuffled_blobs(maps: Tensor, generator: torch.Generator) -> Tensor:
+    """Random maps with the same values as the given ones, and blobs like theirs in other places.
+
+    The phases of each map's Fourier transform are drawn anew, which keeps its power spectrum, that is its
+    autocorrelation: how large the blobs are and how far apart. The map's own values are then laid over the result in
+    the order of its ranks. Both steps are repeated, since the second undoes a little of the first (iterated
+    amplitude-adjusted surrogates, Schreiber and Schmitz 1996). A mask cut out of the result at any threshold has
+    exactly the area that the same threshold cuts out of the map itself.
+
+    Args:
+        maps: ``[n, H, W]``, finite.
+        generator: On the CPU.
+
+    Returns:
+        ``[n, H, W]``, each map a rearrangement of the given one's values.
+
+    Example:
+        >>> maps = torch.rand(2, 8, 8)
+        >>> blobs = shuffled_blobs(maps, torch.Generator().manual_seed(0))
+        >>> torch.equal(blobs.flatten(1).sort().values, maps.flatten(1).sort().values), torch.equal(blobs, maps)
+        (True, False)
+    """
+    if maps.shape[0] == 0:
+        return maps.clone()
+    size = (maps.shape[-2], maps.shape[-1])
+    amplitudes = torch.fft.rfft2(maps.float()).abs()
+    values = maps.flatten(1).sort(dim=1).values
+    # Real noise has phases with the symmetry of a real image's; drawn on the CPU, it is the same on every device.
+    surrogate = torch.randn(maps.shape, generator=generator).to(maps.device)
+    for _ in range(_ITERATIONS):
+        phases = torch.fft.rfft2(surrogate)
+        smooth = torch.fft.irfft2(amplitudes * phases / phases.abs().clamp_min(1e-12), s=size)
+        order = smooth.flatten(1).argsort(dim=1, stable=True)
+        surrogate = torch.empty_like(values).scatter_(1, order, values).view(maps.shape).float()
+    return surrogate.to(maps.dtype)
+
+
+class OtherImage:
+    """Gives each image the map of another one: of the same batch, or, where it is alone, of the batch before.
+
+    Example:
+        >>> other = OtherImage()
+        >>> other(torch.tensor([[[1.0]], [[2.0]]]), torch.Generator()).flatten().tolist()
+        [2.0, 1.0]
+        >>> other(torch.tensor([[[3.0]]]), torch.Generator()).item()
+        2.0
+    """
+
+    def __init__(self) -> None:
+        #: The last map there was, for an image that comes alone.
+        self.last: Tensor | None = None
+
+    def __call__(self, maps: Tensor, generator: torch.Generator) -> Tensor:
+        """Maps ``[n, H, W]`` turned round by a random number of places; constant, and so of no use, where none fits."""
+        count = maps.shape[0]
+        if count == 0:
+            return maps.clone()
+        before, self.last = self.last, maps[-1:].clone()
+        if count > 1:
+            return maps.roll(int(torch.randint(1, count, (), generator=generator)), 0)
+        if before is None or before.shape != maps.shape:
+            return torch.zeros_like(maps)
+        return before.to(maps.device)
+
+
+class RandomBlobs(Explainer):
+    """Random smooth blobs that cost no query: what a map of no meaning at all does, at no price.
+
+    Normal noise on a coarse grid, upsampled bilinearly; its highest pixels make up the blobs, one there and zero
+    elsewhere.
+
+    Args:
+        model: The network; never run, except for its logits.
+        layer: Accepted so that all guides are built alike.
+        grid: Cells of the noise along each axis; 7 is the grid of a ResNet's last scale.
+        area: The blobs' share of the image, in (0, 1).
+        seed: Of the noise.
+        output: As for ``Explainer``.
+
+    Raises:
+        ValueError: If the grid or the area are out of range.
+
+    Example:
+        >>> maps = RandomBlobs(nn.Identity(), area=0.25)(torch.rand(2, 3, 16, 16), 0)
+        >>> maps.shape, maps.mean((1, 2)).tolist()
+        (torch.Size([2, 16, 16]), [0.25, 0.25])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Any = None,
+        *,
+        grid: int = 7,
+        area: float = 0.4,
+        seed: int = 0,
+        output: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, output=output)
+        if grid < 2 or not 0 < area < 1:
+            raise ValueError(
+                f"Got grid={grid}, area={area}. Allowed are grids from 2 and shares of the image in (0, 1)."
+            )
+        self.grid, self.area = grid, area
+        #: Draws the blobs; may be replaced.
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        noise = torch.randn(images.shape[0], self.grid, self.grid, generator=self.generator)
+        smooth = resize_maps(noise, (images.shape[2], images.shape[3]))
+        return top_fraction(smooth, self.area).float().to(images.device)
+
+
+class EdgeDetector(Explainer):
+    """The magnitude of the image's Sobel gradient: looks like an explanation and ignores the network.
+
+    The control that every measure of the check must catch: its similarity is 1 whatever is randomised.
+
+    Args:
+        model: As for ``Explainer``; it is asked for the predicted class only.
+
+    Example:
+        >>> EdgeDetector(nn.Flatten())(torch.rand(2, 3, 8, 8), targets=0).shape
+        torch.Size([2, 8, 8])
+    """
+
+    def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        kernel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
+        grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        gradient = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])
+        return torch.hypot(gradient[:, 0], gradient[:, 1])

@@ -1,0 +1,293 @@
+"""The film of a run: its pictures as PNG files, one folder per view, bounded in size."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_saliency.pictures.tensors import png_bytes
+
+_FILE_NAME = re.compile(r"(?:start|epoch=(?P<epoch>\d+))-step=(?P<step>\d+)\.png")
+_BYTES_PER_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a film.
+
+    Args:
+        path: The PNG file.
+        epoch: The epoch after which it was taken, from 0; -1 for the network before training.
+        step: The optimiser steps made by then (``trainer.global_step``).
+    """
+
+    path: Path
+    epoch: int
+    step: int
+
+    @property
+    def label(self) -> str:
+        """``"start"`` or ``"epoch 3"``."""
+        return "start" if self.epoch < 0 else f"epoch {self.epoch}"
+
+
+class Film:
+    """The pictures of a run as PNG files, one folder per view, bounded in size.
+
+    ``<folder>/<view>/epoch=0003-step=0000150.png``, and ``start-step=0000000.png`` for the network before training: the
+    names say everything, there is no index beside them. Each file is written under a temporary name and then renamed,
+    so that whoever looks at the folder during the run sees whole pictures only. A film on an existing folder goes on
+    where that one ended.
+
+    Where the files grow beyond the bound, every view is thinned out to every second frame, its first and its latest
+    kept, until they fit. Where frames lie unevenly, those closest together go first: the film always covers the whole
+    run, and after many thinnings the early epochs are as densely kept as the late ones (within a factor of two or so).
+    Only files with a frame's name are ever counted or deleted.
+
+    Args:
+        folder: Where the views' folders go; created with the first picture.
+        max_megabytes: The bound on all frames together, in 10⁶ bytes. The first and the latest frame of each view are
+            kept even if they alone exceed it; a warning then says so once.
+
+    Raises:
+        ValueError: If ``max_megabytes`` is not positive.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     film = Film(Path(folder))
+        ...     for epoch in (-1, 0, 1):
+        ...         path = film.add("lovi", np.zeros((8, 8, 3), np.uint8), epoch=epoch, step=50 * (epoch + 1))
+        ...     print(film.views(), [frame.path.name for frame in film.frames("lovi")])
+        ['lovi'] ['start-step=0000000.png', 'epoch=0000-step=0000050.png', 'epoch=0001-step=0000100.png']
+    """
+
+    def __init__(self, folder: Path, max_megabytes: float = 64.0) -> None:
+        if not max_megabytes > 0:
+            raise ValueError(
+                f"Expected `max_megabytes` to be positive, but got {max_megabytes}: "
+                "give the space that the film may take."
+            )
+        self.folder = Path(folder)
+        self.max_megabytes = max_megabytes
+        self._views: dict[str, str] = {}
+        self._off = False
+        self._said_thinned = False
+        self._said_too_small = False
+
+    def add(self, view: str, picture: npt.NDArray[np.uint8], *, epoch: int, step: int) -> Path | None:
+        """Keep a picture; one of the same epoch and step is replaced.
+
+        Args:
+            view: Its view's name, such as ``"lovi"``; in the folder's name, anything but letters, digits, ``.``, ``_``
+                and ``-`` becomes an underscore, and none of ``.`` and ``_`` stay at its ends.
+            picture: ``[H, W, 3]`` uint8, RGB.
+            epoch: From 0; -1 for the network before training.
+            step: The optimiser steps made so far, from 0.
+
+        Returns:
+            The file, or ``None`` where the film is off: the folder could not be written to (no permission, no space
+            left), now or before. A warning says so the first time, and nothing is tried again.
+
+        Raises:
+            ValueError: If an argument is out of its range, or if two views would share a folder.
+        """
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+            raise ValueError(
+                f"Expected `picture` to be a non-empty uint8 array [H, W, 3], but got {picture.dtype} "
+                f"{list(picture.shape)}: scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
+            )
+        if epoch < -1 or step < 0:
+            raise ValueError(
+                f"Expected `epoch` >= -1 (-1: before training) and `step` >= 0, but got epoch={epoch}, step={step}: "
+                "give trainer.current_epoch and trainer.global_step."
+            )
+        name = _folder_name(view)
+        if self._views.setdefault(name, view) != view:
+            raise ValueError(
+                f"Expected views with folders of their own, but got {self._views[name]!r} and {view!r}, both {name!r} "
+                "as a folder: rename one of them."
+            )
+        if self._off:
+            return None
+        path = self.folder / name / _file_name(epoch, step)
+        try:
+            _write(path, picture)
+            self._thin_out(path)
+        except OSError as error:
+            self._off = True
+            warnings.warn(
+                f"The film in {self.folder} is off for the rest of the run: {path.name} of {view!r} could not be kept "
+                f"({type(error).__name__}: {error}). Training goes on; pictures in loggers are not affected. "
+                "Free some space or choose a folder that can be written to.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        return path
+
+    def frames(self, view: str) -> list[Frame]:
+        """The frames of a view, by step; empty where there are none."""
+        return _frames_in(self.folder / _folder_name(view))
+
+    def views(self) -> list[str]:
+        """The names of the folders that hold frames, sorted."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path.name for path in self.folder.iterdir() if _frames_in(path))
+
+    def _thin_out(self, newest: Path) -> None:
+        limit = self.max_megabytes * _BYTES_PER_MEGABYTE
+        films = [self.frames(view) for view in self.views()]
+        sizes = {frame.path: frame.path.stat().st_size for frames in films for frame in frames}
+        while sum(sizes.values()) > limit:
+            victims = {path for frames in films for path in _every_second(frames, newest)}
+            if not victims:
+                self._say_too_small(sum(sizes.values()), len(films))
+                return
+            for path in victims:
+                path.unlink(missing_ok=True)
+                del sizes[path]
+            films = [[frame for frame in frames if frame.path not in victims] for frames in films]
+            if not self._said_thinned:
+                self._said_thinned = True
+                rank_zero_info(
+                    f"The film in {self.folder} has reached its {self.max_megabytes:g} MB: from now on, every second "
+                    "frame goes whenever it is full, the first and the latest stay. A larger max_megabytes keeps more."
+                )
+
+    def _say_too_small(self, size: int, views: int) -> None:
+        if not self._said_too_small:
+            self._said_too_small = True
+            warnings.warn(
+                f"The film in {self.folder} takes {size / _BYTES_PER_MEGABYTE:.3g} MB with only the first and the "
+                f"latest frames of its views ({views} in all), more than max_megabytes={self.max_megabytes:g}: these "
+                "are kept nevertheless. Raise max_megabytes, or make fewer or smaller pictures.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8]:
+    """Frames of a view, evenly spaced over the run, one below the other, each labelled with its epoch.
+
+    Args:
+        folder: The film's folder.
+        view: One of its views.
+        frames: How many frames at most; the first and the latest are among them (one frame: the latest alone).
+
+    Returns:
+        ``[H, W, 3]`` uint8: the frames bit for bit, to the right of a white margin with the labels; narrower frames are
+        filled up with white.
+
+    Raises:
+        ValueError: If ``frames`` is not positive, or the film has no such view.
+    """
+    if frames < 1:
+        raise ValueError(f"Expected `frames` to be at least 1, but got {frames}: give the number of pictures to show.")
+    film = Film(folder)
+    kept = film.frames(view)
+    if not kept:
+        raise ValueError(
+            f"Expected `view` to be one of the film's views, but got {view!r}: the film in {folder} has "
+            f"{', '.join(film.views()) or 'no frames at all'}."
+        )
+    shown = _evenly_spaced(kept, frames)
+    pictures = []
+    for frame in shown:
+        with Image.open(frame.path) as image:
+            pictures.append(image.convert("RGB"))
+    font = ImageFont.load_default(size=min(24, max(10, min(picture.height for picture in pictures) // 8)))
+    margin = 12 + max(round(font.getlength(frame.label)) for frame in shown)
+    gap = 4
+    strip = Image.new(
+        "RGB",
+        (
+            margin + max(picture.width for picture in pictures),
+            sum(picture.height for picture in pictures) + gap * (len(pictures) - 1),
+        ),
+        "white",
+    )
+    draw = ImageDraw.Draw(strip)
+    top = 0
+    for frame, picture in zip(shown, pictures, strict=True):
+        draw.text((margin - 6, top + picture.height // 2), frame.label, fill="black", font=font, anchor="rm")
+        # Pasted after the text: a label can never run into a picture, nor into the one above.
+        strip.paste(picture, (margin, top))
+        top += picture.height + gap
+    return np.array(strip)
+
+
+def _folder_name(view: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", view).strip("._")
+    if not name:
+        raise ValueError(
+            f"Expected `view` to have at least one of A-Z a-z 0-9 -, but got {view!r}: its folder is named after it, "
+            "choose another name."
+        )
+    return name
+
+
+def _file_name(epoch: int, step: int) -> str:
+    return f"{'start' if epoch < 0 else f'epoch={epoch:04d}'}-step={step:07d}.png"
+
+
+def _frames_in(folder: Path) -> list[Frame]:
+    if not folder.is_dir():
+        return []
+    matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in folder.iterdir()]
+    frames = [Frame(path, int(match["epoch"] or -1), int(match["step"])) for path, match in matches if match]
+    return sorted(frames, key=lambda frame: (frame.step, frame.epoch))
+
+
+def _write(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+    content = png_bytes(picture)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The same name for the same frame, so that a resumed run clears away what a killed one left here.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError:
+        # The first error is the one to report.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _every_second(frames: list[Frame], newest: Path) -> list[Path]:
+    """Half of the frames between the first and the last, each time the one whose neighbours are closest together.
+
+    At equal distances these are the second, the fourth and so on.
+    """
+    left = list(frames)
+    victims = []
+    for _ in range((len(frames) - 1) // 2):
+        inner = [index for index in range(1, len(left) - 1) if left[index].path != newest]
+        if not inner:
+            break
+        closest = min(inner, key=lambda index: left[index + 1].step - left[index - 1].step)
+        victims.append(left.pop(closest).path)
+    return victims
+
+
+def _evenly_spaced(frames: list[Frame], count: int) -> list[Frame]:
+    """At most ``count`` frames, first and last included, each the nearest to its share of the steps."""
+    count = min(count, len(frames))
+    first, last = frames[0].step, frames[-1].step
+    chosen = [] if count == 1 else [0]
+    for position in range(1, count - 1):
+        target = first + (last - first) * position / (count - 1)
+        # As many frames must be left as are still to be chosen.
+        candidates = range(chosen[-1] + 1, len(frames) - (count - 1 - position))
+        chosen.append(min(candidates, key=lambda index: abs(frames[index].step - target)))
+    return [frames[index] for index in (*chosen, len(frames) - 1)]

@@ -1,0 +1,156 @@
+"""One picture, every logger: TensorBoard, W&B, MLflow, Comet and Neptune, each through its own call."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from lightning_saliency.pictures.tensors import png_bytes
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
+_Picture = npt.NDArray[np.uint8]
+# A writer gets the logger, its experiment, key, picture, step and caption, and says whether the picture was taken.
+_Writer = Callable[[Any, Any, str, _Picture, int, "str | None"], bool]
+
+
+def log_picture(
+    loggers: Sequence[Logger],
+    key: str,
+    picture: npt.NDArray[np.uint8],
+    step: int,
+    *,
+    captions: Sequence[str] | None = None,
+) -> bool:
+    """Log one picture with every logger that can show pictures.
+
+    A logger is recognised by the names of its classes, so that ``pytorch_lightning`` and ``lightning.pytorch``, which
+    are two packages with the same classes, are served alike and no optional package is imported. Loggers that cannot
+    show a picture (``CSVLogger``, those of other packages) and the placeholders that Lightning puts in a logger's place
+    are passed over.
+
+    Args:
+        loggers: ``trainer.loggers``; empty for ``Trainer(logger=False)``. To be called on global rank zero; elsewhere
+            it does nothing.
+        key: The name under which the picture appears, such as ``"saliency/lovi"``. A logger's ``prefix`` is put before
+            it, as before the names of metrics; MLflow, which allows only ``A-Z a-z 0-9 _ - . /`` and spaces, gets an
+            underscore for any other character.
+        picture: ``[H, W, 3]`` uint8, RGB. It arrives at each logger bit for bit.
+        step: ``trainer.global_step``. With W&B the picture is logged beside ``trainer/global_step``, the horizontal
+            axis of the metrics that Lightning logs there, and leaves W&B's own step alone.
+        captions: Words to go with the picture, joined by ``" | "``: W&B's caption, Comet's metadata ``caption``,
+            Neptune's description. TensorBoard and MLflow have no place for them.
+
+    Returns:
+        Whether at least one logger took the picture.
+
+    Raises:
+        ValueError: If ``picture`` is not ``[H, W, 3]`` uint8, or empty. A logger that fails raises nothing here: a
+            warning names its class and its exception, and the next logger has its turn.
+
+    Example:
+        >>> import numpy as np
+        >>> from pytorch_lightning.loggers import CSVLogger
+        >>> log_picture([CSVLogger("runs")], "saliency/lovi", np.zeros((4, 6, 3), np.uint8), step=0)
+        False
+    """
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+        raise ValueError(
+            f"Expected `picture` to be a non-empty uint8 array [H, W, 3], but got {picture.dtype} "
+            f"{list(picture.shape)}: scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
+        )
+    caption = " | ".join(captions) if captions else None
+    taken = False
+    for logger in loggers:
+        writer = _writer_of(logger)
+        if writer is None:
+            continue
+        try:
+            experiment = logger.experiment  # type: ignore[attr-defined]  # each of these classes has one, the base has not
+            if not _is_placeholder(experiment):
+                taken |= writer(logger, experiment, key, picture, step, caption)
+        # Of any kind: a lost connection or a full quota must not end a training run for the sake of a picture.
+        except Exception as error:
+            warnings.warn(
+                f"{type(logger).__name__} did not take the picture {key!r} of step {step}: "
+                f"{type(error).__name__}: {error}. Training goes on; pictures kept as files are not affected.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return taken
+
+
+def _writer_of(logger: object) -> _Writer | None:
+    """The writer of the nearest class in the logger's ancestry that has one."""
+    return next((_WRITERS[cls.__name__] for cls in type(logger).__mro__ if cls.__name__ in _WRITERS), None)
+
+
+def _is_placeholder(experiment: object) -> bool:
+    """Whether this is what ``logger.experiment`` returns on every rank but the first: it accepts any call."""
+    return any(cls.__name__.lstrip("_") == "DummyExperiment" for cls in type(experiment).__mro__)
+
+
+def _prefixed(logger: Any, key: str, separator: str) -> str:
+    """The key as the logger would name a metric; the prefix is no public attribute of any logger."""
+    prefix = getattr(logger, "_prefix", None)
+    return f"{prefix}{separator}{key}" if prefix else key
+
+
+def _tensorboard(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
+    tag, writer = _prefixed(logger, key, "-"), getattr(experiment, "file_writer", None)
+    if writer is None:
+        experiment.add_image(tag, picture, step, dataformats="HWC")
+        return True
+    # What `add_image` does, with a faster compression: the training waits for it.
+    height, width, _ = picture.shape
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png_bytes(picture))
+    writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    return True
+
+
+def _wandb(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
+    # The logger's own `log_image`, not the experiment's `log`: its `step` becomes a "trainer/global_step" in the same
+    # row (a W&B step of our own would have to rise together with everybody else's), and it minds `sync_tensorboard`.
+    # Without it, W&B would file the picture under the last step at which some metric was logged.
+    extras = {} if caption is None else {"caption": [caption]}
+    logger.log_image(key=key, images=[Image.fromarray(picture)], step=step, **extras)
+    return True
+
+
+def _mlflow(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
+    name = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", _prefixed(logger, key, "-"))
+    experiment.log_image(logger.run_id, Image.fromarray(picture), key=name, step=step)
+    return True
+
+
+def _comet(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
+    # A PIL image: Comet stretches arrays from their minimum to their maximum.
+    metadata = None if caption is None else {"caption": caption}
+    receipt = experiment.log_image(
+        Image.fromarray(picture), name=_prefixed(logger, key, "_"), step=step, metadata=metadata
+    )
+    # Comet raises nothing: an experiment that has ended, or failed, logs its own error and returns nothing.
+    return receipt is not None
+
+
+def _neptune(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
+    experiment[_prefixed(logger, key, "/")].append(Image.fromarray(picture), step=step, description=caption)
+    return True
+
+
+_WRITERS: dict[str, _Writer] = {
+    "TensorBoardLogger": _tensorboard,
+    "WandbLogger": _wandb,
+    "MLFlowLogger": _mlflow,
+    "CometLogger": _comet,
+    # Lightning 2.6 has withdrawn it; Lightning 2.5 still has it.
+    "NeptuneLogger": _neptune,
+}

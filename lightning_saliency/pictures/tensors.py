@@ -1,0 +1,211 @@
+"""From tensors to what a person looks at: de-normalised images, and sheets of tiles as uint8 pictures."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+Picture = npt.NDArray[np.uint8]
+
+#: Mean and standard deviation with which ImageNet networks' inputs are normalised.
+IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+# Dashboards show pictures in narrow cards, where a row of eight would be thumbnails.
+_COLUMNS = 4
+_BAND = 16
+_GAP = 2
+_BACKGROUND = (24, 24, 24)
+#: Enough objects for any stack of transforms; a data set's samples are not searched one by one.
+_LOOKED_AT = 10_000
+
+
+def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The mean and standard deviation of the first ``Normalize`` transform reachable from the given objects.
+
+    Looks through attributes, sequences and dictionaries, the nearest first, so that a data module's or a data set's
+    transforms are found whatever they are called; not into a trainer. Torchvision's and albumentations' transforms
+    qualify.
+
+    Args:
+        roots: Data modules, data sets, transforms.
+
+    Returns:
+        ``(mean, std)``, one value a channel, or ``None``.
+
+    Example:
+        >>> from torchvision.transforms import v2
+        >>> find_normalization(v2.Compose([v2.Normalize(mean=[0.5], std=[0.25])]))
+        ((0.5,), (0.25,))
+    """
+    level: list[Any] = [root for root in roots if root is not None]
+    seen: set[int] = set()
+    while level and len(seen) < _LOOKED_AT:
+        below: list[Any] = []
+        for item in level:
+            if id(item) in seen:
+                continue
+            seen.add(id(item))
+            if type(item).__name__ == "Normalize" and hasattr(item, "mean") and hasattr(item, "std"):
+                return tuple(float(value) for value in item.mean), tuple(float(value) for value in item.std)
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                below.extend(item[:64])
+            elif hasattr(item, "__dict__"):
+                below.extend(value for key, value in vars(item).items() if not key.endswith("trainer"))
+        level = [
+            item
+            for item in below
+            if not isinstance(item, (str, bytes, int, float, bool, Tensor, np.ndarray, type(None)))
+        ]
+    return None
+
+
+def displayable(
+    images: Tensor, normalization: tuple[Sequence[float], Sequence[float]] | None = None
+) -> tuple[Tensor, bool]:
+    """Images as a person sees them.
+
+    Args:
+        images: ``[B, C, H, W]``: uint8, or floating point as the network gets them.
+        normalization: ``(mean, std)`` by which they were normalised, one value a channel (or one for all).
+
+    Returns:
+        ``[B, 3, H, W]`` float32 in [0, 1], and whether the range had to be guessed. One channel is shown as grey;
+        2, 4 or more channels as the grey of their mean. Without ``normalization``, uint8 images are divided by 255,
+        float images within [0, 1] are taken as they are, and others are stretched from their own minimum to their own
+        maximum: only that last case is a guess. NaN is shown as black.
+
+    Raises:
+        ValueError: If the normalization's length fits neither one nor C channels.
+    """
+    channels = images.shape[1]
+    if images.dtype == torch.uint8:
+        shown, guessed = images.float() / 255, False
+    elif normalization is not None:
+        mean, std = (torch.as_tensor(values, dtype=torch.float32, device=images.device) for values in normalization)
+        if mean.numel() not in (1, channels) or std.numel() not in (1, channels):
+            raise ValueError(
+                f"Expected a mean and a standard deviation for each of the {channels} channels, "
+                f"but got {mean.numel()} and {std.numel()}: give denormalize=(mean, std) with {channels} values each."
+            )
+        shown, guessed = images.float() * std.reshape(1, -1, 1, 1) + mean.reshape(1, -1, 1, 1), False
+    else:
+        shown, guessed = images.float(), False
+        finite = torch.nan_to_num(shown)
+        if finite.numel() and (finite.amin() < 0 or finite.amax() > 1):
+            low = finite.flatten(1).amin(1).reshape(-1, 1, 1, 1)
+            span = finite.flatten(1).amax(1).reshape(-1, 1, 1, 1) - low
+            shown, guessed = (finite - low) / span.clamp_min(torch.finfo(torch.float32).tiny), True
+    shown = torch.nan_to_num(shown).clamp(0, 1)
+    if channels != 3:
+        shown = shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return shown, guessed
+
+
+def fitted_size(height: int, width: int, tile: int) -> tuple[int, int]:
+    """The ``(H, W)`` of an image whose longer side is brought to ``tile`` pixels."""
+    scale = tile / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def tile_width(count: int, picture_width: int) -> int:
+    """The side of a tile, in pixels, for ``count`` images in a picture of at most ``picture_width`` pixels."""
+    return max(16, picture_width // max(1, min(count, _COLUMNS)) - _GAP)
+
+
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Anti-aliased bilinear resizing of ``[B, C, H, W]`` to ``[B, C, *size]``."""
+    if images.shape[-2:] == torch.Size(size):
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int, columns: int = _COLUMNS) -> Picture:
+    """Tiles in rows, one column an image, captions above; images beyond the last column continue below.
+
+    Args:
+        rows: R rows of N tiles, each ``[3, h, w]`` in [0, 1] with h and w at most ``tile``.
+        captions: N captions; too long ones are cut.
+        tile: The side of a tile in pixels.
+        columns: The most images beside one another.
+
+    Returns:
+        ``[H, W, 3]`` uint8.
+
+    Example:
+        >>> sheet([[torch.zeros(3, 32, 32)] * 2, [torch.ones(3, 32, 32)] * 2], ["cat", "dog"], tile=32).shape
+        (82, 66, 3)
+    """
+    count = len(captions)
+    columns = max(1, min(count, columns))
+    bands = max(1, -(-count // columns))
+    band_height = _BAND + len(rows) * (tile + _GAP) - _GAP
+    canvas = Image.new("RGB", (columns * (tile + _GAP) - _GAP, bands * (band_height + _GAP) - _GAP), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    font = _font()
+    for index in range(count):
+        left = (index % columns) * (tile + _GAP)
+        top = (index // columns) * (band_height + _GAP)
+        draw.text(
+            (left + 2, top + 1), _shortened(captions[index], tile - 4, draw, font), fill=(235, 235, 235), font=font
+        )
+        for row, tiles in enumerate(rows):
+            pixels = to_uint8(tiles[index])
+            offset_y, offset_x = (tile - pixels.shape[0]) // 2, (tile - pixels.shape[1]) // 2
+            canvas.paste(Image.fromarray(pixels), (left + offset_x, top + _BAND + row * (tile + _GAP) + offset_y))
+    return np.array(canvas)
+
+
+def to_uint8(image: Tensor) -> Picture:
+    """One image ``[3, H, W]`` in [0, 1] as ``[H, W, 3]`` uint8, rounded to the nearest level."""
+    pixels: Picture = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    # matplotlib brings DejaVu Sans along, which has arrows and most alphabets; Pillow's own default has neither.
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size=10)
+
+
+def _shortened(text: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font=font) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+_latest: tuple[npt.NDArray[np.uint8], bytes] | None = None
+
+
+def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:
+    """The picture ``[H, W, 3]`` uint8 as a PNG file.
+
+    The latest result is kept: a training waits while a picture is encoded, and the same one goes to a logger and into
+    the film.
+
+    Example:
+        >>> png_bytes(np.zeros((2, 3, 3), np.uint8))[1:4]
+        b'PNG'
+    """
+    global _latest
+    latest = _latest
+    if latest is None or not np.array_equal(latest[0], picture):
+        buffer = io.BytesIO()
+        # A quarter of the default level's time for a fifth more bytes.
+        Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+        latest = _latest = picture.copy(), buffer.getvalue()
+    return latest[1]

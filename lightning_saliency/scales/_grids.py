@@ -1,0 +1,244 @@
+"""Which grid h×w, if any, a tensor of a traced forward pass lies on, and in which layout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+
+from lightning_saliency.scales._trace import Call, Shape
+
+Layout = Literal["NCHW", "NHWC", "tokens"]
+Side = Literal["input", "output"]
+
+#: Grids closer than this are one scale: unpadded convolutions shave a few positions off (Inception: 149, 147).
+RATIO = 1.5
+#: The most class and register tokens looked for before the patch tokens, where the grid is known from a convolution or,
+#: more cautiously, guessed from the image's size alone.
+MAX_PREFIX, MAX_PREFIX_GUESSED = 16, 5
+#: By what factor a patch's height and width may differ where a grid of tokens is inferred from the image's size: an
+#: image that is no multiple of the patch is padded or cut.
+PATCH_TOLERANCE = 1.25
+
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.GroupNorm,
+    nn.Dropout2d,
+    nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of one tensor.
+
+    Attributes:
+        size: (h, w); (1, 1) for a vector ``[B, C]``.
+        channels: C.
+        layout: How the tensor holds them.
+        prefix_tokens: Tokens before the h·w patch tokens.
+        ambiguous: The shape fits NCHW and NHWC alike.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    layout: Layout
+    prefix_tokens: int = 0
+    ambiguous: bool = False
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it has one position only."""
+        return self.size == (1, 1)
+
+    def smaller_than(self, other: Grid) -> bool:
+        """Whether this is a smaller grid, by the factor that makes two scales."""
+        (h, w), (height, width) = self.size, other.size
+        return h <= height and w <= width and max(height / h, width / w) >= RATIO
+
+    def close_to(self, other: Grid) -> bool:
+        """Whether both are one scale; a vector is close to vectors alone."""
+        if self.is_vector or other.is_vector:
+            return self.is_vector and other.is_vector
+        return not self.smaller_than(other) and not other.smaller_than(self)
+
+
+class Grids:
+    """The grids of all tensors of a trace.
+
+    The batch must have been one image. A tensor ``[1, a, b, c]`` is NCHW if b×c has the image's proportions, NHWC if
+    a×b has; the type of the module (a convolution, a linear layer) decides where both or neither do. A tensor
+    ``[1, N, C]`` is a sequence of tokens if N is, up to a few prefix tokens, a grid seen before, such a grid reduced by
+    an integer, or, while none has been seen, the image's size divided by a patch size. Anything else, such as a batch
+    of windows, is no grid.
+
+    Args:
+        root: The network's own call.
+    """
+
+    def __init__(self, root: Call) -> None:
+        if root.inputs is None or len(root.inputs) != 4:
+            raise ValueError(f"Expected a trace of images [1, C, H, W], but got one of the shape {root.inputs}.")
+        _, channels, height, width = root.inputs
+        self.image = Grid((height, width), channels, "NCHW")
+        self._seen: dict[tuple[int, int], int] = {}  # size to prefix tokens, the latest last
+        self._of: dict[tuple[int, Side], Grid | None] = {}
+        self._several: set[int] = set()
+        self._visit(root)
+
+    def of(self, call: Call, side: Side) -> Grid | None:
+        """The grid of the first tensor on one side of a call; ``None`` if it lies on none."""
+        return self._of[id(call), side]
+
+    def several_outputs(self, call: Call) -> bool:
+        """Whether tensors on different grids came out, as from an encoder that returns all its stages."""
+        return id(call) in self._several
+
+    def _visit(self, call: Call) -> None:
+        self._note(call, "input", call.inputs)
+        for child in call.children:
+            self._visit(child)
+        self._note(call, "output", call.outputs[0] if call.outputs else None)
+        first = self._of[id(call), "output"]
+        others = [self._four(call, "output", shape) for shape in call.outputs[1:] if len(shape) == 4 and shape[0] == 1]
+        if first is not None and any(other is not None and not other.close_to(first) for other in others):
+            self._several.add(id(call))
+
+    def _note(self, call: Call, side: Side, shape: Shape | None) -> None:
+        grid = None
+        # Another first dimension than the batch's: windows, tokens before the batch.
+        if shape is not None and shape[:1] == (1,):
+            if len(shape) == 2:
+                grid = Grid((1, 1), shape[1], "NCHW")
+            elif len(shape) == 3:
+                grid = self._tokens(shape[1], shape[2])
+            elif len(shape) == 4:
+                grid = self._four(call, side, shape)
+        self._of[id(call), side] = grid
+        if grid is not None and not grid.is_vector and grid.size != self.image.size:
+            self._seen.pop(grid.size, None)
+            self._seen[grid.size] = grid.prefix_tokens
+
+    def _four(self, call: Call, side: Side, shape: Shape) -> Grid | None:
+        _, a, b, c = shape
+        first, last = Grid((b, c), a, "NCHW"), Grid((a, b), c, "NHWC")
+        own = _layout_by_type(call.module)
+        if first.is_vector or own == "NCHW":
+            return first
+        if last.is_vector:
+            return last
+        fits_first, fits_last = self._fit(*first.size), self._fit(*last.size)
+        if fits_first != fits_last:
+            return first if fits_first > fits_last else last
+        layout = own or _layout_inside(call, side, shape)
+        if fits_first == 0:
+            return first if layout == "NCHW" else None
+        return replace(last if layout == "NHWC" else first, ambiguous=own is None)
+
+    def _fit(self, h: int, w: int) -> int:
+        """2 if h×w has the image's proportions to the pixel, 1 if nearly (unpadded convolutions), 0 if not."""
+        height, width = self.image.size
+        difference = abs(h * width - w * height)
+        return 2 if difference < max(height, width) else 1 if difference <= 2 * max(height, width) else 0
+
+    def _tokens(self, count: int, channels: int) -> Grid | None:
+        if count == 1:
+            return Grid((1, 1), channels, "tokens")
+        fitting = [
+            (prefix, (h, w))
+            for h, w in reversed(self._seen)
+            if 0 <= (prefix := count - h * w) <= MAX_PREFIX and prefix < h * w
+        ]
+        if not fitting:
+            fitting = self._reduced(count) if self._seen else self._patches(count)
+        if not fitting:
+            return None
+        prefix, size = min(fitting, key=lambda each: each[0])
+        return Grid(size, channels, "tokens", prefix)
+
+    def _reduced(self, count: int) -> list[tuple[int, tuple[int, int]]]:
+        """Grids seen before, the latest first, reduced by an integer, with the prefix tokens that they had."""
+        found = []
+        for (h, w), seen_prefix in reversed(self._seen.items()):
+            for factor in range(2, min(h, w) + 1):
+                for size in ((-(-h // factor), -(-w // factor)), (h // factor, w // factor)):
+                    found += [(prefix, size) for prefix in {0, seen_prefix} if size[0] * size[1] + prefix == count]
+        return found
+
+    def _patches(self, count: int) -> list[tuple[int, tuple[int, int]]]:
+        """The image's size divided by a patch size."""
+        height, width = self.image.size
+        sizes = [
+            (height // patch, width // patch)
+            for patch in range(2, min(height, width) // 2 + 1)
+            if height % patch == 0 and width % patch == 0
+        ]
+        return [
+            (prefix, (h, w))
+            for h, w in sizes
+            if 0 <= (prefix := count - h * w) <= MAX_PREFIX_GUESSED and prefix < h * w
+        ]
+
+
+def settled(grid: Grid, shape: Shape, wider: Shape | None) -> Grid:
+    """An ambiguous grid, settled by the shape that the same tensor has for an image twice as wide.
+
+    Args:
+        grid: As it was found for ``shape``.
+        shape: ``[1, a, b, c]``.
+        wider: The shape for the wider image; ``None`` where the network refused it, which leaves ``grid`` as it is.
+    """
+    if wider is None or len(wider) != 4:
+        return grid
+    _, a, b, c = shape
+    if wider[3] != c and wider[2] == b:
+        return Grid((b, c), a, "NCHW")
+    if wider[2] != b and wider[3] == c:
+        return Grid((a, b), c, "NHWC")
+    return grid
+
+
+def patch_grid(count: int, size: tuple[int, int], expected: tuple[int, int]) -> tuple[int, int] | None:
+    """(h, w) with h·w = ``count`` whose patches on an image of ``size`` are closest to squares.
+
+    Args:
+        count: The number of patch tokens.
+        size: (H, W) of the image.
+        expected: Preferred to others that fit as well.
+
+    Returns:
+        The grid; ``None`` if no grid has patches about as high as wide.
+    """
+    height, width = size
+    grids = sorted({(h, count // h) for h in range(1, count + 1) if count % h == 0}, key=lambda grid: grid != expected)
+    skews = [abs(math.log((height / h) / (width / w))) for h, w in grids]
+    if not skews or min(skews) > math.log(PATCH_TOLERANCE):
+        return None
+    return grids[skews.index(min(skews))]
+
+
+def _layout_by_type(module: nn.Module) -> Layout | None:
+    if isinstance(module, _CHANNELS_FIRST):
+        return "NCHW"
+    # Not their subclasses: several libraries have a LayerNorm2d that works on NCHW.
+    return "NHWC" if type(module) in (nn.Linear, nn.LayerNorm) else None
+
+
+def _layout_inside(call: Call, side: Side, shape: Shape) -> Layout | None:
+    """The layout for the modules inside that see this shape on the same side."""
+    for child in call.children if side == "input" else call.children[::-1]:
+        if (child.inputs if side == "input" else next(iter(child.outputs), None)) == shape:
+            layout = _layout_by_type(child.module) or _layout_inside(child, side, shape)
+            if layout is not None:
+                return layout
+    return None

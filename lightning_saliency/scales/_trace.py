@@ -1,0 +1,237 @@
+"""One forward pass of a network, written down call by call, of which nothing is left in the network afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
+
+from lightning_saliency.scales._recording import recording_paused
+
+Shape = tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module during a forward pass, with the calls made inside it.
+
+    Attributes:
+        name: The module's dotted path; ``""`` is the network itself. The wrapper's part that ``torch.compile`` adds
+            (``_orig_mod``) is left out: ``get_submodule`` finds the module with and without it.
+        module: The module.
+        parent: The call this one was made in; ``None`` for the network's own.
+        inputs: Shape of the first tensor that entered; ``None`` if none did.
+        outputs: Shapes of the tensors that came out, the first one first; empty if none did or an error came.
+        children: The calls made inside, in the order they were made.
+    """
+
+    name: str
+    module: nn.Module
+    parent: Call | None = None
+    inputs: Shape | None = None
+    outputs: tuple[Shape, ...] = ()
+    children: list[Call] = field(default_factory=list)
+
+    def walk(self) -> Iterator[Call]:
+        """This call and all inside it, in the order they began."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors in a tensor, a (nested) tuple or list, or a mapping, depth first."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
+    """Run ``model`` once on ``images`` and write down which module was called where, with what shapes.
+
+    The pass runs in eval mode, without gradients and eagerly, inside ``untouched``.
+
+    Args:
+        model: The network.
+        images: ``[B, C, H, W]`` on the device and of the dtype of the network, as ``prepared`` returns them.
+        may_fail: Return what was written down until the network raised an error, instead of raising it.
+
+    Returns:
+        The network's own call, the root of the tree.
+    """
+    root = Call("", model, inputs=tuple(images.shape))
+    stack = [root]
+    names = {id(module): _plain(name) for name, module in model.named_modules()}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = Call(names[id(module)], module, parent=stack[-1], inputs=_first_shape((args, kwargs)))
+        stack[-1].children.append(call)
+        stack.append(call)
+
+    def after(module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
+        # A parent that caught a child's error left the child's call on the stack.
+        while len(stack) > 1:
+            call = stack.pop()
+            if call.module is module:
+                call.outputs = _shapes(output)
+                break
+
+    handles: list[RemovableHandle] = []
+    with untouched(model, images):
+        try:
+            for module in model.modules():
+                # Scripted modules take no hooks; they count as functions.
+                if module is not model and not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                    handles.append(module.register_forward_hook(after))
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                root.outputs = _shapes(model(images))
+        except Exception:  # swallowed for those alone who asked for what was written down until then
+            if not may_fail:
+                raise
+        finally:
+            for handle in handles:
+                handle.remove()
+    return root
+
+
+def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
+    """One image of ``example_input`` as the network takes it: its own copy, on the network's device, of its dtype.
+
+    Raises:
+        TypeError: If ``model`` is no module or ``example_input`` no tensor.
+        ValueError: If ``example_input`` is not ``[B, C, H, W]`` with at least one image, or if the network has lazy
+            parameters that have no shape yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected model to be a torch.nn.Module, but got {type(model).__name__}.")
+    if not isinstance(example_input, Tensor):
+        raise TypeError(
+            f"Expected example_input to be a tensor of images [B, C, H, W], but got {type(example_input).__name__}."
+        )
+    if example_input.ndim != 4 or 0 in example_input.shape:
+        raise ValueError(
+            "Expected example_input to be images [B, C, H, W] with at least one image and no empty dimension, but got "
+            f"the shape {list(example_input.shape)}. Give a batch as the network sees it; image[None] makes one."
+        )
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ValueError(
+            f"The network's parameters {', '.join(lazy[:3])} are lazy and have no shape yet; the probing forward pass "
+            "would give them one. Run the network once on real images first."
+        )
+    parameter = next((each for each in model.parameters() if each.is_floating_point()), None)
+    dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
+    device = example_input.device
+    if parameter is not None:
+        dtype, device = parameter.dtype, parameter.device
+    # An ordinary tensor, even under inference_mode: what a network caches of an inference tensor breaks its training.
+    with torch.inference_mode(False), torch.no_grad():
+        return example_input[:1].clone().to(device=device, dtype=dtype)
+
+
+@contextmanager
+def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Inside, ``model`` is in eval mode and may be run; outside, it is what it was, also after an exception.
+
+    Restored are: every submodule's own training flag, its attributes, and the entries of those attributes that are
+    dicts, lists or sets (so also its tables of hooks, buffers and parameters, and caches it keeps); the values of all
+    buffers; each parameter's ``.grad`` as an object; the random number generators of the CPU and of the CUDA devices in
+    use. Weights that autocast has cast are cast anew. Not restored are the values of parameters and what lies outside
+    the modules.
+
+    Args:
+        model: The network. Its modes are set by attribute: some networks do more than that in their own ``eval()``.
+        images: Only their device is looked at.
+    """
+    modules = list(model.modules())
+    flags = [module.training for module in modules]
+    attributes = [dict(vars(module)) for module in modules]
+    entries = [
+        (value, _copied(value))
+        for each in attributes
+        for value in each.values()
+        if isinstance(value, (dict, list, set))
+    ]
+    # Inference tensors cannot be written to here, and so need no copy.
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_inference()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    devices = {tensor.device.index for tensor in (images, *model.parameters()) if tensor.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(recording_paused())
+        stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        # Some versions of torch use weights that autocast has cast without gradients again in the caller's own forward,
+        # where they would then get none.
+        torch.clear_autocast_cache()
+        stack.callback(torch.clear_autocast_cache)
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, flag, values in zip(modules, flags, attributes, strict=True):
+                module.training = flag
+                _put_back(vars(module), values)
+            for value, copy in entries:
+                _put_back(value, copy)
+            for buffer, content in buffers:
+                # Written only where it differs: a write invalidates graphs of the caller's that saved the buffer.
+                if not buffer.is_meta and not _equal(buffer, content):
+                    with torch.no_grad():
+                        buffer.copy_(content)
+            for parameter, gradient in gradients:
+                if parameter.grad is not gradient:
+                    parameter.grad = gradient
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _shapes(value: object) -> tuple[Shape, ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors_in(value))
+
+
+def _first_shape(value: object) -> Shape | None:
+    return next((tuple(tensor.shape) for tensor in tensors_in(value)), None)
+
+
+def _copied(value: dict[Any, Any] | list[Any] | set[Any]) -> dict[Any, Any] | list[Any] | set[Any]:
+    if isinstance(value, dict):
+        return dict(value)
+    return list(value) if isinstance(value, list) else set(value)
+
+
+def _put_back(value: Any, content: Any) -> None:
+    """Give a dict, list or set its former entries back, touching it only if an entry is not the same object."""
+    if isinstance(value, dict):
+        if list(map(id, value.values())) != list(map(id, content.values())) or list(value) != list(content):
+            for key in [key for key in value if key not in content]:
+                del value[key]
+            value.update(content)
+            if list(value) != list(content):
+                value.clear()
+                value.update(content)
+    elif isinstance(value, list):
+        if list(map(id, value)) != list(map(id, content)):
+            value[:] = content
+    elif value != content:
+        value.clear()
+        value.update(content)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same values, two NaN counting as the same."""
+    return bool(((first == second) | ((first != first) & (second != second))).all())

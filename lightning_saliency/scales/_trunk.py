@@ -1,0 +1,248 @@
+"""The rule of ``find_scales``: which tensors of a traced forward pass are a network's scales."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from lightning_saliency.scales._grids import Grid, Grids
+from lightning_saliency.scales._tensor_refs import Reading
+from lightning_saliency.scales._trace import Call
+
+#: Blocks taken from a network that has one grid only.
+BLOCKS = 4
+
+
+@dataclass
+class _Level:
+    """One grid on the way down.
+
+    Attributes:
+        grid: The grid, as the latest step on it left it.
+        last: The latest step that ended on it and whose module is called once.
+        worked: Whether a layer with weights worked on it.
+        left: What was read where the network left it, the latest time that it did.
+        here: Whether it was not left by a step, or the network came back.
+    """
+
+    grid: Grid
+    last: Call | None = None
+    worked: bool = False
+    left: Reading | None = None
+    here: bool = True
+
+
+class Trunk:
+    """A network's way from the image to its smallest grid, and the scales on it.
+
+    The trace is cut into steps: the outermost calls that take one grid directly to another, or keep it. A call is cut
+    open where it goes to a smaller grid over an intermediate one, and where its grids are not known. A call that comes
+    back to the grid it began on (squeeze-and-excitation, windows, reduced keys) stays closed, unless the way down would
+    end there and this call alone goes on downward (an encoder-decoder inside one module).
+
+    Along the steps, each smaller grid is a new level. The step that leaves a level gives the scale by its input; where
+    the smaller grid appears between two steps, because a function reduced it, the last step on the level gives it by
+    its output. A grid to which the network returns from a vector is not left yet. The way ends where the grids grow
+    for good.
+
+    Args:
+        root: The network's own call, traced with one image.
+        grids: Its grids.
+    """
+
+    def __init__(self, root: Call, grids: Grids) -> None:
+        self.root = root
+        self.grids = grids
+        self._counts = Counter(id(call.module) for call in root.walk())
+        self._opened: set[int] = set()
+
+    def readings(self) -> list[Reading]:
+        """The scales, shallow to deep; empty if there are none."""
+        while True:
+            steps = list(self._steps(self.root))
+            levels = self._levels(steps)
+            inner = self._inner_descent(steps, levels[-1].grid)
+            if inner is None:
+                break
+            self._opened.add(id(inner))
+        scales = [self._before_logits(level.left, steps) for level in levels if level.worked and level.left is not None]
+        if len(scales) == 1:
+            return self._blocks(scales[0].grid) or scales
+        return self._named_by_network(scales)
+
+    def _is_called_once(self, call: Call) -> bool:
+        """Whether the module's name says which tensor is meant: a pooling module used everywhere names none."""
+        return self._counts[id(call.module)] == 1
+
+    def _steps(self, call: Call) -> Iterator[Call]:
+        for child in call.children:
+            if self._is_cut_open(child):
+                yield from self._steps(child)
+            else:
+                yield child
+
+    def _is_cut_open(self, call: Call) -> bool:
+        if not call.children:
+            return False
+        before, after = self.grids.of(call, "input"), self.grids.of(call, "output")
+        if id(call) in self._opened or before is None or after is None or self.grids.several_outputs(call):
+            return True
+        inside = (self.grids.of(each, "output") for each in call.walk())
+        return after.smaller_than(before) and any(
+            grid is not None and grid.smaller_than(before) and after.smaller_than(grid) for grid in inside
+        )
+
+    def _levels(self, steps: Sequence[Call]) -> list[_Level]:
+        levels = [_Level(self.grids.image)]
+        for position, step in enumerate(steps):
+            before, after = self.grids.of(step, "input"), self.grids.of(step, "output")
+            if after is None:
+                continue
+            if not self._descend(levels, step, before or levels[-1].grid, after):
+                if len(levels) == 1 and not levels[0].worked:
+                    # The image was enlarged before anything else.
+                    larger = before if before is not None and levels[0].grid.smaller_than(before) else after
+                    levels[0] = _Level(larger)
+                    self._descend(levels, step, larger, after)
+                elif not self._returns(steps[position + 1 :], levels[-1].grid):
+                    levels[-1].left = levels[-1].left or self._output_of_last(levels[-1])
+                    return levels
+        if levels[-1].here:
+            levels[-1].left = self._output_of_last(levels[-1])
+        return levels
+
+    def _descend(self, levels: list[_Level], step: Call, before: Grid, after: Grid) -> bool:
+        """Go one step along; ``False``, and nothing done, if it is one to a larger grid."""
+        level = levels[-1]
+        if before.is_vector:
+            if level.here:
+                level.left = self._output_of_last(level)
+            if after.is_vector:
+                return True
+            before = level.grid
+        elif before.smaller_than(level.grid):
+            level.left = self._output_of_last(level)
+            level = _Level(before)
+            levels.append(level)
+        if level.grid.smaller_than(after):
+            return False
+        level.here = True
+        if after.smaller_than(level.grid):
+            # A step that begins on a larger grid is a second way down, beside the one walked here.
+            direct = before.close_to(level.grid) and self._is_called_once(step)
+            level.left = Reading(step, "input", before) if direct else self._output_of_last(level)
+            # Not on the first level: what enters there is the image itself.
+            level.worked = level.worked or (len(levels) > 1 and self._works_inside(step, level.grid))
+            if after.is_vector:
+                level.here = False
+                return True
+            level = _Level(after)
+            levels.append(level)
+        level.grid = after
+        level.worked = level.worked or self._works_inside(step, after)
+        if self._is_called_once(step):
+            level.last = step
+        return True
+
+    def _works_inside(self, step: Call, grid: Grid) -> bool:
+        """Whether a layer with weights inside a step ends on a grid."""
+        ends = ((call, self.grids.of(call, "output")) for call in step.walk())
+        return any(end is not None and end.close_to(grid) and _has_weights(call.module) for call, end in ends)
+
+    def _returns(self, steps: Sequence[Call], grid: Grid) -> bool:
+        """Whether a step still to come goes from a larger grid down to this one, or below: branches side by side."""
+        for step in steps:
+            before, after = self.grids.of(step, "input"), self.grids.of(step, "output")
+            if before is None or after is None or after.is_vector:
+                continue
+            if grid.smaller_than(before) and (after.close_to(grid) or after.smaller_than(grid)):
+                return True
+        return False
+
+    def _output_of_last(self, level: _Level) -> Reading | None:
+        """The output of the last step on a level, named by the outermost module that ends with it."""
+        call = level.last
+        if call is None:
+            return None
+        while (parent := call.parent) is not None and parent.name:
+            same = parent.children[-1] is call and parent.outputs[:1] == call.outputs[:1]
+            if not (same and self._is_called_once(parent)):
+                break
+            call = parent
+        return Reading(call, "output", self.grids.of(call, "output") or level.grid)
+
+    def _before_logits(self, reading: Reading, steps: Sequence[Call]) -> Reading:
+        """What comes out of the network is no scale, as the image is none: step back before a map of logits."""
+        logits = self.grids.of(self.root, "output")
+        if reading.side == "input" or logits is None or logits.channels != reading.grid.channels:
+            return reading
+        inside = {id(call) for call in reading.call.walk()}
+        last = max((position for position, step in enumerate(steps) if id(step) in inside), default=None)
+        if last is None or logits.close_to(reading.grid):
+            return reading
+        before = self.grids.of(steps[last], "input")
+        later = (call for step in steps[last + 1 :] for call in step.walk())
+        if before is None or not before.close_to(reading.grid) or any(_has_weights(call.module) for call in later):
+            return reading
+        return Reading(steps[last], "input", before)
+
+    def _inner_descent(self, steps: Sequence[Call], grid: Grid) -> Call | None:
+        """The only step on the last level that goes further down inside and comes back."""
+        found = []
+        for step in steps:
+            before, after = self.grids.of(step, "input"), self.grids.of(step, "output")
+            if before is None or after is None or not before.close_to(grid) or after.smaller_than(grid):
+                continue
+            inside = ((call, self.grids.of(call, "output")) for call in step.walk() if call is not step)
+            if any(
+                each is not None and not each.is_vector and each.smaller_than(grid) and _has_weights(call.module)
+                for call, each in inside
+            ):
+                found.append(step)
+        return found[0] if len(found) == 1 else None
+
+    def _blocks(self, grid: Grid) -> list[Reading]:
+        """Four blocks evenly spread in depth, of the longest row of blocks on the grid; empty if no row has as many."""
+        longest: list[Call] = []
+        for call in self.root.walk():
+            rows: dict[type[nn.Module], list[Call]] = {}
+            for child in call.children:
+                before, after = self.grids.of(child, "input"), self.grids.of(child, "output")
+                on_grid = before is not None and after is not None and before.close_to(grid) and after.close_to(grid)
+                if on_grid and child.children and self._is_called_once(child):
+                    rows.setdefault(type(child.module), []).append(child)
+            longest = max([longest, *rows.values()], key=len)
+        if len(longest) < BLOCKS:
+            return []
+        chosen = [longest[number * len(longest) // BLOCKS - 1] for number in range(1, BLOCKS + 1)]
+        return [Reading(call, "output", self.grids.of(call, "output") or grid) for call in chosen]
+
+    def _named_by_network(self, scales: list[Reading]) -> list[Reading]:
+        """The scales, each read at the module that the network's own ``feature_info`` (timm) names for its grid."""
+        named = self._feature_info()
+        result = []
+        for scale in scales:
+            readings = [reading for reading in named if reading.grid.close_to(scale.grid)]
+            result.append(readings[-1] if readings else scale)
+        return result
+
+    def _feature_info(self) -> list[Reading]:
+        for owner in self.root.walk():
+            info = getattr(owner.module, "feature_info", None)
+            entries = getattr(info, "info", info)
+            if not isinstance(entries, Sequence) or not all(isinstance(entry, Mapping) for entry in entries):
+                continue
+            prefix = f"{owner.name}." if owner.name else ""
+            names = {prefix + str(entry.get("module")) for entry in entries}
+            calls = [call for call in owner.walk() if call.name in names and self._is_called_once(call)]
+            grids = [(call, self.grids.of(call, "output")) for call in calls]
+            return [Reading(call, "output", grid) for call, grid in grids if grid is not None]
+        return []
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether a module has weights of its own; a scale and a shift, as of a normalisation, are none."""
+    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))

@@ -1,0 +1,269 @@
+"""Which tensors of a network are its scales.
+
+A scale is what the network knows just before it goes to its next, smaller grid ("just prior to the downsampling", SMOE
+Scale paper; "the inputs of the pooling layers", SISE paper).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from lightning_saliency.scales._grids import Grids, Layout, Side, patch_grid
+from lightning_saliency.scales._tensor_refs import Reading, named_reading, settle, split_layer
+from lightning_saliency.scales._trace import prepared, trace
+from lightning_saliency.scales._trunk import Trunk
+
+__all__ = [
+    "SCALE_COLUMNS",
+    "NoScalesError",
+    "Scale",
+    "as_grid",
+    "find_scales",
+    "named_scales",
+    "scale_table",
+    "share_one_grid",
+]
+
+#: The columns of ``scale_table``.
+SCALE_COLUMNS = ("scale", "module", "read", "grid", "channels", "layout")
+
+_log = logging.getLogger(__name__)
+
+
+class NoScalesError(ValueError):
+    """The network has no scales: no layer with weights works on a grid of more than one position."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One tensor of a network to be read, and how its positions and channels lie in it.
+
+    Attributes:
+        module: Dotted path of the module, for ``model.get_submodule``; ``""`` is the network itself.
+        read: Whether the tensor is what enters the module or what comes out of it. Where there are several tensors (a
+            tuple, a list, a mapping), the first one is meant.
+        grid: (h, w) as seen for the example input; another image size gives another grid.
+        channels: C.
+        layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens"`` for ``[B, prefix_tokens + h·w, C]`` in row-major order.
+        prefix_tokens: Class and register tokens before the h·w patch tokens.
+    """
+
+    module: str
+    read: Side
+    grid: tuple[int, int]
+    channels: int
+    layout: Layout
+    prefix_tokens: int = 0
+
+
+def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
+    """The scales of a network, shallow to deep, found by one forward pass that leaves no trace.
+
+    The rule: *a scale is the tensor that enters the outermost module taking the network to its next, smaller grid.* In
+    detail:
+
+    - A module that passes over an intermediate grid (a ``stem``, a ``features``) is looked into. One that comes back to
+      the grid it began on (squeeze-and-excitation, window partitions, reduced attention keys) is not.
+    - Where a function does the reduction (``x.mean((2, 3))``, ``F.max_pool2d``), it is the output of the last module on
+      that grid, as it is before any function that follows; likewise where the reducing module is called more than once
+      in a pass (one pooling module for all stages), since its name would not say which tensor is meant. A grid of such
+      modules alone is passed over.
+    - Grids closer than a factor 1.5 are one scale. The image itself is no scale, nor is a map of logits, a grid on
+      which no layer with weights works (the pooled 7×7 of VGG), or 1×1.
+    - Where the grids grow for good, the scales end: an encoder-decoder has those of its encoder, the last one being the
+      bottleneck.
+    - Where all of a network lies on one grid, in a row of at least four blocks (ViT, MLP-Mixer), it is the outputs of
+      four of them evenly spread in depth, the last block included; ``share_one_grid`` says so.
+    - Where a network names the modules of its stages itself (``feature_info`` of timm), the outputs of those that lie
+      on the grids found by this rule are taken.
+
+    The pass runs one image of ``example_input`` in eval mode, without gradients and eagerly, on the network's device
+    and in its dtype. Afterwards every submodule's training flag and attributes, buffers, ``.grad``, hooks and the
+    random number generators are as before, also after an exception. A second pass, on an image twice as wide, is made
+    only where a tensor could be NCHW and NHWC alike; if the network refuses it, the types of its modules decide.
+
+    Only shapes are looked at: tokens in another than row-major order (Hiera's) cannot be told; name other modules with
+    ``named_scales``. Scripted modules cannot be looked into.
+
+    Args:
+        model: A network that takes one tensor of images. It may be compiled and in any mode.
+        example_input: ``[B, C, H, W]``, B ≥ 1, as the network sees it, of which the first image is used; any device and
+            dtype.
+
+    Returns:
+        At least one scale, each naming a module that is called once in a pass.
+
+    Raises:
+        NoScalesError: If the network has none, as an MLP.
+        TypeError: If ``model`` is no module or ``example_input`` no tensor.
+        ValueError: If ``example_input`` is not ``[B, C, H, W]``, or a lazy parameter is not yet initialised.
+        Exception: Whatever the network raises on the example input.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+        ... )
+        >>> for scale in find_scales(network, torch.rand(1, 3, 32, 32)):
+        ...     print(scale.module, scale.read, scale.grid, scale.channels, scale.layout)
+        2 input (32, 32) 8 NCHW
+        5 input (16, 16) 16 NCHW
+    """
+    images = prepared(model, example_input)
+    root = trace(model, images)
+    readings = Trunk(root, Grids(root)).readings()
+    if not readings:
+        raise NoScalesError(
+            f"No scales found in {type(model).__name__} for an input of {list(images.shape)}: no layer with weights "
+            "works on a grid [B, C, h, w], [B, h, w, C] or [B, tokens, C] of more than one position. Expected a "
+            "network that keeps the image's two dimensions for a while (an MLP does not; a scripted network cannot be "
+            "looked into). If there is such a layer, name it: named_scales(model, layers, example_input)."
+        )
+    scales = tuple(_scale(reading) for reading in settle(model, images, root, readings))
+    if share_one_grid(scales):
+        names = ", ".join(scale.module for scale in scales)
+        _log.info("%s has one grid, %d×%d: its scales are %s.", type(model).__name__, *scales[0].grid, names)
+    return scales
+
+
+def named_scales(model: nn.Module, layers: Sequence[str], example_input: Tensor) -> tuple[Scale, ...]:
+    """The scales that the user names, in the order given, described by one forward pass that leaves no trace.
+
+    Args:
+        model: As for ``find_scales``.
+        layers: Dotted paths of modules, whose outputs are read; ``"layer1:input"`` reads what enters ``layer1``. ``""``
+            is the network itself.
+        example_input: As for ``find_scales``.
+
+    Returns:
+        One scale for each name.
+
+    Raises:
+        TypeError: If ``layers`` is a single string, or as for ``find_scales``.
+        ValueError: If no layer is given, the network has no module of a name, the module is not called or is called on
+            different shapes, or its tensor has no grid; or as for ``find_scales``.
+        Exception: Whatever the network raises on the example input.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
+        >>> [scale.grid for scale in named_scales(network, ["0", "2:input", "2"], torch.rand(1, 3, 32, 32))]
+        [(30, 30), (30, 30), (15, 15)]
+    """
+    if isinstance(layers, str):
+        raise TypeError(f"Expected layers to be a sequence of names, but got the string {layers!r}: give [{layers!r}].")
+    if not layers:
+        raise ValueError("Expected the name of at least one layer, but got none: name modules, or use find_scales.")
+    images = prepared(model, example_input)
+    chosen = [split_layer(model, layer) for layer in layers]
+    root = trace(model, images)
+    grids = Grids(root)
+    readings = [named_reading(root, grids, module, name, side) for module, name, side in chosen]
+    # A module may have several names; the user's own is kept.
+    return tuple(
+        replace(_scale(reading), module=name)
+        for reading, (_, name, _) in zip(settle(model, images, root, readings), chosen, strict=True)
+    )
+
+
+def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = None) -> tuple[Tensor, int]:
+    """A 4-D view of a scale's activations, without a copy, and the dimension that the channels have in it.
+
+    Args:
+        activations: The tensor read at ``scale``: ``[B, C, h, w]``, ``[B, h, w, C]`` or
+            ``[B, prefix_tokens + h·w, C]``, by its layout.
+        scale: The scale.
+        size: (H, W) of the images, from whose proportions h and w of tokens are inferred; needed only where the number
+            of patch tokens or the images' proportions are not those of the example input. Other layouts do not use it.
+
+    Returns:
+        ``([B, C, h, w], 1)`` for NCHW, else ``([B, h, w, C], 3)``.
+
+    Raises:
+        ValueError: If the tensor has another number of dimensions than its layout, or the tokens do not fit on a grid.
+
+    Example:
+        >>> import torch
+        >>> scale = Scale("blocks.11", "output", grid=(14, 14), channels=192, layout="tokens", prefix_tokens=1)
+        >>> grid, dim = as_grid(torch.rand(2, 197, 192), scale)
+        >>> grid.shape, dim
+        (torch.Size([2, 14, 14, 192]), 3)
+        >>> as_grid(torch.rand(2, 1 + 10 * 20, 192), scale, size=(160, 320))[0].shape
+        torch.Size([2, 10, 20, 192])
+    """
+    dimensions = 3 if scale.layout == "tokens" else 4
+    if activations.ndim != dimensions:
+        raise ValueError(
+            f"Expected the {scale.read} of {scale.module!r} to have {dimensions} dimensions, its layout being "
+            f"{scale.layout}, but got the shape {list(activations.shape)}. Find the scales anew, with an example of "
+            "what the network is given."
+        )
+    if scale.layout == "NCHW":
+        return activations, 1
+    if scale.layout == "NHWC":
+        return activations, 3
+    count = activations.shape[1] - scale.prefix_tokens
+    h, w = _token_grid(count, scale, size)
+    return activations[:, scale.prefix_tokens :].view(activations.shape[0], h, w, activations.shape[2]), 3
+
+
+def scale_table(scales: Sequence[Scale]) -> list[tuple[str, ...]]:
+    """One row of strings for each scale, in the columns ``SCALE_COLUMNS``.
+
+    Example:
+        >>> scale_table([Scale("blocks.2", "output", (14, 14), 192, "tokens", prefix_tokens=1)])
+        [('1', 'blocks.2', 'output', '14×14', '192', 'tokens (1 prefix)')]
+    """
+    return [
+        (
+            str(number),
+            scale.module or "(the network itself)",
+            scale.read,
+            f"{scale.grid[0]}×{scale.grid[1]}",
+            str(scale.channels),
+            f"{scale.layout} ({scale.prefix_tokens} prefix)" if scale.prefix_tokens else scale.layout,
+        )
+        for number, scale in enumerate(scales, start=1)
+    ]
+
+
+def share_one_grid(scales: Sequence[Scale]) -> bool:
+    """Whether there are several scales, all on one grid: depths of an isotropic network (ViT), not resolutions.
+
+    Example:
+        >>> share_one_grid([Scale(f"blocks.{n}", "output", (14, 14), 192, "tokens", 1) for n in (2, 5, 8, 11)])
+        True
+    """
+    return len(scales) > 1 and len({scale.grid for scale in scales}) == 1
+
+
+def _scale(reading: Reading) -> Scale:
+    grid = reading.grid
+    return Scale(reading.call.name, reading.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens)
+
+
+def _token_grid(count: int, scale: Scale, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(h, w) of ``count`` patch tokens, inferred from the images' size if that is given."""
+    expected = scale.grid[0] * scale.grid[1]
+    if size is None:
+        if count == expected:
+            return scale.grid
+        raise ValueError(
+            f"The {scale.read} of {scale.module!r} holds {count} patch tokens, but for the example input it held "
+            f"{expected} ({scale.grid[0]}×{scale.grid[1]}). Give the images' size=(H, W), from which the grid can be "
+            "inferred, or find the scales anew with images of this size."
+        )
+    inferred = patch_grid(count, size, scale.grid)
+    if inferred is None:
+        raise ValueError(
+            f"The {count} patch tokens at {scale.module!r} do not fit on a {size[0]}×{size[1]} image: no h·w = {count} "
+            "gives patches about as high as wide. The network may drop or merge tokens, or have other than "
+            f"{scale.prefix_tokens} class and register tokens; find the scales anew with images of this size, or name "
+            "another layer."
+        )
+    return inferred

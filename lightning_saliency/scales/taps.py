@@ -1,0 +1,243 @@
+"""Reading the scales of a network during a forward pass that happens anyway.
+
+A tap is a hook that reduces a scale's activation to one map at once, keeps only that map, and returns nothing: the
+network's output, its graph and its memory are what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_saliency.functional.statistics import Statistic, get_statistic
+from lightning_saliency.scales._recording import register_recorder
+from lightning_saliency.scales._trace import tensors_in
+from lightning_saliency.scales.find import Scale, as_grid
+
+#: Modules after which activations count as rectified: what the truncated-normal statistics must be read before.
+ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.RReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Softplus,
+)
+
+
+class TapError(RuntimeError):
+    """A recorded forward pass did not deliver a map for every scale; the message says which and why."""
+
+
+class ScaleTaps:
+    """Taps on the scales of a network: register once, switch on for a forward pass, take the maps.
+
+    Hooks are registered in the constructor, which must come before the network's first call under ``torch.compile``:
+    hooks registered later are never run there. While ``recording`` is false a tap costs one test of a bool. While it is
+    true, the first forward pass is recorded and later ones are not (gradient checkpointing runs a pass twice): each
+    activation is detached, cut to ``max_images``, reduced by the statistic in float32 at least, and forgotten.
+
+    Statistics with ``pre_activation=True`` (the truncated-normal ones) are read at the input of the last activation
+    module called before the scale's tensor (SMOE paper, Sec. 2.1), so each such module is tapped too and its latest
+    call counts.
+
+    An error inside a tap never reaches the network: recording stops and ``take`` raises it.
+
+    Args:
+        model: The network whose modules the scales name.
+        scales: What to read, as ``find_scales`` or ``named_scales`` return it.
+        statistic: A name in ``STATISTICS`` or a ``Statistic``.
+        max_images: Read only this many first images of a batch; ``None`` reads all.
+
+    Raises:
+        ValueError: If no scale is given, or the network has no module of a scale's name, or the statistic is unknown.
+
+    Example:
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        >>> scale = Scale(module="2", read="input", grid=(8, 8), channels=4, layout="NCHW")
+        >>> with ScaleTaps(network, [scale]) as taps:
+        ...     taps.start()
+        ...     _ = network(torch.rand(2, 3, 8, 8))
+        ...     [tuple(map_.shape) for map_ in taps.take()]
+        [(2, 8, 8)]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scales: Sequence[Scale],
+        statistic: str | Statistic = "smoe_scale",
+        max_images: int | None = None,
+    ) -> None:
+        if not scales:
+            raise ValueError(
+                "ScaleTaps expected at least one scale, but got none: give what find_scales(model, images) finds."
+            )
+        self.scales = tuple(scales)
+        self.statistic = get_statistic(statistic)
+        self.max_images = max_images
+        self.recording = False
+        register_recorder(self)
+        self._maps: list[Tensor | None] = [None] * len(self.scales)
+        self._pre_activation: Tensor | None = None
+        self._error: Exception | None = None
+        modules = [_module_of(model, scale) for scale in self.scales]
+        self._handles: list[RemovableHandle] = []
+        if self.statistic.pre_activation:
+            self._tap_activations(model)
+        for index, (module, scale) in enumerate(zip(modules, self.scales, strict=True)):
+            self._tap_scale(module, index, scale)
+
+    def start(self, max_images: int | None = None) -> None:
+        """Switch on for the next forward pass, forgetting what was recorded before.
+
+        Args:
+            max_images: Replaces the constructor's ``max_images`` from now on, if given.
+        """
+        if max_images is not None:
+            self.max_images = max_images
+        self._forget()
+        self.recording = True
+
+    def take(self) -> list[Tensor]:
+        """Switch off and hand over the maps of the recorded pass.
+
+        Returns:
+            One map ``[B, h, w]`` a scale, in the scales' order, float32 (float64 for float64 activations), detached.
+
+        Raises:
+            TapError: If a scale was not reached, or a tap failed; the original error is its cause.
+        """
+        self.recording = False
+        maps, error = self._maps, self._error
+        self._forget()
+        if error is not None:
+            raise TapError(f"Reading the activations failed: {error}") from error
+        missing = [
+            scale.module or "(the network itself)"
+            for scale, map_ in zip(self.scales, maps, strict=True)
+            if map_ is None
+        ]
+        if missing:
+            raise TapError(
+                f"No forward pass reached {', '.join(missing)} while recording was on. Either the module was not "
+                "called, or it had been compiled and called before the taps were registered: register them before the "
+                "first compiled call, or call torch.compiler.reset() first."
+            )
+        return [map_ for map_ in maps if map_ is not None]
+
+    def close(self) -> None:
+        """Remove the hooks, and only these. A second call does nothing."""
+        self.recording = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._forget()
+
+    def __enter__(self) -> ScaleTaps:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _forget(self) -> None:
+        self._maps = [None] * len(self.scales)
+        self._pre_activation = None
+        self._error = None
+
+    def _tap_scale(self, module: nn.Module, index: int, scale: Scale) -> None:
+        if scale.read == "input":
+
+            def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if self.recording and self._maps[index] is None:
+                    self._guarded(self._record, index, scale, args or kwargs)
+
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        else:
+
+            def after(_module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
+                if self.recording and self._maps[index] is None:
+                    self._guarded(self._record, index, scale, output)
+
+            self._handles.append(module.register_forward_hook(after))
+
+    def _tap_activations(self, model: nn.Module) -> None:
+        activations = [module for module in model.modules() if isinstance(module, ACTIVATION_MODULES)]
+        if not activations:
+            raise ValueError(
+                f"{self.statistic.name} is read before the activation function, but the network has no activation "
+                "module (a functional call such as F.relu cannot be hooked). Use nn.ReLU() modules, or another "
+                "statistic."
+            )
+
+        def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            if self.recording and any(map_ is None for map_ in self._maps):
+                self._guarded(self._record_pre_activation, args)
+
+        self._handles.extend(module.register_forward_pre_hook(before) for module in activations)
+
+    def _guarded(self, record: Callable[..., None], *arguments: object) -> None:
+        # Watching must not end a training run. Inside a compiled graph there is nothing to catch at run time, and a
+        # try block would only get in the compiler's way.
+        if torch.compiler.is_compiling():
+            record(*arguments)
+            return
+        try:
+            record(*arguments)
+        except Exception as error:  # reported by take()
+            self._error = error
+            self.recording = False
+
+    def _record(self, index: int, scale: Scale, value: object) -> None:
+        activations = next(tensors_in(value), None)
+        if activations is None:
+            raise TapError(f"the {scale.read} of {scale.module!r} holds no tensor")
+        grid, dim = as_grid(activations.detach()[: self.max_images], scale)
+        if not self.statistic.pre_activation:
+            self._maps[index] = self.statistic(grid, dim=dim)
+            return
+        if self._pre_activation is None:
+            raise TapError(
+                f"no activation module was called before {scale.module!r}; {self.statistic.name} is read at its input"
+            )
+        expected = tuple(size for axis, size in enumerate(grid.shape) if axis != dim)
+        if self._pre_activation.shape != expected:
+            raise TapError(
+                f"the last activation module before {scale.module!r} works on a grid "
+                f"{tuple(self._pre_activation.shape[1:])}, not on the scale's own {expected[1:]}; "
+                f"{self.statistic.name} cannot be read for this network"
+            )
+        self._maps[index] = self._pre_activation
+
+    def _record_pre_activation(self, args: tuple[Any, ...]) -> None:
+        activations = next(tensors_in(args), None)
+        # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
+        if activations is None or activations.ndim != 4 or activations.shape[2] * activations.shape[3] == 1:
+            return
+        self._pre_activation = self.statistic(activations.detach()[: self.max_images], dim=1)
+
+
+def _module_of(model: nn.Module, scale: Scale) -> nn.Module:
+    try:
+        return model.get_submodule(scale.module)  # finds modules inside torch.compile's wrapper by their plain names
+    except AttributeError:
+        raise ValueError(
+            f"The network has no module named {scale.module!r}: give the scales of this very network, as "
+            "find_scales(model, images) returns them."
+        ) from None

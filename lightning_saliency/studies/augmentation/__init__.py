@@ -1,0 +1,1 @@
+"""Augmentations compared by fine-tuning."""

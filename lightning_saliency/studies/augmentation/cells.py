@@ -1,0 +1,247 @@
+"""The cells of a comparison of augmentations: the same beginning and the same batches in every arm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from lightning_saliency.batches import find_images, find_labels
+from lightning_saliency.networks import build_network, load_weights
+from lightning_saliency.studies.augmentation.arms import Arm
+from lightning_saliency.studies.augmentation.config import DataModuleConfig, FineTunedNetwork, TrainingConfig
+from lightning_saliency.studies.augmentation.training import FineTuning, StepClock
+from lightning_saliency.studies.isolation import OwnRandomness, SeededBatches, quiet
+from lightning_saliency.studies.specs import build
+
+# Streams of random numbers: the network's beginning is the seed's own, the others are counted from here.
+_ORDER, _AUGMENTATION = 1_000_003, 2_000_003
+# Batches of each split that are looked at to tell data apart.
+_LOOKED_AT = 4
+
+
+@lru_cache(maxsize=2)
+def _built(class_name: str, arguments: str) -> pl.LightningDataModule:
+    try:
+        data = build({"class_path": class_name, "init_args": json.loads(arguments)})
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(data, pl.LightningDataModule):
+        raise ValueError(f"Got {class_name!r}, which is no LightningDataModule. Give the name of the class of one.")
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    if not isinstance(getattr(data, "num_classes", None), int):
+        raise ValueError(f"{class_name} has no `num_classes` after setup(). Give it this attribute.")
+    return data
+
+
+def build_data(config: DataModuleConfig, seed: int) -> pl.LightningDataModule:
+    """The data module, set up, for one of the study's seeds; the two last ones are kept for the next cell.
+
+    Raises:
+        ValueError: If there is no such data module, or it does not take its arguments.
+    """
+    arguments = dict(config.options)
+    if config.seeded:
+        arguments["seed"] = int(arguments.get("seed", 0)) + seed
+    return _built(config.class_name, json.dumps(arguments, sort_keys=True))
+
+
+def build_module(
+    network: FineTunedNetwork, training: TrainingConfig, num_classes: int, arm: Arm, seed: int, start_epoch: int
+) -> FineTuning:
+    """The module to train: its weights depend on the seed alone.
+
+    Raises:
+        FileNotFoundError: If a file of the network does not exist.
+        ValueError: If there is no such network or module of it, or the weights are another network's.
+    """
+    with OwnRandomness(seed):
+        model = build_network(network.model, num_classes, library=network.library, options=network.options)
+    if network.checkpoint is not None:
+        load_weights(model, network.checkpoint, network.reset_head)
+    for name in network.without:
+        _leave_out(model, name)
+    rate = training.learning_rate if network.learning_rate is None else network.learning_rate
+    return FineTuning(
+        arm.augment(num_classes, seed + _AUGMENTATION),
+        start_epoch,
+        network.freeze_batch_norm,
+        model=model,
+        num_classes=num_classes,
+        optimizer=network.optimizer or training.optimizer,
+        learning_rate=rate,
+        weight_decay=training.weight_decay,
+        momentum=training.momentum,
+        scheduler=training.scheduler,
+        nesterov=training.nesterov and (network.optimizer or training.optimizer) == "sgd",
+    )
+
+
+def _leave_out(model: nn.Module, name: str) -> None:
+    """Put the identity in a module's place."""
+    try:
+        model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(
+            f"Got without={name!r}, but {type(model).__name__} has no such module ({error}). Give the dotted name "
+            "of one."
+        ) from error
+    model.set_submodule(name, nn.Identity())
+
+
+def train_arm(
+    network: FineTunedNetwork, data: DataModuleConfig, arm: Arm, training: TrainingConfig, steps: int, seed: int
+) -> dict[str, Any]:
+    """Train one arm from one seed and test it: a cell of the study.
+
+    Args:
+        network: Which.
+        data: Which.
+        arm: Which.
+        training: How; its number of steps is not looked at.
+        steps: Of the optimiser.
+        seed: Of the new head, of the order of the batches and of the augmentation.
+
+    Returns:
+        ``accuracy`` on the test images, in [0, 1]; ``val_best`` and ``val_last``; ``val``, by step;
+        ``seconds_per_step``; ``mask_fraction`` and ``augmented``, the shares of pixels left sharp and of images
+        replaced, ``None`` where there are none.
+    """
+    module, clock, trainer, datamodule = _fit(
+        network, data, arm, training, steps, seed, training.start_epoch, training.validations
+    )
+    with OwnRandomness(seed), quiet():
+        if steps not in clock.validations:
+            trainer.validate(module, datamodule.val_dataloader(), verbose=False)
+        [tested] = trainer.test(module, datamodule.test_dataloader(), verbose=False)
+    accuracies = clock.validations
+    return {
+        "accuracy": tested["test/accuracy"],
+        "loss": tested["test/loss"],
+        "val": {str(step): accuracy for step, accuracy in accuracies.items()},
+        "val_best": max(accuracies.values()),
+        "val_last": accuracies[max(accuracies)],
+        "steps": steps,
+        "seconds_per_step": clock.mean_seconds(),
+        "mask_fraction": clock.mean_of_masks("mask_fraction"),
+        "augmented": clock.mean_of_masks("augmented"),
+    }
+
+
+def measure_steps(
+    network: FineTunedNetwork,
+    data: DataModuleConfig,
+    arms: Mapping[str, Arm],
+    training: TrainingConfig,
+    steps: int,
+    rounds: int,
+    seed: int,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Measure what a step of each arm takes, the arms in turn, so that what else the machine does meets all alike.
+
+    Args:
+        network: Which.
+        data: Which.
+        arms: Name -> arm, at full duty: a few steps from the first epoch on are to tell.
+        training: How.
+        steps: Counted in each round, behind two that are not.
+        rounds: How often all arms have their turn.
+        seed: Of everything, in each round and arm.
+        threads: Of PyTorch meanwhile; ``None``: as they are.
+
+    Returns:
+        ``seconds``: arm -> the mean of each round; ``evaluation``: the seconds of one run of validation and test
+        images; ``epoch``: the number of batches in an epoch.
+    """
+    before = torch.get_num_threads()
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        for _ in range(rounds):
+            for name, arm in arms.items():
+                module, clock, trainer, datamodule = _fit(network, data, arm, training, steps + 2, seed, 0, 0)
+                seconds[name].append(clock.mean_seconds() or 0.0)
+        with quiet():
+            start = perf_counter()
+            trainer.validate(module, datamodule.val_dataloader(), verbose=False)
+            trainer.test(module, datamodule.test_dataloader(), verbose=False)
+            evaluation = perf_counter() - start
+    finally:
+        torch.set_num_threads(before)
+    return {"seconds": seconds, "evaluation": evaluation, "epoch": len(datamodule.train_dataloader())}
+
+
+def _fit(
+    network: FineTunedNetwork,
+    data: DataModuleConfig,
+    arm: Arm,
+    training: TrainingConfig,
+    steps: int,
+    seed: int,
+    start_epoch: int,
+    validations: int,
+) -> tuple[FineTuning, StepClock, pl.Trainer, Any]:
+    """Train; the module, its clock, its trainer, its data. ``validations`` is their number, 0 for none at all."""
+    datamodule: Any = build_data(data, seed)
+    module = build_module(network, training, datamodule.num_classes, arm, seed, start_epoch)
+    callback = arm.callback(seed + _AUGMENTATION, start_epoch)
+    clock = StepClock(callback)
+    with quiet():
+        trainer = _trainer(training, steps, validations, [*([] if callback is None else [callback]), clock])
+    batches = SeededBatches(datamodule.train_dataloader(), seed + _ORDER)
+    # Dropout draws from the shared random numbers, and so may the network. A saliency augmentation that fails only
+    # warns and lets the step go on, which would make its arm a plain one.
+    with OwnRandomness(seed), quiet():
+        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
+        warnings.filterwarnings("error", message=".*goes on unaugmented")
+        torch.cuda.manual_seed_all(seed)
+        trainer.fit(module, batches, datamodule.val_dataloader())
+    return module, clock, trainer, datamodule
+
+
+def _trainer(training: TrainingConfig, steps: int, validations: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+    return pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator=training.accelerator,
+        devices=1,
+        precision=training.precision,  # type: ignore[arg-type]
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        # Past the last step: never.
+        val_check_interval=math.ceil(steps / validations) if validations else steps + 1,
+        check_val_every_n_epoch=None,
+    )
+
+
+def data_fingerprint(config: DataModuleConfig, seed: int) -> str:
+    """A hash of the first batches of each split and of the lengths of its loaders."""
+    data: Any = build_data(config, seed)
+    digest = hashlib.sha256()
+    with OwnRandomness(seed):
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            digest.update(f"{len(loader)};".encode())
+            for batch in islice(loader, _LOOKED_AT):
+                images = find_images(batch)
+                labels = find_labels(batch, len(images))
+                digest.update(images.contiguous().numpy().tobytes())
+                digest.update(b"" if labels is None else labels.long().contiguous().numpy().tobytes())
+    return digest.hexdigest()

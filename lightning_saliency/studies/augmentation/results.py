@@ -1,0 +1,228 @@
+"""What a comparison of augmentations found: differences, their intervals, verdicts, files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning_saliency.reports.plots import save_figure
+from lightning_saliency.reports.tables import Column, Estimate, TableData
+from lightning_saliency.studies.augmentation.config import Budget
+from lightning_saliency.studies.augmentation.figures import Role, difference_figure
+from lightning_saliency.studies.engine.files import as_csv, as_json, file_name, finite_or_none, write_texts
+from lightning_saliency.studies.estimates import mean_interval, paired_difference
+
+#: How budgets are called.
+BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall time"}
+
+#: Network -> budget -> arm -> seed -> what its run gave.
+Runs = dict[str, dict[Budget, dict[str, dict[int, dict[str, Any]]]]]
+
+
+@dataclass
+class AugmentationComparison:
+    """The results of a comparison of augmentations.
+
+    Attributes:
+        runs: Network -> budget -> arm -> seed -> ``accuracy`` on the test images in [0, 1], ``val_best``, ``steps``, …
+        costs: Network -> arm -> what its step costs, in steps of the reference arm; the least and greatest measured.
+        roles: Arm -> whether saliency maps guide it, it is a control, or another augmentation.
+        reference: The arm that the others are compared with.
+        controls: Guided arm -> the arms that it is compared with as well.
+        confidence: Of the intervals.
+        caption: What the numbers are from.
+    """
+
+    runs: Runs
+    costs: dict[str, dict[str, Estimate]]
+    roles: dict[str, Role]
+    reference: str
+    controls: Mapping[str, Sequence[str]]
+    confidence: float = 0.95
+    caption: str = ""
+
+    @cached_property
+    def estimates(self) -> dict[str, dict[Budget, dict[str, dict[str, Estimate]]]]:
+        """Network -> budget -> arm -> key -> mean and interval.
+
+        ``accuracy`` and ``val_best`` in %; ``difference`` to the reference and ``versus <control>`` in percentage
+        points, paired by seed (``versus its <name>`` where the control is called ``<arm>, <name>``); ``cost``,
+        ``steps``; ``replaced``, the share of the images that were replaced, and ``kept``, the share of their pixels
+        left sharp, in %.
+        """
+        return {
+            network: {
+                budget: {arm: self._estimates(network, budget, arm) for arm in arms} for budget, arms in budgets.items()
+            }
+            for network, budgets in self.runs.items()
+        }
+
+    def table(self) -> TableData:
+        """All arms, to be printed by ``rich`` or as Markdown."""
+        group, spent = "test accuracy in %", "what a step costs and shows"
+        compared = dict.fromkeys(called for arm in self.controls for called in self._controls(arm))
+        columns = [
+            Column("accuracy", "accuracy", "high", group),
+            Column("difference", f"− {self.reference}", "high", group),
+            *(Column(f"versus {control}", f"− {control}", "high", group) for control in compared),
+            Column("cost", "cost of a step", None, spent),
+            Column("steps", "steps", None, spent, digits=0),
+            Column("replaced", "images replaced in %", None, spent, digits=0),
+            Column("kept", "of these sharp in %", None, spent, digits=0),
+        ]
+        values = {
+            f"{network}, {BUDGET_NAMES[budget]}": {
+                arm: {key: value for key, value in keys.items() if arm != self.reference or key != "difference"}
+                for arm, keys in arms.items()
+            }
+            for network, budgets in self.estimates.items()
+            for budget, arms in budgets.items()
+        }
+        return TableData(columns, values, self.caption)
+
+    def verdicts(self) -> list[str]:
+        """For each network, budget and guided arm a sentence: does it help, and more than the controls do?"""
+        lines = []
+        for network, budgets in self.estimates.items():
+            for budget, arms in budgets.items():
+                for arm, keys in arms.items():
+                    if self.roles[arm] != "guided":
+                        continue
+                    controls = ((called, f"versus {called}") for called in self._controls(arm))
+                    pairs = [(self.reference, "difference"), *controls]
+                    parts = [f"{_signed(keys[key])} against {name}, {_told(keys[key])}" for name, key in pairs]
+                    where = f"{network}, {BUDGET_NAMES[budget]}, {arm}"
+                    lines.append(f"{where}: {'; '.join(parts)}. Its step costs {keys['cost'].value:.2f} plain ones.")
+        return lines
+
+    def __str__(self) -> str:
+        verdicts = "".join(f"- {line}\n" for line in self.verdicts())
+        return f"{self.table().markdown()}\n{verdicts}"
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write everything.
+
+        Args:
+            folder: For ``table.md`` with the verdicts; ``summary.csv``, a line a network, budget, arm and number;
+                ``results.csv``, a line a run; ``results.json``; and for each network ``differences_*.png``.
+
+        Returns:
+            The files.
+        """
+        folder = Path(folder)
+        texts = {
+            "table.md": str(self),
+            "summary.csv": self._summary(),
+            "results.csv": self._all_runs(),
+            "results.json": as_json(self.as_dict()),
+        }
+        files = write_texts(folder, texts)
+        if len(self.roles) > 1:
+            for network in self.runs:
+                files.append(folder / f"differences_{file_name(network)}.png")
+                save_figure(self.figure(network), files[-1])
+        return files
+
+    def figure(self, network: str) -> Any:
+        """The differences to the reference as points with intervals, a panel a budget."""
+        panels, each = {}, {}
+        for budget, arms in self.estimates[network].items():
+            name, runs = BUDGET_NAMES[budget], self.runs[network][budget]
+            panels[name] = {arm: keys["difference"] for arm, keys in arms.items() if arm != self.reference}
+            plain = _accuracies(runs[self.reference])
+            each[name] = {
+                arm: [value - plain[seed] for seed, value in _accuracies(runs[arm]).items()] for arm in panels[name]
+            }
+        label = f"test accuracy − {self.reference}, percentage points"
+        return difference_figure(panels, self.roles, label, network, each)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values; an infinite end of an interval is ``None``."""
+        return {
+            "caption": self.caption,
+            "reference": self.reference,
+            "controls": {arm: list(controls) for arm, controls in self.controls.items()},
+            "confidence": self.confidence,
+            "roles": dict(self.roles),
+            "verdicts": self.verdicts(),
+            "results": {
+                network: {
+                    budget: {
+                        arm: {key: finite_or_none(vars(value)) for key, value in keys.items()}
+                        for arm, keys in arms.items()
+                    }
+                    for budget, arms in budgets.items()
+                }
+                for network, budgets in self.estimates.items()
+            },
+            "runs": self.runs,
+        }
+
+    def _controls(self, arm: str) -> dict[str, str]:
+        """The controls of an arm by what they are called beside it."""
+        controls = self.controls.get(arm, ())
+        return {
+            f"its {name.removeprefix(f'{arm}, ')}" if name.startswith(f"{arm}, ") else name: name for name in controls
+        }
+
+    def _estimates(self, network: str, budget: Budget, arm: str) -> dict[str, Estimate]:
+        arms = self.runs[network][budget]
+        own = arms[arm]
+        accuracies = _accuracies(own)
+        found = {
+            "accuracy": mean_interval(list(accuracies.values()), self.confidence),
+            "val_best": mean_interval([100 * run["val_best"] for run in own.values()], self.confidence),
+            "cost": self.costs[network][arm],
+        }
+        others = [("difference", self.reference)]
+        others += [(f"versus {called}", control) for called, control in self._controls(arm).items()]
+        for key, other in others:
+            difference = paired_difference(accuracies, _accuracies(arms[other]), self.confidence)
+            if difference is not None:
+                found[key] = difference
+        steps = [float(run["steps"]) for run in own.values()]
+        found["steps"] = Estimate(math.fsum(steps) / len(steps), min(steps), max(steps), len(steps))
+        for key, kept in (("replaced", "augmented"), ("kept", "mask_fraction")):
+            shares = [100 * run[kept] for run in own.values() if run[kept] is not None]
+            if shares:
+                found[key] = Estimate(math.fsum(shares) / len(shares), min(shares), max(shares), len(shares))
+        return found
+
+    def _summary(self) -> str:
+        lines: list[list[Any]] = [["network", "budget", "arm", "role", "key", "value", "low", "high", "count"]]
+        for network, budgets in self.estimates.items():
+            for budget, arms in budgets.items():
+                for arm, keys in arms.items():
+                    for key, value in keys.items():
+                        lines.append([network, budget, arm, self.roles[arm], key, *vars(value).values()])
+        return as_csv(lines)
+
+    def _all_runs(self) -> str:
+        plain = ("accuracy", "loss", "val_best", "val_last", "steps", "seconds_per_step", "mask_fraction", "augmented")
+        lines: list[list[Any]] = [["network", "budget", "arm", "seed", *plain]]
+        for network, budgets in self.runs.items():
+            for budget, arms in budgets.items():
+                for arm, seeds in arms.items():
+                    for seed, run in seeds.items():
+                        values = ["" if run[key] is None else run[key] for key in plain]
+                        lines.append([network, budget, arm, seed, *values])
+        return as_csv(lines)
+
+
+def _accuracies(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
+    """Seed -> test accuracy in %."""
+    return {seed: 100 * float(run["accuracy"]) for seed, run in runs.items()}
+
+
+def _signed(difference: Estimate) -> str:
+    return f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+
+
+def _told(difference: Estimate) -> str:
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "not told apart"

@@ -1,0 +1,1 @@
+"""Explainers compared on images, against boxes and against the network."""

@@ -1,0 +1,251 @@
+"""What a comparison measures on each map, and how: one chunk of pairs of image and class at a time."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.explainers import Explainer
+from lightning_saliency.explainers.fast_forward import Precision
+from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
+from lightning_saliency.functional.localization import (
+    bbox_score,
+    boxes_to_masks,
+    energy_pointing_game,
+    pointing_game,
+    top_fraction_iou,
+)
+from lightning_saliency.functional.masking import NamedFill, keep_most_salient, resize_maps
+from lightning_saliency.functional.scores import drop, increase
+from lightning_saliency.metrics.base import scoring
+from lightning_saliency.reports.tables import Column
+from lightning_saliency.studies.passes import counted_passes
+
+MetricName = Literal["ebpg", "miou", "bbox", "pointing_game", "drop", "increase", "insertion", "deletion", "overall"]
+METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
+
+#: Side in pixels at which maps are kept for the sheet of examples.
+KEPT_SIDE = 56
+
+
+@dataclass
+class MetricConfig:
+    """Which metrics, and their options; the defaults are the papers'.
+
+    Args:
+        names: Of ``ebpg``, ``miou``, ``bbox``, ``pointing_game`` (against boxes), ``drop``, ``increase``,
+            ``insertion``, ``deletion`` and ``overall``, their difference (against the network). ``None``: all.
+        tolerances: Pixels by which a hit of the pointing game may be off; one column each.
+        top_fraction: Share of the pixels taken for ``miou``.
+        kept_fraction: Share of the pixels left for ``drop`` and ``increase``.
+        fill: What stands elsewhere for these two, see `lightning_saliency.functional.masking.fill_images`.
+        steps: Of the insertion and deletion curves; 100 is 1 % of the pixels each.
+        baseline: What the image appears from and gives way to in these curves.
+        score: What the network's output is turned into: ``softmax``, ``sigmoid`` or ``logit``.
+        precision: ``bf16`` or ``fp16``: compute the curves, which cost most of the time, with a faster copy of the
+            network in this precision, see `lightning_saliency.explainers.fast_inference`. ``None``: with the network.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+
+    names: list[MetricName] | None = None
+    tolerances: tuple[float, ...] = (0, 15)
+    top_fraction: float = 0.2
+    kept_fraction: float = 0.15
+    fill: NamedFill | float | tuple[float, ...] = "zero"
+    steps: int = 100
+    baseline: NamedFill | float | tuple[float, ...] = "blur"
+    score: Score = "softmax"
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.names or ()) - set(METRIC_NAMES))
+        if unknown or (self.names is not None and not self.names):
+            raise ValueError(
+                f"Got the metrics {list(self.names or ())}. Allowed are {', '.join(METRIC_NAMES)}; "
+                "leave names out for all."
+            )
+
+    def columns(self, boxes: bool) -> list[Column]:
+        """The columns of the table.
+
+        Args:
+            boxes: Whether there are boxes to measure against.
+        """
+        chosen = [name for name in METRIC_NAMES if self.names is None or name in self.names]
+        columns = []
+        for name in chosen:
+            title, better, against_boxes = _TITLES[name]
+            group = "against the boxes" if against_boxes else "against the network"
+            if against_boxes and not boxes:
+                continue
+            if name == "pointing_game":
+                columns += [
+                    Column(f"pointing_{pixels:g}", f"{title} {pixels:g} px" if pixels else title, better, group)
+                    for pixels in self.tolerances
+                ]
+            else:
+                columns.append(Column(name, title, better, group))
+        return columns
+
+
+_TITLES: dict[MetricName, tuple[str, Literal["high", "low"], bool]] = {
+    "ebpg": ("EBPG", "high", True),
+    "miou": ("mIoU", "high", True),
+    "bbox": ("Bbox", "high", True),
+    "pointing_game": ("Pointing", "high", True),
+    "drop": ("Drop%", "low", False),
+    "increase": ("Increase%", "high", False),
+    "insertion": ("Insertion", "high", False),
+    "deletion": ("Deletion", "low", False),
+    "overall": ("Over-all", "high", False),
+}
+
+
+@dataclass
+class Measured:
+    """What was measured on one chunk: an entry a map, scores in per cent; ``seconds`` and ``passes`` are a map's."""
+
+    scores: list[dict[str, float]]
+    curves: list[dict[str, list[float]]]
+    maps: list[str]
+    seconds: float
+    passes: float
+
+
+def measure(
+    explainer: Explainer,
+    images: Tensor,
+    targets: Tensor,
+    boxes: Sequence[Tensor | None],
+    config: MetricConfig,
+) -> Measured:
+    """Explain a chunk of pairs of image and class, and measure the maps.
+
+    Args:
+        explainer: Of the network that is measured against.
+        images: ``[B, C, H, W]``, one for each pair.
+        targets: ``[B]`` int64.
+        boxes: For each pair the boxes ``[n, 4]`` of the class, or ``None``.
+        config: What to measure.
+
+    Returns:
+        The scores, curves and small maps of each pair, and what a map cost.
+    """
+    _wait(images.device)
+    with counted_passes((images.shape[2], images.shape[3])) as passes:
+        begin = time.perf_counter()
+        maps = explainer(images, targets)
+        _wait(images.device)
+        seconds = time.perf_counter() - begin
+    if not bool(maps.isfinite().all()):
+        raise ValueError(
+            f"Got maps that are not finite from {type(explainer).__name__}. The network's activations or gradients are "
+            "infinite or NaN on one of these images; leave it out, or look for the cause in the weights."
+        )
+    scores: list[dict[str, float]] = [{} for _ in range(len(images))]
+    curves: list[dict[str, list[float]]] = [{} for _ in range(len(images))]
+    wanted = set(METRIC_NAMES if config.names is None else config.names)
+    _measure_network(explainer.model, images, maps, targets, config, wanted, scores, curves)
+    _measure_boxes(maps, boxes, config, wanted, scores)
+    small = resize_maps(maps, (KEPT_SIDE, KEPT_SIDE)).mul(255).round().to(torch.uint8).cpu().numpy()
+    return Measured(
+        scores,
+        curves,
+        [base64.b64encode(one.tobytes()).decode() for one in small],
+        seconds / len(images),
+        passes[0] / len(images),
+    )
+
+
+def _measure_network(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    config: MetricConfig,
+    wanted: set[MetricName],
+    scores: list[dict[str, float]],
+    curves: list[dict[str, list[float]]],
+) -> None:
+    found: dict[str, Tensor] = {}
+    if wanted & {"drop", "increase"}:
+        with scoring(model) as score_fn:
+            masked = keep_most_salient(images, maps, config.kept_fraction, config.fill)
+            before = target_scores(score_fn, images, targets, score=config.score)
+            after = target_scores(score_fn, masked, targets, score=config.score)
+            found["drop"], found["increase"] = drop(before, after), increase(before, after)
+    if wanted & {"insertion", "deletion", "overall"}:
+        found |= _measure_curves(model, images, maps, targets, config, wanted, curves)
+    if "overall" in wanted:
+        found["overall"] = found["insertion"] - found["deletion"]
+    for name in set(found) & wanted:
+        for row, value in zip(scores, found[name].tolist(), strict=True):
+            row[name] = value
+
+
+def _measure_curves(
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    config: MetricConfig,
+    wanted: set[MetricName],
+    curves: list[dict[str, list[float]]],
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    with scoring(model, config.precision) as score_fn:
+        for name, curve_of in (("insertion", insertion_curve), ("deletion", deletion_curve)):
+            if wanted & {name, "overall"}:
+                curve = curve_of(
+                    score_fn,
+                    images,
+                    maps,
+                    targets,
+                    steps=config.steps,
+                    baseline=config.baseline,
+                    score=config.score,
+                )
+                found[name] = 100 * auc(curve)
+                for drawn, values in zip(curves, curve.tolist(), strict=True):
+                    drawn[name] = [round(value, 6) for value in values]
+    return found
+
+
+def _measure_boxes(
+    maps: Tensor,
+    boxes: Sequence[Tensor | None],
+    config: MetricConfig,
+    wanted: set[MetricName],
+    scores: list[dict[str, float]],
+) -> None:
+    boxed = [index for index, one in enumerate(boxes) if one is not None]
+    if not boxed:
+        return
+    masks = boxes_to_masks([one for one in boxes if one is not None], (maps.shape[1], maps.shape[2])).to(maps.device)
+    chosen = maps[boxed]
+    found: dict[str, Tensor] = {}
+    if "ebpg" in wanted:
+        found["ebpg"] = energy_pointing_game(chosen, masks)
+    if "miou" in wanted:
+        found["miou"] = top_fraction_iou(chosen, masks, config.top_fraction)
+    if "bbox" in wanted:
+        found["bbox"] = bbox_score(chosen, masks)
+    if "pointing_game" in wanted:
+        found |= {f"pointing_{pixels:g}": pointing_game(chosen, masks, pixels) for pixels in config.tolerances}
+    for name, values in found.items():
+        for index, value in zip(boxed, values.tolist(), strict=True):
+            scores[index][name] = 100 * value
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

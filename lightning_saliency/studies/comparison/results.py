@@ -1,0 +1,226 @@
+"""What a comparison found: estimates, tables, files and plots."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_saliency.pictures.tensors import displayable
+from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
+from lightning_saliency.reports.tables import Column, Estimate, TableData
+from lightning_saliency.studies.comparison.measuring import KEPT_SIDE
+from lightning_saliency.studies.comparison.samples import Samples
+from lightning_saliency.studies.engine.files import Rows, as_csv, as_json, file_name, write_texts
+from lightning_saliency.studies.estimates import bootstrap_mean
+
+Estimates = dict[str, dict[str, dict[str, Estimate]]]
+
+_COST = "cost"
+COST_COLUMNS = (
+    Column("seconds", "s/map", None, _COST, digits=3),
+    Column("passes", "passes/map", None, _COST, digits=1),
+)
+HEADINGS = ("best", "median", "worst")
+
+
+@dataclass
+class Comparison:
+    """The results of a comparison of explainers.
+
+    Attributes:
+        rows: Network -> explainer -> one row a pair of image and class, in the order of the data.
+        columns: The metrics measured.
+        caption: What the numbers are from.
+        samples: The images, for the sheets of examples.
+        resamples: Draws of the bootstrap.
+        confidence: Of the intervals.
+        seed: Of the draws.
+        pairs: Explainers that are compared with one another, image by image, see `differences`.
+    """
+
+    rows: dict[str, dict[str, Rows]]
+    columns: list[Column]
+    caption: str
+    samples: Samples = field(repr=False)
+    resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+    pairs: Sequence[tuple[str, str]] = ()
+
+    @cached_property
+    def estimates(self) -> Estimates:
+        """Network -> explainer -> metric -> mean and interval; also of ``seconds`` and ``passes``."""
+        return {
+            network: {name: self._estimates(rows) for name, rows in methods.items()}
+            for network, methods in self.rows.items()
+        }
+
+    def table(self) -> TableData:
+        """All explainers and metrics, to be printed by ``rich`` or as Markdown."""
+        return TableData([*self.columns, *COST_COLUMNS], self.estimates, self.caption)
+
+    def differences(self) -> TableData:
+        """For each of ``pairs`` and each metric: the first explainer less the second, paired by image and class.
+
+        The interval of a difference is narrower than those of the two explainers let suppose, since an image that is
+        hard for the one is hard for the other.
+        """
+        values = {
+            network: {
+                f"{first} − {second}": self._differences(methods[first], methods[second])
+                for first, second in self.pairs
+            }
+            for network, methods in self.rows.items()
+        }
+        columns = [replace(column, better=None, group=f"{column.group}, differences") for column in self.columns]
+        return TableData(columns, values, "Differences: the first less the second, paired by image and class.")
+
+    def __str__(self) -> str:
+        return "\n".join(table.markdown() for table in (self.table(), self.differences()) if any(table.values.values()))
+
+    def curves(self, network: str) -> dict[str, dict[str, list[float]]]:
+        """``"insertion"`` and ``"deletion"``, where measured -> explainer -> the mean curve."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for kind in ("insertion", "deletion"):
+            lines = {
+                name: np.mean([row["curves"][kind] for row in rows], axis=0).tolist()
+                for name, rows in self.rows[network].items()
+                if all(kind in row["curves"] for row in rows)
+            }
+            if lines:
+                found[kind] = lines
+        return found
+
+    def examples(self, network: str) -> dict[str, list[Example]]:
+        """Explainer -> its best, its median and its worst map by the over-all score, or another where it is missing."""
+        column = self._ordering()
+        sign = 1 if column.better == "low" else -1
+        found: dict[str, list[Example]] = {}
+        for name, rows in self.rows[network].items():
+            scored = sorted(
+                (row for row in rows if column.key in row["scores"]), key=lambda row: sign * row["scores"][column.key]
+            )
+            chosen = [scored[0], scored[(len(scored) - 1) // 2], scored[-1]]
+            found[name] = [self._example(row, column) for row in chosen]
+        return found
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write everything.
+
+        Args:
+            folder: For ``table.md``; ``summary.csv`` (a line a network, explainer and metric), ``results.csv`` (a line
+                a map), ``results.json``; and for each network ``curves_*.png``, ``bars_*.png`` and ``examples_*.png``.
+
+        Returns:
+            The files.
+        """
+        folder = Path(folder)
+        texts = {
+            "table.md": str(self),
+            "summary.csv": self._summary(),
+            "results.csv": self._all_rows(),
+            "results.json": as_json(self.as_dict()),
+        }
+        files = write_texts(folder, texts)
+        for network in self.rows:
+            figures = {
+                "bars": bar_plot([*self.columns, *COST_COLUMNS], self.estimates[network], network),
+                "examples": example_sheet(
+                    self.examples(network), HEADINGS, f"{network}, by {self._ordering().title.lower()}"
+                ),
+            }
+            if curves := self.curves(network):
+                figures["curves"] = curve_plot(curves, network)
+            for kind, figure in figures.items():
+                files.append(folder / f"{kind}_{file_name(network)}.png")
+                save_figure(figure, files[-1])
+        return files
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimates, mean curves and caption as plain values."""
+        return {
+            "caption": self.caption,
+            "metrics": {column.key: column.title for column in [*self.columns, *COST_COLUMNS]},
+            "results": {
+                network: {
+                    name: {key: vars(estimate) for key, estimate in values.items()} for name, values in methods.items()
+                }
+                for network, methods in self.estimates.items()
+            },
+            "differences": {
+                network: {
+                    name: {key: vars(estimate) for key, estimate in values.items()} for name, values in pairs.items()
+                }
+                for network, pairs in self.differences().values.items()
+            },
+            "curves": {network: self.curves(network) for network in self.rows},
+        }
+
+    def _estimates(self, rows: Rows) -> dict[str, Estimate]:
+        found = {}
+        for column in self.columns:
+            measured = [row for row in rows if column.key in row["scores"]]
+            if measured:
+                # The pointing game is won or lost class by class (Group-CAM, Sec. 4.4).
+                by_class = [row["label"] for row in measured] if column.key.startswith("pointing_") else None
+                found[column.key] = self._mean([row["scores"][column.key] for row in measured], measured, by_class)
+        for column in COST_COLUMNS:
+            found[column.key] = self._mean([row[column.key] for row in rows], rows)
+        return found
+
+    def _differences(self, first: Rows, second: Rows) -> dict[str, Estimate]:
+        """The estimates of rows whose scores are those of the first less those of the second."""
+        rows = [
+            {**one, "scores": {key: value - other["scores"][key] for key, value in one["scores"].items()}}
+            for one, other in zip(first, second, strict=True)
+        ]
+        found = self._estimates(rows)
+        return {column.key: found[column.key] for column in self.columns if column.key in found}
+
+    def _mean(self, values: Sequence[float], rows: Rows, classes: Sequence[str] | None = None) -> Estimate:
+        images = [row["sample"] for row in rows]
+        return bootstrap_mean(
+            values, images, classes, resamples=self.resamples, confidence=self.confidence, seed=self.seed
+        )
+
+    def _ordering(self) -> Column:
+        keys = {column.key: column for column in self.columns}
+        preferred = ("overall", "insertion", "deletion", "ebpg", "drop")
+        return next((keys[key] for key in preferred if key in keys), self.columns[0])
+
+    def _example(self, row: dict[str, Any], column: Column) -> Example:
+        sample = self.samples[row["sample"]]
+        shown, _ = displayable(sample.image[None], self.samples.normalization)
+        title = f"{row['label']}: {row['scores'][column.key]:.1f}"
+        return Example(shown[0], decoded_map(row["map"]), sample.boxes[sample.labels.index(row["label"])], title)
+
+    def _summary(self) -> str:
+        lines: list[list[Any]] = [["network", "explainer", "metric", "value", "low", "high", "count"]]
+        for network, methods in self.estimates.items():
+            for name, values in methods.items():
+                lines += [[network, name, key, *vars(estimate).values()] for key, estimate in values.items()]
+        return as_csv(lines)
+
+    def _all_rows(self) -> str:
+        plain = ("image", "label", "target", "seconds", "passes")
+        lines: list[list[Any]] = [["network", "explainer", *plain, *(column.key for column in self.columns)]]
+        for network, methods in self.rows.items():
+            for name, rows in methods.items():
+                for row in rows:
+                    scores = [row["scores"].get(column.key, "") for column in self.columns]
+                    lines.append([network, name, *(row[key] for key in plain), *scores])
+        return as_csv(lines)
+
+
+def decoded_map(text: str) -> Tensor:
+    """The map that a row keeps, ``[56, 56]`` in [0, 1]."""
+    values = np.frombuffer(base64.b64decode(text), dtype=np.uint8).reshape(KEPT_SIDE, KEPT_SIDE)
+    return torch.from_numpy(values.copy()).float() / 255

@@ -1,0 +1,167 @@
+"""One's own images for a comparison: tensors, or any data set of images and classes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.data.boxes import BoxedImages, Sample
+from lightning_saliency.pictures.tensors import find_normalization
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class Samples(Protocol):
+    """What a comparison needs to know of its images; `BoxedImages` is one."""
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Mean and standard deviation by which the images were normalised, where they are known."""
+
+    @property
+    def pairs(self) -> list[int]:
+        """How many classes each image has."""
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether every class of every image has boxes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def fingerprint(self) -> str:
+        """A hash of all there is."""
+
+    def description(self) -> str:
+        """What there is and how it was chosen, for a caption."""
+
+
+class OwnImages:
+    """Tensors or a map-style data set as `Samples`; it is gone through once to look at what there is.
+
+    Args:
+        data: Images ``[N, C, H, W]``, or a data set with a length whose items are
+
+            - ``(image, class)``,
+            - ``(image, {"labels": [n], "boxes": [n, 4]})`` as torchvision's detection data sets have it, or
+            - dictionaries with ``image``, ``label`` (one class) or ``labels``, and, where there are any, ``boxes``,
+
+            images ``[C, H, W]`` as the network takes them, boxes x1, y1, x2, y2 in their pixels.
+        targets: For images ``[N, C, H, W]``: ``[N]`` int64; ``None``: the class that the network predicts.
+        limit: Take so many only. ``None``: all.
+        seed: Of that choice.
+
+    Raises:
+        TypeError: If ``data`` or an item of it is something else.
+        ValueError: If shapes do not fit.
+    """
+
+    def __init__(self, data: Any, targets: Tensor | None = None, limit: int | None = None, seed: int = 0) -> None:
+        if isinstance(data, Tensor):
+            if data.ndim != 4 or (targets is not None and targets.shape != data.shape[:1]):
+                raise ValueError(
+                    f"Got images {list(data.shape)} and targets {None if targets is None else list(targets.shape)}. "
+                    "Allowed are [N, C, H, W] and [N]."
+                )
+        elif targets is not None:
+            raise ValueError("Got targets beside a data set. Allowed beside images only; let the items carry them.")
+        elif not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+            raise TypeError(
+                f"Got data of {type(data).__name__}. Allowed are images [N, C, H, W] and data sets with a length; "
+                "collect what an iterator yields in a list first."
+            )
+        if limit is not None and limit < 1:
+            raise ValueError(f"Got limit={limit}. Allowed are None (all images) and whole numbers from 1.")
+        self._data, self._targets, self._seed = data, targets, seed
+        order = list(range(len(data)))
+        random.Random(seed).shuffle(order)
+        self._chosen = sorted(order[:limit])
+        if not self._chosen:
+            raise ValueError("Got no image. Expected at least one.")
+        self.normalization = None if isinstance(data, Tensor) else find_normalization(data)
+        self.pairs: list[int] = []
+        self.has_boxes = True
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            sample = self[index]
+            self.pairs.append(len(sample.labels))
+            self.has_boxes &= all(boxes is not None for boxes in sample.boxes)
+            digest.update(sample.image.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            known = [None if boxes is None else boxes.tolist() for boxes in sample.boxes]
+            digest.update(repr((sample.labels, sample.candidates, known)).encode())
+        self._digest = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Sample:
+        place = self._chosen[index]
+        if isinstance(self._data, Tensor):
+            label = None if self._targets is None else int(self._targets[place])
+            return _sample(place, self._data[place], [label], None)
+        item = self._data[place]
+        if isinstance(item, Mapping) and "image" in item:
+            return _annotated(place, item["image"], item)
+        if isinstance(item, (tuple, list)) and len(item) == 2:
+            image, target = item
+            return _annotated(place, image, target if isinstance(target, Mapping) else {"label": target})
+        raise TypeError(
+            f"Got an item of {type(item).__name__} from the data set. Allowed are (image, class), (image, "
+            '{"labels": ..., "boxes": ...}) and {"image": ..., "label": ...}; wrap the data set to return one of them.'
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of the chosen images, classes and boxes."""
+        return self._digest
+
+    def description(self) -> str:
+        """How many images and pairs there are and how they were chosen, for a caption."""
+        chosen = f", chosen from {len(self._data)} with seed {self._seed}" if len(self) < len(self._data) else ""
+        return f"{len(self)} images{chosen}, {sum(self.pairs)} pairs of image and class"
+
+
+def as_samples(data: Any, targets: Tensor | None, limit: int | None, seed: int) -> Samples:
+    """Whatever the data are, as `Samples`; see `OwnImages`."""
+    if not isinstance(data, BoxedImages):
+        return OwnImages(data, targets, limit, seed)
+    if targets is not None or limit is not None:
+        raise ValueError("Got targets or limit beside BoxedImages. It has its own; build it with limit= instead.")
+    return data
+
+
+def _annotated(place: int, image: Any, target: Mapping[str, Any]) -> Sample:
+    if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+        given = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise TypeError(
+            f"Got {given} as image {place}. Allowed are floating-point tensors [C, H, W] as the network takes them; "
+            "give the data set a transform that makes one."
+        )
+    if "labels" not in target:
+        if "label" not in target:
+            raise TypeError(f"Got image {place} with {sorted(target)}. Expected label, or labels and boxes.")
+        target = {**target, "labels": [target["label"]] * len(target.get("boxes", [()]))}
+    labels = [int(label) for label in target["labels"]]
+    boxes = torch.as_tensor(target["boxes"], dtype=torch.float32) if "boxes" in target else None
+    if boxes is not None and boxes.shape != (len(labels), 4):
+        raise ValueError(f"Got boxes {list(boxes.shape)} for {len(labels)} labels of image {place}. Expected [n, 4].")
+    return _sample(place, image, list(labels), boxes)
+
+
+def _sample(place: int, image: Tensor, labels: list[int | None], boxes: Tensor | None) -> Sample:
+    distinct = list(dict.fromkeys(labels))
+    return Sample(
+        name=str(place),
+        image=image.detach().cpu(),
+        labels=tuple("predicted" if label is None else str(label) for label in distinct),
+        candidates=tuple(() if label is None else (label,) for label in distinct),
+        boxes=tuple(
+            None if boxes is None else boxes[[index for index, other in enumerate(labels) if other == label]]
+            for label in distinct
+        ),
+    )

@@ -1,0 +1,158 @@
+"""One cell of a study's grid: computed in whatever process, its result one file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from lightning_saliency.studies.engine.files import StaleResultsError, write_atomically
+
+_NAME = re.compile(r"[\w.,=+@-]+")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work of a study. It can be pickled, so that another process or another machine can do it.
+
+    Args:
+        name: Unique in its study; the result's file is ``{folder}/{name}.json``. Letters, digits and ``. , = + @ _ -``.
+        function: A function at the top of a module; its result consists of plain, finite JSON values.
+        arguments: Its keyword arguments; what can be pickled.
+        fingerprint: What the result depends on, by part, as JSON. A file with another one is stale.
+
+    Raises:
+        ValueError: If the name cannot be a file's.
+
+    Example:
+        >>> Cell("kar-10", dict, {"accuracy": 0.5}, {"fraction": 0.1}).path(Path("results")).as_posix()
+        'results/kar-10.json'
+    """
+
+    name: str
+    function: Callable[..., dict[str, Any]]
+    arguments: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name.startswith("."):
+            raise ValueError(
+                f"Got a cell named {self.name!r}. Allowed are letters, digits and . , = + @ _ - and no dot at the "
+                "beginning, since it names the result's file; leave out the others."
+            )
+
+    def path(self, folder: Path) -> Path:
+        """Where its result is kept."""
+        return folder / f"{self.name}.json"
+
+
+class CellError(RuntimeError):
+    """Cells of a study could not be computed.
+
+    Args:
+        message: What happened, with the first failure in full.
+        failures: Name of the cell -> its failure.
+    """
+
+    def __init__(self, message: str, failures: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.failures = dict(failures)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Args:
+        name: The cell's.
+        failure: ``None`` if its result is on the disk; otherwise what went wrong.
+        cause: The exception, where it happened in this process.
+    """
+
+    name: str
+    failure: str | None = None
+    cause: BaseException | None = None
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping as JSON gives it back: tuples are lists, keys are strings.
+
+    Raises:
+        TypeError: If it holds something that JSON has no notation for.
+        ValueError: If a number in it is not finite.
+    """
+    content: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    return content
+
+
+def read_record(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """What is kept of a cell: its ``fingerprint``, ``result`` and ``seconds``; ``None`` if it was not computed yet.
+
+    Raises:
+        StaleResultsError: If the file holds the result of something else.
+        ValueError: If the file holds no result at all.
+    """
+    path = cell.path(folder)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        record: dict[str, Any] = json.loads(text)
+        old, new = record["fingerprint"], plain(cell.fingerprint)
+        complete = isinstance(record["result"], dict) and isinstance(record["seconds"], (int, float))
+        changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no result of a cell ({type(error).__name__}: {error}). Move it away.") from error
+    if changed:
+        raise StaleResultsError(
+            f"{path} holds a result of other {', '.join(changed)} than are asked for now. Continue with what it was "
+            "begun with, delete it, or choose another output folder."
+        )
+    if not complete:
+        raise ValueError(f"{path} is no result of a cell (no result or no time in it). Move it away.")
+    return record
+
+
+def compute_cell(cell: Cell, folder: Path, retries: int = 0) -> None:
+    """Compute a cell in this process and write its result, unless it is there by now.
+
+    Args:
+        cell: The cell.
+        folder: Of the results.
+        retries: How often it is begun anew, with a warning, when one of the processes that it started itself is lost
+            (those of ``strategy="ddp_spawn"``); not after an exception in one of them.
+
+    Raises:
+        TypeError: If the result is not made of JSON values.
+        ValueError: If the result holds a number that is not finite.
+        torch.multiprocessing.ProcessExitedException: If the cell's own processes are lost once more.
+    """
+    if read_record(cell, folder) is not None:
+        return
+    start = time.perf_counter()
+    result = plain(_with_retries(cell, retries))
+    record = {
+        "fingerprint": plain(cell.fingerprint),
+        "result": result,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    write_atomically(cell.path(folder), json.dumps(record, indent=1) + "\n")
+
+
+def _with_retries(cell: Cell, retries: int) -> dict[str, Any]:
+    for left in range(retries, 0, -1):
+        try:
+            return cell.function(**cell.arguments)
+        except ProcessExitedException as error:
+            warnings.warn(
+                f"Cell {cell.name}: {error}. It is begun anew, {left} more times at most.", RuntimeWarning, stacklevel=2
+            )
+    return cell.function(**cell.arguments)

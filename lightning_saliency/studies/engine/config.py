@@ -1,0 +1,39 @@
+"""Where a study's results go, and what computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_saliency.studies.engine.run import Engine
+
+
+@dataclass
+class RunConfig:
+    """Where the results go, and what computes them.
+
+    Args:
+        output: Folder of all results; a study that was killed goes on from what it finds there.
+        engine: ``"local"`` or ``"ray"``, see `lightning_saliency.studies.engine.run.run_cells`.
+        workers: Processes of ``engine="local"``.
+        cpus_per_cell: Processors for a cell.
+        gpus_per_cell: GPUs for a cell, whole or a share.
+        retries: How often a cell is begun anew whose process is lost.
+    """
+
+    output: str = "runs/retraining"
+    engine: Engine = "local"
+    workers: int = 1
+    cpus_per_cell: float = 1
+    gpus_per_cell: float = 0
+    retries: int = 2
+
+    def engine_options(self) -> dict[str, Any]:
+        """The arguments of ``run_cells``."""
+        return {
+            "engine": self.engine,
+            "workers": self.workers,
+            "cpus_per_cell": self.cpus_per_cell,
+            "gpus_per_cell": self.gpus_per_cell,
+            "retries": self.retries,
+        }

@@ -1,0 +1,155 @@
+"""What a study costs, told before it is run: the parts, their sum, and the table that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lightning_saliency.studies.engine.cell import Cell
+from lightning_saliency.studies.engine.progress import duration
+from lightning_saliency.studies.engine.run import cell_seconds
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A part of a study: cells of one kind.
+
+    Args:
+        part: What they do.
+        cells: Their number.
+        done: How many of them are done.
+        epochs: Of training, all cells together.
+        passes: Images that are passed forward through a network, all cells together; backward passes come on top.
+        storage: Bytes that they leave on the disk.
+        seconds: What the cells that are not done will take, one after the other.
+        measured: Whether that is told from finished cells of the kind, and not from a few batches.
+    """
+
+    part: str
+    cells: int
+    done: int
+    epochs: int
+    passes: float
+    storage: int
+    seconds: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study costs.
+
+    Args:
+        rows: Its parts.
+        workers: Processes that share the work; 0: it is not known how many.
+    """
+
+    rows: Sequence[PlanRow]
+    workers: int
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return sum(row.cells for row in self.rows)
+
+    @property
+    def done(self) -> int:
+        """Number of cells that are done."""
+        return sum(row.done for row in self.rows)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training, all cells together."""
+        return sum(row.epochs for row in self.rows)
+
+    @property
+    def passes(self) -> float:
+        """Images passed forward."""
+        return sum(row.passes for row in self.rows)
+
+    @property
+    def storage(self) -> int:
+        """Bytes on the disk."""
+        return sum(row.storage for row in self.rows)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the rest will take with all workers."""
+        return sum(row.seconds for row in self.rows) / max(1, self.workers)
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """The parts and their sum as text."""
+        shown = [
+            (
+                row.part,
+                str(row.cells),
+                str(row.done),
+                str(row.epochs),
+                _count(row.passes),
+                _bytes(row.storage),
+                duration(row.seconds / max(1, self.workers)),
+                "" if row.done == row.cells else "cells" if row.measured else "batches",
+            )
+            for row in self.rows
+        ]
+        total = (_count(self.passes), _bytes(self.storage), duration(self.seconds))
+        return [*shown, ("all", str(self.cells), str(self.done), str(self.epochs), *total, "")]
+
+    def rich(self) -> Table:
+        """For a terminal."""
+        table = Table(
+            title="Plan; nothing has been run", caption=self._caption(), title_justify="left", box=SIMPLE_HEAD
+        )
+        for number, heading in enumerate(HEADINGS):
+            table.add_column(heading, justify="left" if number in (0, 7) else "right", no_wrap=number > 0)
+        *parts, total = self.lines()
+        for line in parts:
+            table.add_row(*line)
+        table.add_section()
+        table.add_row(*total, style="bold")
+        return table
+
+    def __str__(self) -> str:
+        lines = [HEADINGS, tuple("---" for _ in HEADINGS), *self.lines()]
+        return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", self._caption()])
+
+    def _caption(self) -> str:
+        how = f"with {self.workers} worker{'s' if self.workers > 1 else ''}"
+        if self.workers == 0:
+            how = "one cell after the other; a cluster divides it by the cells that it computes at a time"
+        return (
+            f"Passes: images passed forward through a network. Time left: {how}; told by finished cells of the kind, "
+            "or by a few batches timed just now."
+        )
+
+
+HEADINGS = ("part", "cells", "done", "epochs", "passes", "storage", "time left", "told by")
+
+
+def plan_row(
+    part: str, folder: Any, cells: Sequence[Cell], epochs: int, passes: float, storage: int, seconds: float
+) -> PlanRow:
+    """A part of equal cells; passes, storage and seconds are those of one of them."""
+    found = cell_seconds(cells, folder)
+    each = sum(found.values()) / len(found) if found else seconds
+    count = len(cells)
+    left = each * (count - len(found))
+    return PlanRow(part, count, len(found), count * epochs, count * passes, count * storage, left, bool(found))
+
+
+def _count(number: float) -> str:
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def _bytes(number: int) -> str:
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} B"

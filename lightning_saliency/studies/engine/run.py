@@ -1,0 +1,171 @@
+"""The cells of a study, computed here or on a Ray cluster: each once, whatever is killed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lightning_saliency.studies.engine.cell import Cell, CellError, read_record
+from lightning_saliency.studies.engine.files import StaleResultsError
+from lightning_saliency.studies.engine.local import here, in_processes, visible_devices
+from lightning_saliency.studies.engine.ray import on_ray
+
+__all__ = ["Cell", "CellError", "Engine", "cell_seconds", "read_cells", "run_cells"]
+
+Engine = Literal["local", "ray"]
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    engine: Engine = "local",
+    workers: int = 1,
+    cpus_per_cell: float = 1,
+    gpus_per_cell: float = 0,
+    retries: int = 2,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """The results of cells, of which only those are computed that the folder does not hold.
+
+    The process that computes a cell writes its result, in one atomic step. Whatever is killed, nothing is lost but the
+    cells that were being computed; the next call computes those. A cell that raises an exception does not keep the
+    others from being computed.
+
+    Args:
+        cells: The cells; their names differ.
+        folder: Where the results are kept, a file a cell; created. On a Ray cluster, a folder that all machines see
+            under the same path.
+        engine: ``"local"``: in this process (``workers=1``), or in ``workers`` processes of this machine, which keep
+            what a cell's function caches for their next cell. ``"ray"``: each cell a task of the Ray cluster that this
+            process is connected to, or that ``RAY_ADDRESS`` names, or that is started on this machine.
+        workers: Processes of ``engine="local"``. With Ray, the cluster's size decides.
+        cpus_per_cell: Processors for a cell. As many threads are given to PyTorch in a process of its own (this
+            process' threads are left alone).
+        gpus_per_cell: GPUs for a cell: a whole number, or a share below 1. Each of several local processes sees its own
+            only. 0: with Ray a cell sees none, locally it sees all.
+        retries: How often a cell is begun anew whose process (or machine) was lost, or one of the processes that it
+            started itself, such as those of ``strategy="ddp_spawn"``; not after an exception.
+        progress: Whether a bar is shown on the error stream.
+
+    Returns:
+        Name -> result, in the order of the cells, as read from the disk.
+
+    Raises:
+        CellError: If cells could not be computed, after all others were.
+        ImportError: If Ray is asked for and not installed.
+        StaleResultsError: If the folder holds results of something else; nothing is computed then.
+        ValueError: If two cells have one name, or an option is out of range.
+
+    Example:
+        >>> import tempfile
+        >>> cells = [Cell(f"kar-{share}", dict, {"accuracy": share / 100}, {"share": share}) for share in (10, 30)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run_cells(cells, Path(folder), progress=False)
+        {'kar-10': {'accuracy': 0.1}, 'kar-30': {'accuracy': 0.3}}
+    """
+    _check(cells, engine, workers, cpus_per_cell, gpus_per_cell, retries)
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [cell for cell in cells if read_record(cell, folder) is None]
+    if missing:
+        if engine == "ray":
+            outcomes = on_ray(missing, folder, cpus_per_cell, gpus_per_cell, retries)
+        else:
+            devices = visible_devices(workers, gpus_per_cell)
+            if workers == 1:
+                outcomes = here(missing, folder, retries)
+            else:
+                outcomes = in_processes(missing, folder, workers, max(1, int(cpus_per_cell)), devices, retries)
+        failures: dict[str, str] = {}
+        cause: BaseException | None = None
+        with _bar(progress) as bar:
+            task = bar.add_task("cells", total=len(cells), completed=len(cells) - len(missing))
+            for outcome in outcomes:
+                bar.advance(task)
+                if outcome.failure is not None:
+                    failures[outcome.name] = outcome.failure
+                    cause = cause or outcome.cause
+        if failures:
+            first = next(iter(failures.values()))
+            raise CellError(
+                f"{len(failures)} of {len(missing)} cells could not be computed: {', '.join(failures)}. The others are "
+                f"in {folder}; the next call computes these again. The first failed with:\n{first}",
+                failures,
+            ) from cause
+    records = {cell.name: read_record(cell, folder) for cell in cells}
+    return {name: record["result"] for name, record in records.items() if record is not None}
+
+
+def read_cells(cells: Sequence[Cell], folder: Path) -> dict[str, dict[str, Any]]:
+    """The results of those cells that the folder holds one of; stale ones are left out.
+
+    Args:
+        cells: The cells.
+        folder: Where results are kept; it need not exist.
+
+    Returns:
+        Name -> result.
+
+    Example:
+        >>> read_cells([Cell("kar-10", dict, {}, {})], Path("no/such/folder"))
+        {}
+    """
+    return {name: record["result"] for name, record in _records(cells, folder).items()}
+
+
+def cell_seconds(cells: Sequence[Cell], folder: Path) -> dict[str, float]:
+    """The seconds that those cells took that the folder holds a result of; stale ones are left out.
+
+    Args:
+        cells: The cells.
+        folder: Where results are kept; it need not exist.
+
+    Returns:
+        Name -> seconds.
+    """
+    return {name: float(record["seconds"]) for name, record in _records(cells, folder).items()}
+
+
+def _records(cells: Sequence[Cell], folder: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for cell in cells:
+        try:
+            record = read_record(cell, Path(folder))
+        except StaleResultsError:
+            continue
+        if record is not None:
+            found[cell.name] = record
+    return found
+
+
+def _check(
+    cells: Sequence[Cell], engine: str, workers: int, cpus_per_cell: float, gpus_per_cell: float, retries: int
+) -> None:
+    names = [cell.name for cell in cells]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Got several cells named {', '.join(twice)}. Each cell needs a name of its own; rename them.")
+    if engine not in ("local", "ray"):
+        raise ValueError(f'Got engine={engine!r}. Allowed are "local" and "ray"; use one of them.')
+    if workers < 1 or cpus_per_cell <= 0 or gpus_per_cell < 0 or retries < 0:
+        raise ValueError(
+            f"Got workers={workers}, cpus_per_cell={cpus_per_cell}, gpus_per_cell={gpus_per_cell}, retries={retries}. "
+            "Allowed are workers from 1, positive cpus_per_cell, and the other two from 0."
+        )
+
+
+def _bar(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )

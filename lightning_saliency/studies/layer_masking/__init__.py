@@ -1,0 +1,1 @@
+"""Masks inside a network, scale by scale and statistic by statistic."""

@@ -1,0 +1,280 @@
+"""The figures and tables of retraining studies: curves over the share of pixels, bars over scales, masked images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient
+from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images, to_uint8
+from lightning_saliency.reports.plots import _COLORS, _DASHES
+from lightning_saliency.reports.tables import Column, Estimate, difference_columns
+
+__all__ = [
+    "accuracy_columns",
+    "combined_columns",
+    "difference_columns",
+    "mask_sheet",
+    "quartile_columns",
+    "retraining_curves",
+    "scale_bars",
+    "scale_columns",
+    "statistic_columns",
+]
+
+_TITLES = {"kar": "KAR: only the most salient pixels kept", "roar": "ROAR: the most salient pixels removed"}
+_VERBS = {"kar": "kept", "roar": "removed"}
+# The grey of removed pixels, about that of the mean colour.
+_FILL = 0.5
+_INK, _MUTED, _BACKGROUND = (25, 25, 25), (110, 110, 110), (255, 255, 255)
+_GAP, _BAND, _MARGIN = 3, 17, 8
+
+
+def accuracy_columns(modes: Sequence[str], fractions: Sequence[float]) -> list[Column]:
+    """The columns of the SMOE paper's Table 5: accuracy in per cent for each mode and share of the pixels.
+
+    Example:
+        >>> [column.key for column in accuracy_columns(["kar"], [0.1, 0.5])]
+        ['kar_10', 'kar_50']
+    """
+    return [
+        Column(
+            f"{mode}_{100 * fraction:g}",
+            f"{100 * fraction:g} %",
+            "high" if mode == "kar" else "low",
+            f"accuracy in %, {mode.upper()}: pixels {_VERBS[mode]}",
+        )
+        for mode in sorted(modes)
+        for fraction in sorted(fractions)
+    ]
+
+
+def scale_columns(modes: Sequence[str], scales: int) -> list[Column]:
+    """The columns of the SMOE paper's Table 4: accuracy in per cent for each mode and scale.
+
+    Example:
+        >>> [column.key for column in scale_columns(["kar"], 2)]
+        ['kar_l1', 'kar_l2']
+    """
+    return [
+        Column(
+            f"{mode}_l{place}",
+            f"L{place}",
+            "high" if mode == "kar" else "low",
+            f"accuracy in %, {mode.upper()} by scale",
+        )
+        for mode in modes
+        for place in range(1, scales + 1)
+    ]
+
+
+def combined_columns(modes: Sequence[str]) -> list[Column]:
+    """The columns of the SMOE paper's Table 2, and how far SUM lies above that of random maps."""
+    group = "accuracies summed over the shares of pixels"
+    columns = [Column("kar", "KAR", "high", group), Column("roar", "−ROAR", "high", group)]
+    if set(modes) < {"kar", "roar"}:
+        return [column for column in columns if column.key in modes]
+    return [*columns, Column("sum", "SUM", "high", group), Column("over_random", "SUM over random", "high", group)]
+
+
+def statistic_columns() -> list[Column]:
+    """The columns of the SMOE paper's Table 1 for one network and data set."""
+    group = "masks at one scale, summed over the scales"
+    return [
+        Column("difference", "Difference (Eq. 8)", "high", group),
+        Column("information", "Information (Eq. 9), nats", "high", group),
+    ]
+
+
+def quartile_columns() -> list[Column]:
+    """The columns of the SMOE paper's Table 7: how often a method ranks among the first, in per cent."""
+    return [
+        Column(
+            f"{score}_{top}", f"top {top} %", "high", f"ranks by {score} score over scales and seeds, in %", digits=0
+        )
+        for score in ("difference", "information")
+        for top in (25, 50, 75)
+    ]
+
+
+def retraining_curves(
+    curves: Mapping[str, Mapping[str, Sequence[Estimate]]],
+    fractions: Sequence[float],
+    unmasked: Estimate | None = None,
+    title: str = "",
+) -> Figure:
+    """Accuracy after retraining over the share of pixels kept or removed, as in the SMOE paper's Fig. 5.
+
+    Args:
+        curves: ``"kar"`` and ``"roar"`` (or one) -> method -> its accuracy in [0, 1] at each fraction. Intervals
+            are shaded, but for those of a single seed, which are infinite.
+        fractions: The shares of the pixels, in (0, 1).
+        unmasked: The accuracy on whole images, drawn as a level line.
+        title: Of the whole figure.
+
+    Returns:
+        A figure with a canvas of its own.
+
+    Raises:
+        ValueError: If there is no curve, or one has not a value for each fraction.
+
+    Example:
+        >>> curve = [Estimate(0.5, 0.4, 0.6, 3), Estimate(0.7, 0.6, 0.8, 3)]
+        >>> figure = retraining_curves({"kar": {"smoe": curve}}, [0.1, 0.5])
+        >>> figure.axes[0].get_xlabel()
+        'pixels kept in %'
+    """
+    if not curves or not all(curves.values()):
+        raise ValueError("Got no curve. Give at least one method's for each mode.")
+    figure = Figure(figsize=(5.4 * len(curves) + 0.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: list[Axes] = list(np.ravel(figure.subplots(1, len(curves), squeeze=False)))
+    order = np.argsort(fractions)
+    shares = 100 * np.asarray(fractions, dtype=float)[order]
+    for axis, (mode, lines) in zip(axes, curves.items(), strict=True):
+        for number, (method, estimates) in enumerate(lines.items()):
+            if len(estimates) != len(fractions):
+                raise ValueError(
+                    f"Got {len(estimates)} accuracies of {method!r} for {len(fractions)} fractions. Give one for each."
+                )
+            color, dash = _style(number)
+            mean, low, high = (
+                100 * np.asarray([getattr(estimate, part) for estimate in estimates])[order]
+                for part in ("value", "low", "high")
+            )
+            axis.plot(shares, mean, label=method, color=color, linestyle=dash, marker="o", markersize=3.5)
+            if np.isfinite([low, high]).all():
+                axis.fill_between(shares, low, high, color=color, alpha=0.13, linewidth=0)
+        if unmasked is not None:
+            axis.axhline(100 * unmasked.value, color="0.35", linewidth=0.9, linestyle=(0, (1, 2)), label="whole images")
+        axis.set(xlabel=f"pixels {_VERBS.get(mode, mode)} in %", ylabel="accuracy after retraining in %")
+        axis.set_title(_TITLES.get(mode, mode), fontsize="medium")
+        axis.grid(alpha=0.3)
+        # Bands of two or three seeds may be wider than all that there is to be seen.
+        values = [100 * estimate.value for estimates in lines.values() for estimate in estimates]
+        values += [] if unmasked is None else [100 * unmasked.value]
+        room = max(2.0, 0.12 * (max(values) - min(values)))
+        axis.set_ylim(max(0.0, min(values) - room), min(100.0, max(values) + room))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="x-small")
+    figure.suptitle(title)
+    return figure
+
+
+def scale_bars(
+    scores: Mapping[str, Sequence[Estimate]], scales: Sequence[str], label: str = "score", title: str = ""
+) -> Figure:
+    """Each method's score at each scale, as in the SMOE paper's Fig. 4.
+
+    Args:
+        scores: Method -> one score a scale, shallow to deep. 0 is a random map's.
+        scales: Names of the scales.
+        label: Of the vertical axis.
+        title: Of the figure.
+
+    Returns:
+        A figure with a canvas of its own.
+
+    Raises:
+        ValueError: If there is no score, or a method has not one for each scale.
+
+    Example:
+        >>> figure = scale_bars({"smoe_scale": [Estimate(0.2, 0.1, 0.3, 3)]}, ["layer1"])
+        >>> len(figure.axes[0].patches)
+        1
+    """
+    if not scores or any(len(values) != len(scales) for values in scores.values()):
+        raise ValueError(
+            f"Got scores of {[len(values) for values in scores.values()]} scales for the scales {list(scales)}. Give "
+            "at least one method, and one score of it for each scale."
+        )
+    figure = Figure(figsize=(max(6.0, 0.16 * len(scores) * len(scales) + 2.6), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    width = 0.84 / len(scores)
+    for number, (method, values) in enumerate(scores.items()):
+        places = np.arange(len(scales)) + (number - (len(scores) - 1) / 2) * width
+        heights = [estimate.value for estimate in values]
+        errors = [
+            [max(0.0, estimate.value - estimate.low) if estimate.count > 1 else 0.0 for estimate in values],
+            [max(0.0, estimate.high - estimate.value) if estimate.count > 1 else 0.0 for estimate in values],
+        ]
+        shown = any(estimate.count > 1 for estimate in values)
+        axis.bar(
+            places,
+            heights,
+            width,
+            label=method,
+            color=_COLORS[number % len(_COLORS)],
+            hatch="//" if number >= len(_COLORS) else None,
+            yerr=errors if shown else None,
+            error_kw={"linewidth": 0.7},
+        )
+    axis.axhline(0, color="0.2", linewidth=0.8)
+    axis.set_xticks(
+        range(len(scales)), [f"L{number}\n{name}" for number, name in enumerate(scales, start=1)], fontsize=8
+    )
+    axis.set(ylabel=label)
+    axis.grid(axis="y", alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="x-small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def mask_sheet(
+    image: Tensor, maps: Mapping[str, Tensor], modes: Sequence[str], fractions: Sequence[float], tile: int = 72
+) -> Picture:
+    """One image as the retrained networks see it, as in the SMOE paper's Fig. 3 and 9: a row a method.
+
+    Args:
+        image: ``[3, H, W]`` in [0, 1].
+        maps: Method -> its map ``[H, W]`` of the image, of any real dtype.
+        modes: Of ``"kar"`` and ``"roar"``.
+        fractions: Shares of the pixels kept or removed, in [0, 1]; a column each. Removed pixels are grey.
+        tile: The longer side of a picture, in pixels.
+
+    Returns:
+        ``[h, w, 3]`` uint8.
+
+    Raises:
+        ValueError: If a map has another size than the image.
+
+    Example:
+        >>> mask_sheet(torch.rand(3, 32, 32), {"smoe": torch.rand(32, 32)}, ["kar", "roar"], [0.1, 0.5], tile=32).shape
+        (69, 188, 3)
+    """
+    height, width = fitted_size(image.shape[1], image.shape[2], tile)
+    columns = [(mode, fraction) for mode in sorted(modes) for fraction in sorted(fractions)]
+    step = height + _BAND + _GAP
+    canvas = Image.new(
+        "RGB",
+        (2 * _MARGIN + (len(columns) + 1) * (width + _GAP) - _GAP, _BAND + len(maps) * step),
+        _BACKGROUND,
+    )
+    draw, font, small = ImageDraw.Draw(canvas), ImageFont.load_default(size=12), ImageFont.load_default(size=10)
+    captions = ["whole", *(f"{100 * fraction:g} % {_VERBS.get(mode, mode)}" for mode, fraction in columns)]
+    for place, caption in enumerate(captions):
+        while caption and draw.textlength(caption, font=small) > width:
+            caption = caption[:-1]
+        draw.text((_MARGIN + place * (width + _GAP), 3), caption, fill=_MUTED, font=small)
+    for row, (method, saliency) in enumerate(maps.items()):
+        top = _BAND + row * step
+        draw.text((_MARGIN, top + 1), method, fill=_INK, font=font)
+        pictures = [image]
+        for mode, fraction in columns:
+            change = keep_most_salient if mode == "kar" else remove_most_salient
+            pictures.append(change(image[None], saliency[None], fraction, _FILL)[0])
+        for place, tile_image in enumerate(resize_images(torch.stack(pictures), (height, width))):
+            left = _MARGIN + place * (width + _GAP)
+            canvas.paste(Image.fromarray(to_uint8(tile_image)), (left, top + _BAND))
+    return np.array(canvas)
+
+
+def _style(number: int) -> tuple[str, str]:
+    return _COLORS[number % len(_COLORS)], _DASHES[number // len(_COLORS) % len(_DASHES)]

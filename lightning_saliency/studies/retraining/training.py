@@ -1,0 +1,119 @@
+"""What cells of retraining studies are made of: data modules and networks from plain data, seeds, a quiet trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+
+from lightning_saliency.classifier import ImageClassifier
+from lightning_saliency.studies.isolation import SeedAtStart
+from lightning_saliency.studies.specs import (
+    Spec,
+    _built,
+)
+
+
+def network_of(module: nn.Module, path: str | None) -> nn.Module:
+    """The network inside a LightningModule that maps explain and masks change.
+
+    Args:
+        module: The LightningModule.
+        path: Dotted path; ``None``: ``model`` of an `ImageClassifier`, otherwise the module itself.
+
+    Raises:
+        ValueError: If there is no such submodule.
+    """
+    path = network_path(module, path)
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(
+            f"Got network={path!r}, but {type(module).__name__} has no such submodule ({error}). Give the dotted path "
+            'of its network, or "" for the module itself.'
+        ) from error
+
+
+def network_path(module: nn.Module, path: str | None) -> str:
+    """The dotted path of the network inside a LightningModule, see `network_of`."""
+    if path is not None:
+        return path
+    return "model" if isinstance(module, ImageClassifier) else ""
+
+
+def fit_and_test(
+    module: Any,
+    data: Any,
+    epochs: int,
+    seed: int,
+    trainer: Spec,
+    callbacks: tuple[Any, ...] = (),
+    metric: str = "",
+    fitted: Callable[[], object] | None = None,
+) -> float:
+    """Train a module and measure its accuracy on the test data; nothing is logged and no checkpoint written.
+
+    Args:
+        module: The LightningModule, changed in place.
+        data: The LightningDataModule.
+        epochs: Of the training; 0: only test.
+        seed: Of the order of the data and of whatever is random in training.
+        trainer: Arguments of the ``Trainer``.
+        callbacks: Of the ``Trainer``, beside those that its arguments name.
+        metric: What the module logs its test accuracy as; ``""``: ``test/accuracy``.
+        fitted: Called between training and testing.
+
+    Returns:
+        The accuracy in [0, 1].
+
+    Raises:
+        ValueError: If the module logs no such metric.
+    """
+    options = trainer_options(trainer)
+    own = options.pop("callbacks", None) or []
+    runner = pl.Trainer(max_epochs=epochs, callbacks=[*own, SeedAtStart(seed), *callbacks], **options)
+    if epochs:
+        runner.fit(module, datamodule=data)
+    if fitted is not None:
+        fitted()
+    (found,) = runner.test(module, datamodule=data, verbose=False)
+    return _logged(module, found, metric)
+
+
+def check_metric(module: Any, data: Any, trainer: Spec, metric: str) -> None:
+    """Test one batch, to see that a module logs its accuracy under that name before it is trained for hours.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    alone = {"devices": 1, "strategy": "auto", "callbacks": None, "limit_test_batches": 1}
+    runner = pl.Trainer(**{**trainer_options(trainer), **alone})
+    (found,) = runner.test(module, datamodule=data, verbose=False)
+    _logged(module, found, metric)
+
+
+def trainer_options(given: Spec) -> dict[str, Any]:
+    """Arguments of a ``Trainer`` that only trains and tests, unless those given say otherwise."""
+    return {
+        "accelerator": "auto",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        **{key: _built(value) for key, value in given.items()},
+    }
+
+
+def _logged(module: Any, found: Mapping[str, float], metric: str) -> float:
+    name = metric or "test/accuracy"
+    if name not in found:
+        raise ValueError(
+            f"{type(module).__name__} logs {', '.join(found) or 'nothing'} in testing, but not {name!r}. Give the name "
+            "of its accuracy as metric."
+        )
+    return float(found[name])

@@ -1,0 +1,1 @@
+"""ROAR and KAR: networks retrained on masked images."""

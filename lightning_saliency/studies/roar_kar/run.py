@@ -1,0 +1,101 @@
+"""Retraining on masked images: does accuracy fall where a map's pixels are removed, and hold where they are kept?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_saliency.studies.engine.config import RunConfig
+from lightning_saliency.studies.engine.plan import Plan
+from lightning_saliency.studies.engine.run import run_cells
+from lightning_saliency.studies.retraining.config import TrainingConfig
+from lightning_saliency.studies.retraining.grid import forget_lost
+from lightning_saliency.studies.retraining.scores import (
+    CombinedScores,
+    combined_scores,
+    quartile_shares,
+    weights_from_scores,
+)
+from lightning_saliency.studies.roar_kar.config import MODES, RoarKarConfig
+from lightning_saliency.studies.roar_kar.grid import EXAMPLES, RoarKarGrid
+from lightning_saliency.studies.roar_kar.plan import plan_grid
+from lightning_saliency.studies.roar_kar.results import RoarKarResult
+
+__all__ = [
+    "MODES",
+    "CombinedScores",
+    "Plan",
+    "RoarKarConfig",
+    "RoarKarResult",
+    "RunConfig",
+    "TrainingConfig",
+    "combined_scores",
+    "plan_roar_kar",
+    "quartile_shares",
+    "run_roar_kar",
+    "weights_from_scores",
+]
+
+
+def run_roar_kar(config: RoarKarConfig | None = None, /, *, progress: bool = True, **options: Any) -> RoarKarResult:
+    """Run a ROAR and KAR study (SMOE paper, Sec. 2.4 and 3.2): explainers × {ROAR, KAR} × fractions × seeds.
+
+    For each seed a network is trained on whole images; maps of it, or of a checkpoint's network, say which pixels of
+    the training and test images are removed (ROAR) or kept (KAR); for every cell of the grid a new network is trained
+    from the same initial weights, on the data in the same order, and tested on images masked alike. Differences between
+    cells of one seed are therefore paired.
+
+    Each result is a file of its own, written in one step: whatever is killed, the next call computes what is missing.
+
+    Args:
+        config: The study; or its fields as options.
+        progress: Whether bars are shown on the error stream.
+        **options: The fields of `RoarKarConfig`, where no config is given.
+
+    Returns:
+        All accuracies; ``print(result)`` shows the table, ``result.save()`` writes CSV files, figures and one HTML page
+        into the output folder.
+
+    Raises:
+        CellError: If cells could not be computed.
+        StaleResultsError: If the output folder holds results of another study.
+        TypeError: If an option does not exist or is of another type.
+        ValueError: If an option is out of range or a name unknown.
+
+    Example:
+        >>> result = run_roar_kar(  # doctest: +SKIP
+        ...     data=DigitScenes(train_size=4000),
+        ...     model={"model": "small_cnn", "num_classes": 10},
+        ...     explainers={"smoe": {}, "ramp": {"explainer": "smoe", "weights": "ramp"}, "fast_cam": {}},
+        ...     output="runs/digits",
+        ... )
+        >>> result.combined("smoe").sum.value  # doctest: +SKIP
+    """
+    config = RoarKarConfig(**options) if config is None else config
+    grid = RoarKarGrid(config)
+    grid.check()
+    engine = {**config.engine_options(), "progress": progress}
+    forget_lost(grid.unmasked(), grid.folder)
+    unmasked = run_cells(grid.unmasked(), grid.folder, **engine)
+    weights = grid.weights(unmasked)
+    forget_lost(grid.stores(weights), grid.folder)
+    run_cells(grid.stores(weights), grid.folder, **engine)
+    results = run_cells([*grid.examples(weights), *grid.masked(weights)], grid.folder, **engine)
+    examples = grid.gather_examples(results)
+    return RoarKarResult.gather(grid, unmasked, {**results, EXAMPLES: examples} if examples else results)
+
+
+def plan_roar_kar(config: RoarKarConfig | None = None, /, **options: Any) -> Plan:
+    """What a ROAR and KAR study costs, without running it.
+
+    The time is told from the cells that are done, and otherwise from a few batches, which are timed here and now.
+
+    Args:
+        config: The study; or its fields as options.
+        **options: As for `run_roar_kar`.
+
+    Returns:
+        Cells, epochs, forward passes, storage and time of each part; ``print(plan)`` shows them.
+    """
+    grid = RoarKarGrid(RoarKarConfig(**options) if config is None else config)
+    grid.check()
+    return plan_grid(grid)

@@ -1,0 +1,1 @@
+"""Do saliency maps depend on what a network has learnt?"""

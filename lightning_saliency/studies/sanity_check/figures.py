@@ -1,0 +1,163 @@
+"""The pictures of a sanity check: similarities over layers, and maps side by side as in the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lightning_saliency.functional.visualization import heatmap, overlay
+from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images, to_uint8
+
+#: A mean and the ends of its interval.
+Band = tuple[float, float, float]
+
+_INK, _MUTED, _BACKGROUND = (25, 25, 25), (110, 110, 110), (255, 255, 255)
+_GAP, _BAND, _MARGIN = 4, 18, 8
+
+
+def similarity_figure(
+    layers: Sequence[str],
+    curves: Mapping[str, Mapping[str, Mapping[str, Sequence[Band]]]],
+    levels: Mapping[str, Mapping[str, Band | None]],
+) -> Figure:
+    """The similarity of maps to the original ones over the layers randomised.
+
+    One row of panels a way of randomising, one column a similarity, one line an explainer with its interval shaded. To
+    the right of the first row's lines: the level of random-weights networks, with its interval as a bar.
+
+    Args:
+        layers: Names of the L layers, top to bottom.
+        curves: For each explainer, way of randomising and similarity: L triples of a mean and the ends of its interval,
+            or none where there is nothing to compare.
+        levels: For each explainer and similarity, the triple of the random-weights level, or ``None``.
+
+    Returns:
+        A figure with a canvas of its own; nothing global is touched. ``figure.savefig(...)`` writes it.
+
+    Raises:
+        ValueError: If a curve has another length than ``layers``, or there is no curve.
+
+    Example:
+        >>> curve = {"cascading": {"SSIM": [(0.9, 0.8, 1.0), (0.5, 0.4, 0.6)]}}
+        >>> figure = similarity_figure(["fc", "conv"], {"smoe": curve}, {"smoe": {"SSIM": (0.4, 0.3, 0.5)}})
+        >>> [axes.get_title() for axes in figure.axes]
+        ['SSIM, cascading']
+    """
+    if not curves:
+        raise ValueError("Got no curve. Give at least one explainer's.")
+    first = next(iter(curves.values()))
+    modes, measures = list(first), list(next(iter(first.values())))
+    wide = max(3.6, 0.27 * (len(layers) + 2))
+    figure = Figure(figsize=(wide * len(measures) + 0.6, 3.5 * len(modes) + 0.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(modes), len(measures), squeeze=False)
+    colors = colormaps["tab10"]
+    beyond = len(layers) + 1
+    handles = {}
+    for row, mode in enumerate(modes):
+        for column, measure in enumerate(measures):
+            axes = grid[row, column]
+            for number, (name, curve) in enumerate(curves.items()):
+                points = curve[mode][measure]
+                if points and len(points) != len(layers):
+                    raise ValueError(
+                        f"Got {len(points)} points of {name!r} for {len(layers)} layers. Give one for each, or none."
+                    )
+                color = colors(number % 10)
+                if points:
+                    # Of one step a line alone would not be seen.
+                    mean, low, high = np.asarray([(1.0, 1.0, 1.0), *points]).T
+                    (handles[name],) = axes.plot(
+                        range(beyond), mean, color=color, marker="o", markersize=3, linewidth=1.4, label=name
+                    )
+                    axes.fill_between(range(beyond), low, high, color=color, alpha=0.15, linewidth=0)
+                level = levels.get(name, {}).get(measure)
+                if row == 0 and level is not None:
+                    # Side by side, so that bars of equal height do not hide one another.
+                    position = beyond + 0.3 + 0.9 * number / max(1, len(curves) - 1)
+                    axes.plot([position, position], level[1:], color=color, linewidth=2.2, solid_capstyle="butt")
+                    axes.plot([position], level[:1], color=color, marker="D", markersize=4)
+            labels = ["original", *(_shortened(layer, 24) for layer in layers)]
+            ticks: list[float] = list(range(beyond))
+            if row == 0:
+                axes.axvspan(beyond - 0.1, beyond + 1.6, color="0.93", zorder=0)
+                labels.append("level of\nrandom weights")
+                ticks.append(beyond + 0.75)
+            axes.set_xticks(ticks, labels, rotation=90, fontsize=7)
+            axes.set_xlim(-0.4, beyond + 1.6 if row == 0 else beyond - 0.6)
+            axes.set_title(f"{measure}, {mode}", fontsize=10)
+            axes.grid(axis="y", alpha=0.3)
+            axes.axhline(0, color="0.6", linewidth=0.8)
+            axes.tick_params(axis="y", labelsize=8)
+            if column == 0:
+                axes.set_ylabel("similarity to the original map", fontsize=9)
+    if handles:
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside upper center", ncols=min(6, len(handles)), frameon=False
+        )
+    return figure
+
+
+def similarity_sheet(image: Tensor, maps: Mapping[str, Tensor], layers: Sequence[str], tile: int = 112) -> Picture:
+    """The maps of one image: a row an explainer; the image, the original map, then one map for each layer randomised.
+
+    Maps are drawn in colour over the grey image; one that is constant is marked, since it shows nothing.
+
+    Args:
+        image: ``[3, H, W]`` in [0, 1].
+        maps: For each explainer ``[1 + L, H, W]`` in [0, 1], the original first.
+        layers: Names of the L layers, top to bottom.
+        tile: The longer side of a tile, in pixels.
+
+    Returns:
+        ``[h, w, 3]`` uint8.
+
+    Raises:
+        ValueError: If an explainer has not 1 + L maps.
+
+    Example:
+        >>> import torch
+        >>> similarity_sheet(torch.rand(3, 32, 32), {"smoe": torch.rand(3, 32, 32)}, ["fc", "conv"], tile=32).shape
+        (74, 156, 3)
+    """
+    for name, own in maps.items():
+        if len(own) != 1 + len(layers):
+            raise ValueError(
+                f"Got {len(own)} maps of {name!r}, but 1 + {len(layers)} were expected: original and layers."
+            )
+    height, width = fitted_size(image.shape[-2], image.shape[-1], tile)
+    columns, step = 2 + len(layers), height + _BAND + _GAP
+    canvas = Image.new(
+        "RGB", (2 * _MARGIN + columns * (width + _GAP) - _GAP, _BAND + len(maps) * step + _GAP - 2), _BACKGROUND
+    )
+    draw = ImageDraw.Draw(canvas)
+    font, small = ImageFont.load_default(size=12), ImageFont.load_default(size=10)
+
+    def left(column: int) -> int:
+        return _MARGIN + column * (width + _GAP)
+
+    for column, caption in enumerate(("image", "original", *layers)):
+        while caption and draw.textlength(caption, font=small) > width:
+            caption = caption[:-2] + "…" if len(caption) > 2 else ""
+        draw.text((left(column), 3), caption, fill=_MUTED, font=small)
+    photo = resize_images(image[None].float(), (height, width))
+    for row, (name, own) in enumerate(maps.items()):
+        top = _BAND + row * step
+        draw.text((left(0), top + 1), name, fill=_INK, font=font)
+        small_maps = resize_images(own[:, None].float(), (height, width))[:, 0].clamp(0, 1)
+        drawn = overlay(photo.expand(len(own), -1, -1, -1), heatmap(small_maps))
+        for column, picture in enumerate((photo[0], *drawn)):
+            canvas.paste(Image.fromarray(to_uint8(picture)), (left(column), top + _BAND))
+            if column and bool((own[column - 1] == own[column - 1].flatten()[0]).all()):
+                draw.text((left(column) + 3, top + _BAND + 2), "constant", fill=(255, 255, 255), font=small)
+    return np.array(canvas)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,0 +1,482 @@
+"""The augmentation's parts: classes of a batch, controls, kept maps, the guide, the film, the recipe."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from lightning_saliency.batches import BatchError
+from lightning_saliency.callbacks import AugmentationConfigurationError, GroupCAMAugmentation, SaliencyAugmentation
+from lightning_saliency.callbacks.augmentation.batch import (
+    Swap,
+    draw_classes,
+    find_ground_truth,
+    find_indices,
+    looks_multi_label,
+)
+from lightning_saliency.callbacks.augmentation.cache import MapCache
+from lightning_saliency.callbacks.augmentation.frame import draw_augmentation
+from lightning_saliency.callbacks.augmentation.guide import GUIDES, Guide
+from lightning_saliency.callbacks.augmentation.options import batch_generator, parse_schedule, probability_at
+from lightning_saliency.classifier import ImageClassifier
+from lightning_saliency.cli import main
+from lightning_saliency.explainers import EXPLAINERS, GroupCAM, build_explainer
+from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
+from lightning_saliency.explainers.fast_forward import FastCopy, fast_inference
+from lightning_saliency.functional.masking import blur
+from tests.callbacks.monitor.helpers import SmallNet
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "finetune_group_cam.yaml"
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+IMAGES = torch.zeros(3, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "key", "expected"),
+    [
+        ((IMAGES, torch.tensor([2, 0, 1])), None, torch.tensor([2, 0, 1])),
+        ((IMAGES, torch.tensor([2, 0, 1], dtype=torch.int32)), None, torch.tensor([2, 0, 1])),
+        ({"image": IMAGES, "a": torch.tensor([5, 5, 5]), "b": torch.tensor([2, 0, 1])}, "b", torch.tensor([2, 0, 1])),
+        ((IMAGES, torch.tensor([1.0, 0.0, 1.0])), None, torch.tensor([[1.0], [0.0], [1.0]])),
+        ((IMAGES, torch.tensor([True, False, True])), None, torch.tensor([[1.0], [0.0], [1.0]])),
+        ((IMAGES, torch.eye(3)), None, torch.eye(3)),
+        ((IMAGES, torch.eye(3, dtype=torch.int64)), 1, torch.eye(3)),
+        ({"target": torch.full((3, 2), 0.5), "image": IMAGES}, None, torch.full((3, 2), 0.5)),
+        # Whole numbers that are no classes: indices, as reuse_epochs needs them.
+        ({"image": IMAGES, "index": torch.arange(3), "label": torch.eye(3)}, None, torch.eye(3)),
+        ({"index": torch.arange(3), "x": {"image": IMAGES, "label": torch.eye(3)[0]}}, None, torch.eye(3)[:, :1]),
+        ((IMAGES, torch.eye(3), torch.arange(3)), None, torch.eye(3)),
+        ((IMAGES, torch.tensor([0.5, 1.0, 0.5]), torch.tensor([2, 0, 1])), None, torch.tensor([2, 0, 1])),
+    ],
+)
+def test_the_ground_truth_is_found(batch, key, expected):
+    found = find_ground_truth(batch, 3, key)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("batch", [(IMAGES,), (IMAGES, torch.arange(4)), (IMAGES, torch.full((3, 4), 7.0)), IMAGES])
+def test_no_ground_truth_says_what_there_is(batch):
+    with pytest.raises(BatchError, match=r"for the 3 images .*Tensor\[3, 3, 4, 4\]"):
+        find_ground_truth(batch, 3)
+
+
+def test_classes_are_drawn_by_their_weight():
+    truth = torch.tensor([[0.0, 3.0, 1.0]]).expand(4000, -1) / 4
+    drawn = draw_classes(truth, _generator())
+    assert set(drawn.tolist()) == {1, 2}
+    assert (drawn == 1).float().mean() == pytest.approx(0.75, abs=0.03)
+    assert draw_classes(torch.tensor([3, -100, 0]), _generator()).tolist() == [3, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("truth", "expected"),
+    [
+        (torch.tensor([3, 0]), False),
+        (torch.eye(4)[[2, 0]], False),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), True),
+        (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), True),  # no class at all
+        (torch.tensor([[0.25, 0.75], [1.0, 0.0]]), False),  # soft labels
+        (torch.ones(3, 1), True),  # yes or no
+    ],
+)
+def test_whether_classes_exclude_each_other(truth, expected):
+    assert looks_multi_label(truth) is expected
+
+
+def test_indices_are_checked():
+    assert find_indices({"index": torch.tensor([4, 2])}, 2, "index").tolist() == [4, 2]
+    for batch in ({"index": torch.tensor([4.0, 2.0])}, {"index": torch.tensor([4])}, {}):
+        with pytest.raises(BatchError, match="reuse_epochs=1"):
+            find_indices(batch, 2, "index")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_swap_points_the_tensor_elsewhere_and_back(layout):
+    data = torch.rand(4, 3, 5, 5).contiguous(memory_format=layout)
+    view, kept = data[1:3], data.clone()
+    pixels = torch.zeros_like(view)
+    swap = Swap()
+    swap.put(view, pixels)
+    view.add_(1)
+    assert torch.equal(pixels, torch.ones_like(pixels))
+    assert torch.equal(data, kept)
+    swap.put(view, pixels * 2)
+    swap.restore()
+    swap.restore()
+    assert view.data_ptr() == data[1:3].data_ptr()
+    assert view.stride() == data[1:3].stride()
+
+
+# --- schedule and random numbers --------------------------------------------------------------------------------------
+
+
+def test_schedules():
+    points = parse_schedule([[1, 0.0], [3, 1.0], [5, 0.5]])
+    assert [probability_at(points, epoch) for epoch in range(7)] == [0, 0, 0.5, 1, 0.75, 0.5, 0.5]
+    for wrong in (None, [], [0.5], [[0, 0.5, 1]], [[0, 2.0]], [[1, 0.5], [1, 0.6]], "often"):
+        with pytest.raises(AugmentationConfigurationError, match="probability"):
+            parse_schedule(wrong)
+
+
+def test_generators_differ_by_seed_process_and_batch():
+    triples = [(seed, rank, batch) for seed in range(3) for rank in range(4) for batch in range(-1, 30)]
+    draws = {torch.rand((), generator=batch_generator(*triple)).item() for triple in triples}
+    assert len(draws) > 0.99 * len(triples)
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def _autocorrelation(maps: torch.Tensor, shift: int) -> torch.Tensor:
+    centred = maps - maps.mean((1, 2), keepdim=True)
+    return (centred * centred.roll(shift, 2)).mean((1, 2)) / centred.square().mean((1, 2))
+
+
+def test_random_blobs_keep_values_area_and_autocorrelation_but_not_the_place():
+    cells = torch.randn(64, 7, 7, generator=_generator(3))
+    maps = nn.functional.interpolate(cells[:, None], 56, mode="bilinear")[:, 0].relu()
+    blobs = shuffled_blobs(maps, _generator(1))
+    assert torch.equal(blobs.flatten(1).sort(1).values, maps.flatten(1).sort(1).values)
+    masks, others = (values > values.mean((1, 2), keepdim=True) for values in (maps, blobs))
+    # The very values: their sum, and so the threshold, differs by rounding alone.
+    assert (masks.sum((1, 2)) - others.sum((1, 2))).abs().max() <= 1
+    for shift in (1, 4, 8):
+        own, theirs = (_autocorrelation(values, shift).mean().item() for values in (maps, blobs))
+        assert own == pytest.approx(theirs, abs=0.06)
+    noise = torch.rand(64, 56, 56, generator=_generator(2))
+    assert _autocorrelation(noise, 4).abs().mean() < 0.1 < _autocorrelation(blobs, 4).mean()
+    overlap = (masks & others).sum() / masks.sum()
+    assert overlap == pytest.approx(masks.float().mean().item(), abs=0.1)  # as by chance
+    assert torch.equal(blobs, shuffled_blobs(maps, _generator(1)))
+    assert not torch.equal(blobs, shuffled_blobs(maps, _generator(2)))
+    assert shuffled_blobs(maps[:0], _generator()).shape == (0, 56, 56)
+
+
+def test_every_image_gets_anothers_map():
+    maps = torch.arange(5.0)[:, None, None].expand(-1, 2, 2)
+    other = OtherImage()
+    for seed in range(20):
+        turned = other(maps, _generator(seed))[:, 0, 0]
+        assert not (turned == torch.arange(5.0)).any()
+        assert sorted(turned.tolist()) == [0, 1, 2, 3, 4]
+    alone = OtherImage()
+    assert alone(maps[3:4], _generator()).amax() == 0  # of no use: nothing came before
+    assert alone(maps[1:2], _generator())[0, 0, 0] == 3
+    assert alone(maps[:0], _generator()).shape == (0, 2, 2)
+
+
+def test_random_blobs_of_a_given_area():
+    blobs = RandomBlobs(nn.Identity(), grid=5, area=0.3)(torch.rand(8, 3, 20, 30), 0)
+    assert set(blobs.unique().tolist()) == {0.0, 1.0}
+    assert blobs.mean((1, 2)).tolist() == pytest.approx([0.3] * 8)
+    assert len({tuple(map_.flatten().tolist()) for map_ in blobs}) == 8
+    for wrong in ({"grid": 1}, {"area": 0.0}, {"area": 1.0}):
+        with pytest.raises(ValueError, match="Allowed"):
+            RandomBlobs(nn.Identity(), **wrong)
+
+
+# --- the guide --------------------------------------------------------------------------------------------------------
+
+
+def test_every_class_specific_explainer_is_a_guide():
+    assert set(GUIDES) == set(EXPLAINERS) - {"smoe"} | {"random_blobs"}
+
+
+@pytest.mark.parametrize("name", ["group_cam", "grad_cam", "fast_cam", "sise"])
+def test_the_guides_maps_are_the_explainers(name):
+    model, images, targets = SmallNet().eval(), torch.rand(3, 3, 32, 32), torch.tensor([0, 3, 1])
+    guide = Guide(name)
+    guide.bind(model)
+    torch.testing.assert_close(guide.maps(images, targets, _generator()), build_explainer(name, model)(images, targets))
+
+
+def test_a_lower_resolution_is_that_of_the_queries_alone():
+    model, images, targets = SmallNet().eval(), torch.rand(2, 3, 32, 48), torch.tensor([0, 3])
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[2:])))
+    guide = Guide("group_cam", {"groups": 4, "kernel_size": 21, "sigma": 8.0}, resolution=0.5)
+    guide.bind(model)
+    assert guide.maps(images, targets, _generator()).shape == (2, 32, 48)
+    assert set(seen) == {(16, 24), (1, 1)} or set(seen) == {(16, 24)}
+    (explainer,) = [each for key, each in guide._explainers.items() if key[1] is not None]
+    assert (explainer.kernel_size, explainer.sigma) == (11, 4.0)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_faint_images_are_scored_again_in_single_precision(monkeypatch, fast):
+    """Also where it is the guide that autocasts."""
+    from lightning_saliency.explainers import group_cam
+
+    model, images, targets = SmallNet().eval(), torch.rand(3, 3, 32, 32), torch.tensor([0, 3, 1])
+    seen = []
+    model.features[0].register_forward_hook(lambda *args: seen.append((args[2].dtype, len(args[2]))))
+    scored = {}
+    for faint in (0.0, 1e9):
+        monkeypatch.setattr(group_cam, "FAINT", faint)
+        guide = Guide("group_cam", {"groups": 4}, precision="bf16", fast=fast)
+        guide.bind(model)
+        guide.maps(images, targets, _generator())
+        seen.clear()
+        guide.maps(images, targets, _generator())
+        scored[faint] = sum(count for dtype, count in seen if dtype == torch.float32)
+    assert scored == {0.0: 0, 1e9: 3 * 5}
+
+
+def test_the_copys_precision_is_the_guides():
+    guide = Guide("group_cam", {"groups": 4}, precision="fp16", fast=True)
+    guide.bind(SmallNet())
+    (explainer,) = guide._explainers.values()
+    assert explainer.precision == "fp16"
+
+
+def test_trials_leave_nothing_for_an_image_that_comes_alone():
+    model, images, targets = SmallNet().eval(), torch.rand(3, 3, 32, 32), torch.tensor([0, 3, 1])
+    guide = Guide("grad_cam", control="other_image")
+    guide.bind(model)
+    maps = guide.maps(images, targets, _generator())
+
+    def alone(guide):
+        return guide.controlled(maps[:1], _generator())
+
+    with guide.trial():
+        guide.controlled(maps[1:], _generator())
+    assert guide.state_dict() is None
+    assert alone(guide).amax() == 0
+    guide.controlled(maps[:2], _generator())
+    with guide.trial():
+        guide.controlled(maps[2:], _generator())
+    state = guide.state_dict()
+    assert torch.equal(alone(guide), maps[1:2])
+    again = Guide("grad_cam", control="other_image")
+    again.load_state_dict(state)
+    assert torch.equal(alone(again), maps[1:2])
+
+
+def test_confidence_is_that_of_the_head():
+    model, images, targets = SmallNet().eval(), torch.rand(2, 3, 16, 16), torch.tensor([0, 3])
+    guide = Guide("group_cam")
+    guide.bind(model)
+    with torch.no_grad():
+        logits = model(images)
+    torch.testing.assert_close(guide.confidence(images, targets), logits.softmax(1)[[0, 1], targets])
+    torch.testing.assert_close(guide.confidence(images, targets, multi_label=True), logits.sigmoid()[[0, 1], targets])
+
+
+def test_a_guide_without_a_network_says_so():
+    with pytest.raises(RuntimeError, match="bind"):
+        Guide("group_cam").maps(torch.rand(1, 3, 8, 8), torch.tensor([0]), _generator())
+
+
+# --- the fast copy ----------------------------------------------------------------------------------------------------
+
+
+def test_a_kept_copy_follows_the_network():
+    model = SmallNet()
+    images = torch.rand(4, 3, 16, 16)
+    copied = FastCopy(model, None)
+    first = copied.current()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(3):
+        model.train()
+        model(images).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch.testing.assert_close(copied.current()(images), model.eval()(images), rtol=1e-4, atol=1e-4)
+    assert copied.current() is first
+    assert copied.current().get_submodule("features.0").weight.data_ptr() != model.features[0].weight.data_ptr()
+    half = FastCopy(model, "bf16")
+    half.current()
+    with torch.no_grad():
+        model.features[0].weight.mul_(2)
+        renewed = dict(half.current().named_parameters())
+    for name, parameter in fast_inference(model, "bf16").named_parameters():
+        assert torch.equal(parameter, renewed[name]), name
+
+
+def test_a_copy_sees_through_compiled_modules():
+    module = nn.Sequential(torch.compile(SmallNet(), backend="eager")).eval()
+    copied = FastCopy(module, None)
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        torch.testing.assert_close(copied.current()(images), module(images), rtol=1e-4, atol=1e-5)
+        module[0].features[1].weight.mul_(3)
+        torch.testing.assert_close(copied.current()(images), module(images), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in copied.current().modules())
+
+
+def test_a_copy_is_made_anew_where_the_network_has_changed_its_layers():
+    model = SmallNet().eval()
+    copied = FastCopy(model, None)
+    first = copied.current()
+    model.head[2] = nn.Linear(16, 7)
+    assert copied.current() is not first
+    assert copied.current()(torch.rand(2, 3, 16, 16)).shape == (2, 7)
+
+
+def test_the_explainer_keeps_its_copy():
+    model = SmallNet().eval()
+    explainer = GroupCAM(model, groups=4, fast=True)
+    images = torch.rand(2, 3, 16, 16)
+    explainer(images, 1)
+    kept = explainer._copy
+    with torch.no_grad():
+        model.features[4].weight.neg_()
+    changed = explainer(images, 1)
+    assert explainer._copy is kept
+    assert torch.equal(changed, GroupCAM(model, groups=4, fast=True)(images, 1))
+
+
+@pytest.mark.slow
+def test_a_compiled_copy_is_compiled_once_and_follows_the_network(monkeypatch):
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    model = SmallNet().eval()
+    images, targets = torch.rand(3, 3, 16, 16), torch.tensor([0, 1, 2])
+    explainer = GroupCAM(model, groups=4, fast="compiled", batch_size=4)
+    for _ in range(3):  # 15 masked images: the last pass of each call is smaller than the others
+        with torch.no_grad():
+            model.features[4].weight.mul_(-1.5)
+        maps = explainer(images, targets)
+        torch.testing.assert_close(maps, GroupCAM(model, groups=4, fast=True)(images, targets), rtol=1e-2, atol=1e-2)
+    assert len(graphs) == 1
+    with pytest.raises(ValueError, match="'compiled'"):
+        GroupCAM(model, fast="quick")
+    torch._dynamo.reset()
+
+
+def test_a_lightning_module_is_folded_by_its_only_child():
+    import pytorch_lightning as pl
+
+    class Restless(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = SmallNet()
+
+        def forward(self, x):
+            return self.net(x) if x.sum() > 0 else self.net(-x)
+
+    module = Restless().eval()
+    copied = FastCopy(module, None)
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(copied.current()(images), module(images), rtol=1e-4, atol=1e-5)
+        module.net.features[1].weight.mul_(3)
+        torch.testing.assert_close(copied.current()(images), module(images), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in copied.current().modules())
+
+
+# --- kept maps --------------------------------------------------------------------------------------------------------
+
+
+def test_kept_maps_come_back_nearly_as_they_were_for_so_many_epochs():
+    maps = nn.functional.interpolate(torch.rand(3, 1, 7, 7, generator=_generator()), 112, mode="bilinear")[:, 0]
+    looks, targets = torch.rand(3, 192), torch.tensor([0, 1, 2])
+    cache = MapCache(epochs=3)
+    cache.store([5, 6, 7], targets, looks, maps, epoch=4)
+    back = torch.stack(cache.find([5, 6, 7], targets, looks, 6, (112, 112)))
+    assert (back - maps).abs().mean() < 0.01
+    assert (back - maps).abs().max() < 0.1  # at the highest peaks
+    assert cache.find([5, 6, 7], targets, looks, 7, (112, 112)) == [None] * 3
+    assert cache.find([5], targets[1:2], looks[:1], 4, (112, 112)) == [None]  # for another class
+    assert cache.find([5], targets[:1], looks[1:2], 4, (112, 112)) == [None]  # of another image
+    assert (cache.same, cache.changed) == (3, 1)
+
+
+def test_the_oldest_maps_go_where_memory_ends():
+    cache = MapCache(epochs=2, megabytes=0.01)
+    for index in range(20):
+        cache.store([index], torch.tensor([0]), torch.rand(1, 10), torch.rand(1, 28, 28), epoch=0)
+    assert cache._bytes <= 10_000
+    assert list(cache._entries) == list(range(20 - len(cache._entries), 20))
+    assert len(cache._entries) > 5
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_has_three_rows():
+    images = torch.rand(2, 3, 20, 30)
+    maps = torch.zeros(2, 20, 30)
+    maps[:, :10] = 1
+    picture, guessed = draw_augmentation(images, maps, blur(images), ["cat", "dog"], None, 128)
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] <= 128
+    assert not guessed
+    _, guessed = draw_augmentation(images * 4, maps, images, ["cat", "dog"], None, 128)
+    assert guessed
+
+
+# --- the recipe -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_papers_recipe_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for number in range(4):
+                pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    arguments = ["fit", "--config", str(CONFIG), "--model.init_args.model", "small_cnn"]
+    arguments += ["--model.init_args.num_classes", "2", "--data.init_args.image_size", "32"]
+    arguments += ["--data.init_args.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    arguments += ["--data.init_args.num_workers", "0", "--trainer.enable_progress_bar", "false"]
+    assert main(arguments) == 0
+    assert list(tmp_path.rglob("group_cam/augmentation/*.png"))
+    written = next(tmp_path.rglob("config.yaml")).read_text()
+    assert "GroupCAMAugmentation" in written
+    assert "milestones:" in written
+    assert main([*arguments, "--trainer.callbacks.init_args.probability", "0"]) == 0
+    assert main([*arguments, "--trainer.callbacks.init_args.economy", "true"]) == 0
+
+
+def test_the_recipe_is_the_papers():
+    content = yaml.safe_load(CONFIG.read_text())
+    options = content["model"]["init_args"]
+    assert content["trainer"]["max_epochs"] == 20
+    model = ImageClassifier(
+        SmallNet(), 4, **{key: options[key] for key in options if key not in ("model", "num_classes")}
+    )
+    model.trainer = pl.Trainer(max_epochs=20, accelerator="cpu", logger=False, enable_checkpointing=False)
+    [optimizer], [schedule] = model.configure_optimizers()
+    [group] = optimizer.param_groups
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [group[key] for key in ("lr", "momentum", "weight_decay", "nesterov")] == [0.001, 0.9, 0.0001, False]
+    assert (dict(schedule.milestones), schedule.gamma) == ({15: 1}, 0.1)
+
+
+def test_the_preset_is_the_papers():
+    guide = GroupCAMAugmentation().guide
+    assert guide._options == {"groups": 16, "gradients": False, "theta": None}
+    assert (guide.control, guide.precision, guide.resolution) == (None, None, 1.0)
+    economical = GroupCAMAugmentation(economy=True)
+    assert economical.guide._options == {"groups": 8, "gradients": False, "theta": None, "fast": True}
+    assert economical.guide.precision == "bf16"
+    assert GroupCAMAugmentation(12, economy=True).guide._options["groups"] == 12
+    general = SaliencyAugmentation("group_cam")
+    assert general.guide._options == {}

@@ -1,0 +1,137 @@
+"""The monitor under both Lightning packages, mixed precision, compilation and several processes."""
+
+import sys
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+import torch
+from torch import nn
+
+from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.pictures.film import Film
+from tests.callbacks.monitor.helpers import Module, Recorder, SmallNet, loader, trainer
+
+
+def _frames(tmp_path, view="lovi"):
+    return [frame.epoch for frame in Film(tmp_path / "recorder" / "v" / "saliency").frames(view)]
+
+
+class _Other(lightning.pytorch.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = SmallNet()
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch["image"]), batch["label"])
+
+    def validation_step(self, batch, batch_idx):
+        return self(batch["image"])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_the_lightning_package(tmp_path):
+    class OtherRecorder(lightning.pytorch.loggers.Logger):
+        def __init__(self):
+            super().__init__()
+            self.inner = Recorder(tmp_path)
+
+        name, version = "recorder", "v"
+
+        @property
+        def save_dir(self):
+            return str(tmp_path)
+
+        def log_metrics(self, metrics, step=None):
+            self.inner.log_metrics(metrics, step)
+
+        def log_hyperparams(self, *args, **kwargs):
+            pass
+
+    recorder = OtherRecorder()
+    run = trainer(tmp_path, SaliencyMonitor(), logger=recorder, package=lightning.pytorch)
+    run.fit(_Other(), loader(form="dict"), loader(form="dict"))
+    assert _frames(tmp_path) == [-1, 0, 1]
+    assert len(recorder.inner.values("saliency/energy_in_box")) == 3
+
+
+def test_pytorch_lightning_with_early_stopping_on_the_drift(tmp_path):
+    stopping = pytorch_lightning.callbacks.EarlyStopping("saliency/drift", patience=1, mode="max")
+    run = trainer(tmp_path, SaliencyMonitor(), stopping, epochs=6)
+    run.fit(Module(), loader(), loader())
+    assert run.current_epoch < 6
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_precisions(tmp_path, precision):
+    recorder = Recorder(tmp_path)
+    run = trainer(tmp_path, SaliencyMonitor(), logger=recorder, precision=precision)
+    run.fit(Module(), loader(form="dict"), loader(form="dict"))
+    assert _frames(tmp_path) == [-1, 0, 1]
+    assert all(0 < value < 1 for _, value in recorder.values("saliency/energy_in_box"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["wrapped", "in place"])
+def test_compiled_networks(tmp_path, form):
+    torch._dynamo.reset()
+    net = SmallNet()
+    recorder = Recorder(tmp_path)
+    if form == "in place":
+        net.compile()
+        module = Module(net)
+    else:
+        module = Module(torch.compile(net))
+    run = trainer(tmp_path, SaliencyMonitor(), logger=recorder)
+    run.fit(module, loader(form="dict"), loader(form="dict"))
+    assert _frames(tmp_path) == [-1, 0, 1]
+    assert len(recorder.values("saliency/energy_in_box")) == 3
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_a_network_compiled_and_called_before_says_so(tmp_path):
+    torch._dynamo.reset()
+    net = torch.compile(SmallNet())
+    module = Module(net)
+    module.eval()
+    with torch.no_grad():
+        for count in (4, 4):
+            module(torch.rand(count, 3, 16, 16))
+    module.train()
+    run = trainer(tmp_path, SaliencyMonitor(log_at_start=True), epochs=1)
+    with pytest.warns(UserWarning, match=r"torch\.compiler\.reset"):
+        run.fit(module, loader(), loader())
+    assert run.global_step == 4
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork")
+def test_two_processes(tmp_path):
+    recorder = Recorder(tmp_path)
+    run = trainer(tmp_path, SaliencyMonitor(), logger=recorder, strategy="ddp_fork", devices=2, epochs=2)
+    run.fit(Module(), loader(12, form="dict"), loader(10, batch_size=2, form="dict"))
+    assert _frames(tmp_path) == [-1, 0, 1]
+    # The processes' recorders do not come back; the metrics of the last epoch do.
+    assert 0 < run.callback_metrics["saliency/energy_in_box"] < 1
+    assert run.callback_metrics["saliency/drift"] < 2
+
+
+def test_sharded_strategies_are_refused_with_a_reason(tmp_path):
+    from lightning_saliency.callbacks._trainer_lookups import resolve_scales
+    from lightning_saliency.functional.statistics import get_statistic
+
+    class FSDPStrategy:
+        pass
+
+    class Run:
+        strategy = FSDPStrategy()
+
+    with pytest.raises(ValueError, match="FSDPStrategy shards"):
+        resolve_scales(SmallNet(), "auto", torch.rand(2, 3, 16, 16), get_statistic("smoe_scale"), Run())

@@ -1,0 +1,49 @@
+"""A monitored run read back from TensorBoard, from W&B offline and from the film: the same pictures and steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from PIL import Image
+
+from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.pictures.film import Film
+from tests.callbacks.monitor.helpers import Module, loader, trainer
+from tests.pictures.test_loggers import png, tensorboard_images, wandb_history
+
+
+def test_every_logger_holds_the_films_pictures_at_the_metrics_steps(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True)
+    board = pl.loggers.TensorBoardLogger(tmp_path, name="board")
+    weights_and_biases = pl.loggers.WandbLogger(project="film", save_dir=tmp_path, offline=True, settings=settings)
+    run = trainer(tmp_path, SaliencyMonitor(num_images=4), logger=[board, weights_and_biases], epochs=3)
+    run.fit(Module(), loader(form="dict"), loader(form="dict"))
+    folder = Path(weights_and_biases.experiment.dir)
+    weights_and_biases.experiment.finish()
+
+    film = Film(Path(board.log_dir) / "saliency")
+    events = tensorboard_images(Path(board.log_dir))
+    rows = wandb_history(next(folder.parent.glob("*.wandb")))
+    assert sorted(events) == ["saliency/combined", "saliency/lovi"]
+    steps = [0, 3, 7, 11]  # before training, then where Lightning puts the epochs' metrics
+    assert steps[1:] == [row["trainer/global_step"] for row in rows if "val/loss" in row]
+    for view in ("lovi", "combined"):
+        frames = film.frames(view)
+        assert [frame.step for frame in frames] == steps
+        assert [step for step, _ in events[f"saliency/{view}"]] == steps
+        logged = [row for row in rows if f"saliency/{view}|filenames" in row]
+        assert [row["trainer/global_step"] for row in logged] == steps
+        for frame, (_, shown), row in zip(frames, events[f"saliency/{view}"], logged, strict=True):
+            picture = np.asarray(Image.open(frame.path))
+            np.testing.assert_array_equal(shown, picture)
+            (name,) = row[f"saliency/{view}|filenames"]
+            np.testing.assert_array_equal(png((folder / name).read_bytes()), picture)
+            (captions,) = row[f"saliency/{view}|captions"]
+            assert [caption.split(" → ")[0] for caption in captions.split(" | ")] == ["0", "1", "2", "3"]
+    drifts = [row["saliency/drift"] for row in rows if "saliency/drift" in row]
+    assert len(drifts) == 4

@@ -1,0 +1,370 @@
+"""The film on disk: names, bound and thinning, whole files only, and a run that goes on when the disk does not."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lightning_saliency.pictures import film as film_module
+from lightning_saliency.pictures.film import Film, Frame, film_strip
+
+
+def noise(seed: int, height: int = 12, width: int = 16) -> np.ndarray:
+    """A picture that PNG cannot compress, so that sizes are known: about 3·height·width bytes."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.array(image)
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def fill(film: Film, epochs: int, steps: int = 10, view: str = "lovi") -> None:
+    for epoch in range(-1, epochs):
+        film.add(view, noise(epoch + 1), epoch=epoch, step=(epoch + 1) * steps)
+
+
+def test_files_are_named_by_epoch_and_step_and_hold_the_picture_bit_for_bit(tmp_path: Path) -> None:
+    film = Film(tmp_path / "film")
+    assert film.views() == []
+    assert film.frames("lovi") == []
+    start = film.add("lovi", noise(0), epoch=-1, step=0)
+    third = film.add("lovi", noise(1), epoch=3, step=150)
+    film.add("combined", noise(2), epoch=12345, step=123456789)
+    assert everything_in(tmp_path / "film") == [
+        "combined/epoch=12345-step=123456789.png",
+        "lovi/epoch=0003-step=0000150.png",
+        "lovi/start-step=0000000.png",
+    ]
+    assert film.views() == ["combined", "lovi"]
+    assert start is not None
+    assert third is not None
+    assert film.frames("lovi") == [Frame(start, -1, 0), Frame(third, 3, 150)]
+    assert [frame.label for frame in film.frames("lovi")] == ["start", "epoch 3"]
+    assert film.frames("combined")[0].step == 123456789
+    np.testing.assert_array_equal(read(start), noise(0))
+    np.testing.assert_array_equal(read(third), noise(1))
+
+
+def test_frames_are_sorted_by_step_whatever_the_order_they_came_in(tmp_path: Path) -> None:
+    film = Film(tmp_path)
+    for epoch, step in ((2, 30), (0, 10), (-1, 0), (0, 0), (1, 9_999_999), (10, 20_000_000)):
+        film.add("lovi", noise(0), epoch=epoch, step=step)
+    assert [(frame.epoch, frame.step) for frame in film.frames("lovi")] == [
+        *((-1, 0), (0, 0), (0, 10), (2, 30), (1, 9_999_999), (10, 20_000_000))
+    ]
+
+
+def test_a_non_contiguous_picture_is_kept_as_it_looks(tmp_path: Path) -> None:
+    picture = noise(0).transpose(1, 0, 2)[::-1]
+    path = Film(tmp_path).add("lovi", picture, epoch=0, step=1)
+    assert path is not None
+    np.testing.assert_array_equal(read(path), picture)
+
+
+def test_a_resumed_run_goes_on_with_the_same_film_and_replaces_what_it_repeats(tmp_path: Path) -> None:
+    fill(Film(tmp_path), epochs=3)
+    resumed = Film(tmp_path)
+    again = resumed.add("lovi", noise(100), epoch=2, step=30)
+    resumed.add("lovi", noise(101), epoch=3, step=40)
+    assert [frame.epoch for frame in resumed.frames("lovi")] == [-1, 0, 1, 2, 3]
+    assert again is not None
+    np.testing.assert_array_equal(read(again), noise(100))
+
+
+@pytest.mark.parametrize(
+    ("view", "folder"),
+    [
+        ("lovi", "lovi"),
+        ("validate/lovi", "validate_lovi"),
+        ("../../escape", "escape"),
+        (".hidden", "hidden"),
+        ("layer1.0 relu:input", "layer1.0_relu_input"),
+        ("größe", "gr_e"),
+    ],
+)
+def test_view_names_become_safe_folder_names(tmp_path: Path, view: str, folder: str) -> None:
+    film = Film(tmp_path / "run" / "film")
+    path = film.add(view, noise(0), epoch=0, step=1)
+    assert path == tmp_path / "run" / "film" / folder / "epoch=0000-step=0000001.png"
+    assert everything_in(tmp_path) == [f"run/film/{folder}/epoch=0000-step=0000001.png"]
+    assert film.views() == [folder]
+    assert film.frames(view) == film.frames(folder) != []
+
+
+def test_two_views_may_not_share_a_folder(tmp_path: Path) -> None:
+    film = Film(tmp_path)
+    film.add("validate/lovi", noise(0), epoch=0, step=1)
+    film.add("validate/lovi", noise(0), epoch=1, step=2)
+    with pytest.raises(ValueError, match=r"'validate/lovi' and 'validate lovi', both 'validate_lovi'"):
+        film.add("validate lovi", noise(0), epoch=0, step=1)
+
+
+@pytest.mark.parametrize("view", ["", ".", "..", "///", "é"])
+def test_a_view_without_a_usable_name_is_refused(tmp_path: Path, view: str) -> None:
+    with pytest.raises(ValueError, match="choose another name"):
+        Film(tmp_path).add(view, noise(0), epoch=0, step=0)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"\[H, W, 3\]"):
+        Film(tmp_path).add("lovi", picture, epoch=0, step=0)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(-2, 0), (0, -1)])
+def test_times_before_the_start_are_refused(tmp_path: Path, epoch: int, step: int) -> None:
+    with pytest.raises(ValueError, match=f"epoch={epoch}, step={step}"):
+        Film(tmp_path).add("lovi", noise(0), epoch=epoch, step=step)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan")])
+def test_a_bound_that_is_none_is_refused(tmp_path: Path, bound: float) -> None:
+    with pytest.raises(ValueError, match="max_megabytes"):
+        Film(tmp_path, bound)
+
+
+def size_of(film: Film) -> int:
+    return sum(frame.path.stat().st_size for view in film.views() for frame in film.frames(view))
+
+
+adds = st.lists(
+    st.tuples(st.sampled_from(["lovi", "combined"]), st.integers(0, 60), st.integers(4, 16)), min_size=1, max_size=30
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(adds=adds, kilobytes=st.integers(1, 12))
+def test_the_bound_holds_and_the_first_and_the_latest_frames_stay(
+    adds: list[tuple[str, int, int]], kilobytes: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        film = Film(Path(folder), max_megabytes=kilobytes / 1000)
+        added: dict[str, set[int]] = {"lovi": set(), "combined": set()}
+        for seed, (view, step, side) in enumerate(adds):
+            picture = noise(seed, side, side)
+            path = film.add(view, picture, epoch=step, step=step)
+            added[view].add(step)
+            assert path is not None
+            np.testing.assert_array_equal(read(path), picture)
+            for name, steps in added.items():
+                kept = [frame.step for frame in film.frames(name)]
+                assert set(kept) <= steps
+                if steps:
+                    assert kept[0] == min(steps)
+                    assert kept[-1] == max(steps)
+            # What may not be deleted: both ends of each view, and the frame just made where it is neither.
+            protected = sum(min(2, len(steps)) for steps in added.values()) + (
+                min(added[view]) < step < max(added[view])
+            )
+            frames = sum(len(film.frames(name)) for name in added)
+            assert size_of(film) <= kilobytes * 1000 or frames == protected
+        assert not [name for name in everything_in(Path(folder)) if not name.endswith(".png")]
+
+
+def test_a_full_film_loses_every_second_frame(tmp_path: Path) -> None:
+    size = Film(tmp_path / "one").add("lovi", noise(0), epoch=0, step=0).stat().st_size  # type: ignore[union-attr]
+    film = Film(tmp_path / "film", max_megabytes=9.5 * size / 1e6)
+    fill(film, epochs=8)
+    assert [frame.epoch for frame in film.frames("lovi")] == [-1, 0, 1, 2, 3, 4, 5, 6, 7]
+    film.add("lovi", noise(9), epoch=8, step=90)
+    assert [frame.epoch for frame in film.frames("lovi")] == [-1, 1, 3, 5, 7, 8]
+
+
+def test_all_views_are_thinned_together(tmp_path: Path) -> None:
+    size = Film(tmp_path / "one").add("lovi", noise(0), epoch=0, step=0).stat().st_size  # type: ignore[union-attr]
+    film = Film(tmp_path / "film", max_megabytes=10.5 * size / 1e6)
+    for epoch in range(6):
+        for view in ("combined", "lovi"):
+            film.add(view, noise(epoch), epoch=epoch, step=epoch)
+    assert [frame.epoch for frame in film.frames("combined")] == [0, 2, 4, 5]
+    assert [frame.epoch for frame in film.frames("lovi")] == [0, 2, 4, 5]
+
+
+def test_a_long_film_covers_the_whole_run_evenly(tmp_path: Path) -> None:
+    """Halving by position alone would leave nothing of the first two thirds of such a run but its first frame."""
+    size = Film(tmp_path / "one").add("lovi", noise(0, 4, 4), epoch=0, step=0).stat().st_size  # type: ignore[union-attr]
+    film = Film(tmp_path / "film", max_megabytes=24.5 * size / 1e6)
+    for epoch in range(400):
+        film.add("lovi", noise(epoch, 4, 4), epoch=epoch, step=epoch)
+    gaps = np.diff([frame.step for frame in film.frames("lovi")])
+    assert len(gaps) >= 11
+    assert gaps.max() <= 3 * 399 / len(gaps)
+
+
+def test_thinning_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(film_module, "rank_zero_info", said.append)
+    film = Film(tmp_path, max_megabytes=0.004)
+    fill(film, epochs=3)
+    assert said == []
+    fill(film, epochs=30)
+    assert len(said) == 1
+    assert "0.004 MB" in said[0]
+
+
+def test_a_bound_too_small_for_two_frames_keeps_them_and_warns_once(tmp_path: Path) -> None:
+    film = Film(tmp_path, max_megabytes=0.001)
+    with pytest.warns(RuntimeWarning, match=r"max_megabytes=0\.001") as caught:
+        fill(film, epochs=5)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert [frame.epoch for frame in film.frames("lovi")] == [-1, 4]
+
+
+def test_only_frames_are_counted_and_deleted(tmp_path: Path) -> None:
+    strange = [tmp_path / "notes.txt", tmp_path / "lovi" / "epoch=1.png", tmp_path / "other" / "big.bin"]
+    for path in strange:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100_000)
+    film = Film(tmp_path, max_megabytes=0.004)
+    fill(film, epochs=2)
+    assert len(film.frames("lovi")) == 3
+    fill(film, epochs=20)
+    assert film.views() == ["lovi"]
+    assert all(path.stat().st_size == 100_000 for path in strange)
+
+
+def test_a_frame_appears_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = Film(tmp_path)
+    target = tmp_path / "lovi" / "epoch=0001-step=0000010.png"
+    film.add("lovi", noise(0), epoch=1, step=10)
+    seen: list[Path] = []
+    replace = os.replace
+
+    def watched(source: Path, destination: Path) -> None:
+        assert destination == target
+        assert source.parent == target.parent
+        np.testing.assert_array_equal(read(source), noise(1))
+        np.testing.assert_array_equal(read(target), noise(0))
+        assert [frame.path for frame in film.frames("lovi")] == [target]
+        seen.append(source)
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", watched)
+    film.add("lovi", noise(1), epoch=1, step=10)
+    assert len(seen) == 1
+    np.testing.assert_array_equal(read(target), noise(1))
+    assert everything_in(tmp_path) == ["lovi/epoch=0001-step=0000010.png"]
+
+
+def test_an_unwritable_folder_turns_the_film_off_with_one_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    film = Film(tmp_path / "file" / "film")
+    with pytest.warns(RuntimeWarning, match="is off for the rest of the run") as caught:
+        results = [
+            film.add(view, noise(0), epoch=epoch, step=epoch) for epoch in range(3) for view in ("lovi", "combined")
+        ]
+    assert results == [None] * 6
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert film.views() == []
+    assert film.frames("lovi") == []
+
+
+def test_a_full_disk_turns_the_film_off_and_leaves_whole_frames_only(tmp_path: Path) -> None:
+    """The process's own limit on the size of a file stands in for the disk: the write fails half-way."""
+    resource = pytest.importorskip("resource")
+    film = Film(tmp_path)
+    fill(film, epochs=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def add_to_a_full_disk() -> Path | None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            return film.add("lovi", noise(7, 64, 64), epoch=1, step=20)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with pytest.warns(RuntimeWarning, match="is off"):
+        failed = add_to_a_full_disk()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after = film.add("lovi", noise(8), epoch=2, step=30)
+    assert failed is None
+    assert after is None
+    assert everything_in(tmp_path) == ["lovi/epoch=0000-step=0000010.png", "lovi/start-step=0000000.png"]
+    np.testing.assert_array_equal(read(film.frames("lovi")[-1].path), noise(1))
+
+
+def test_a_strip_stacks_the_frames_and_labels_them(tmp_path: Path) -> None:
+    film = Film(tmp_path)
+    rows = ((-1, 0, 40), (0, 10, 40), (7, 20, 30), (7, 30, 40))
+    for epoch, step, width in rows:
+        film.add("lovi", noise(step, 32, width), epoch=epoch, step=step)
+    strip = film_strip(tmp_path, "lovi")
+    assert strip.dtype == np.uint8
+    margin = strip.shape[1] - 40
+    gap = (strip.shape[0] - 4 * 32) // 3
+    labels = []
+    for row, (_, step, width) in enumerate(rows):
+        top = row * (32 + gap)
+        np.testing.assert_array_equal(strip[top : top + 32, margin : margin + width], noise(step, 32, width))
+        assert (strip[top : top + 32, margin + width :] == 255).all()
+        labels.append(strip[top : top + 32, :margin])
+    for label in labels:
+        assert (label < 128).any(), "no ink"
+        assert (label[:, 0] == 255).all(), "cut off"
+    assert not np.array_equal(labels[0], labels[1])
+    assert not np.array_equal(labels[1], labels[2])
+    np.testing.assert_array_equal(labels[2], labels[3])
+
+
+def shown_steps(strip: np.ndarray, count: int, side: int) -> list[int]:
+    gap = (strip.shape[0] - count * side) // max(1, count - 1)
+    return [int(strip[row * (side + gap) + side // 2, -1, 0]) for row in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "expected"),
+    [
+        (range(0, 101, 10), 6, [0, 20, 40, 60, 80, 100]),
+        (range(0, 101, 10), 1, [100]),
+        (range(0, 101, 10), 2, [0, 100]),
+        ([0, 10, 20], 6, [0, 10, 20]),
+        ([5], 6, [5]),
+        # Dense at the end, as after a resumed run: by step, not by position ...
+        ([0, 50, 100, 196, 197, 198, 199, 200], 5, [0, 50, 100, 196, 200]),
+        # ... and as many as were asked for where too few lie near the wanted steps.
+        ([0, 1, 2, 3, 200], 4, [0, 2, 3, 200]),
+    ],
+)
+def test_a_strip_is_evenly_spaced_from_first_to_last(
+    tmp_path: Path, steps: list[int], count: int, expected: list[int]
+) -> None:
+    film = Film(tmp_path)
+    for step in steps:
+        film.add("lovi", np.full((16, 16, 3), step, np.uint8), epoch=step, step=step)
+    assert shown_steps(film_strip(tmp_path, "lovi", count), len(expected), 16) == expected
+
+
+def test_a_strip_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no frames at all"):
+        film_strip(tmp_path / "nowhere", "lovi")
+    Film(tmp_path).add("combined", noise(0), epoch=0, step=0)
+    with pytest.raises(ValueError, match=r"'lovi'.*combined"):
+        film_strip(tmp_path, "lovi")
+    with pytest.raises(ValueError, match="at least 1"):
+        film_strip(tmp_path, "combined", frames=0)

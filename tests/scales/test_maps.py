@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lightning_saliency.functional.masking import resize_maps
+from lightning_saliency.functional.normalization import normal_cdf
+from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
+
+
+def test_maps_are_normalised_before_they_are_resized():
+    statistics = [torch.rand(2, 8, 12), torch.rand(2, 4, 6)]
+    maps = ScaleMaps.from_statistics(statistics, ["a", "b"], size=(16, 24)).maps
+    for k, statistic in enumerate(statistics):
+        expected = F.interpolate(normal_cdf(statistic)[:, None], size=(16, 24), mode="bilinear", align_corners=False)[
+            :, 0
+        ]
+        torch.testing.assert_close(maps[:, k], expected)
+
+
+def test_the_default_size_is_the_finest_grid_wherever_it_stands():
+    statistics = [torch.rand(2, 4, 6), torch.rand(2, 8, 12)]
+    assert ScaleMaps.from_statistics(statistics, ["a", "b"]).maps.shape == (2, 2, 8, 12)
+
+
+def test_combined_is_the_weighted_mean():
+    maps = ScaleMaps(torch.rand(2, 3, 5, 5), ("a", "b", "c"), (1.0, 2.0, 3.0))
+    expected = (maps.maps * torch.tensor([1.0, 2, 3]).reshape(3, 1, 1)).sum(1) / 6
+    torch.testing.assert_close(maps.combined(), expected)
+
+
+def test_views_have_the_images_size_and_range():
+    maps = ScaleMaps.from_statistics([torch.rand(2, 8, 8), torch.rand(2, 4, 4)], ["a", "b"], "ramp", size=(16, 16))
+    for picture in (maps.lovi(), maps.overlay(torch.rand(2, 3, 16, 16))):
+        assert picture.shape == (2, 3, 16, 16)
+        assert picture.min() >= 0
+        assert picture.max() <= 1
+
+
+def test_names_and_weights_must_fit():
+    with pytest.raises(ValueError, match=r"2 scales.*1 names"):
+        ScaleMaps(torch.rand(2, 2, 5, 5), ("a",), (1.0, 1.0))
+    with pytest.raises(ValueError, match=r"\[B, K, H, W\]"):
+        ScaleMaps(torch.rand(2, 5, 5), ("a",), (1.0,))
+    with pytest.raises(ValueError, match="at least one scale"):
+        ScaleMaps.from_statistics([], [])
+
+
+def test_an_empty_batch_has_empty_maps():
+    maps = ScaleMaps.from_statistics([torch.rand(0, 8, 8), torch.rand(0, 4, 4)], ["a", "b"], size=(16, 16))
+    assert maps.combined().shape == (0, 16, 16)
+    assert resize_maps(torch.rand(0, 3, 3), (4, 4)).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("weights", ["equal", "ramp", (0.0, 2.0, 1.0)])
+def test_combining_at_once_equals_combining_the_maps(weights):
+    statistics = [torch.rand(2, 4, 6), torch.rand(2, 8, 12), torch.rand(2, 2, 3)]
+    expected = ScaleMaps.from_statistics(statistics, ["a", "b", "c"], weights).combined()
+    torch.testing.assert_close(combined_statistics(statistics, weights), expected)

@@ -1,0 +1,105 @@
+"""``lightning-saliency evaluate``: a YAML file, overrides, a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli.evaluate import _parser, run
+from lightning_saliency.explainers import EXPLAINERS
+from lightning_saliency.explainers.controls import CONTROLS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def config(tmp_path):
+    lines = ["file,class_name,xmin,ymin,xmax,ymax"]
+    for number in range(4):
+        pixels = torch.randint(0, 255, (20, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'cat' if number % 2 else 'dog'},4,4,12,16")
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    (tmp_path / "classes.json").write_text('{"cat": [0, 1], "dog": 2}')
+    torch.manual_seed(0)
+    content = {
+        "networks": {"tiny": {"model": "small_cnn", "num_classes": 3, "checkpoint": str(tmp_path / "weights.pth")}},
+        "data": {
+            "annotations": str(tmp_path / "boxes.csv"),
+            "classes": str(tmp_path / "classes.json"),
+            "resize": 18,
+            "crop": 16,
+        },
+        "explainers": {"random": None, "short": {"explainer": "rise", "masks": 4, "grid": 2}},
+        "metrics": {"steps": 4, "names": ["ebpg", "pointing_game", "overall"]},
+        "output": str(tmp_path / "out"),
+        "resamples": 30,
+    }
+    from lightning_saliency.networks import build_network
+
+    torch.save(build_network("small_cnn", 3).state_dict(), tmp_path / "weights.pth")
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_runs_prints_and_goes_on(config, capsys):
+    arguments = ["--config", str(config), "--data.limit", "3"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "EBPG" in shown
+    assert "short" in shown
+    assert "3 images, chosen from 4 with seed 0" in " ".join(shown.split())
+    assert "short (explainer=rise, grid=2, masks=4)" in " ".join(shown.split())
+    # What was not measured is not explained.
+    assert "Insertion and deletion: 4 steps" in " ".join(shown.split())
+    assert "Drop and increase" not in shown
+    table = (config.parent / "out" / "table.md").read_text()
+    assert run(arguments) == 0
+    assert (config.parent / "out" / "table.md").read_text() == table
+    with pytest.raises(UsageError, match="other data"):
+        run(["--config", str(config), "--data.limit", "2"])
+
+
+def test_explainers_and_their_pairs_can_be_left_out(config, capsys):
+    arguments = ["--config", str(config), "--data.limit", "1", "--pairs", '[["short", "random"]]']
+    assert run([*arguments, "--without", '["short"]']) == 0
+    assert "short" not in capsys.readouterr().out
+    assert "| random |" in (config.parent / "out" / "table.md").read_text()
+    assert run(arguments) == 0
+    assert "| short − random |" in (config.parent / "out" / "table.md").read_text()
+    with pytest.raises(UsageError, match="leave out long"):
+        run([*arguments, "--without", '["long"]'])
+
+
+def test_an_override_leaves_the_other_options(config, capsys):
+    arguments = ["--config", str(config), "--data.limit", "1", "--explainers.short.masks", "5"]
+    assert run([*arguments, "--explainers.random.seed=3"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "short (explainer=rise, grid=2, masks=5)" in shown
+    assert "random (seed=3)" in shown
+    with pytest.raises(UsageError, match="without a value"):
+        run([*arguments, "--explainers.short.grid"])
+
+
+def test_what_cannot_be_carried_out_is_said(config):
+    with pytest.raises(UsageError, match=r"no nowhere\.csv"):
+        run(["--config", str(config), "--data.annotations", "nowhere.csv"])
+    with pytest.raises(UsageError, match="Allowed are random, center_gaussian"):
+        run(["--config", str(config), "--explainers", '{"grandcam": {}}'])
+    with pytest.raises(SystemExit) as error:
+        run(["--config", str(config), "--data.limits", "2"])
+    assert error.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["evaluate_coco.yaml", "evaluate_imagenet.yaml"])
+def test_the_configurations_of_the_project_are_understood(name):
+    parsed = _parser().parse_args(["--config", str(CONFIGS / name)])
+    assert set(parsed.explainers) <= set(EXPLAINERS) | set(CONTROLS)
+    assert parsed.data.limit is None
+    assert set(parsed.networks) == {"SqueezeNet", "MobileNetV2"}

@@ -1,0 +1,166 @@
+"""Result files, bootstrap, promised time and controls: the parts of a comparison."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_saliency.explainers.controls import CenterGaussian, RandomMap
+from lightning_saliency.studies.engine.files import CellFile, StaleResultsError, weights_fingerprint, write_atomically
+from lightning_saliency.studies.engine.progress import TimeLeft
+from lightning_saliency.studies.estimates import bootstrap_mean
+
+
+def test_a_cell_keeps_what_was_appended(tmp_path):
+    path = tmp_path / "deep" / "cell.jsonl"
+    cell = CellFile(path, {"weights": "abc"})
+    cell.append(1, [{"value": 0.1}])
+    cell.append(0, [{"value": 1 / 3}])
+    assert CellFile(path, {"weights": "abc"}).chunks == {1: [{"value": 0.1}], 0: [{"value": 1 / 3}]}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_a_torn_line_is_taken_off(tmp_path, cut):
+    path = tmp_path / "cell.jsonl"
+    cell = CellFile(path, {"weights": "abc"})
+    cell.append(0, [{"value": 1}])
+    cell.append(1, [{"value": 2}])
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = CellFile(path, {"weights": "abc"})
+    assert again.chunks == {0: [{"value": 1}]}
+    again.append(1, [{"value": 3}])
+    assert CellFile(path, {"weights": "abc"}).chunks[1] == [{"value": 3}]
+
+
+def test_even_a_torn_header_is_begun_anew(tmp_path):
+    path = tmp_path / "cell.jsonl"
+    CellFile(path, {"weights": "abc"})
+    path.write_bytes(path.read_bytes()[:-3])
+    assert CellFile(path, {"weights": "other"}).chunks == {}
+    assert CellFile(path, {"weights": "other"}).chunks == {}
+
+
+def test_what_is_stale_or_foreign_is_refused(tmp_path):
+    path = tmp_path / "cell.jsonl"
+    CellFile(path, {"weights": "abc", "data": "x"})
+    with pytest.raises(StaleResultsError, match="other data than"):
+        CellFile(path, {"weights": "abc", "data": "y"})
+    path.write_text("no JSON\n")
+    with pytest.raises(ValueError, match="no file of results"):
+        CellFile(path, {})
+    path.write_text(json.dumps({"format": 0}) + "\n")
+    with pytest.raises(StaleResultsError, match="another version"):
+        CellFile(path, {})
+
+
+def test_not_a_number_is_no_result(tmp_path):
+    cell = CellFile(tmp_path / "cell.jsonl", {})
+    with pytest.raises(ValueError, match="JSON"):
+        cell.append(0, [{"value": float("nan")}])
+    assert CellFile(tmp_path / "cell.jsonl", {}).chunks == {}
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "table.md"
+    write_atomically(path, "first")
+
+    def fail(*_):
+        raise OSError("full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="full"):
+        write_atomically(path, "second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_weights_fingerprint_sees_values_and_modules():
+    first, second = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Sequential(nn.Linear(2, 2), nn.GELU())
+    second.load_state_dict(first.state_dict())
+    before = weights_fingerprint(first)
+    assert before == weights_fingerprint(first)
+    assert before != weights_fingerprint(second)
+    with torch.no_grad():
+        first[0].bias[1] += 1e-6
+    assert before != weights_fingerprint(first)
+    assert weights_fingerprint(nn.BatchNorm2d(3))  # a buffer without dimensions
+
+
+def test_bootstrap_equals_drawing_image_by_image():
+    values, images, classes = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], [3, 3, 5, 8, 8, 9], list("abacba")
+    estimate = bootstrap_mean(values, images, classes, resamples=200, confidence=0.9, seed=5)
+    draws = np.random.default_rng(5).integers(0, 4, (200, 4))
+    means = []
+    for draw in draws:
+        drawn = [
+            (value, label)
+            for place in draw
+            for value, image, label in zip(values, images, classes, strict=True)
+            if image == (3, 5, 8, 9)[place]
+        ]
+        found = sorted({label for _, label in drawn})
+        means.append(np.mean([np.mean([value for value, other in drawn if other == label]) for label in found]))
+    assert estimate.value == pytest.approx((1 / 3 + 0.5 + 1) / 3)
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])))
+    assert estimate.count == 6
+    assert bootstrap_mean(values, images, classes, resamples=200, confidence=0.9, seed=5) == estimate
+    normal = np.random.default_rng(0).normal(size=30).tolist()
+    first, second = (bootstrap_mean(normal, list(range(30)), resamples=50, seed=seed) for seed in (5, 6))
+    assert first.value == second.value
+    assert first.low != second.low
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        estimate = bootstrap_mean(rng.normal(2.0, 1.0, 40).tolist(), list(range(40)), resamples=400, seed=seed)
+        hits += estimate.low <= 2.0 <= estimate.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_bootstrap_refuses_nothing_to_average():
+    with pytest.raises(ValueError, match="no value"):
+        bootstrap_mean([], [])
+    with pytest.raises(ValueError, match="share in"):
+        bootstrap_mean([1.0], [0], confidence=95)
+
+
+def test_the_promise_after_the_first_chunk_holds_for_cells_of_very_different_cost():
+    costs = {"random": 0.4, "grad_cam": 0.5, "rise": 90.0, "sise": 20.0}
+    left = TimeLeft(dict.fromkeys(costs, 50))
+    for cell, cost in list(costs.items())[:-1]:
+        left.record(cell, 1, cost)
+        assert left.seconds() is None
+    left.record("sise", 1, costs["sise"])
+    assert left.seconds() == pytest.approx(49 * sum(costs.values()))
+    assert left.share_done() == pytest.approx(1 / 50)
+    for cell, cost in costs.items():
+        left.record(cell, 49, 49 * cost)
+    assert left.seconds() == 0
+    assert left.share_done() == 1
+
+
+def test_random_maps_depend_on_the_image_and_the_seed_only():
+    images, model = torch.rand(3, 3, 9, 7), nn.Identity()
+    maps = RandomMap(model)(images, torch.tensor([0, 1, 0]))
+    alone = RandomMap(model)(images[1:2], 1)
+    assert torch.equal(maps[1], alone[0])
+    assert torch.equal(RandomMap(model)(images[1:2]), alone)
+    assert not torch.equal(RandomMap(model, seed=1)(images[1:2], 1), alone)
+    assert not torch.equal(maps[0], maps[2])
+
+
+def test_the_central_gaussian():
+    one = CenterGaussian(nn.Identity(), sigma=0.2)(torch.rand(2, 3, 9, 5), 0)
+    y, x = torch.meshgrid(torch.arange(9.0) - 4, torch.arange(5.0) - 2, indexing="ij")
+    expected = torch.exp(-0.5 * ((y / 1.8) ** 2 + (x / 1.0) ** 2))
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    assert torch.allclose(one[0], expected, atol=1e-6)
+    assert torch.equal(one[0], one[1])
+    with pytest.raises(ValueError, match="sigma=0"):
+        CenterGaussian(nn.Identity(), sigma=0)

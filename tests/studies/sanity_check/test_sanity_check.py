@@ -1,0 +1,507 @@
+"""Adebayo's sanity check: what is randomised, what is left alone, and what the verdicts say."""
+
+import copy
+import csv
+import json
+import os
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from torch import nn
+
+from lightning_saliency.cli import sanity_check as command
+from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.explainers import Explainer, build_explainer
+from lightning_saliency.studies.sanity_check import check as _sanity_run
+from lightning_saliency.studies.sanity_check.results import Comparison
+from lightning_saliency.studies.sanity_check.run import (
+    ExplainerCheck,
+    SanityCheckResult,
+    bootstrap_interval,
+    layers_from_top,
+    randomize,
+    sanity_check,
+)
+from tests.networks import ConvNet, TokenTransformer
+
+IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+
+
+class WeightSum(Explainer):
+    """A map made of the weights alone, and a record of the networks it was asked about."""
+
+    def __init__(self, model, seen=None):
+        super().__init__(model)
+        self.seen = seen
+
+    def _explain(self, images, targets):
+        if self.seen is not None:
+            self.seen.append((copy.deepcopy(self.model.state_dict()), targets.tolist()))
+        weights = torch.cat([parameter.flatten() for parameter in self.model.parameters()])
+        return weights[: 32 * 32].reshape(1, 32, 32).expand(len(images), -1, -1)
+
+
+class Zero(Explainer):
+    """Nothing at all, or nothing once the top layer is random."""
+
+    def __init__(self, model, trained=None):
+        super().__init__(model)
+        self.trained = trained
+
+    def _explain(self, images, targets):
+        if self.trained is not None and torch.equal(self.trained, self.model.linear.weight):
+            return images.mean(1)
+        return images.new_zeros(len(images), 32, 32)
+
+
+class Noisy(Explainer):
+    """The image itself; with random weights, or always, disturbed by noise that the weights make."""
+
+    def __init__(self, model, trained=None):
+        super().__init__(model)
+        self.trained = trained
+
+    def _explain(self, images, targets):
+        weight = self.model.linear.weight
+        if self.trained is not None and torch.equal(self.trained, weight):
+            return images.mean(1)
+        generator = torch.Generator().manual_seed(int(1e5 * weight.abs().sum()))
+        # The same for an image whatever chunk it is in.
+        noise = torch.rand(images.shape[-2:], generator=generator).expand(len(images), -1, -1)
+        return images.mean(1) + (0.6 if self.trained is not None else 0.1) * noise
+
+
+def trained(seed=3):
+    """A network whose every parameter and statistic differs from a fresh one's."""
+    torch.manual_seed(seed)
+    network = ConvNet()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        for name, buffer in network.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer))
+    return network
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def floating(network, module):
+    return {
+        f"{module}.{name}"
+        for name, value in network.get_submodule(module).state_dict().items()
+        if value.is_floating_point()
+    }
+
+
+def test_layers_come_in_the_order_of_the_calls_not_of_registration():
+    class Reversed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+            self.body = nn.Conv2d(3, 4, 3)
+            self.activation = nn.ReLU()
+
+        def forward(self, x):
+            return self.head(self.activation(self.body(x)).mean((2, 3)))
+
+    assert [layers.name for layers in layers_from_top(Reversed(), IMAGES)] == ["head", "body"]
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "names"),
+    [
+        (20, ["linear", "block3.1", "block3.0", "block2.1", "block2.0", "block1.1", "block1.0"]),
+        (6, ["linear", "block3", "block2", "block1"]),
+        (3, ["linear … block3.1", "block3.0 … block2.1", "block2.0 … block1.0"]),
+        (1, ["linear … block1.0"]),
+    ],
+)
+def test_many_layers_are_grouped(max_steps, names):
+    network = ConvNet()
+    if max_steps in (3, 1):
+        # Fewer steps than blocks: neighbours.
+        names = [layers.name for layers in layers_from_top(network, IMAGES, max_steps)]
+        assert len(names) == max_steps
+        assert names[0].startswith("linear")
+    groups = layers_from_top(network, IMAGES, max_steps)
+    assert [group.name for group in groups] == names
+    modules = [module for group in groups for module in group.modules]
+    assert modules == ["linear", "block3.1", "block3.0", "block2.1", "block2.0", "block1.1", "block1.0"]
+
+
+def test_a_flat_sequence_is_shared_out_evenly():
+    network = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(10)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    sizes = [len(group.modules) for group in layers_from_top(network, IMAGES, 4)]
+    assert sum(sizes) == 10
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_every_parameter_of_a_transformer_is_in_one_layer_and_changes():
+    network = TokenTransformer()
+    groups = layers_from_top(network, IMAGES, 8)
+    modules = [module for group in groups for module in group.modules]
+    assert len(modules) == len(set(modules))
+    assert groups[0].name == "head"
+    assert "blocks.0.attention.out_proj" in modules  # never called as a module
+    before = copy.deepcopy(network.state_dict())
+    randomize(network, modules, seed=1)
+    constant = {name for name, value in before.items() if bool((value == value.flatten()[0]).all())}
+    assert changed(before, network.state_dict()) | constant == set(before)
+    assert not any(name.endswith("weight") and "norm" not in name for name in constant)
+
+
+def test_weights_depend_on_seed_and_path_only_and_the_generator_is_left():
+    one, two, other = trained(), trained(4), trained()
+    state = torch.random.get_rng_state()
+    randomize(one, ["linear", "block2.0"], seed=5)
+    randomize(two, ["block2.0"], seed=5)
+    randomize(other, ["block2.0"], seed=6)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(one.block2[0].weight, two.block2[0].weight)
+    assert not torch.equal(one.block2[0].weight, other.block2[0].weight)
+
+
+def test_batch_norm_is_taken_back_to_its_start():
+    network = trained()
+    randomize(network, ["block1.1"], seed=0)
+    norm = network.block1[1]
+    for values, expected in ((norm.weight, 1), (norm.bias, 0), (norm.running_mean, 0), (norm.running_var, 1)):
+        assert bool((values == expected).all())
+
+
+def test_weights_that_reset_parameters_misses_are_redrawn():
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    network = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    before = layer.weight.detach().clone()
+    modules = [module for group in layers_from_top(network, IMAGES) for module in group.modules]
+    randomize(network, modules, seed=0)
+    assert abs(np.corrcoef(before.flatten(), layer.weight.detach().flatten())[0, 1]) < 0.4
+
+
+def test_each_step_changes_exactly_its_layers():
+    network = trained()
+    seen = []
+    result = sanity_check(
+        network, IMAGES, {"sum": partial(WeightSum, seen=seen)}, random_networks=3, batch_size=3, max_steps=6
+    )
+    groups = layers_from_top(network, IMAGES, 6)
+    assert result.layers == tuple(group.name for group in groups)
+    count = len(groups)
+    assert len(seen) == 2 * count + 2
+    states = [state for state, _ in seen]
+    original = network.state_dict()
+    assert changed(original, states[0]) == set()
+    of_group = [set().union(*(floating(network, module) for module in group.modules)) for group in groups]
+    for step in range(count):
+        assert changed(states[step], states[step + 1]) == of_group[step]
+        assert changed(original, states[step + 1]) == set().union(*of_group[: step + 1])
+    for layer, state in enumerate(states[count + 1 : 2 * count], start=1):
+        assert changed(original, state) == of_group[layer]
+        # The same random weights as in the cascade.
+        assert all(torch.equal(state[name], states[layer + 1][name]) for name in of_group[layer])
+    weights = {name for name in set().union(*of_group) if original[name].ndim > 1}
+    networks = [states[count], *states[2 * count :]]
+    for one, two in pairwise(networks):
+        assert weights <= changed(one, two)
+    # The classes that the original network predicts, throughout.
+    predicted = network.eval()(IMAGES).argmax(1).tolist()
+    assert all(targets == predicted for _, targets in seen)
+    assert list(result.targets) == predicted
+
+
+def test_the_network_is_left_as_it_was():
+    network = trained().train()
+    network.block2[1].eval()
+    network.block1[0].weight.requires_grad_(False)
+    before = copy.deepcopy(network.state_dict())
+    flags = [module.training for module in network.modules()]
+    state = torch.random.get_rng_state()
+    sanity_check(network, IMAGES, ["smoe", "grad_cam"], random_networks=2)
+    assert changed(before, network.state_dict()) == set()
+    assert [module.training for module in network.modules()] == flags
+    assert [parameter.requires_grad for parameter in network.parameters()].count(False) == 1
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_similarities_and_level_are_those_of_the_maps():
+    network = trained()
+    result = sanity_check(network, IMAGES, ["smoe"], random_networks=3, seed=11)
+    check = result["smoe"]
+    groups = layers_from_top(network, IMAGES)
+    original = build_explainer("smoe", network)(IMAGES)
+    for step, comparison in enumerate(check.cascading):
+        other = copy.deepcopy(network)
+        randomize(other, [module for group in groups[: step + 1] for module in group.modules], seed=11)
+        maps = build_explainer("smoe", other)(IMAGES)
+        expected = [stats.spearmanr(a.flatten(), b.flatten())[0] for a, b in zip(original, maps, strict=True)]
+        assert comparison.similarity["spearman"] == pytest.approx(expected, abs=1e-4)
+        assert comparison.change == pytest.approx(float((maps - original).abs().max()), abs=1e-5)
+    networks = []
+    for seed in (11, 12, 13):
+        other = copy.deepcopy(network)
+        randomize(other, [module for group in groups for module in group.modules], seed=seed)
+        networks.append(build_explainer("smoe", other)(IMAGES))
+
+    def ranked(one, two):
+        return pytest.approx(
+            [stats.spearmanr(a.flatten(), b.flatten())[0] for a, b in zip(one, two, strict=True)], abs=1e-4
+        )
+
+    assert [list(row) for row in check.random["spearman"]] == [ranked(original, maps) for maps in networks]
+    a, b, c = networks
+    assert [list(row) for row in check.level["spearman"]] == [ranked(a, b), ranked(a, c), ranked(b, c)]
+    assert check.random["ssim"][0] == check.cascading[-1].similarity["ssim"]
+
+
+def test_an_explainer_that_ignores_the_weights_is_found_out():
+    result = sanity_check(trained(), IMAGES, ["smoe"], random_networks=2)
+    edges = result["edges"]
+    for step in (*edges.cascading, *edges.independent):
+        for values in step.similarity.values():
+            assert values == pytest.approx((1, 1, 1), abs=1e-5)
+        assert step.change == 0
+    assert edges.verdict().kind == "independent"
+    assert "does not depend on the weights" in edges.verdict().line
+    assert result["smoe"].verdict().kind != "independent"
+
+
+def test_an_explainer_that_shows_the_weights_falls_to_the_level():
+    verdict = sanity_check(trained(), IMAGES, {"sum": WeightSum}, random_networks=3)["sum"].verdict()
+    assert verdict.kind == "fallen"
+    assert "has fallen to the random-weights level" in verdict.line
+
+
+def test_constant_maps_are_counted_and_make_no_level():
+    network = trained()
+    build = partial(Zero, trained=network.linear.weight.detach().clone())
+    result = sanity_check(network, IMAGES, {"zero": Zero, "vanishing": build}, random_networks=2)
+    zero, vanishing = result["zero"], result["vanishing"]
+    assert zero.verdict().kind == "undecided"
+    assert zero.compared == ()
+    assert (zero.cascading[0].constant, zero.level_constant, zero.level_maps) == (3, 6, 6)
+    assert vanishing.compared == (0, 1, 2)
+    assert vanishing.cascading[-1].similarity["spearman"] == (0, 0, 0)
+    assert vanishing.random_level("spearman") is None
+    assert vanishing.verdict().kind == "fallen"
+    assert "no map is left" in vanishing.verdict().line
+    assert "3 of 3 maps are constant once all weights are random" in vanishing.verdict().line
+    # Only where the linear layer is as trained is there a map.
+    assert [step.constant for step in vanishing.independent] == [3, *[0] * (len(result.layers) - 1)]
+    assert vanishing.level["ssim"] == ((None,) * 3,)
+    assert SanityCheckResult.from_json(result.to_json()) == result
+
+
+def test_original_maps_that_random_ones_share_stay_above_the_level():
+    network = trained()
+    build = partial(Noisy, trained=network.linear.weight.detach().clone())
+    verdict = sanity_check(network, IMAGES, {"noisy": build}, random_networks=4)["noisy"].verdict()
+    assert verdict.kind == "above"
+    assert verdict.line.startswith("stays above the random-weights level: Spearman by 0.")
+
+
+def test_a_level_that_is_itself_high_is_mentioned():
+    verdict = sanity_check(trained(), IMAGES, {"image": Noisy}, random_networks=4)["image"].verdict()
+    assert verdict.kind == "fallen"
+    assert "the level itself is high in Spearman, SSIM, HOG" in verdict.line
+
+
+def made_up(similarity, level, images=8, change=0.5):
+    spread = np.linspace(-0.02, 0.02, images)
+    values = {measure: tuple(similarity + spread) for measure in ("spearman", "ssim", "hog")}
+    random = {measure: (own, own) for measure, own in values.items()}
+    levels = {measure: (tuple(level + spread), tuple(level - spread)) for measure in values}
+    step = Comparison("fc", values, 0, change)
+    return ExplainerCheck("x", "", 0, images, tuple(range(images)), (step,), (step,), random, levels, 0, images)
+
+
+@pytest.mark.parametrize(("similarity", "kind"), [(0.2, "fallen"), (0.31, "fallen"), (0.3, "fallen"), (0.6, "above")])
+def test_the_verdict_goes_by_the_intervals(similarity, kind):
+    verdict = made_up(similarity, 0.3).verdict()
+    assert verdict.kind == kind
+    if kind == "above":
+        assert "Spearman by 0.30 (0.60 [0.59, 0.61], level 0.30 [0.29, 0.31])" in verdict.line
+
+
+def test_one_similarity_above_is_enough():
+    check = made_up(0.2, 0.3)
+    check.random["ssim"] = (tuple(0.5 for _ in range(8)),) * 2
+    line = check.verdict().line
+    assert check.verdict().kind == "above"
+    assert "SSIM by 0.20" in line
+    assert "fallen: Spearman" in line
+
+
+def test_bootstrap_interval_is_close_to_the_normal_one():
+    values = np.random.default_rng(1).normal(0.5, 0.1, 60)
+    mean, low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / 60**0.5
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
+    assert bootstrap_interval(values) == (mean, low, high)
+    assert bootstrap_interval([0.25]) == (0.25, 0.25, 0.25)
+    with pytest.raises(ValueError, match="no value"):
+        bootstrap_interval([None])
+
+
+def test_the_interval_of_networks_that_differ_is_as_wide_as_their_difference():
+    rows = ((0.1, 0.1, 0.1), (0.5, 0.5, None))
+    mean, low, high = bootstrap_interval(rows)
+    assert mean == pytest.approx(1.3 / 5)
+    assert (low, high) == pytest.approx((0.1, 0.5))
+
+
+def test_the_same_seed_gives_the_same_result_and_json_keeps_it():
+    first, again, other = (
+        sanity_check(trained(), IMAGES, ["smoe", "grad_cam"], random_networks=2, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert SanityCheckResult.from_json(first.to_json()) == first
+    with pytest.raises(ValueError, match="no result"):
+        SanityCheckResult.from_json('{"layers": []}')
+
+
+def test_the_size_of_the_chunks_does_not_matter():
+    one, three = (sanity_check(trained(), IMAGES, ["grad_cam"], random_networks=2, batch_size=size) for size in (1, 3))
+    for a, b in zip(one["grad_cam"].cascading, three["grad_cam"].cascading, strict=True):
+        for measure in a.similarity:
+            assert a.similarity[measure] == pytest.approx(b.similarity[measure], abs=2e-3)
+
+
+def test_results_are_kept_for_each_explainer_and_used_again(tmp_path, monkeypatch):
+    made = []
+    original = _sanity_run.Run.check
+
+    def counting(self, name, *arguments):
+        made.append(name)
+        return original(self, name, *arguments)
+
+    monkeypatch.setattr(_sanity_run.Run, "check", counting)
+    check = partial(sanity_check, images=IMAGES, folder=tmp_path, random_networks=2, pictures=2, max_steps=4)
+    first = check(trained(), explainers=["smoe"])
+    second = check(trained(), explainers=["grad_cam", "smoe"])
+    assert made == ["smoe", "edges", "grad_cam"]
+    assert second["smoe"] == first["smoe"]
+    assert np.array_equal(second["smoe"].pictures["cascading"], first["smoe"].pictures["cascading"])
+    assert first["smoe"].pictures["independent"].shape == (5, 2, 32, 32)
+    made.clear()
+    check(trained(4), explainers=["smoe"])
+    assert made == ["smoe", "edges"]
+    made.clear()
+    kept = tmp_path / "explainers" / "smoe.json"
+    kept.write_text(kept.read_text()[:100])
+    check(trained(4), explainers=["smoe"])
+    assert made == ["smoe"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_nothing_is_kept_of_a_run_that_is_cut_short(tmp_path):
+    class Broken(Explainer):
+        def _explain(self, images, targets):
+            raise RuntimeError("cut short")
+
+    with pytest.raises(RuntimeError, match="cut short"):
+        sanity_check(trained(), IMAGES, {"smoe": partial(build_explainer, "smoe"), "broken": Broken}, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["smoe.json", "smoe.npz"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"explainers": ["gradcam"]}, "gradcam.*Allowed are smoe"),
+        ({"explainers": ["smoe", "smoe"]}, "each once"),
+        ({"explainers": []}, "at least one"),
+        ({"explainers": {"edges": WeightSum}}, "control"),
+        ({"images": IMAGES[0]}, "at least one image"),
+        ({"random_networks": 1}, "At least 2"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"max_steps": 0}, "max_steps=0"),
+    ],
+)
+def test_what_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sanity_check(ConvNet(), **{"images": IMAGES, "explainers": ["smoe"], **changes})
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def arguments(photos, output, *more):
+    network = ["--model", "small_cnn", "--num-classes", "10", "--resize", "40", "--crop", "40"]
+    return [*network, "--max-steps", "3", "--output", str(output), *more, str(photos)]
+
+
+def test_the_command_writes_everything(tmp_path, photos, capsys):
+    output = tmp_path / "out"
+    torch.manual_seed(0)
+    options = ["--explainers", "smoe,group_cam", "--option", "group_cam.groups=2", "--limit", "2", "--sheets", "1"]
+    assert command.run(arguments(photos, output, *options)) == 0
+    printed = capsys.readouterr().out
+    assert "group_cam groups=2: " in printed
+    assert "edges: does not depend on the weights at all" in printed
+    files = {"sanity_check.json", "sanity_check.csv", "sanity_check.png", "cascading_0.png", "independent_0.png"}
+    assert {path.name for path in output.iterdir() if path.is_file()} == files
+    result = SanityCheckResult.from_json((output / "sanity_check.json").read_text())
+    assert [check.name for check in result.checks] == ["smoe", "group_cam groups=2", "edges"]
+    assert len(result.targets) == 2
+    assert json.loads((output / "sanity_check.json").read_text())["checks"][2]["verdict"]["kind"] == "independent"
+    with (output / "sanity_check.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    smoe = [
+        row for row in rows if row["explainer"] == "smoe" and row["mode"] == "cascading" and row["measure"] == "ssim"
+    ]
+    assert [float(row["mean"]) for row in smoe] == pytest.approx(
+        [np.mean(step.similarity["ssim"]) for step in result["smoe"].cascading], abs=1e-5
+    )
+    assert Image.open(output / "cascading_0.png").size[0] > 5 * 112
+    written = {path: os.stat(path).st_mtime_ns for path in (output / "explainers").iterdir()}
+    torch.manual_seed(0)
+    assert command.run(arguments(photos, output, *options)) == 0
+    assert {path: os.stat(path).st_mtime_ns for path in (output / "explainers").iterdir()} == written
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--explainers", "gradcam"], "gradcam.*smoe"),
+        (["--explainers", "smoe", "--option", "sise.mu=0.3"], "sise.mu=0.3"),
+        (["--explainers", "smoe", "--option", "smoe.groups=3"], "groups"),
+        (["--explainers", "smoe", "--crop", "0", "--resize", "50", "--random-networks", "1"], "random_networks=1"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, photos, more, message):
+    with pytest.raises(UsageError, match=message):
+        command.run(arguments(photos, tmp_path / "out", *more))
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_on_a_pretrained_network(tmp_path, shared_data):
+    """Deeper randomisation takes SMOE's maps further away, and Fast-CAM's at once, since the class is lost."""
+    checkpoint = shared_data / "weights" / "squeezenet1_0_imagenet.pth"
+    images = shared_data / "imagenet_nips17" / "images"
+    options = ["--model", "squeezenet1_0", "--checkpoint", str(checkpoint), "--limit", "2", "--max-steps", "4"]
+    options += ["--explainers", "smoe,fast_cam", "--random-networks", "2", "--resize", "144", "--crop", "128"]
+    assert command.run([*options, "--output", str(tmp_path), str(images)]) == 0
+    result = SanityCheckResult.from_json((tmp_path / "sanity_check.json").read_text())
+    smoe = [interval.mean for interval in result["smoe"].intervals("cascading", "spearman")]
+    fast_cam = [interval.mean for interval in result["fast_cam"].intervals("cascading", "spearman")]
+    assert smoe[-1] < smoe[0]
+    assert fast_cam[0] < smoe[0]
+    assert result.verdicts()["smoe"].kind == "fallen"
