@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_saliency.explainers import Explainer, build_explainer, find_explainer
+from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.functional.masking import resize_maps, top_fraction
 
 
@@ -75,24 +75,6 @@ class CenterGaussian(Explainer):
             torch.exp(-0.5 * (((torch.arange(side) + 0.5) / side - 0.5) / self.sigma) ** 2) for side in images.shape[2:]
         )
         return (rows[:, None] * columns).expand(len(images), -1, -1).to(images.device)
-
-
-#: The controls by name, beside the explainers of ``EXPLAINERS``.
-CONTROLS: dict[str, type[Explainer]] = {"random": RandomMap, "center_gaussian": CenterGaussian}
-
-
-def build_method(name: str, model: nn.Module, options: dict[str, Any]) -> Explainer:
-    """The explainer or control of that name.
-
-    Raises:
-        ImportError: If it needs a package that is not installed.
-        TypeError: If it has no such option.
-        ValueError: If the name is unknown.
-    """
-    if name in CONTROLS:
-        return CONTROLS[name](model, **options)
-    find_explainer(name, CONTROLS)
-    return build_explainer(name, model, **options)
 
 
 #: Of the surrogates; further ones change the autocorrelation by about a hundredth.

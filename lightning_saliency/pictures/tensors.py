@@ -209,3 +209,23 @@ def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:
         Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
         latest = _latest = picture.copy(), buffer.getvalue()
     return latest[1]
+
+
+def parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[float], Sequence[float]] | None:
+    """``(mean, std)`` of what ``denormalize`` names, ``None`` for ``"auto"``.
+
+    Raises:
+        ValueError: If it names something else.
+    """
+    if value == "imagenet":
+        return IMAGENET_NORMALIZATION
+    if value == "none":
+        return (0.0,), (1.0,)
+    if value == "auto":
+        return None
+    if isinstance(value, str) or len(value) != 2 or any(isinstance(part, (int, float)) for part in value):
+        raise ValueError(
+            f"Expected denormalize to be 'auto', 'imagenet', 'none' or (mean, std) with one number a channel each, "
+            f"but got {value!r}."
+        )
+    return value[0], value[1]

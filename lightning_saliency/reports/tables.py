@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Column", "Estimate", "TableData", "ranked"]
+__all__ = ["Column", "Estimate", "TableData", "difference_columns", "ranked"]
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def difference_columns(columns: Sequence[Column]) -> list[Column]:
     """Scores as columns of differences: none is the best of them, and small ones are to be seen.
 
     Example:
-        >>> [(column.key, column.better, column.digits) for column in difference_columns(statistic_columns())]
-        [('difference', None, 3), ('information', None, 3)]
+        >>> [(column.better, column.digits) for column in difference_columns([Column("kar", "KAR", "high")])]
+        [(None, 3)]
     """
     return [replace(column, better=None, group=f"{column.group}, differences", digits=3) for column in columns]

@@ -30,6 +30,7 @@ def as_spec(part: Any, default: type | None = None) -> dict[str, Any]:
         ValueError: If an object's saved arguments are not those that it is built from.
 
     Example:
+        >>> from lightning_saliency.classifier import ImageClassifier
         >>> as_spec({"model": "small_cnn", "num_classes": 10}, ImageClassifier)["class_path"]
         'lightning_saliency.classifier.ImageClassifier'
     """

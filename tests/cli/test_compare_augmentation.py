@@ -1,7 +1,5 @@
 """``compare-augmentation``, as a person types it; and the configurations that come with the project."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
@@ -9,8 +7,9 @@ import yaml
 from lightning_saliency.cli import compare_augmentation, main
 from lightning_saliency.studies.augmentation import plan as planning
 from lightning_saliency.studies.augmentation.arms import parse_arms
+from tests.paths import CONFIGS
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("compare_augmentation_*.yaml"))
+COMPARISONS = sorted(CONFIGS.glob("compare_augmentation_*.yaml"))
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_mistakes_are_told_without_a_traceback(config, capsys, tmp_path):
         assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_the_configurations_can_be_read(path):
     parsed = compare_augmentation._parser().parse_args(["--config", str(path)])
     assert len(parsed.seeds) >= 3
@@ -100,13 +99,13 @@ def test_the_configurations_can_be_read(path):
 
 
 def test_there_are_configurations():
-    assert len(CONFIGS) == 3
+    assert len(COMPARISONS) == 3
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["cifar", "coco"])
 def test_networks_and_data_of_the_configurations_are_there(name, shared_data, tmp_path):
-    path = next(path for path in CONFIGS if path.stem.endswith(name))
+    path = next(path for path in COMPARISONS if path.stem.endswith(name))
     content = yaml.safe_load(path.read_text())
     arguments = ["--config", str(path), "--data-root", str(shared_data), "--output", str(tmp_path)]
     parser = compare_augmentation._parser()

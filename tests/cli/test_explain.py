@@ -15,8 +15,8 @@ from lightning_saliency.cli._networks import normalized, read_image
 from lightning_saliency.explainers import SMOE, build_explainer
 from lightning_saliency.networks import build_network
 from lightning_saliency.pictures.tensors import to_uint8
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = ["--resize", "32", "--crop", "32"]
 
 NETWORKS = """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
 
 from lightning_saliency.cli import main, roar_kar
 from lightning_saliency.studies.layer_masking.run import LayerMaskingConfig
 from lightning_saliency.studies.roar_kar.run import RoarKarConfig
+from tests.paths import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CONTENT = {
     "data": {
         "class_path": "lightning_saliency.data.DigitScenes",

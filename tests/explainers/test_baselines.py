@@ -465,7 +465,7 @@ def test_torchcam_by_name_without_torchcam(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unknown_names_and_options() -> None:
-    with pytest.raises(ValueError, match=r"Got the explainer 'grad-cam'\. Allowed are smoe, .* and torchcam:METHOD"):
+    with pytest.raises(ValueError, match=r"Got the explainer 'grad-cam'\. Allowed are smoe, .*, torchcam:METHOD"):
         build_explainer("grad-cam", network())
     with pytest.raises(ValueError, match=r"'grad-cam'\. Allowed are random, smoe, .*use one of them"):
         find_explainer("grad-cam", ["random"])

@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_saliency.functional import scores as fast
 from lightning_saliency.functional import statistics
+from tests.paths import TABLES
 
 from . import smoe
 
-TABLES = Path(__file__).resolve().parents[3] / "shared" / "papers" / "tables"
 DATASETS = ("ImageNet", "Places", "COWC")
 
 IN_TABLE_4 = {  # Table 1's names that are spelled otherwise in Table 4

@@ -14,8 +14,7 @@ import torchvision
 from torch import nn
 
 from lightning_saliency.scales.find import NoScalesError, Scale, as_grid, find_scales, share_one_grid
-
-from .networks import (
+from tests.networks import (
     MLP,
     ConvNet,
     EncoderDecoder,

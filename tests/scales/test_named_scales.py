@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lightning_saliency.scales.find import SCALE_COLUMNS, Scale, as_grid, find_scales, named_scales, scale_table
-
-from .networks import MLP, Chain, ConvNet, EncoderDecoder, SharedModulesNet, TokenTransformer, brief, conv_block
+from tests.networks import MLP, Chain, ConvNet, EncoderDecoder, SharedModulesNet, TokenTransformer, brief, conv_block
 
 IMAGES = torch.rand(2, 3, 32, 48)
 TOKENS = Scale("blocks.3", "output", (4, 6), 16, "tokens", prefix_tokens=1)

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from lightning_saliency.scales._trace import trace
 from lightning_saliency.scales.find import find_scales
-
-from .networks import Chain, ConvNet, EncoderDecoder, TokenBlock, brief, conv_block
+from tests.networks import Chain, ConvNet, EncoderDecoder, TokenBlock, brief, conv_block
 
 
 class Beside(nn.Module):
@@ -270,8 +269,8 @@ def test_only_an_ambiguous_network_is_run_twice(monkeypatch):
         passes.append(args[1].shape)
         return trace(*args, **kwargs)
 
-    for module in ("scales", "_readings"):
-        monkeypatch.setattr(f"lightning_saliency.{module}.trace", counted)
+    for module in ("find", "_tensor_refs"):
+        monkeypatch.setattr(f"lightning_saliency.scales.{module}.trace", counted)
     find_scales(ConvNet(), torch.rand(4, 3, 32, 32))
     assert passes == [(1, 3, 32, 32)]
     find_scales(ChannelsLast(False), torch.rand(4, 3, 32, 32))

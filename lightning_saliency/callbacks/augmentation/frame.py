@@ -12,7 +12,6 @@ from torch import Tensor
 from lightning_saliency.callbacks._trainer_lookups import class_names, run_folder
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
-from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, parse_denormalize
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, overlay
 from lightning_saliency.pictures.film import Film
@@ -22,6 +21,7 @@ from lightning_saliency.pictures.tensors import (
     displayable,
     find_normalization,
     fitted_size,
+    parse_denormalize,
     resize_images,
     sheet,
     tile_width,
@@ -59,7 +59,7 @@ class AugmentationFilm:
         self.guess = denormalize == "auto"
         try:
             self.normalization = parse_denormalize(denormalize)
-        except MonitorConfigurationError as error:
+        except ValueError as error:
             raise AugmentationConfigurationError(str(error)) from None
         self.picture_width = whole_number("picture_width", picture_width, 1)
         if not megabytes > 0:

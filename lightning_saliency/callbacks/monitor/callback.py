@@ -14,13 +14,7 @@ from torch import Tensor
 from lightning_saliency.batches import find_images, find_labels, find_logits, find_objects
 from lightning_saliency.callbacks._trainer_lookups import class_names, resolve_scales, run_folder, watched_module
 from lightning_saliency.callbacks.monitor.frame import VIEWS, draw_views
-from lightning_saliency.callbacks.monitor.options import (
-    STAGES,
-    MonitorConfigurationError,
-    harmless,
-    parse_denormalize,
-    positive,
-)
+from lightning_saliency.callbacks.monitor.options import STAGES, MonitorConfigurationError, harmless, positive
 from lightning_saliency.callbacks.monitor.sample import FixedSample, Shot
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
@@ -30,7 +24,7 @@ from lightning_saliency.functional.scores import map_entropy, spearman
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.loggers import log_picture
-from lightning_saliency.pictures.tensors import find_normalization
+from lightning_saliency.pictures.tensors import find_normalization, parse_denormalize
 from lightning_saliency.scales.maps import combined_statistics
 from lightning_saliency.scales.taps import ScaleTaps
 
@@ -119,7 +113,10 @@ class SaliencyMonitor(StageHooks):
         self.log_at_start = log_at_start
         self.image_key = image_key
         self.denormalize = denormalize
-        self._normalization = parse_denormalize(denormalize)
+        try:
+            self._normalization = parse_denormalize(denormalize)
+        except ValueError as error:
+            raise MonitorConfigurationError(str(error)) from None
         self.name = name
         self.picture_width = positive("picture_width", picture_width)
         self.film_megabytes = film_megabytes

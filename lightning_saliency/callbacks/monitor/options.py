@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
-
-from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
 #: The loops a monitor can watch.
 STAGES = ("validate", "train", "test")
@@ -39,19 +37,3 @@ def positive(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise MonitorConfigurationError(f"Expected {name} to be a positive integer, but got {value!r}.")
     return value
-
-
-def parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[float], Sequence[float]] | None:
-    """``(mean, std)`` of what ``denormalize`` names, ``None`` for ``"auto"``."""
-    if value == "imagenet":
-        return IMAGENET_NORMALIZATION
-    if value == "none":
-        return (0.0,), (1.0,)
-    if value == "auto":
-        return None
-    if isinstance(value, str) or len(value) != 2 or any(isinstance(part, (int, float)) for part in value):
-        raise MonitorConfigurationError(
-            f"Expected denormalize to be 'auto', 'imagenet', 'none' or (mean, std) with one number a channel each, "
-            f"but got {value!r}."
-        )
-    return value[0], value[1]

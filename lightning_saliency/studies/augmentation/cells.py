@@ -16,11 +16,11 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_saliency.batches import find_images, find_labels
 from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.studies.augmentation.arms import Arm
 from lightning_saliency.studies.augmentation.config import DataModuleConfig, FineTunedNetwork, TrainingConfig
 from lightning_saliency.studies.augmentation.training import FineTuning, StepClock
+from lightning_saliency.studies.engine.fingerprints import batches_fingerprint
 from lightning_saliency.studies.isolation import OwnRandomness, SeededBatches, quiet
 from lightning_saliency.studies.specs import build
 
@@ -238,10 +238,5 @@ def data_fingerprint(config: DataModuleConfig, seed: int) -> str:
     digest = hashlib.sha256()
     with OwnRandomness(seed):
         for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-            digest.update(f"{len(loader)};".encode())
-            for batch in islice(loader, _LOOKED_AT):
-                images = find_images(batch)
-                labels = find_labels(batch, len(images))
-                digest.update(images.contiguous().numpy().tobytes())
-                digest.update(b"" if labels is None else labels.long().contiguous().numpy().tobytes())
+            digest.update(f"{len(loader)};{batches_fingerprint(islice(loader, _LOOKED_AT))}".encode())
     return digest.hexdigest()

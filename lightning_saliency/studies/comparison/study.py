@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from lightning_saliency import __version__
 from lightning_saliency.data.boxes import Sample
-from lightning_saliency.explainers import Explainer
-from lightning_saliency.explainers.controls import build_method
+from lightning_saliency.explainers import Explainer, build_explainer
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.studies.comparison.measuring import MetricConfig, measure
 from lightning_saliency.studies.comparison.samples import Samples
@@ -130,7 +129,7 @@ class Study:
         which: str | Callable[..., Explainer] = options.pop("explainer", name)
         if callable(which):
             return which(self.networks[network], **options)
-        return build_method(which, self.networks[network], options)
+        return build_explainer(which, self.networks[network], **options)
 
     def _open_files(self, output: Path) -> None:
         shared = {

@@ -27,6 +27,8 @@ class Cell:
         function: A function at the top of a module; its result consists of plain, finite JSON values.
         arguments: Its keyword arguments; what can be pickled.
         fingerprint: What the result depends on, by part, as JSON. A file with another one is stale.
+        group: Cells of one group cost alike for each of their steps; the time left is told group by group.
+        steps: How much work it is, in units that are the same throughout its group, such as images.
 
     Raises:
         ValueError: If the name cannot be a file's.
@@ -40,6 +42,8 @@ class Cell:
     function: Callable[..., dict[str, Any]]
     arguments: Mapping[str, Any]
     fingerprint: Mapping[str, Any]
+    group: str = ""
+    steps: int = 1
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name.startswith("."):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from lightning_saliency.studies.engine.run import Engine
+Engine = Literal["local", "ray"]
 
 
 @dataclass
-class RunConfig:
+class EngineConfig:
     """Where the results go, and what computes them.
 
     Args:
@@ -21,7 +21,7 @@ class RunConfig:
         retries: How often a cell is begun anew whose process is lost.
     """
 
-    output: str = "runs/retraining"
+    output: str = "runs/study"
     engine: Engine = "local"
     workers: int = 1
     cpus_per_cell: float = 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from typing_extensions import Self
 
 # With a bar of 14 characters, a line with this beside a network's and an explainer's name fits into 80 columns.
-_UNKNOWN = "timing each explainer"
+_UNKNOWN = "timing each kind"
 
 
 class TimeLeft:
@@ -20,7 +21,8 @@ class TimeLeft:
     nothing is promised: the cells cost from a millisecond to minutes a step, so one says nothing about another.
 
     Args:
-        steps: Cell -> its number of steps.
+        steps: Group of cells -> the number of steps of them all.
+        workers: How many of them are computed at a time.
 
     Example:
         >>> left = TimeLeft({"fast": 4, "slow": 4})
@@ -30,8 +32,9 @@ class TimeLeft:
         (None, 181.5)
     """
 
-    def __init__(self, steps: Mapping[Hashable, int]) -> None:
-        self._left = dict(steps)
+    def __init__(self, steps: Mapping[Any, int], workers: int = 1) -> None:
+        self._workers = max(1, workers)
+        self._left: dict[Hashable, int] = dict(steps)
         self._done: dict[Hashable, int] = dict.fromkeys(steps, 0)
         self._taken: dict[Hashable, float] = dict.fromkeys(steps, 0.0)
 
@@ -45,14 +48,15 @@ class TimeLeft:
         """The seconds left; ``None`` while there is a cell of which no step was measured."""
         if any(left > 0 and self._done[cell] == 0 for cell, left in self._left.items()):
             return None
-        return sum(left * self._taken[cell] / self._done[cell] for cell, left in self._left.items() if left > 0)
+        seconds = sum(left * self._taken[cell] / self._done[cell] for cell, left in self._left.items() if left > 0)
+        return seconds / self._workers
 
     def share_done(self) -> float:
         """The share of the work, in time, that is done; of the steps, while the time is not known."""
         left = self.seconds()
         if left is None:
             return sum(self._done.values()) / max(1, sum(self._done.values()) + sum(self._left.values()))
-        taken = sum(self._taken.values())
+        taken = sum(self._taken.values()) / self._workers
         return taken / (taken + left) if taken + left > 0 else 1.0
 
 

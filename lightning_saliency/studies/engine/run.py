@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_saliency.studies.engine.cell import Cell, CellError, read_record
+from lightning_saliency.studies.engine.cell import Cell, CellError, Outcome, read_record
+from lightning_saliency.studies.engine.config import Engine
 from lightning_saliency.studies.engine.files import StaleResultsError
 from lightning_saliency.studies.engine.local import here, in_processes, visible_devices
+from lightning_saliency.studies.engine.progress import ProgressBar, TimeLeft
 from lightning_saliency.studies.engine.ray import on_ray
 
 __all__ = ["Cell", "CellError", "Engine", "cell_seconds", "read_cells", "run_cells"]
-
-Engine = Literal["local", "ray"]
 
 
 def run_cells(
@@ -83,13 +83,10 @@ def run_cells(
                 outcomes = in_processes(missing, folder, workers, max(1, int(cpus_per_cell)), devices, retries)
         failures: dict[str, str] = {}
         cause: BaseException | None = None
-        with _bar(progress) as bar:
-            task = bar.add_task("cells", total=len(cells), completed=len(cells) - len(missing))
-            for outcome in outcomes:
-                bar.advance(task)
-                if outcome.failure is not None:
-                    failures[outcome.name] = outcome.failure
-                    cause = cause or outcome.cause
+        for outcome in _watched(outcomes, cells, folder, workers if engine == "local" else 1, progress):
+            if outcome.failure is not None:
+                failures[outcome.name] = outcome.failure
+                cause = cause or outcome.cause
         if failures:
             first = next(iter(failures.values()))
             raise CellError(
@@ -159,13 +156,25 @@ def _check(
         )
 
 
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )
+def _watched(
+    outcomes: Iterator[Outcome], cells: Sequence[Cell], folder: Path, workers: int, progress: bool
+) -> Iterator[Outcome]:
+    """The outcomes as they come, a bar telling how many there are and the time left."""
+    steps: Counter[str] = Counter()
+    for cell in cells:
+        steps[cell.group] += cell.steps
+    left = TimeLeft(steps, workers)
+    by_name = {cell.name: cell for cell in cells}
+    there = _records(cells, folder)
+    for name, found in there.items():
+        left.record(by_name[name].group, by_name[name].steps, float(found["seconds"]))
+    done = len(there)
+    with ProgressBar(left, Console(stderr=True) if progress else None) as bar:
+        bar.show(f"{done}/{len(cells)} cells")
+        for outcome in outcomes:
+            cell = by_name[outcome.name]
+            record = None if outcome.failure is not None else read_record(cell, folder)
+            left.record(cell.group, cell.steps, 0.0 if record is None else float(record["seconds"]))
+            done += 1
+            bar.show(f"{done}/{len(cells)} {cell.name}")
+            yield outcome

@@ -11,7 +11,7 @@ from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.studies.engine.cell import Cell, plain
-from lightning_saliency.studies.engine.config import RunConfig
+from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.layer_masking.mask import RANDOM, LayerMask, modules_before
@@ -45,8 +45,8 @@ MODES = ("kar", "roar")
 
 
 @dataclass
-class LayerMaskingConfig(RunConfig, TrainingConfig):
-    """All of a layer-masking study, see `TrainingConfig` and `RunConfig` for the fields that are not listed here.
+class LayerMaskingConfig(EngineConfig, TrainingConfig):
+    """All of a layer-masking study, see `TrainingConfig` and `EngineConfig` for the fields that are not listed here.
 
     ``epochs`` and the module's own arguments are those of the networks that the masks are put into.
 

@@ -21,8 +21,7 @@ from lightning_saliency.callbacks.saliency_writer import write_maps
 from lightning_saliency.data.masked.module import RoarKarDataModule
 from lightning_saliency.data.masked.store import SaliencyStore, rank_levels
 from lightning_saliency.data.masked.whole_images import whole_image_loaders
-from lightning_saliency.explainers import Explainer
-from lightning_saliency.explainers.controls import build_method
+from lightning_saliency.explainers import Explainer, build_explainer
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable, find_normalization, to_uint8
 from lightning_saliency.studies.isolation import quiet, seeded
@@ -47,7 +46,7 @@ class MapSource:
     """Which maps mask the images, as plain data.
 
     Args:
-        explainer: Name in ``EXPLAINERS`` or ``CONTROLS``.
+        explainer: Name in ``EXPLAINERS`` or ``CONTROL_MAPS``.
         options: Of the explainer.
         weights: File of the weights of the network that is explained.
         hash: Their fingerprint.
@@ -190,7 +189,7 @@ def build_explainer_of(training: Training, source: MapSource) -> Explainer:
             "choose another output folder."
         )
     network.eval().requires_grad_(False)
-    return build_method(source.explainer, network, dict(source.options))
+    return build_explainer(source.explainer, network, **dict(source.options))
 
 
 def store_path(source: MapSource, stage: str) -> Path:

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_saliency.batches import find_images
-from lightning_saliency.explainers.controls import build_method
-from lightning_saliency.studies.engine.config import RunConfig
+from lightning_saliency.explainers import build_explainer
+from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.passes import counted_passes
 from lightning_saliency.studies.retraining.cells import Training
@@ -95,7 +95,7 @@ def map_cost(training: Training, explainer: str, options: Mapping[str, Any], bat
         wanted = training.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
         device = torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
         images = find_images(next(iter(data.test_dataloader())))[:batch_size].to(device)
-        method = build_method(explainer, network.to(device), dict(options))
+        method = build_explainer(explainer, network.to(device), **dict(options))
         # The first time, layers are looked for.
         method(images[:1])
         passes, seconds = _timed(method, images[:_FEW])
@@ -153,6 +153,6 @@ class _Stopwatch(pl.Callback):
         self.batch_size = max(self.batch_size, len(images))
 
 
-def plan_workers(config: RunConfig) -> int:
+def plan_workers(config: EngineConfig) -> int:
     """How many cells are computed at a time; 0: it is not known."""
     return 0 if config.engine == "ray" else config.workers

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from lightning_saliency.data.masked.module import Mode
-from lightning_saliency.explainers import find_explainer
-from lightning_saliency.explainers.controls import CONTROLS
-from lightning_saliency.studies.engine.config import RunConfig
+from lightning_saliency.explainers import CONTROL_MAPS, find_explainer
+from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.retraining.config import TrainingConfig
 
 Source = Literal["auto", "online", "stored"]
@@ -33,8 +32,8 @@ DEAR = frozenset(
 
 
 @dataclass
-class RoarKarConfig(RunConfig, TrainingConfig):
-    """All of a ROAR and KAR study, see `TrainingConfig` and `RunConfig` for the fields that are not listed here.
+class RoarKarConfig(EngineConfig, TrainingConfig):
+    """All of a ROAR and KAR study, see `TrainingConfig` and `EngineConfig` for the fields that are not listed here.
 
     Args:
         explainers: Name in the table -> options: those of the explainer; ``explainer``, its name in ``EXPLAINERS``
@@ -95,7 +94,7 @@ class RoarKarConfig(RunConfig, TrainingConfig):
             )
 
     def explainer_of(self, name: str) -> tuple[str, dict[str, Any]]:
-        """An explainer's name in ``EXPLAINERS`` or ``CONTROLS`` and its options."""
+        """An explainer's name in ``EXPLAINERS`` or ``CONTROL_MAPS`` and its options."""
         options = {key: value for key, value in self.explainers[name].items() if key != "source"}
         return options.pop("explainer", name), options
 
@@ -120,9 +119,9 @@ def checked_explainers(explainers: Mapping[str, Any] | Sequence[str]) -> dict[st
     for name, options in given.items():
         found[str(name)] = dict(options or {})
         which, source = found[str(name)].get("explainer", name), found[str(name)].get("source", "auto")
-        if which not in CONTROLS:
+        if which not in CONTROL_MAPS:
             try:
-                find_explainer(which, CONTROLS)
+                find_explainer(which, CONTROL_MAPS)
             except ValueError as error:
                 raise ValueError(
                     f"{error} Where the table shall show another name, give the explainer's as its option `explainer`."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_saliency.data.masked.module import Mode, is_data_mean
-from lightning_saliency.explainers.controls import build_method
+from lightning_saliency.explainers import build_explainer
 from lightning_saliency.functional.masking import fill_images
 from lightning_saliency.studies.engine.cell import Cell, plain
 from lightning_saliency.studies.engine.files import file_name
@@ -93,7 +93,7 @@ class RoarKarGrid:
         with quiet(), seeded(0):
             for name in self.config.explainers:
                 which, options = self.config.explainer_of(name)
-                build_method(which, network, dict(options))
+                build_explainer(which, network, **dict(options))
             if not is_data_mean(self.config.fill):
                 fill_images(first_images(build_data(self.training.data), 1), self.config.fill)
 

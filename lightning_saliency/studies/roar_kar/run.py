@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_saliency.studies.engine.config import RunConfig
+from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.engine.plan import Plan
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.retraining.config import TrainingConfig
@@ -23,10 +23,10 @@ from lightning_saliency.studies.roar_kar.results import RoarKarResult
 __all__ = [
     "MODES",
     "CombinedScores",
+    "EngineConfig",
     "Plan",
     "RoarKarConfig",
     "RoarKarResult",
-    "RunConfig",
     "TrainingConfig",
     "combined_scores",
     "plan_roar_kar",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,8 +32,9 @@ from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuf
 from lightning_saliency.explainers.fast_forward import FastCopy, fast_inference
 from lightning_saliency.functional.masking import blur
 from tests.callbacks.monitor.helpers import SmallNet
+from tests.paths import CONFIGS
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "finetune_group_cam.yaml"
+CONFIG = CONFIGS / "finetune_group_cam.yaml"
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -15,7 +15,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightning_saliency import ImageClassifier
-from lightning_saliency.data import DigitScenes, RoarKarDataModule, _fill
+from lightning_saliency.data import DigitScenes, RoarKarDataModule
+from lightning_saliency.data.masked import channel_mean
 from lightning_saliency.data.masked.online import replace_tensor
 from lightning_saliency.explainers import SMOE, Explainer, GradCAM
 from lightning_saliency.functional.masking import top_fraction
@@ -390,7 +391,7 @@ def test_what_is_random_for_another_reason_draws_the_same_in_any_process(own):
 
 
 def test_the_mean_of_many_images_is_taken_of_some_evenly_spread(monkeypatch):
-    monkeypatch.setattr(_fill, "MOST_IMAGES", 4)
+    monkeypatch.setattr(channel_mean, "MOST_IMAGES", 4)
     seen: list[int] = []
 
     class Counting(Augmented):
@@ -399,7 +400,7 @@ def test_the_mean_of_many_images_is_taken_of_some_evenly_spread(monkeypatch):
             return super().__getitem__(index)
 
     data = Counting(v2.Compose([*NORMALIZED]), count=10)
-    mean = _fill.channel_mean([DataLoader(data, batch_size=3)], lambda batch: batch, None)
+    mean = channel_mean.channel_mean([DataLoader(data, batch_size=3)], lambda batch: batch, None)
     assert seen[-4:] == [0, 2, 5, 7]
     expected = torch.stack([data[n][0] for n in (0, 2, 5, 7)]).mean((0, 2, 3))
     assert mean == pytest.approx(expected.tolist(), abs=1e-6)
@@ -407,7 +408,7 @@ def test_the_mean_of_many_images_is_taken_of_some_evenly_spread(monkeypatch):
 
 def test_batches_that_a_data_set_makes_itself_have_a_mean():
     batches = [torch.rand(2, 3, 4, 4), torch.rand(5, 3, 4, 4)]
-    mean = _fill.channel_mean(DataLoader(batches, batch_size=None), lambda batch: batch, None)
+    mean = channel_mean.channel_mean(DataLoader(batches, batch_size=None), lambda batch: batch, None)
     assert mean == pytest.approx(torch.cat(batches).mean((0, 2, 3)).tolist(), abs=1e-6)
 
 

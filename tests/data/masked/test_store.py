@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_saliency.data import SaliencyStore, SaliencyStoreError, saliency_store
+from lightning_saliency.data import SaliencyStore, SaliencyStoreError
+from lightning_saliency.data.masked import store as saliency_store
 from lightning_saliency.data.masked.store import rank_levels
 from lightning_saliency.data.masked.store_files import write_pieces
 

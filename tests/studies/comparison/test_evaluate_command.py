@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
@@ -11,10 +9,8 @@ from PIL import Image
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli.evaluate import _parser, run
-from lightning_saliency.explainers import EXPLAINERS
-from lightning_saliency.explainers.controls import CONTROLS
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS
+from tests.paths import CONFIGS
 
 
 @pytest.fixture
@@ -100,6 +96,6 @@ def test_what_cannot_be_carried_out_is_said(config):
 @pytest.mark.parametrize("name", ["evaluate_coco.yaml", "evaluate_imagenet.yaml"])
 def test_the_configurations_of_the_project_are_understood(name):
     parsed = _parser().parse_args(["--config", str(CONFIGS / name)])
-    assert set(parsed.explainers) <= set(EXPLAINERS) | set(CONTROLS)
+    assert set(parsed.explainers) <= set(EXPLAINERS) | set(CONTROL_MAPS)
     assert parsed.data.limit is None
     assert set(parsed.networks) == {"SqueezeNet", "MobileNetV2"}

@@ -6,7 +6,6 @@ import csv
 import json
 import pickle
 import re
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -28,8 +27,8 @@ from lightning_saliency.studies.layer_masking.run import (
     run_layer_masking,
 )
 from lightning_saliency.studies.roar_kar.run import weights_from_scores
+from tests.paths import PAPERS
 
-PAPER = Path(__file__).resolve().parents[3] / "shared" / "papers"
 DATASETS = ("ImageNet", "Places", "COWC")
 UNSOUND = {("ImageNet", name) for name in ("Shanon Ent", "Trunc Normal Std", "Trunc Normal Mean", "Log Normal Ent")}
 UNSOUND.add(("ImageNet", "Log Normal Mean"))
@@ -206,7 +205,7 @@ def test_options_out_of_range_are_said(options, message):
 
 def paper_result(dataset):
     """The accuracies of the paper's Table 4, as if a study had found them."""
-    path = PAPER / "tables" / "smoe_table4.csv"
+    path = PAPERS / "tables" / "smoe_table4.csv"
     if not path.is_file():
         pytest.skip("the papers' tables are not here")
     with path.open(encoding="utf-8", newline="") as file:
@@ -224,7 +223,7 @@ def paper_result(dataset):
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_table_1_follows_from_table_4(dataset):
     result = paper_result(dataset)
-    with (PAPER / "tables" / "smoe_table1.csv").open(encoding="utf-8", newline="") as file:
+    with (PAPERS / "tables" / "smoe_table1.csv").open(encoding="utf-8", newline="") as file:
         printed = {row["method"]: row for row in csv.DictReader(file)}
     assert len(printed) == 9
     for name, row in printed.items():
@@ -239,7 +238,7 @@ def test_table_1_follows_from_table_4(dataset):
 
 
 def test_table_7_follows_from_table_4_where_table_1_does():
-    text = (PAPER / "smoe_scale.md").read_text(encoding="utf-8") if PAPER.is_dir() else ""
+    text = (PAPERS / "smoe_scale.md").read_text(encoding="utf-8") if PAPERS.is_dir() else ""
     lines = re.findall(r"^([A-Z][A-Za-z ]+)\t((?:\d+\.\d\d%\s*){6})$", text, flags=re.MULTILINE)
     if not lines:
         pytest.skip("the paper is not here")

@@ -75,9 +75,9 @@ def test_other_data_under_the_same_name_are_noticed(options, tmp_path, study):
         options = {**{name: options[name] for name in kept}, "statistics": ("std",), "fine_tuning_epochs": 1}
     study(**options, progress=False)
     archive(tmp_path / "images.npz", 1)
-    from lightning_saliency.studies.retraining import training as _training
+    from lightning_saliency.studies import specs
 
-    _training._data.cache_clear()  # as in a new process
+    specs._data.cache_clear()  # as in a new process
     with pytest.raises(StaleResultsError, match="other training"):
         study(**options, progress=False)
 
@@ -123,7 +123,7 @@ def test_sizes_out_of_range_are_said(options, changes):
 
 
 def test_the_weights_are_kept_before_testing_may_fail(options, tmp_path, monkeypatch):
-    from lightning_saliency.studies.retraining import cells as _roar_cells
+    from lightning_saliency.studies.retraining import cells
 
     grid = RoarKarGrid(RoarKarConfig(**options))
     (cell,) = grid.unmasked()
@@ -132,7 +132,7 @@ def test_the_weights_are_kept_before_testing_may_fail(options, tmp_path, monkeyp
         cell.function(**cell.arguments)
     kept = torch.load(tmp_path / "out" / "networks" / "unmasked-s0.pt", weights_only=True)
     assert kept.keys() == small_cnn(width=4).state_dict().keys()
-    assert _roar_cells.train_unmasked is cell.function
+    assert cells.train_unmasked is cell.function
 
 
 def test_layer_masking_is_told_of_a_wrong_metric_before_it_trains(options, tmp_path):

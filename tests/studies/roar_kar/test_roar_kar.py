@@ -40,8 +40,8 @@ from lightning_saliency.studies.roar_kar.run import (
     weights_from_scores,
 )
 from lightning_saliency.studies.specs import as_spec, build, build_module, given_arguments
+from tests.paths import TABLES
 
-TABLES = Path(__file__).resolve().parents[3] / "shared" / "papers" / "tables"
 SIZES = {"train_size": 20, "val_size": 10, "test_size": 20, "size": 16, "batch_size": 10}
 DATA = {"class_path": "lightning_saliency.data.DigitScenes", "init_args": SIZES}
 MODEL = {"model": "small_cnn", "num_classes": 10, "model_options": {"width": 4}}

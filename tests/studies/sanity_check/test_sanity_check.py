@@ -17,7 +17,7 @@ from torch import nn
 from lightning_saliency.cli import sanity_check as command
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.explainers import Explainer, build_explainer
-from lightning_saliency.studies.sanity_check import check as _sanity_run
+from lightning_saliency.studies.sanity_check import check as check_module
 from lightning_saliency.studies.sanity_check.results import Comparison
 from lightning_saliency.studies.sanity_check.run import (
     ExplainerCheck,
@@ -379,13 +379,13 @@ def test_the_size_of_the_chunks_does_not_matter():
 
 def test_results_are_kept_for_each_explainer_and_used_again(tmp_path, monkeypatch):
     made = []
-    original = _sanity_run.Run.check
+    original = check_module.Run.check
 
     def counting(self, name, *arguments):
         made.append(name)
         return original(self, name, *arguments)
 
-    monkeypatch.setattr(_sanity_run.Run, "check", counting)
+    monkeypatch.setattr(check_module.Run, "check", counting)
     check = partial(sanity_check, images=IMAGES, folder=tmp_path, random_networks=2, pictures=2, max_steps=4)
     first = check(trained(), explainers=["smoe"])
     second = check(trained(), explainers=["grad_cam", "smoe"])

@@ -1,0 +1,319 @@
+"""Which explainer: by name, as a class with arguments, or as a function of a network; the same way everywhere."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers.baselines import CaptumExplainer, TorchcamExplainer, torchcam_methods
+from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, XGradCAM
+from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector, RandomBlobs, RandomMap
+from lightning_saliency.explainers.fast_cam import FastCAM
+from lightning_saliency.explainers.group_cam import GroupCAM
+from lightning_saliency.explainers.rise import RISE
+from lightning_saliency.explainers.score_cam import ScoreCAM
+from lightning_saliency.explainers.sise import SISE
+from lightning_saliency.explainers.smoe import SMOE
+
+#: Every explainer by name, called as ``EXPLAINERS[name](model, **options)``. Those from ``gradient`` on need captum.
+EXPLAINERS: dict[str, Callable[..., Explainer]] = {
+    "smoe": SMOE,
+    "grad_cam": GradCAM,
+    "grad_cam_plus_plus": GradCAMPlusPlus,
+    "x_grad_cam": XGradCAM,
+    "fast_cam": FastCAM,
+    "group_cam": GroupCAM,
+    "score_cam": ScoreCAM,
+    "rise": RISE,
+    "sise": SISE,
+    "gradient": partial(CaptumExplainer, method="Saliency"),
+    "gradient_smoothgrad_sq": partial(CaptumExplainer, method="Saliency", noise_tunnel="smoothgrad_sq"),
+    "guided_backprop": partial(CaptumExplainer, method="GuidedBackprop"),
+    "guided_backprop_smoothgrad_sq": partial(CaptumExplainer, method="GuidedBackprop", noise_tunnel="smoothgrad_sq"),
+    "integrated_gradients": partial(CaptumExplainer, method="IntegratedGradients"),
+    "integrated_gradients_smoothgrad_sq": partial(
+        CaptumExplainer, method="IntegratedGradients", noise_tunnel="smoothgrad_sq"
+    ),
+    "occlusion": partial(CaptumExplainer, method="Occlusion"),
+}
+
+#: Maps that know nothing of the network, by name: what an explainer has to beat.
+CONTROL_MAPS: dict[str, Callable[..., Explainer]] = {
+    "random": RandomMap,
+    "center_gaussian": CenterGaussian,
+    "edges": EdgeDetector,
+    "random_blobs": RandomBlobs,
+}
+
+# In front of the names of torchcam's methods.
+_TORCHCAM = "torchcam:"
+
+#: What names an explainer wherever one is asked for, see `ExplainerSpec.parse`.
+ExplainerLike = str | Mapping[str, Any] | Callable[..., Explainer]
+
+
+@dataclass(frozen=True)
+class ExplainerSpec:
+    """An explainer and its arguments, not yet built round a network.
+
+    Call it with a network to build the explainer: ``spec(model)``. It can be pickled where its factory can.
+
+    Args:
+        name: The explainer's name in tables and messages: a registered name, a class path, or a function's name.
+        factory: Called as ``factory(model, **init_args)``.
+        init_args: The explainer's own arguments, without the network.
+
+    Example:
+        >>> spec = ExplainerSpec.parse({"class_path": "group_cam", "init_args": {"groups": 16}})
+        >>> spec.name, spec.init_args, spec.takes("theta")
+        ('group_cam', {'groups': 16}, True)
+    """
+
+    name: str
+    factory: Callable[..., Explainer]
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, given: ExplainerLike | ExplainerSpec) -> ExplainerSpec:
+        """Read an explainer in any of the forms in which it may be given.
+
+        Args:
+            given: One of
+
+                - a name: a key of ``EXPLAINERS`` or ``CONTROL_MAPS``, ``"torchcam:METHOD"``, or the class path of an
+                  explainer of one's own, such as ``"my_package.MyExplainer"``;
+                - ``{"class_path": name, "init_args": {...}}`` with any of these names;
+                - a class or a function that makes an explainer of a network, ``functools.partial`` included.
+
+        Returns:
+            The specification; its arguments are checked against the factory's signature.
+
+        Raises:
+            ImportError: If the explainer is one of torchcam's, which is not installed.
+            TypeError: If ``given`` has another type, or the explainer does not take the arguments.
+            ValueError: If the name is unknown or cannot be imported.
+
+        Example:
+            >>> ExplainerSpec.parse("fast_cam").factory.__name__
+            'FastCAM'
+            >>> ExplainerSpec.parse(partial(GroupCAM, groups=8)).init_args
+            {'groups': 8}
+        """
+        if isinstance(given, ExplainerSpec):
+            return given
+        if isinstance(given, Explainer):
+            raise TypeError(
+                f"Got a {type(given).__name__} that is already built round a network. Allowed are a name, "
+                "{'class_path': ..., 'init_args': ...}, a class, and a function of a network; give the class."
+            )
+        if isinstance(given, str):
+            return cls(given, find_explainer(given))
+        if isinstance(given, Mapping):
+            unknown = sorted(map(str, set(given) - {"class_path", "init_args"}))
+            if "class_path" not in given or unknown:
+                raise TypeError(
+                    f"Got an explainer with the keys {', '.join(sorted(map(str, given))) or '(none)'}. Allowed are "
+                    "class_path (a name or a class path) and init_args (its arguments); write for example "
+                    "{class_path: sise, init_args: {mu: 0.5}}."
+                )
+            name = str(given["class_path"])
+            return cls(name, find_explainer(name)).with_options(**dict(given.get("init_args") or {}))
+        if isinstance(given, partial) and not given.args:
+            return replace(cls.parse(given.func), init_args={}).with_options(**given.keywords)
+        if callable(given):
+            return cls(_named(given), given).with_options()
+        raise TypeError(
+            f"Got an explainer of the type {type(given).__name__}. Allowed are a name, {{'class_path': ..., "
+            "'init_args': ...}, a class, and a function of a network; give one of them."
+        )
+
+    def __call__(self, model: nn.Module) -> Explainer:
+        """Build the explainer round a network."""
+        return self.factory(model, **{key: _argument(key, value) for key, value in self.init_args.items()})
+
+    def takes(self, option: str) -> bool:
+        """Whether the explainer has an argument of that name."""
+        return option in self._parameters()
+
+    def with_options(self, **options: Any) -> ExplainerSpec:
+        """The same with some arguments changed.
+
+        Raises:
+            TypeError: If the explainer has no such argument.
+        """
+        init_args = {**self.init_args, **options}
+        try:
+            inspect.signature(self.factory).bind(None, **init_args)
+        except TypeError as error:
+            allowed = list(self._parameters())[1:]
+            raise TypeError(
+                f"{self.name} was given the options {sorted(init_args)}, but {error}. It takes "
+                f"{', '.join(allowed) or 'none'}."
+            ) from None
+        return replace(self, init_args=init_args)
+
+    def with_defaults(self, **options: Any) -> ExplainerSpec:
+        """The same with those arguments added that it takes and that are not given."""
+        added = {key: value for key, value in options.items() if self.takes(key) and key not in self.init_args}
+        return self.with_options(**added)
+
+    def plain(self) -> dict[str, Any]:
+        """Name and arguments as JSON values, different for different explainers: a fingerprint."""
+        name = self.name
+        code = getattr(self.factory, "__code__", None)
+        if code is not None and "<" in name:
+            # Lambdas and inner functions may share a name.
+            content = repr((code.co_code, code.co_consts, code.co_names)).encode()
+            name = f"{name}#{hashlib.sha256(content).hexdigest()[:16]}"
+        return {"class_path": name, "init_args": plain_value(self.init_args)}
+
+    def __str__(self) -> str:
+        """The name, and the arguments in brackets."""
+        listed = ", ".join(f"{key}={plain_value(value)}" for key, value in sorted(self.init_args.items()))
+        return f"{self.name} ({listed})" if listed else self.name
+
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.factory).parameters
+
+
+def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerLike | None]) -> dict[str, ExplainerSpec]:
+    """The rows of a table: name in the table -> explainer.
+
+    Args:
+        given: Names of explainers; or a mapping from a row's name to its explainer, ``None`` or an empty mapping where
+            the row has the explainer's own name.
+
+    Returns:
+        Row -> specification, in the order given.
+
+    Raises:
+        TypeError: As for `ExplainerSpec.parse`, the row being named.
+        ValueError: Likewise, or if nothing is given or a row is given twice.
+
+    Example:
+        >>> rows = {"smoe": None, "ramp": {"class_path": "smoe", "init_args": {"weights": "ramp"}}}
+        >>> {name: str(spec) for name, spec in parse_explainers(rows).items()}
+        {'smoe': 'smoe', 'ramp': 'smoe (weights=ramp)'}
+    """
+    names = [given] if isinstance(given, str) else list(given)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"Got the explainers {names}. Allowed are one or more, each named once.")
+    found = {}
+    for name in names:
+        value = given[name] if isinstance(given, Mapping) else None
+        try:
+            found[name] = ExplainerSpec.parse(name if value is None or value == {} else value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"The explainer {name!r} cannot be used. {error}") from error
+    return found
+
+
+def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Explainer]:
+    """What builds the explainer of that name, called as ``find_explainer(name)(model, **options)``.
+
+    Args:
+        name: A key of ``EXPLAINERS`` or ``CONTROL_MAPS``; ``"torchcam:METHOD"`` with a class of ``torchcam.methods``,
+            see ``TorchcamExplainer``; or the class path of an explainer of one's own.
+        others: Names that the caller knows beside these, for the error.
+
+    Raises:
+        ImportError: If it is a method of torchcam's, which is not installed.
+        ValueError: If the name is unknown or cannot be imported.
+
+    Example:
+        >>> find_explainer("group_cam")
+        <class 'lightning_saliency.explainers.group_cam.GroupCAM'>
+        >>> find_explainer("gradcam", others=["mean"])
+        Traceback (most recent call last):
+        ...
+        ValueError: Got the explainer 'gradcam'. Allowed are mean, smoe, grad_cam, ..., random_blobs, torchcam:METHOD,
+        such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; use one of them.
+    """
+    for known in (EXPLAINERS, CONTROL_MAPS):
+        if name in known:
+            return known[name]
+    if name.startswith(_TORCHCAM):
+        method, methods = name.removeprefix(_TORCHCAM), torchcam_methods()
+        if method not in methods:
+            allowed = ", ".join(_TORCHCAM + known for known in methods)
+            raise ValueError(f"Got the explainer {name!r}. Allowed are {allowed}; use one of them.")
+        return partial(TorchcamExplainer, method=method)
+    if "." in name:
+        return _imported(name)
+    raise ValueError(
+        f"Got the explainer {name!r}. Allowed are {', '.join((*others, *EXPLAINERS, *CONTROL_MAPS))}, "
+        "torchcam:METHOD, such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; "
+        "use one of them."
+    )
+
+
+def build_explainer(explainer: ExplainerLike | ExplainerSpec, model: nn.Module, **options: Any) -> Explainer:
+    """An explainer built round a network.
+
+    Args:
+        explainer: In any form that `ExplainerSpec.parse` takes, such as ``"grad_cam"``.
+        model: The network, see ``Explainer``.
+        **options: The explainer's own, for example ``layer="layer4"`` or ``groups=16``.
+
+    Raises:
+        ImportError: If it needs a package that is not installed.
+        TypeError: If the explainer has no such option.
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> type(build_explainer("grad_cam", nn.Conv2d(3, 4, 3), layer="")).__name__
+        'GradCAM'
+    """
+    return ExplainerSpec.parse(explainer).with_options(**options)(model)
+
+
+def plain_value(value: Any) -> Any:
+    """A value as JSON can hold it, different for different values: for fingerprints."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, ExplainerSpec):
+        return value.plain()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"": type(value).__qualname__, **plain_value(asdict(value))}
+    if isinstance(value, functools.partial):
+        return {"": plain_value(value.func), "arguments": plain_value(value.args), **plain_value(value.keywords)}
+    if callable(value):
+        return _named(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_value(one) for one in value]
+    return value
+
+
+def _named(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module, _, name = path.rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"Got the class path {path!r}, which cannot be imported ({error}). Give the module and the class, such as "
+            "lightning_saliency.explainers.GroupCAM, of a package that is installed or in the folder of the command."
+        ) from error
+    return found
+
+
+def _argument(name: str, value: Any) -> Any:
+    # In YAML a function is written as its path, and there are no tuples, which captum and torchcam want.
+    if name == "output" and isinstance(value, str):
+        return _imported(value)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,85 @@
+"""What data and files hold, in a few bytes: names and paths alone do not tell when it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_saliency.batches import find_images, find_labels
+
+# Bytes at either end of a file that are looked at.
+_END = 1 << 20
+
+
+def images_fingerprint(images: Tensor, labels: Any = None) -> str:
+    """A hash of images and labels.
+
+    Of each image the mean of each channel counts in each of its four quarters, to one decimal: two processors need not
+    agree to the last bit.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        labels: Whatever goes with them; a tensor, or what ``repr`` tells apart.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(1, 3, 4, 4)
+        >>> images_fingerprint(images) == images_fingerprint(images + 1e-6)
+        True
+        >>> images_fingerprint(images) == images_fingerprint(images + 1)
+        False
+    """
+    # Adding zero makes one of the two zeros that floating point has.
+    means = (10 * F.adaptive_avg_pool2d(images.detach().cpu().double(), 2)).round().add(0.0).flatten(1).tolist()
+    told = labels.tolist() if isinstance(labels, Tensor) else labels
+    return hashlib.sha256(f"{list(images.shape)} {means} {told!r}".encode()).hexdigest()
+
+
+def batches_fingerprint(batches: Iterable[Any]) -> str:
+    """A hash of the images and labels of batches, see `images_fingerprint`."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        images = find_images(batch)
+        digest.update(images_fingerprint(images, find_labels(batch, len(images))).encode())
+    return digest.hexdigest()
+
+
+def files_fingerprint(value: Any) -> dict[str, str]:
+    """A hash of each file that some text inside nested mappings and lists names: of its size and both its ends.
+
+    Args:
+        value: Such as the arguments of a class. ``path/file.py:function`` names the file.
+
+    Returns:
+        Where the file is named, such as ``init_args.checkpoint`` -> hash.
+    """
+    return {name: _file_fingerprint(path) for name, path in _files(value)}
+
+
+def _files(value: Any, name: str = "") -> Iterator[tuple[str, Path]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _files(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for place, inner in enumerate(value):
+            yield from _files(inner, f"{name}.{place}")
+    elif isinstance(value, str) and len(value) < 4096:
+        for text in (value, value.rpartition(":")[0]):
+            if text and Path(text).is_file():
+                yield name, Path(text)
+                return
+
+
+def _file_fingerprint(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_END))
+        file.seek(max(0, size - _END))
+        digest.update(file.read(_END))
+    return digest.hexdigest()
