@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_saliency.files import write_atomically
 from lightning_saliency.networks import weights_fingerprint
 
 __all__ = ["CellFile", "Rows", "StaleResultsError", "weights_fingerprint", "write_atomically"]
@@ -81,20 +82,6 @@ class CellFile:
             f"{self.path} holds results of other {', '.join(changed)} than are asked for now. Continue with what it "
             "was begun with, delete it, or choose another output folder."
         )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file such that it is there whole or, whatever happens, as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _whole_lines(path: Path) -> list[str]:

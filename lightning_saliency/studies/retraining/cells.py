@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from lightning_saliency.data.masked.module import RoarKarDataModule
 from lightning_saliency.data.masked.store import SaliencyStore, rank_levels
 from lightning_saliency.data.masked.whole_images import whole_image_loaders
 from lightning_saliency.explainers import Explainer, build_explainer
+from lightning_saliency.files import replacing
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable, find_normalization, to_uint8
 from lightning_saliency.studies.isolation import quiet, seeded
@@ -199,8 +198,7 @@ def store_path(source: MapSource, stage: str) -> Path:
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write a network's state such that the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         torch.save({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
 
 
@@ -228,13 +226,3 @@ def first_images(data: Any, count: int) -> Tensor:
         if found >= count:
             break
     return torch.cat(parts)[:count]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

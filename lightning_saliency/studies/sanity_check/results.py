@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from lightning_saliency.files import write_atomically
 
 Mode = Literal["cascading", "independent"]
 MODES: tuple[Mode, ...] = ("cascading", "independent")
@@ -298,17 +299,5 @@ def keep_check(folder: Path, check: ExplainerCheck) -> None:
     np.savez_compressed(arrays, **check.pictures)  # type: ignore[arg-type]
     # Where there is a result, its pictures are there too.
     result.unlink(missing_ok=True)
-    write_file(pictures, arrays.getvalue())
-    write_file(result, check.to_json().encode())
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a file under another name, then rename it; its folder is created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    write_atomically(pictures, arrays.getvalue())
+    write_atomically(result, check.to_json().encode())

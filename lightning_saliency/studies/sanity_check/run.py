@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lightning_saliency.explainers import find_explainer
 from lightning_saliency.explainers.base import unwrap
 from lightning_saliency.explainers.controls import EdgeDetector
+from lightning_saliency.files import write_atomically
 from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.studies.sanity_check.check import Build, Run
 from lightning_saliency.studies.sanity_check.figures import similarity_figure, similarity_sheet
@@ -35,7 +36,6 @@ from lightning_saliency.studies.sanity_check.results import (
     bootstrap_interval,
     keep_check,
     read_check,
-    write_file,
 )
 
 __all__ = [
@@ -160,7 +160,7 @@ class SanityCheckResult:
                 picture = io.BytesIO()
                 Image.fromarray(self.sheet(mode, index, images)).save(picture, format="PNG")
                 contents[f"{mode}_{index}.png"] = picture.getvalue()
-        return [write_file(Path(folder) / name, content) for name, content in contents.items()]
+        return [write_atomically(Path(folder) / name, content) for name, content in contents.items()]
 
 
 def sanity_check(
