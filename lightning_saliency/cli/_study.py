@@ -1,0 +1,74 @@
+"""What the commands of all studies share: options from YAML and the command line, ``--plan``, tables, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli._overrides import put, split_overrides
+from lightning_saliency.scales.taps import TapError
+from lightning_saliency.studies.engine.cell import CellError
+
+# Errors of a configuration that cannot be carried out; others are defects, and keep their traceback.
+_USAGE = (ValueError, TypeError, ImportError, FileNotFoundError, CellError, TapError)
+
+
+def run_study(
+    command: str,
+    description: str,
+    config: type[Any],
+    plan: Callable[..., Any],
+    study: Callable[..., Any],
+    arguments: Sequence[str],
+    into: Sequence[str] = (),
+) -> int:
+    """Run a study, print its tables and verdicts and write its results; with ``--plan`` only say what it costs.
+
+    Args:
+        command: Its name.
+        description: What it does, for ``--help``.
+        config: The dataclass of its options.
+        plan: Called with the options; its result's ``rich()`` is printed.
+        study: Called with the options; returns a result with ``tables()``, ``save()`` and, if it has any, ``verdicts()``.
+        arguments: For example ``["--config", "configs/roar_kar_digit_scenes.yaml", "--plan"]``.
+        into: Options that are mappings, into which an argument may reach: ``--explainers.rise.init_args.masks 500``.
+
+    Returns:
+        0; errors in the arguments end the process with status 2, as those of the training commands do.
+
+    Raises:
+        UsageError: If a file is missing, an option cannot be carried out, the results found are of something else, or
+            cells failed.
+    """
+    parser = ArgumentParser(prog=f"lightning-saliency {command}", description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument("--plan", action="store_true", help="only say what would run, and for how long")
+    parser.add_class_arguments(config)
+    plain, inner = split_overrides(arguments, into)
+    # Classes are named here; each cell builds its own.
+    given = parser.parse_args(plain).as_dict()
+    for path, value in inner:
+        put(given, path, value)
+    planned = given.pop("plan")
+    console = Console()
+    try:
+        options = config(**{name: value for name, value in given.items() if name != "config"})
+        if planned:
+            console.print(plan(options).rich())
+            return 0
+        result = study(options)
+        written = result.save()
+    except _USAGE as error:
+        raise UsageError(str(error)) from error
+    for table in result.tables():
+        console.print(table.rich(marks=any(column.better for column in table.columns)))
+    for line in result.verdicts() if hasattr(result, "verdicts") else ():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"{len(written)} files in {options.output}; the page is {written[0]}", highlight=False, soft_wrap=True
+    )
+    return 0
