@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, get_args
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from typing_extensions import Self
 
 from lightning_saliency.explainers.base import (
@@ -105,6 +110,64 @@ def score_masks(
     return torch.cat(scored, dim=1) if scored else images.new_zeros(images.shape[0], 0)
 
 
+@dataclass
+class ScoringBudget:
+    """How much of the scoring of masked images was done within a time, see `limited_scoring`.
+
+    Attributes:
+        seconds: The time.
+        asked: How many masked images there were.
+        run: How many of them the network was run on.
+        taken: The seconds that these took.
+    """
+
+    seconds: float
+    asked: int = 0
+    run: int = 0
+    taken: float = 0.0
+
+    @property
+    def used_up(self) -> bool:
+        """Whether no further masked images are to be run."""
+        return self.run > 0 and self.taken >= self.seconds
+
+    def note(self, scores: Tensor, seconds: float) -> None:
+        """Count masked images that were run."""
+        self.asked += len(scores)
+        self.run += len(scores)
+        self.taken += seconds
+
+
+_BUDGET: ContextVar[ScoringBudget | None] = ContextVar("scoring budget", default=None)
+
+
+@contextmanager
+def limited_scoring(seconds: float) -> Iterator[ScoringBudget]:
+    """Inside, explainers stop running the network on masked images once that has taken so long: to tell their cost.
+
+    The first passes are always run; the scores of masked images that are not run are 0. The maps are worth nothing.
+
+    Args:
+        seconds: The time for all passes over masked images.
+
+    Yields:
+        How much was done.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> with limited_scoring(0.0) as budget:
+        ...     _ = score_masks(model, torch.ones(1, 2, 8, 8), torch.rand(1, 50, 8, 8), 0, batch_size=4)
+        >>> budget.asked, budget.run
+        (50, 4)
+    """
+    budget = ScoringBudget(seconds)
+    token = _BUDGET.set(budget)
+    try:
+        yield budget
+    finally:
+        _BUDGET.reset(token)
+
+
 class MaskScorer:
     """Scores masked images chunk by chunk, for methods that make their masks as they go.
 
@@ -185,9 +248,12 @@ class MaskScorer:
             if self.precision is not None:
                 stack.enter_context(torch.autocast(self.images.device.type, dtype=PRECISIONS[self.precision]))
             self._network = self.model if self._copy is None else self._copy.current()
-            self._bar = stack.enter_context(
-                tqdm(total=self._total, desc="masked images", leave=False, disable=not self._progress)
+            columns = (TextColumn("masked images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            console = Console(stderr=True)
+            bar = stack.enter_context(
+                Progress(*columns, console=console, transient=console.is_terminal, disable=not self._progress)
             )
+            self._advance = partial(bar.advance, bar.add_task("", total=self._total))
             self._stack = stack.pop_all()
         return self
 
@@ -201,8 +267,14 @@ class MaskScorer:
         """The scores ``[N]`` of masks ``[N, h, w]``, the n-th on image ``owners[n]`` (``[N]`` int64)."""
         scores: list[Tensor] = []
         start = 0
+        budget = _BUDGET.get()
         while start < len(owners):
             stop = min(start + self.chunk, len(owners))
+            if budget is not None and budget.used_up:
+                budget.asked += len(owners) - start
+                scores.append(self.images.new_zeros(len(owners) - start))
+                break
+            began = perf_counter()
             part = self._attempt(masks[start:stop], owners[start:stop])
             if part is None:
                 # Here and not where it is caught: the exception's frames hold on to the memory that is to be freed.
@@ -210,7 +282,9 @@ class MaskScorer:
                 self.chunk = (stop - start) // 2
                 continue
             scores.append(part)
-            self._bar.update(stop - start)
+            if budget is not None:
+                budget.note(part, perf_counter() - began)
+            self._advance(stop - start)
             start = stop
         return torch.cat(scores) if scores else self.images.new_zeros(0)
 
