@@ -1,5 +1,6 @@
 """Data modules: the embedded digit scenes, folders of images, and any of them masked by saliency maps."""
 
+from lightning_saliency.data.boxes import AnnotatedImages, BoxedImages
 from lightning_saliency.data.masked import (
     RoarKarDataModule,
     SaliencyGeometryError,
@@ -16,7 +17,9 @@ from lightning_saliency.data.modules import (
 )
 
 __all__ = [
+    "AnnotatedImages",
     "ArrayImagesDataModule",
+    "BoxedImages",
     "DigitScenes",
     "ImageFolderDataModule",
     "ObjectCropsDataModule",

@@ -20,6 +20,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lightning_saliency.data.annotations import (
+    AnnotationFormat,
     LabelledImage,
     LabelledObject,
     plain_name,
@@ -28,7 +29,15 @@ from lightning_saliency.data.annotations import (
 )
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
-__all__ = ["BoxedImages", "LabelledImage", "LabelledObject", "Sample", "read_annotations", "read_class_indices"]
+__all__ = [
+    "AnnotatedImages",
+    "BoxedImages",
+    "LabelledImage",
+    "LabelledObject",
+    "Sample",
+    "read_annotations",
+    "read_class_indices",
+]
 
 # A box of which less than a pixel's breadth is left after cropping shows nothing of its object.
 _LEAST_SIDE = 1.0
@@ -138,6 +147,11 @@ class BoxedImages(Dataset[Sample]):
         return [len(labels) for _, labels in self._chosen]
 
     @property
+    def classes(self) -> set[int]:
+        """The network's classes that are to be seen on the images."""
+        return {index for _, labels in self._chosen for candidates, _ in labels.values() for index in candidates}
+
+    @property
     def has_boxes(self) -> bool:
         """Whether every class of every image has boxes."""
         return all(boxes is not None for _, labels in self._chosen for _, boxes in labels.values())
@@ -195,3 +209,44 @@ class BoxedImages(Dataset[Sample]):
         moved = self._geometry(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size))
         cut: Tensor = v2.functional.clamp_bounding_boxes(moved).as_subclass(Tensor)
         return cut[((cut[:, 2:] - cut[:, :2]) >= _LEAST_SIDE).all(1)]
+
+
+class AnnotatedImages(BoxedImages):
+    """`BoxedImages` of annotation files, as a configuration names them.
+
+    Args:
+        annotations: File or folder, or several, see `read_annotations`.
+        format: ``csv``, ``coco`` or ``voc``.
+        images: Folder that the images' names are relative to; ``None``: the annotations' own.
+        classes: File that maps class names to the network's class indices, see `read_class_indices`; ``None``: the
+            annotations have the network's.
+        resize: Shorter side in pixels.
+        crop: Side of the centre crop in pixels.
+        mean: Mean of each channel of RGB in [0, 1].
+        std: Standard deviation of each channel.
+        limit: Number of images taken; ``None``: all.
+        seed: Seed of their choice.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: As for `BoxedImages`, or if an annotation file cannot be read.
+    """
+
+    def __init__(
+        self,
+        annotations: str | list[str],
+        format: AnnotationFormat = "csv",
+        images: str | None = None,
+        classes: str | None = None,
+        resize: int = 256,
+        crop: int = 224,
+        mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
+        std: Sequence[float] = IMAGENET_NORMALIZATION[1],
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        files = [annotations] if isinstance(annotations, str) else annotations
+        found = [image for file in files for image in read_annotations(file, format, images)]
+        super().__init__(
+            found, None if classes is None else read_class_indices(classes), resize, crop, mean, std, limit, seed
+        )

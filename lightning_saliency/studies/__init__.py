@@ -1,22 +1,24 @@
 """Studies: whole experiments over networks, explainers and data, whose results are kept and resumed."""
 
 from lightning_saliency.studies.augmentation.run import AugmentationConfig, run_augmentation
-from lightning_saliency.studies.comparison.run import (
-    Comparison,
+from lightning_saliency.studies.comparison import (
     ComparisonConfig,
+    ComparisonResult,
     MetricConfig,
-    compute_explainers,
+    plan_comparison,
     run_comparison,
 )
+from lightning_saliency.studies.engine.cell import CellError
 from lightning_saliency.studies.engine.files import StaleResultsError
 
 __all__ = [
     "AugmentationConfig",
-    "Comparison",
+    "CellError",
     "ComparisonConfig",
+    "ComparisonResult",
     "MetricConfig",
     "StaleResultsError",
-    "compute_explainers",
+    "plan_comparison",
     "run_augmentation",
     "run_comparison",
 ]

@@ -26,6 +26,7 @@ from lightning_saliency.functional.masking import NamedFill, keep_most_salient, 
 from lightning_saliency.functional.scores import drop, increase
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.reports.tables import Column
+from lightning_saliency.studies.costs import wait_for
 from lightning_saliency.studies.passes import counted_passes
 
 MetricName = Literal["ebpg", "miou", "bbox", "pointing_game", "drop", "increase", "insertion", "deletion", "overall"]
@@ -96,6 +97,12 @@ class MetricConfig:
                 columns.append(Column(name, title, better, group))
         return columns
 
+    def passes(self, boxes: bool) -> int:
+        """How many images are scored for one map."""
+        wanted = {column.key for column in self.columns(boxes)}
+        curves = sum(bool(wanted & {name, "overall"}) for name in ("insertion", "deletion"))
+        return (2 if wanted & {"drop", "increase"} else 0) + curves * (self.steps + 1)
+
 
 _TITLES: dict[MetricName, tuple[str, Literal["high", "low"], bool]] = {
     "ebpg": ("EBPG", "high", True),
@@ -140,11 +147,11 @@ def measure(
     Returns:
         The scores, curves and small maps of each pair, and what a map cost.
     """
-    _wait(images.device)
+    wait_for(images.device)
     with counted_passes((images.shape[2], images.shape[3])) as passes:
         begin = time.perf_counter()
         maps = explainer(images, targets)
-        _wait(images.device)
+        wait_for(images.device)
         seconds = time.perf_counter() - begin
     if not bool(maps.isfinite().all()):
         raise ValueError(
@@ -244,8 +251,3 @@ def _measure_boxes(
     for name, values in found.items():
         for index, value in zip(boxed, values.tolist(), strict=True):
             scores[index][name] = 100 * value
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_saliency.pictures.tensors import displayable
+from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.comparison.measuring import KEPT_SIDE
 from lightning_saliency.studies.comparison.samples import Samples
-from lightning_saliency.studies.engine.files import Rows, as_csv, as_json, file_name, write_texts
+from lightning_saliency.studies.engine.files import as_csv, as_json, file_name, result_folder, write_texts
 from lightning_saliency.studies.estimates import bootstrap_mean
 
+#: One line a pair of image and class.
+Rows = list[dict[str, Any]]
 Estimates = dict[str, dict[str, dict[str, Estimate]]]
 
 _COST = "cost"
@@ -32,7 +36,7 @@ HEADINGS = ("best", "median", "worst")
 
 
 @dataclass
-class Comparison:
+class ComparisonResult:
     """The results of a comparison of explainers.
 
     Attributes:
@@ -44,6 +48,7 @@ class Comparison:
         confidence: Of the intervals.
         seed: Of the draws.
         pairs: Explainers that are compared with one another, image by image, see `differences`.
+        folder: Where `save` writes by default.
     """
 
     rows: dict[str, dict[str, Rows]]
@@ -54,6 +59,7 @@ class Comparison:
     confidence: float = 0.95
     seed: int = 0
     pairs: Sequence[tuple[str, str]] = ()
+    folder: Path | None = None
 
     @cached_property
     def estimates(self) -> Estimates:
@@ -83,8 +89,12 @@ class Comparison:
         columns = [replace(column, better=None, group=f"{column.group}, differences") for column in self.columns]
         return TableData(columns, values, "Differences: the first less the second, paired by image and class.")
 
+    def tables(self) -> list[TableData]:
+        """All explainers and metrics, and the differences if there are pairs."""
+        return [table for table in (self.table(), self.differences()) if any(table.values.values())]
+
     def __str__(self) -> str:
-        return "\n".join(table.markdown() for table in (self.table(), self.differences()) if any(table.values.values()))
+        return "\n".join(table.markdown() for table in self.tables())
 
     def curves(self, network: str) -> dict[str, dict[str, list[float]]]:
         """``"insertion"`` and ``"deletion"``, where measured -> explainer -> the mean curve."""
@@ -112,18 +122,31 @@ class Comparison:
             found[name] = [self._example(row, column) for row in chosen]
         return found
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def sections(self) -> list[Section]:
+        """The parts of the page."""
+        parts = [Section("Scores", (), self.tables())]
+        for network in self.rows:
+            pictures = [ReportPicture(figure, caption) for figure, caption in self._figures(network).values()]
+            parts.append(Section(network, (), (), pictures))
+        return parts
+
+    def save(self, folder: str | Path | None = None) -> list[Path]:
         """Write everything.
 
         Args:
-            folder: For ``table.md``; ``summary.csv`` (a line a network, explainer and metric), ``results.csv`` (a line
-                a map), ``results.json``; and for each network ``curves_*.png``, ``bars_*.png`` and ``examples_*.png``.
+            folder: For ``report.html``; ``table.md``; ``summary.csv`` (a line a network, explainer and metric),
+                ``results.csv`` (a line a map), ``results.json``; and for each network ``curves_*.png``, ``bars_*.png``
+                and ``examples_*.png``. ``None``: the comparison's own folder.
 
         Returns:
             The files.
+
+        Raises:
+            ValueError: If no folder is given and there is none of the comparison.
         """
-        folder = Path(folder)
+        folder = result_folder(folder, self.folder)
         texts = {
+            "report.html": render_page("Explainers compared", self.sections()),
             "table.md": str(self),
             "summary.csv": self._summary(),
             "results.csv": self._all_rows(),
@@ -131,18 +154,26 @@ class Comparison:
         }
         files = write_texts(folder, texts)
         for network in self.rows:
-            figures = {
-                "bars": bar_plot([*self.columns, *COST_COLUMNS], self.estimates[network], network),
-                "examples": example_sheet(
-                    self.examples(network), HEADINGS, f"{network}, by {self._ordering().title.lower()}"
-                ),
-            }
-            if curves := self.curves(network):
-                figures["curves"] = curve_plot(curves, network)
-            for kind, figure in figures.items():
+            for kind, (figure, _) in self._figures(network).items():
                 files.append(folder / f"{kind}_{file_name(network)}.png")
                 save_figure(figure, files[-1])
         return files
+
+    def _figures(self, network: str) -> dict[str, tuple[Figure, str]]:
+        """Kind -> figure and caption."""
+        figures = {
+            "bars": (
+                bar_plot([*self.columns, *COST_COLUMNS], self.estimates[network], network),
+                "Every metric of every explainer, with its interval.",
+            ),
+            "examples": (
+                example_sheet(self.examples(network), HEADINGS, f"{network}, by {self._ordering().title.lower()}"),
+                f"The best, the median and the worst map of each explainer by {self._ordering().title.lower()}.",
+            ),
+        }
+        if curves := self.curves(network):
+            figures["curves"] = curve_plot(curves, network), "Mean insertion and deletion curves."
+        return figures
 
     def as_dict(self) -> dict[str, Any]:
         """The estimates, mean curves and caption as plain values."""

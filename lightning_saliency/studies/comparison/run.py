@@ -2,251 +2,289 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_saliency.data.annotations import AnnotationFormat
-from lightning_saliency.data.boxes import BoxedImages, read_annotations, read_class_indices
-from lightning_saliency.networks import build_network, load_weights
-from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
-from lightning_saliency.studies.comparison.measuring import MetricConfig, MetricName
-from lightning_saliency.studies.comparison.results import Comparison
-from lightning_saliency.studies.comparison.samples import as_samples
-from lightning_saliency.studies.comparison.study import Study
-
-__all__ = [
-    "Comparison",
-    "ComparisonConfig",
-    "DataConfig",
-    "MetricConfig",
-    "NetworkConfig",
-    "compute_explainers",
-    "run_comparison",
-]
-
-Options = Mapping[str, Any]
-
-
-@dataclass
-class NetworkConfig:
-    """A network by name, with weights from a file.
-
-    Args:
-        model: Its name, see `lightning_saliency.networks.build_network`.
-        checkpoint: File of its weights, see `lightning_saliency.networks.load_weights`. ``None``: random ones.
-        num_classes: Number of logits.
-        library: Where the name is looked up.
-    """
-
-    model: str
-    checkpoint: str | None = None
-    num_classes: int = 1000
-    library: Literal["torchvision", "timm"] = "torchvision"
+from lightning_saliency import __version__
+from lightning_saliency.classifier import ImageClassifier
+from lightning_saliency.explainers import ExplainerSpec
+from lightning_saliency.explainers.registry import plain_value
+from lightning_saliency.networks import weights_fingerprint
+from lightning_saliency.studies.comparison.cells import (
+    Recipe,
+    explain_block,
+    network_from,
+    samples_from,
+    time_explainer,
+    time_scoring,
+)
+from lightning_saliency.studies.comparison.config import ComparisonConfig
+from lightning_saliency.studies.comparison.results import ComparisonResult
+from lightning_saliency.studies.comparison.samples import Samples, as_samples
+from lightning_saliency.studies.engine.cell import Cell
+from lightning_saliency.studies.engine.files import file_name
+from lightning_saliency.studies.engine.plan import Plan, plan_row
+from lightning_saliency.studies.engine.run import run_cells
+from lightning_saliency.studies.engine.shared import sharing
+from lightning_saliency.studies.specs import as_spec
 
 
-@dataclass
-class DataConfig:
-    """Annotated images in files.
+def run_comparison(
+    config: ComparisonConfig | None = None, /, *, progress: bool = True, **options: Any
+) -> ComparisonResult:
+    """Explain images by several explainers and measure their maps.
+
+    Every class of every image is explained by every explainer. The work goes through all explainers block by block of
+    the images, so that after the first block it is known how long all will take. Each result is a file of its own,
+    written in one step: whatever is killed, the next call computes what is missing.
 
     Args:
-        annotations: File or folder, or several, see `lightning_saliency.data.boxes.read_annotations`.
-        format: ``csv``, ``coco`` or ``voc``.
-        images: Folder that the images' names are relative to; ``None``: the annotations' own.
-        classes: File that maps class names to the network's class indices, see
-            `lightning_saliency.data.boxes.read_class_indices`; ``None``: the annotations have the network's.
-        resize: Shorter side in pixels.
-        crop: Side of the centre crop in pixels.
-        mean: Of the channels, of RGB in [0, 1].
-        std: Of the channels, likewise.
-        limit: So many images; ``None``: all.
-    """
-
-    annotations: str | list[str]
-    format: AnnotationFormat = "csv"
-    images: str | None = None
-    classes: str | None = None
-    resize: int = 256
-    crop: int = 224
-    mean: tuple[float, ...] = IMAGENET_NORMALIZATION[0]
-    std: tuple[float, ...] = IMAGENET_NORMALIZATION[1]
-    limit: int | None = 100
-
-
-@dataclass
-class ComparisonConfig:
-    """All of a comparison, as a YAML file says it; paths are relative to where the command is run.
-
-    Args:
-        networks: Name in the table -> network.
-        data: The images.
-        explainers: Name in the table -> options, see `compute_explainers`.
-        without: Explainers that are left out, and the pairs they are in: such as the dear ones for a first look.
-        metrics: What is measured.
-        pairs: Explainers of which the difference is given too, paired by image, such as ``[[group_cam, grad_cam]]``.
-        output: Folder of the results; a run that was killed goes on from what it finds there.
-        chunk: Images between two writes to the disk.
-        seed: Of the choice of the images and of the bootstrap.
-        resamples: Draws of the bootstrap.
-        confidence: Of its intervals.
-        device: ``auto``, ``cpu``, ``cuda``, …
-    """
-
-    networks: dict[str, NetworkConfig]
-    data: DataConfig
-    explainers: dict[str, dict[str, Any] | None]
-    without: list[str] = field(default_factory=list)
-    metrics: MetricConfig = field(default_factory=MetricConfig)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
-    output: str = "runs/comparison"
-    chunk: int = 2
-    seed: int = 0
-    resamples: int = 2000
-    confidence: float = 0.95
-    device: str = "auto"
-
-
-def run_comparison(config: ComparisonConfig, console: Console | None = None) -> Comparison:
-    """Run a comparison from a configuration, and write its results.
-
-    Args:
-        config: The comparison.
-        console: Where progress is shown; ``None``: nowhere.
+        config: The comparison; or its fields as options.
+        progress: Whether a bar tells the time left, on the error stream.
+        **options: The fields of `ComparisonConfig`, where no config is given.
 
     Returns:
-        The results, which are also in ``config.output``.
+        The results: ``print(result)`` shows the tables, ``result.save()`` writes tables, plots and one HTML page into
+        the output folder, ``result.save(folder)`` into another.
 
     Raises:
+        CellError: If an explainer failed; the other cells are computed all the same.
         FileNotFoundError: If a file does not exist.
-        StaleResultsError: If the folder holds results of something else.
-        ValueError: If the configuration cannot be carried out.
-    """
-    unknown = sorted(set(config.without) - set(config.explainers))
-    if unknown:
-        raise ValueError(
-            f"Got without={config.without}. Allowed are the explainers of the configuration, "
-            f"{', '.join(config.explainers)}; leave out {', '.join(unknown)}."
-        )
-    data = config.data
-    files = [data.annotations] if isinstance(data.annotations, str) else data.annotations
-    samples = BoxedImages(
-        [image for file in files for image in read_annotations(file, data.format, data.images)],
-        None if data.classes is None else read_class_indices(data.classes),
-        data.resize,
-        data.crop,
-        data.mean,
-        data.std,
-        data.limit,
-        config.seed,
-    )
-    networks: dict[str, nn.Module] = {}
-    for name, network in config.networks.items():
-        networks[name] = build_network(network.model, network.num_classes, library=network.library)
-        if network.checkpoint is not None:
-            load_weights(networks[name], network.checkpoint)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    comparison = compute_explainers(
-        networks,
-        samples,
-        {name: options for name, options in config.explainers.items() if name not in config.without},
-        config.metrics,
-        pairs=[pair for pair in config.pairs if not set(pair) & set(config.without)],
-        output=config.output,
-        chunk=config.chunk,
-        seed=config.seed,
-        resamples=config.resamples,
-        confidence=config.confidence,
-        device=device,
-        progress=console or False,
-    )
-    comparison.save(config.output)
-    return comparison
-
-
-def compute_explainers(
-    model: nn.Module | Mapping[str, nn.Module],
-    data: Any,
-    explainers: Sequence[str] | Mapping[str, Options | None] = ("smoe", "grad_cam", "random"),
-    metrics: MetricConfig | Sequence[MetricName] | None = None,
-    *,
-    targets: Tensor | None = None,
-    pairs: Sequence[tuple[str, str]] = (),
-    limit: int | None = None,
-    output: str | Path | None = None,
-    chunk: int = 2,
-    seed: int = 0,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    device: str | torch.device | None = None,
-    progress: bool | Console = True,
-) -> Comparison:
-    """Explain images by several explainers and measure their maps, for a network and images of one's own.
-
-    Every class of every image is explained by every explainer. The work goes through all explainers chunk by chunk, so
-    that after the first chunk it is known how long all will take.
-
-    Args:
-        model: The network, or several by name. Each is run in eval mode and left as it was, on ``device``.
-        data: Images ``[N, C, H, W]`` (with ``targets``), a data set of ``(image, class)`` or
-            ``(image, {"labels": ..., "boxes": ...})``, or `lightning_saliency.data.boxes.BoxedImages`; images as the
-            network takes them, of one size.
-        explainers: Names in ``lightning_saliency.explainers.EXPLAINERS``, ``"random"`` or ``"center_gaussian"``; or a
-            mapping from a name to its options. ``{"sise_fast": {"explainer": "sise", "mu": 0.5}}`` names the explainer
-            apart from the row; a class of one's own may stand there as well.
-        metrics: What to measure; names, or a `MetricConfig` with all options. ``None``: everything that can be.
-        targets: ``[N]`` int64, the class of each of the images ``[N, C, H, W]``; ``None``: the predicted ones.
-        pairs: Rows of the table of which the difference is given too, with an interval paired by image.
-        limit: Take so many images only, chosen by ``seed``.
-        output: Folder for the results as they come; a second call goes on from there. ``None``: keep no files.
-        chunk: Images between two writes to the disk.
-        seed: Of the choice of the images and of the bootstrap.
-        resamples: Draws of the bootstrap.
-        confidence: Of its intervals, in (0, 1).
-        device: Where to run; ``None``: where the network is.
-        progress: Whether a bar tells the time left, on the error stream or on a console of one's own.
-
-    Returns:
-        The results: ``print(comparison)`` shows the table, ``comparison.save(folder)`` writes tables and plots.
-
-    Raises:
-        StaleResultsError: If ``output`` holds results of other weights, options, data or metrics.
+        StaleResultsError: If the output folder holds results of other weights, options, data or metrics.
         TypeError: If an explainer has no such option, or the data are of another type.
         ValueError: If a name is unknown or an option out of range.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> images, targets = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
-        >>> comparison = compute_explainers(network, images, ["grad_cam", "random"], ["drop"], targets=targets)
-        >>> comparison.estimates["Sequential"]["grad_cam"]["drop"].count
+        >>> result = run_comparison(
+        ...     models=network, data=images, targets=targets, explainers=["grad_cam", "random"], metrics=["drop"],
+        ...     progress=False,
+        ... )
+        >>> result.estimates["Sequential"]["grad_cam"]["drop"].count
         4
     """
-    networks = {type(model).__name__: model} if isinstance(model, nn.Module) else dict(model)
-    methods = {name: dict((explainers[name] or {}) if isinstance(explainers, Mapping) else {}) for name in explainers}
-    config = metrics if isinstance(metrics, MetricConfig) else MetricConfig(None if metrics is None else list(metrics))
-    if not networks or not methods or chunk < 1:
-        raise ValueError(
-            f"Got {len(networks)} networks, {len(methods)} explainers, chunk={chunk}. Each must be 1 or more."
+    config = ComparisonConfig(**options) if config is None else config
+    with _opened(config) as study:
+        study.check()
+        results = run_cells(study.cells(), study.folder / "cells", **config.engine_options(), progress=progress)
+        return study.result(results)
+
+
+def plan_comparison(config: ComparisonConfig | None = None, /, **options: Any) -> Plan:
+    """What a comparison costs, without running it.
+
+    The time is told from the cells that are done, and otherwise from one map of each explainer and a few scored images,
+    which are timed here and now. An explainer that scores masked images is timed on as many as go into a quarter of a
+    second.
+
+    Args:
+        config: The comparison; or its fields as options.
+        **options: As for `run_comparison`.
+
+    Returns:
+        A row for each network and explainer; ``print(plan)`` shows them.
+    """
+    config = ComparisonConfig(**options) if config is None else config
+    with _opened(config) as study:
+        return study.plan()
+
+
+class _Study:
+    """A comparison with what its cells share."""
+
+    def __init__(
+        self, config: ComparisonConfig, folder: Path, models: Mapping[str, Recipe], data: Recipe, samples: Samples
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.models, self.data, self.samples = models, data, samples
+        self.device = config.device
+        if self.device == "auto":
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.columns = config.metrics.columns(boxes=samples.has_boxes)
+        if not self.columns:
+            raise ValueError("Got only metrics that need boxes and images without any. Give boxes, or other metrics.")
+        count = len(samples)
+        self.spans = [(start, min(start + config.chunk, count)) for start in range(0, count, config.chunk)]
+        self._content = {
+            "data": samples.fingerprint(),
+            "metrics": plain_value(config.metrics),
+            "chunk": config.chunk,
+            "version": __version__,
+        }
+
+    def check(self) -> None:
+        """Build every network and explainer: what is wrong is found before anything is computed."""
+        for name, recipe in self.models.items():
+            network = network_from(recipe, self.device)
+            for explainer in self.config.explainers.values():
+                explainer(network)
+            device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+            logits = self.config.explainers[next(iter(self.config.explainers))](network).logits(
+                self.samples[0].image[None].to(device)
+            )
+            unknown = sorted({index for index in self.samples.classes if not 0 <= index < logits.shape[1]})
+            if unknown:
+                raise ValueError(
+                    f"Got the classes {unknown}, but {name} has {logits.shape[1]}: 0 to {logits.shape[1] - 1}. Map the "
+                    "names to its classes."
+                )
+
+    def cells(self) -> list[Cell]:
+        """Block by block of the images, all networks and explainers."""
+        pairs = self.samples.pairs
+        weights = {name: weights_fingerprint(network_from(recipe, "")) for name, recipe in self.models.items()}
+        return [
+            Cell(
+                self._name(number, model, row),
+                explain_block,
+                {
+                    "model": recipe,
+                    "explainer": explainer,
+                    "data": self.data,
+                    "span": span,
+                    "metrics": self.config.metrics,
+                    "device": self.device,
+                },
+                {"weights": weights[model], "explainer options": explainer.plain(), **self._content},
+                group=f"{model} {row}",
+                steps=sum(pairs[span[0] : span[1]]),
+            )
+            for number, span in enumerate(self.spans)
+            for model, recipe in self.models.items()
+            for row, explainer in self.config.explainers.items()
+        ]
+
+    def result(self, results: Mapping[str, Mapping[str, Any]]) -> ComparisonResult:
+        """Put the results of all cells in order."""
+        config = self.config
+        rows = {
+            model: {
+                row: [
+                    line
+                    for number in range(len(self.spans))
+                    for line in results[self._name(number, model, row)]["rows"]
+                ]
+                for row in config.explainers
+            }
+            for model in self.models
+        }
+        return ComparisonResult(
+            rows,
+            self.columns,
+            self._caption(),
+            self.samples,
+            config.resamples,
+            config.confidence,
+            config.seed,
+            config.pairs,
+            folder=None if config.output is None else self.folder,
         )
-    unpaired = {name for pair in pairs for name in pair} - set(methods)
-    if unpaired or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(
-            f"Got pairs={[list(pair) for pair in pairs]}. Allowed are pairs of {', '.join(methods)}; name two each."
+
+    def plan(self) -> Plan:
+        """What is left to be done."""
+        cells = self.cells()
+        costs = self.folder / "costs"
+        timings = {
+            (model, row): Cell(
+                f"{file_name(model)}-{file_name(row)}",
+                time_explainer,
+                {"model": recipe, "explainer": explainer, "data": self.data, "device": self.device},
+                {"model": plain_value(recipe), "explainer options": explainer.plain(), "device": self.device},
+            )
+            for model, recipe in self.models.items()
+            for row, explainer in self.config.explainers.items()
+        }
+        scorings = {
+            model: Cell(
+                f"{file_name(model)}--scoring",
+                time_scoring,
+                {"model": recipe, "data": self.data, "metrics": self.config.metrics, "device": self.device},
+                {"model": plain_value(recipe), "metrics": plain_value(self.config.metrics), "device": self.device},
+            )
+            for model, recipe in self.models.items()
+        }
+        found = run_cells([*timings.values(), *scorings.values()], costs, progress=False)
+        scored = self.config.metrics.passes(boxes=self.samples.has_boxes)
+        rows = []
+        for (model, row), timing in timings.items():
+            own = [cell for cell in cells if cell.group == f"{model} {row}"]
+            cost = found[timing.name]
+            each = sum(cell.steps for cell in own) / len(own)
+            seconds = cost["seconds"] + scored * found[scorings[model].name]["seconds"]
+            passes = cost["passes"] + scored
+            rows.append(plan_row(f"{model}: {row}", self.folder / "cells", own, 0, each * passes, 0, each * seconds))
+        return Plan(rows, self.config.plan_workers())
+
+    @staticmethod
+    def _name(number: int, model: str, row: str) -> str:
+        return f"{number:05d}-{file_name(model)}-{file_name(row)}"
+
+    def _caption(self) -> str:
+        """What was measured, on what, how and where."""
+        config, metrics = self.config, self.config.metrics
+        options = [
+            f"{row} ({_without_brackets(spec)})"
+            for row, spec in config.explainers.items()
+            if spec.init_args or spec.name != row
+        ]
+        keys = {column.key.partition("_")[0] for column in self.columns}
+        precision = f" in {metrics.precision}" if metrics.precision else ""
+        parts = [f"{self.samples.description()}.", "Scores in %."]
+        for told, text in (
+            (
+                {"insertion", "deletion", "overall"},
+                f"Insertion and deletion: {metrics.steps} steps from and to {metrics.baseline}, {metrics.score} scores"
+                f"{precision}.",
+            ),
+            (
+                {"drop", "increase"},
+                f"Drop and increase: top {metrics.kept_fraction:.0%} kept, {metrics.fill} elsewhere.",
+            ),
+            ({"miou"}, f"mIoU: top {metrics.top_fraction:.0%}."),
+            ({"pointing"}, "Pointing: mean over classes."),
+        ):
+            if keys & told:
+                parts.append(text)
+        if options:
+            parts.append(f"Options: {'; '.join(options)}.")
+        parts.append(f"Times on {self.device} ({platform.machine()}, {torch.get_num_threads()} threads).")
+        parts.append(
+            f"Intervals: {config.confidence:.0%} bootstrap over images ({config.resamples} draws, seed {config.seed})."
         )
-    samples = as_samples(data, targets, limit, seed)
-    columns = config.columns(boxes=samples.has_boxes)
-    if not columns:
-        raise ValueError("Got only metrics that need boxes and images without any. Give boxes, or other metrics.")
-    study = Study(networks, methods, samples, config, chunk, None if output is None else Path(output), device)
-    console = progress if isinstance(progress, Console) else Console(stderr=True) if progress else None
-    study.run(console)
-    intervals = f"Intervals: {confidence:.0%} bootstrap over images ({resamples} draws, seed {seed})."
-    return Comparison(
-        study.rows(), columns, f"{study.caption()} {intervals}", samples, resamples, confidence, seed, pairs
-    )
+        return " ".join(parts)
+
+
+def _without_brackets(spec: ExplainerSpec) -> str:
+    listed = ", ".join(f"{key}={plain_value(value)}" for key, value in sorted(spec.init_args.items()))
+    return f"{spec.name}: {listed}" if listed else spec.name
+
+
+@contextmanager
+def _opened(config: ComparisonConfig) -> Iterator[_Study]:
+    """The comparison, with its networks and images shared for as long as it is computed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary if config.output is None else config.output).resolve()
+        elsewhere = config.workers > 1 or config.engine == "ray"
+        with sharing(folder, elsewhere) as share:
+            models: dict[str, Recipe] = {
+                name: share(f"model-{file_name(name)}", model)
+                if isinstance(model, nn.Module)
+                else as_spec(model, ImageClassifier)
+                for name, model in config.models.items()
+            }
+            data: Recipe
+            if isinstance(config.data, Mapping) and "class_path" in config.data:
+                data = {"spec": as_spec(config.data), "limit": config.limit, "seed": config.seed}
+                samples = samples_from(data)
+            else:
+                samples = as_samples(config.data, config.targets, config.limit, config.seed)
+                data = share("data", samples)
+            yield _Study(config, folder, models, data, samples)

@@ -7,11 +7,14 @@ import random
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from lightning_saliency.data.boxes import BoxedImages, Sample
 from lightning_saliency.pictures.tensors import find_normalization
+from lightning_saliency.studies.engine.fingerprints import images_fingerprint
+from lightning_saliency.studies.specs import build
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -30,6 +33,10 @@ class Samples(Protocol):
     @property
     def has_boxes(self) -> bool:
         """Whether every class of every image has boxes."""
+
+    @property
+    def classes(self) -> set[int]:
+        """The network's classes that are to be seen; those that it predicts are not among them."""
 
     def __len__(self) -> int: ...
 
@@ -54,15 +61,23 @@ class OwnImages:
 
             images ``[C, H, W]`` as the network takes them, boxes x1, y1, x2, y2 in their pixels.
         targets: For images ``[N, C, H, W]``: ``[N]`` int64; ``None``: the class that the network predicts.
-        limit: Take so many only. ``None``: all.
-        seed: Of that choice.
+        limit: Number of images taken; ``None``: all.
+        seed: Seed of their choice.
+        normalization: Mean and standard deviation by which the images were normalised; ``None``: looked for.
 
     Raises:
         TypeError: If ``data`` or an item of it is something else.
         ValueError: If shapes do not fit.
     """
 
-    def __init__(self, data: Any, targets: Tensor | None = None, limit: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        data: Any,
+        targets: Tensor | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        normalization: Normalization | None = None,
+    ) -> None:
         if isinstance(data, Tensor):
             if data.ndim != 4 or (targets is not None and targets.shape != data.shape[:1]):
                 raise ValueError(
@@ -84,17 +99,26 @@ class OwnImages:
         self._chosen = sorted(order[:limit])
         if not self._chosen:
             raise ValueError("Got no image. Expected at least one.")
-        self.normalization = None if isinstance(data, Tensor) else find_normalization(data)
+        self.normalization = normalization
+        if normalization is None and not isinstance(data, Tensor):
+            self.normalization = find_normalization(data)
         self.pairs: list[int] = []
         self.has_boxes = True
-        digest = hashlib.sha256()
+        self.classes: set[int] = set()
+        digest, sizes = hashlib.sha256(), set()
         for index in range(len(self)):
             sample = self[index]
+            sizes.add(tuple(sample.image.shape))
             self.pairs.append(len(sample.labels))
+            self.classes.update(index for candidates in sample.candidates for index in candidates)
             self.has_boxes &= all(boxes is not None for boxes in sample.boxes)
-            digest.update(sample.image.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
             known = [None if boxes is None else boxes.tolist() for boxes in sample.boxes]
-            digest.update(repr((sample.labels, sample.candidates, known)).encode())
+            told = (sample.labels, sample.candidates, known)
+            digest.update(images_fingerprint(sample.image[None], told).encode())
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Got images of the sizes {sorted(sizes)}. Allowed is one size. Resize and crop them alike."
+            )
         self._digest = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -124,6 +148,29 @@ class OwnImages:
         """How many images and pairs there are and how they were chosen, for a caption."""
         chosen = f", chosen from {len(self._data)} with seed {self._seed}" if len(self) < len(self._data) else ""
         return f"{len(self)} images{chosen}, {sum(self.pairs)} pairs of image and class"
+
+
+def build_samples(spec: Mapping[str, Any], limit: int | None, seed: int) -> Samples:
+    """The images that a configuration describes.
+
+    Args:
+        spec: ``{"class_path": ..., "init_args": {...}}`` of `BoxedImages`, of a data module, whose test images are
+            taken, or of a data set as `OwnImages` takes it.
+        limit: Number of images; ``None``: all.
+        seed: Seed of their choice.
+    """
+    arguments = dict(spec["init_args"])
+    if "limit" in arguments and "seed" in arguments and limit is not None:
+        arguments |= {"limit": limit, "seed": seed}
+    data = build({"class_path": spec["class_path"], "init_args": arguments})
+    if isinstance(data, BoxedImages):
+        return data
+    if isinstance(data, pl.LightningDataModule):
+        data.prepare_data()
+        data.setup("test")
+        loader = data.test_dataloader()
+        return OwnImages(loader.dataset, None, limit, seed, find_normalization(data))
+    return OwnImages(data, None, limit, seed)
 
 
 def as_samples(data: Any, targets: Tensor | None, limit: int | None, seed: int) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Engine = Literal["local", "ray"]
@@ -21,12 +22,27 @@ class EngineConfig:
         retries: How often a cell is begun anew whose process is lost.
     """
 
-    output: str = "runs/study"
+    output: str | None = "runs/study"
     engine: Engine = "local"
     workers: int = 1
     cpus_per_cell: float = 1
     gpus_per_cell: float = 0
     retries: int = 2
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all results, absolute.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.output is None:
+            raise ValueError("Got output=None. Allowed is a folder, in which the study keeps its results; name one.")
+        return Path(self.output).resolve()
+
+    def plan_workers(self) -> int:
+        """How many cells are computed at a time; 0: it is not known."""
+        return 0 if self.engine == "ray" else self.workers
 
     def engine_options(self) -> dict[str, Any]:
         """The arguments of ``run_cells``."""

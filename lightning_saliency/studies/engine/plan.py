@@ -92,21 +92,35 @@ class Plan:
                 _count(row.passes),
                 _bytes(row.storage),
                 duration(row.seconds / max(1, self.workers)),
-                "" if row.done == row.cells else "cells" if row.measured else "batches",
+                "" if row.done == row.cells else "cells" if row.measured else "steps",
             )
             for row in self.rows
         ]
         total = (_count(self.passes), _bytes(self.storage), duration(self.seconds))
         return [*shown, ("all", str(self.cells), str(self.done), str(self.epochs), *total, "")]
 
+    def _shown(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The headings and lines, without columns that say nothing of this study."""
+        empty = {HEADINGS.index("epochs"): self.epochs == 0, HEADINGS.index("storage"): self.storage == 0}
+        kept = [number for number in range(len(HEADINGS)) if not empty.get(number)]
+        return tuple(HEADINGS[number] for number in kept), [
+            tuple(line[number] for number in kept) for line in self.lines()
+        ]
+
     def rich(self) -> Table:
         """For a terminal."""
         table = Table(
             title="Plan; nothing has been run", caption=self._caption(), title_justify="left", box=SIMPLE_HEAD
         )
-        for number, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="left" if number in (0, 7) else "right", no_wrap=number > 0)
-        *parts, total = self.lines()
+        headings, lines = self._shown()
+        for heading in headings:
+            table.add_column(
+                heading,
+                justify="left" if heading in ("part", "told by") else "right",
+                no_wrap=heading != "part",
+                overflow="fold",
+            )
+        *parts, total = lines
         for line in parts:
             table.add_row(*line)
         table.add_section()
@@ -114,7 +128,8 @@ class Plan:
         return table
 
     def __str__(self) -> str:
-        lines = [HEADINGS, tuple("---" for _ in HEADINGS), *self.lines()]
+        headings, shown = self._shown()
+        lines = [headings, tuple("---" for _ in headings), *shown]
         return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", self._caption()])
 
     def _caption(self) -> str:
@@ -123,7 +138,7 @@ class Plan:
             how = "one cell after the other; a cluster divides it by the cells that it computes at a time"
         return (
             f"Passes: images passed forward through a network. Time left: {how}; told by finished cells of the kind, "
-            "or by a few batches timed just now."
+            "or by a few steps timed just now."
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lightning_saliency.functional.statistics import get_statistic
@@ -136,7 +135,7 @@ class LayerGrid:
     def __init__(self, config: LayerMaskingConfig, scales: Sequence[Scale]) -> None:
         self.config = config
         self.scales = tuple(scales)
-        self.output = Path(config.output).resolve()
+        self.output = config.folder
         self.folder = self.output / "cells"
         self.training = training_of(config)
         self.fingerprint = training_fingerprint(self.training)

@@ -69,7 +69,7 @@ class RoarKarGrid:
 
     def __init__(self, config: RoarKarConfig) -> None:
         self.config = config
-        self.output = Path(config.output).resolve()
+        self.output = config.folder
         self.folder = self.output / "cells"
         self.training = training_of(config)
         self.fingerprint = training_fingerprint(self.training)

@@ -8,8 +8,9 @@ import yaml
 from PIL import Image
 
 from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli.evaluate import _parser, run
+from lightning_saliency.cli.evaluate import run
 from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS
+from lightning_saliency.studies import ComparisonConfig
 from tests.paths import CONFIGS
 
 
@@ -24,14 +25,17 @@ def config(tmp_path):
     (tmp_path / "classes.json").write_text('{"cat": [0, 1], "dog": 2}')
     torch.manual_seed(0)
     content = {
-        "networks": {"tiny": {"model": "small_cnn", "num_classes": 3, "checkpoint": str(tmp_path / "weights.pth")}},
+        "models": {"tiny": {"model": "small_cnn", "num_classes": 3, "checkpoint": str(tmp_path / "weights.pth")}},
         "data": {
-            "annotations": str(tmp_path / "boxes.csv"),
-            "classes": str(tmp_path / "classes.json"),
-            "resize": 18,
-            "crop": 16,
+            "class_path": "lightning_saliency.data.AnnotatedImages",
+            "init_args": {
+                "annotations": str(tmp_path / "boxes.csv"),
+                "classes": str(tmp_path / "classes.json"),
+                "resize": 18,
+                "crop": 16,
+            },
         },
-        "explainers": {"random": None, "short": {"explainer": "rise", "masks": 4, "grid": 2}},
+        "explainers": {"random": None, "short": {"class_path": "rise", "init_args": {"masks": 4, "grid": 2}}},
         "metrics": {"steps": 4, "names": ["ebpg", "pointing_game", "overall"]},
         "output": str(tmp_path / "out"),
         "resamples": 30,
@@ -45,13 +49,13 @@ def config(tmp_path):
 
 
 def test_runs_prints_and_goes_on(config, capsys):
-    arguments = ["--config", str(config), "--data.limit", "3"]
+    arguments = ["--config", str(config), "--limit", "3"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
     assert "EBPG" in shown
     assert "short" in shown
     assert "3 images, chosen from 4 with seed 0" in " ".join(shown.split())
-    assert "short (explainer=rise, grid=2, masks=4)" in " ".join(shown.split())
+    assert "short (rise: grid=2, masks=4)" in " ".join(shown.split())
     # What was not measured is not explained.
     assert "Insertion and deletion: 4 steps" in " ".join(shown.split())
     assert "Drop and increase" not in shown
@@ -59,11 +63,11 @@ def test_runs_prints_and_goes_on(config, capsys):
     assert run(arguments) == 0
     assert (config.parent / "out" / "table.md").read_text() == table
     with pytest.raises(UsageError, match="other data"):
-        run(["--config", str(config), "--data.limit", "2"])
+        run(["--config", str(config), "--limit", "2"])
 
 
 def test_explainers_and_their_pairs_can_be_left_out(config, capsys):
-    arguments = ["--config", str(config), "--data.limit", "1", "--pairs", '[["short", "random"]]']
+    arguments = ["--config", str(config), "--limit", "1", "--pairs", '[["short", "random"]]']
     assert run([*arguments, "--without", '["short"]']) == 0
     assert "short" not in capsys.readouterr().out
     assert "| random |" in (config.parent / "out" / "table.md").read_text()
@@ -74,28 +78,29 @@ def test_explainers_and_their_pairs_can_be_left_out(config, capsys):
 
 
 def test_an_override_leaves_the_other_options(config, capsys):
-    arguments = ["--config", str(config), "--data.limit", "1", "--explainers.short.masks", "5"]
-    assert run([*arguments, "--explainers.random.seed=3"]) == 0
+    arguments = ["--config", str(config), "--limit", "1", "--explainers.short.init_args.masks", "5"]
+    assert run([*arguments, "--explainers.random.class_path=random", "--explainers.random.init_args.seed=3"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "short (explainer=rise, grid=2, masks=5)" in shown
-    assert "random (seed=3)" in shown
+    assert "short (rise: grid=2, masks=5)" in shown
+    assert "random (random: seed=3)" in shown
     with pytest.raises(UsageError, match="without a value"):
-        run([*arguments, "--explainers.short.grid"])
+        run([*arguments, "--explainers.short.init_args.grid"])
 
 
 def test_what_cannot_be_carried_out_is_said(config):
     with pytest.raises(UsageError, match=r"no nowhere\.csv"):
-        run(["--config", str(config), "--data.annotations", "nowhere.csv"])
-    with pytest.raises(UsageError, match="Allowed are random, center_gaussian"):
+        run(["--config", str(config), "--data.init_args.annotations", "nowhere.csv"])
+    with pytest.raises(UsageError, match=r"Allowed are smoe, .*random, center_gaussian"):
         run(["--config", str(config), "--explainers", '{"grandcam": {}}'])
     with pytest.raises(SystemExit) as error:
-        run(["--config", str(config), "--data.limits", "2"])
+        run(["--config", str(config), "--limits", "2"])
     assert error.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["evaluate_coco.yaml", "evaluate_imagenet.yaml"])
 def test_the_configurations_of_the_project_are_understood(name):
-    parsed = _parser().parse_args(["--config", str(CONFIGS / name)])
-    assert set(parsed.explainers) <= set(EXPLAINERS) | set(CONTROL_MAPS)
-    assert parsed.data.limit is None
-    assert set(parsed.networks) == {"SqueezeNet", "MobileNetV2"}
+    config = ComparisonConfig(**yaml.safe_load((CONFIGS / name).read_text()))
+    assert {spec.name for spec in config.explainers.values()} <= set(EXPLAINERS) | set(CONTROL_MAPS)
+    assert config.limit is None
+    assert set(config.models) == {"SqueezeNet", "MobileNetV2"}
+    assert config.metrics.precision == "bf16"

@@ -1,0 +1,160 @@
+"""One cell of a comparison: a network, an explainer, and a few images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.data.boxes import Sample
+from lightning_saliency.explainers import Explainer, ExplainerSpec
+from lightning_saliency.functional.curves import target_scores
+from lightning_saliency.metrics.base import scoring
+from lightning_saliency.studies.comparison.measuring import MetricConfig, measure
+from lightning_saliency.studies.comparison.samples import Samples, build_samples
+from lightning_saliency.studies.costs import map_cost, wait_for
+from lightning_saliency.studies.engine.shared import Shared, cached
+from lightning_saliency.studies.retraining.training import network_of
+from lightning_saliency.studies.specs import build_module
+
+#: A network or images: described, or shared by the process that has them.
+Recipe = Mapping[str, Any] | Shared
+
+
+def network_from(recipe: Recipe, device: str) -> nn.Module:
+    """The network of a recipe, on a device; built once in each process."""
+
+    def build() -> nn.Module:
+        if isinstance(recipe, Shared):
+            network: nn.Module = recipe.get()
+            return network
+        module = build_module(recipe)
+        return network_of(module, None).eval() if isinstance(module, nn.Module) else module
+
+    network = cached(f"network {_key(recipe)}", build)
+    return network if device == "" else network.to(device)
+
+
+def samples_from(recipe: Recipe) -> Samples:
+    """The images of a recipe; looked through once in each process."""
+    if isinstance(recipe, Shared):
+        samples: Samples = recipe.get()
+        return samples
+    return cached(f"samples {_key(recipe)}", lambda: build_samples(**recipe))
+
+
+def explain_block(
+    model: Recipe, explainer: ExplainerSpec, data: Recipe, span: tuple[int, int], metrics: MetricConfig, device: str
+) -> dict[str, Any]:
+    """Explain the images of a block, each for each of its classes, and measure the maps.
+
+    Args:
+        model: The network.
+        explainer: The explainer.
+        data: The images.
+        span: The first image, and the one behind the last.
+        metrics: What is measured.
+        device: Where the network runs; ``""``: where it is.
+
+    Returns:
+        ``rows``: one for each pair of image and class, in order.
+    """
+    network, samples = network_from(model, device), samples_from(data)
+    at = _device_of(network)
+    prepared = cached(
+        f"block {_key(model)} {_key(data)} {span}",
+        lambda: _prepared(network, [samples[index] for index in range(*span)], span[0]),
+    )
+    images, targets, origins = prepared
+    images, targets = images.to(at), targets.to(at)
+    built = _built(network, model, explainer, images, targets)
+    boxes = [sample.boxes[which] for _, sample, which in origins]
+    measured = measure(built, images, targets, boxes, metrics)
+    rows = [
+        {
+            "sample": index,
+            "image": sample.name,
+            "label": sample.labels[which],
+            "target": int(target),
+            "seconds": measured.seconds,
+            "passes": measured.passes,
+            "scores": scores,
+            "curves": curves,
+            "map": small,
+        }
+        for (index, sample, which), target, scores, curves, small in zip(
+            origins, targets, measured.scores, measured.curves, measured.maps, strict=True
+        )
+    ]
+    return {"rows": rows}
+
+
+def time_explainer(model: Recipe, explainer: ExplainerSpec, data: Recipe, device: str) -> dict[str, Any]:
+    """What a map costs, see `map_cost`: ``passes`` and ``seconds``."""
+    network = network_from(model, device)
+    images, targets, _ = _prepared(network, [samples_from(data)[0]], 0)
+    at = _device_of(network)
+    cost = map_cost(explainer(network), images[:1].to(at), targets[:1].to(at), budget=0.25)
+    return {"passes": cost.passes, "seconds": cost.seconds}
+
+
+def time_scoring(model: Recipe, data: Recipe, metrics: MetricConfig, device: str) -> dict[str, Any]:
+    """What one image costs that is scored for a metric: ``seconds``."""
+    network = network_from(model, device)
+    images, targets, _ = _prepared(network, [samples_from(data)[0]], 0)
+    at = _device_of(network)
+    images, targets = images[:1].to(at).expand(4, -1, -1, -1), targets[:1].to(at).expand(4)
+    with scoring(network, metrics.precision) as score_fn:
+        for _ in range(2):
+            wait_for(at)
+            begin = perf_counter()
+            target_scores(score_fn, images, targets, score=metrics.score)
+            wait_for(at)
+            seconds = perf_counter() - begin
+    return {"seconds": seconds / len(images)}
+
+
+def _built(network: nn.Module, model: Recipe, explainer: ExplainerSpec, images: Tensor, targets: Tensor) -> Explainer:
+    """The explainer, built once in each process."""
+
+    def build() -> Explainer:
+        found = explainer(network)
+        # A first map takes longer, and passes of its own to look for layers: no part of the cost.
+        found(images[:1], targets[:1])
+        return found
+
+    return cached(f"explainer {_key(model)} {json.dumps(explainer.plain(), sort_keys=True)}", build)
+
+
+def _prepared(
+    network: nn.Module, chosen: Sequence[Sample], first: int
+) -> tuple[Tensor, Tensor, list[tuple[int, Sample, int]]]:
+    """Images ``[P, C, H, W]`` and targets ``[P]`` of pairs of image and class, and where each is from."""
+    images = torch.stack([sample.image for sample in chosen]).to(_device_of(network))
+    with scoring(network) as score_fn:
+        logits = score_fn(images).cpu()
+    pairs = [(place, which) for place, sample in enumerate(chosen) for which in range(len(sample.labels))]
+    targets = []
+    for place, which in pairs:
+        candidates = list(chosen[place].candidates[which]) or list(range(logits.shape[1]))
+        if not 0 <= min(candidates) <= max(candidates) < logits.shape[1]:
+            raise ValueError(
+                f"Got the classes {candidates} for {chosen[place].labels[which]!r}, but the network has "
+                f"{logits.shape[1]}: 0 to {logits.shape[1] - 1}. Map the names to its classes."
+            )
+        targets.append(candidates[int(logits[place, candidates].argmax())])
+    origins = [(first + place, chosen[place], which) for place, which in pairs]
+    return images[[place for place, _ in pairs]].cpu(), torch.tensor(targets), origins
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    found = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), None)
+    return found or torch.device("cpu")
+
+
+def _key(recipe: Recipe) -> str:
+    return recipe.key if isinstance(recipe, Shared) else json.dumps(recipe, sort_keys=True, default=str)

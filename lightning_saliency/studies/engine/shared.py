@@ -1,0 +1,101 @@
+"""What the cells of a study share: an object of this process, which other processes load from a file."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from lightning_saliency.files import write_atomically
+
+Value = TypeVar("Value")
+
+# What this process has built or loaded for its cells, the latest last.
+_KEPT: OrderedDict[str, Any] = OrderedDict()
+_MAX_KEPT = 64
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An object that cells share without being pickled with each of them.
+
+    Attributes:
+        key: Its name in the process that made it.
+        path: The file from which other processes load it; ``None``: there are none.
+    """
+
+    key: str
+    path: str | None
+
+    def get(self) -> Any:
+        """The object: the very one in the process that made it, elsewhere a copy that is loaded once."""
+        return cached(self.key, self._load)
+
+    def _load(self) -> Any:
+        if self.path is None:
+            raise RuntimeError(f"{self.key} was shared in another process, which kept no file of it.")
+        return torch.load(self.path, map_location="cpu", weights_only=False)
+
+
+def cached(key: str, build: Callable[[], Value]) -> Value:
+    """What `build` makes, made once in this process for each key; the least recently used are forgotten."""
+    if key not in _KEPT:
+        _KEPT[key] = build()
+    _KEPT.move_to_end(key)
+    while len(_KEPT) > _MAX_KEPT:
+        _KEPT.popitem(last=False)
+    value: Value = _KEPT[key]
+    return value
+
+
+@contextmanager
+def sharing(folder: Path, elsewhere: bool) -> Iterator[Callable[[str, Any], Shared]]:
+    """While the context lasts, objects can be shared with cells: ``share(name, value)``.
+
+    Args:
+        folder: Of the study; the files are kept below it for as long as the context lasts.
+        elsewhere: Whether cells are computed in other processes.
+
+    Yields:
+        The function that shares an object.
+
+    Raises:
+        TypeError: From that function, if an object is to be sent to other processes and cannot be.
+    """
+    run = f"shared-{next(_numbers)}"
+    files = folder / "shared"
+    before = set(_KEPT)
+
+    def share(name: str, value: Any) -> Shared:
+        key, path = f"{run}/{name}", None
+        if elsewhere:
+            path = files / f"{run}-{name}.pt"
+            content = io.BytesIO()
+            try:
+                torch.save(value, content)
+            except Exception as error:  # pickle raises whatever the object's parts raise
+                raise TypeError(
+                    f"Got a {type(value).__name__} as {name}, which cannot be sent to other processes ({error}). "
+                    "Define its class at the top of a module, describe it by class_path and init_args, or use "
+                    "workers=1 and engine='local'."
+                ) from error
+            write_atomically(path, content.getvalue())
+        cached(key, lambda: value)
+        return Shared(key, None if path is None else str(path))
+
+    try:
+        yield share
+    finally:
+        for key in set(_KEPT) - before:
+            del _KEPT[key]
+        if elsewhere:
+            shutil.rmtree(files, ignore_errors=True)
