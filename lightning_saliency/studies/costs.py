@@ -59,7 +59,7 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
 
 
 def _first_map(explainer: Explainer, images: Tensor, targets: Tensor | None) -> tuple[MapCost, bool]:
-    """As `_timed`, on images of half the size if they are large and the network takes them, for a quarter of the time."""
+    """As `_timed`; large images at half their size, in a quarter of the time, if the network takes them."""
     if min(images.shape[2:]) >= _LARGE:
         try:
             cost, complete = _timed(explainer, images[..., ::2, ::2], targets, 0.0)
