@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -15,36 +15,9 @@ from lightning_saliency.explainers import Explainer, ExplainerSpec
 from lightning_saliency.functional.curves import target_scores
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.studies.comparison.measuring import MetricConfig, measure
-from lightning_saliency.studies.comparison.samples import Samples, build_samples
 from lightning_saliency.studies.costs import map_cost, wait_for
-from lightning_saliency.studies.engine.shared import Shared, cached
-from lightning_saliency.studies.retraining.training import network_of
-from lightning_saliency.studies.specs import build_module
-
-#: A network or images: described, or shared by the process that has them.
-Recipe = Mapping[str, Any] | Shared
-
-
-def network_from(recipe: Recipe, device: str) -> nn.Module:
-    """The network of a recipe, on a device; built once in each process."""
-
-    def build() -> nn.Module:
-        if isinstance(recipe, Shared):
-            network: nn.Module = recipe.get()
-            return network
-        module = build_module(recipe)
-        return network_of(module, None).eval() if isinstance(module, nn.Module) else module
-
-    network = cached(f"network {_key(recipe)}", build)
-    return network if device == "" else network.to(device)
-
-
-def samples_from(recipe: Recipe) -> Samples:
-    """The images of a recipe; looked through once in each process."""
-    if isinstance(recipe, Shared):
-        samples: Samples = recipe.get()
-        return samples
-    return cached(f"samples {_key(recipe)}", lambda: build_samples(**recipe))
+from lightning_saliency.studies.engine.shared import cached
+from lightning_saliency.studies.recipes import Recipe, device_of, key_of, network_from, samples_from
 
 
 def explain_block(
@@ -64,9 +37,9 @@ def explain_block(
         ``rows``: one for each pair of image and class, in order.
     """
     network, samples = network_from(model, device), samples_from(data)
-    at = _device_of(network)
+    at = device_of(network)
     prepared = cached(
-        f"block {_key(model)} {_key(data)} {span}",
+        f"block {key_of(model)} {key_of(data)} {span}",
         lambda: _prepared(network, [samples[index] for index in range(*span)], span[0]),
     )
     images, targets, origins = prepared
@@ -97,7 +70,7 @@ def time_explainer(model: Recipe, explainer: ExplainerSpec, data: Recipe, device
     """What a map costs, see `map_cost`: ``passes`` and ``seconds``."""
     network = network_from(model, device)
     images, targets, _ = _prepared(network, [samples_from(data)[0]], 0)
-    at = _device_of(network)
+    at = device_of(network)
     cost = map_cost(explainer(network), images[:1].to(at), targets[:1].to(at), budget=0.25)
     return {"passes": cost.passes, "seconds": cost.seconds}
 
@@ -106,7 +79,7 @@ def time_scoring(model: Recipe, data: Recipe, metrics: MetricConfig, device: str
     """What one image costs that is scored for a metric: ``seconds``."""
     network = network_from(model, device)
     images, targets, _ = _prepared(network, [samples_from(data)[0]], 0)
-    at = _device_of(network)
+    at = device_of(network)
     images, targets = images[:1].to(at).expand(4, -1, -1, -1), targets[:1].to(at).expand(4)
     with scoring(network, metrics.precision) as score_fn:
         for _ in range(2):
@@ -127,14 +100,14 @@ def _built(network: nn.Module, model: Recipe, explainer: ExplainerSpec, images: 
         found(images[:1], targets[:1])
         return found
 
-    return cached(f"explainer {_key(model)} {json.dumps(explainer.plain(), sort_keys=True)}", build)
+    return cached(f"explainer {key_of(model)} {json.dumps(explainer.plain(), sort_keys=True)}", build)
 
 
 def _prepared(
     network: nn.Module, chosen: Sequence[Sample], first: int
 ) -> tuple[Tensor, Tensor, list[tuple[int, Sample, int]]]:
     """Images ``[P, C, H, W]`` and targets ``[P]`` of pairs of image and class, and where each is from."""
-    images = torch.stack([sample.image for sample in chosen]).to(_device_of(network))
+    images = torch.stack([sample.image for sample in chosen]).to(device_of(network))
     with scoring(network) as score_fn:
         logits = score_fn(images).cpu()
     pairs = [(place, which) for place, sample in enumerate(chosen) for which in range(len(sample.labels))]
@@ -149,12 +122,3 @@ def _prepared(
         targets.append(candidates[int(logits[place, candidates].argmax())])
     origins = [(first + place, chosen[place], which) for place, which in pairs]
     return images[[place for place, _ in pairs]].cpu(), torch.tensor(targets), origins
-
-
-def _device_of(network: nn.Module) -> torch.device:
-    found = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), None)
-    return found or torch.device("cpu")
-
-
-def _key(recipe: Recipe) -> str:
-    return recipe.key if isinstance(recipe, Shared) else json.dumps(recipe, sort_keys=True, default=str)

@@ -19,9 +19,9 @@ from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.comparison.measuring import KEPT_SIDE
-from lightning_saliency.studies.comparison.samples import Samples
 from lightning_saliency.studies.engine.files import as_csv, as_json, file_name, result_folder, write_texts
 from lightning_saliency.studies.estimates import bootstrap_mean
+from lightning_saliency.studies.samples import Samples
 
 #: One line a pair of image and class.
 Rows = list[dict[str, Any]]

@@ -10,30 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lightning_saliency import __version__
-from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.networks import weights_fingerprint
-from lightning_saliency.studies.comparison.cells import (
-    Recipe,
-    explain_block,
-    network_from,
-    samples_from,
-    time_explainer,
-    time_scoring,
-)
+from lightning_saliency.studies.comparison.cells import explain_block, time_explainer, time_scoring
 from lightning_saliency.studies.comparison.config import ComparisonConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
-from lightning_saliency.studies.comparison.samples import Samples, as_samples
 from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.plan import Plan, plan_row
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.engine.shared import sharing
-from lightning_saliency.studies.specs import as_spec
+from lightning_saliency.studies.recipes import Recipe, chosen_device, data_recipe, device_of, model_recipe, network_from
+from lightning_saliency.studies.samples import Samples
 
 
 def run_comparison(
@@ -105,9 +96,7 @@ class _Study:
     ) -> None:
         self.config, self.folder = config, folder
         self.models, self.data, self.samples = models, data, samples
-        self.device = config.device
-        if self.device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = chosen_device(config.device)
         self.columns = config.metrics.columns(boxes=samples.has_boxes)
         if not self.columns:
             raise ValueError("Got only metrics that need boxes and images without any. Give boxes, or other metrics.")
@@ -126,10 +115,8 @@ class _Study:
             network = network_from(recipe, self.device)
             for explainer in self.config.explainers.values():
                 explainer(network)
-            device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
-            logits = self.config.explainers[next(iter(self.config.explainers))](network).logits(
-                self.samples[0].image[None].to(device)
-            )
+            first = next(iter(self.config.explainers.values()))
+            logits = first(network).logits(self.samples[0].image[None].to(device_of(network)))
             unknown = sorted({index for index in self.samples.classes if not 0 <= index < logits.shape[1]})
             if unknown:
                 raise ValueError(
@@ -140,7 +127,7 @@ class _Study:
     def cells(self) -> list[Cell]:
         """Block by block of the images, all networks and explainers."""
         pairs = self.samples.pairs
-        weights = {name: weights_fingerprint(network_from(recipe, "")) for name, recipe in self.models.items()}
+        weights = {name: weights_fingerprint(network_from(recipe)) for name, recipe in self.models.items()}
         return [
             Cell(
                 self._name(number, model, row),
@@ -274,17 +261,8 @@ def _opened(config: ComparisonConfig) -> Iterator[_Study]:
         folder = Path(temporary if config.output is None else config.output).resolve()
         elsewhere = config.workers > 1 or config.engine == "ray"
         with sharing(folder, elsewhere) as share:
-            models: dict[str, Recipe] = {
-                name: share(f"model-{file_name(name)}", model)
-                if isinstance(model, nn.Module)
-                else as_spec(model, ImageClassifier)
-                for name, model in config.models.items()
+            models = {
+                name: model_recipe(model, f"model-{file_name(name)}", share) for name, model in config.models.items()
             }
-            data: Recipe
-            if isinstance(config.data, Mapping) and "class_path" in config.data:
-                data = {"spec": as_spec(config.data), "limit": config.limit, "seed": config.seed}
-                samples = samples_from(data)
-            else:
-                samples = as_samples(config.data, config.targets, config.limit, config.seed)
-                data = share("data", samples)
+            data, samples = data_recipe(config.data, config.targets, config.limit, config.seed, share)
             yield _Study(config, folder, models, data, samples)

@@ -190,10 +190,9 @@ def _annotated(place: int, image: Any, target: Mapping[str, Any]) -> Sample:
             "give the data set a transform that makes one."
         )
     if "labels" not in target:
-        if "label" not in target:
-            raise TypeError(f"Got image {place} with {sorted(target)}. Expected label, or labels and boxes.")
-        target = {**target, "labels": [target["label"]] * len(target.get("boxes", [()]))}
-    labels = [int(label) for label in target["labels"]]
+        label = target.get("label")
+        target = {**target, "labels": [label] * len(target.get("boxes", [()]))}
+    labels = [None if label is None else int(label) for label in target["labels"]]
     boxes = torch.as_tensor(target["boxes"], dtype=torch.float32) if "boxes" in target else None
     if boxes is not None and boxes.shape != (len(labels), 4):
         raise ValueError(f"Got boxes {list(boxes.shape)} for {len(labels)} labels of image {place}. Expected [n, 4].")

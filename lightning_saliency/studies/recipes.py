@@ -1,0 +1,98 @@
+"""The network and the images of a study: described in plain data, or shared by the process that has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.classifier import ImageClassifier
+from lightning_saliency.studies.engine.shared import Shared, cached
+from lightning_saliency.studies.samples import Samples, as_samples, build_samples
+from lightning_saliency.studies.specs import as_spec, build_module
+
+#: A network or images: described, or shared.
+Recipe = Mapping[str, Any] | Shared
+Share = Callable[[str, Any], Shared]
+
+
+def model_recipe(model: Any, name: str, share: Share) -> Recipe:
+    """How cells get a network.
+
+    Args:
+        model: A network; a mapping of `ImageClassifier`'s arguments; or ``{"class_path": ..., "init_args": {...}}``.
+        name: What to call it.
+        share: See `lightning_saliency.studies.engine.shared.sharing`.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If a class cannot be imported.
+    """
+    return share(name, model) if isinstance(model, nn.Module) else as_spec(model, ImageClassifier)
+
+
+def data_recipe(
+    data: Any, targets: Tensor | None, limit: int | None, seed: int, share: Share
+) -> tuple[Recipe, Samples]:
+    """How cells get the images, and the images.
+
+    Args:
+        data: ``{"class_path": ..., "init_args": {...}}``, or whatever `as_samples` takes.
+        targets: Classes of images ``[N, C, H, W]``; ``None``: those that are predicted.
+        limit: Number of images; ``None``: all.
+        seed: Seed of their choice.
+        share: See `lightning_saliency.studies.engine.shared.sharing`.
+    """
+    if isinstance(data, Mapping) and "class_path" in data:
+        recipe = {"spec": as_spec(data), "limit": limit, "seed": seed}
+        return recipe, samples_from(recipe)
+    samples = as_samples(data, targets, limit, seed)
+    return share("data", samples), samples
+
+
+def network_from(recipe: Recipe, device: str = "") -> nn.Module:
+    """The network of a recipe, built once in each process.
+
+    Args:
+        recipe: See `model_recipe`. Of an `ImageClassifier` the network inside it.
+        device: Where it is moved to; ``""``: it stays where it is.
+    """
+
+    def build() -> nn.Module:
+        if isinstance(recipe, Shared):
+            shared: nn.Module = recipe.get()
+            return shared
+        module: nn.Module = build_module(recipe).eval()
+        return module.model if isinstance(module, ImageClassifier) else module
+
+    network = cached(f"network {key_of(recipe)}", build)
+    return network.to(device) if device else network
+
+
+def samples_from(recipe: Recipe) -> Samples:
+    """The images of a recipe, looked through once in each process."""
+    if isinstance(recipe, Shared):
+        samples: Samples = recipe.get()
+        return samples
+    return cached(f"samples {key_of(recipe)}", lambda: build_samples(**recipe))
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network is; the CPU if it has no parameters."""
+    found = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), None)
+    return found or torch.device("cpu")
+
+
+def chosen_device(device: str) -> str:
+    """A device by its name, ``"auto"`` being a GPU where there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def key_of(recipe: Recipe) -> str:
+    """Different for different recipes of one process."""
+    return recipe.key if isinstance(recipe, Shared) else json.dumps(recipe, sort_keys=True, default=str)
