@@ -1,6 +1,7 @@
 """Data modules: the embedded digit scenes, folders of images, and any of them masked by saliency maps."""
 
 from lightning_saliency.data.boxes import AnnotatedImages, BoxedImages
+from lightning_saliency.data.image_files import ImageFiles
 from lightning_saliency.data.masked import (
     RoarKarDataModule,
     SaliencyGeometryError,
@@ -21,6 +22,7 @@ __all__ = [
     "ArrayImagesDataModule",
     "BoxedImages",
     "DigitScenes",
+    "ImageFiles",
     "ImageFolderDataModule",
     "ObjectCropsDataModule",
     "RoarKarDataModule",

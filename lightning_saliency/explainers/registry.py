@@ -126,7 +126,12 @@ class ExplainerSpec:
                     "{class_path: sise, init_args: {mu: 0.5}}."
                 )
             name = str(given["class_path"])
-            return cls(name, find_explainer(name)).with_options(**dict(given.get("init_args") or {}))
+            # There are no tuples in YAML, which captum and torchcam want.
+            init_args = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in dict(given.get("init_args") or {}).items()
+            }
+            return cls(name, find_explainer(name)).with_options(**init_args)
         if isinstance(given, partial) and not given.args:
             return replace(cls.parse(given.func), init_args={}).with_options(**given.keywords)
         if callable(given):
@@ -313,7 +318,5 @@ def _imported(path: str) -> Callable[..., Any]:
 
 
 def _argument(name: str, value: Any) -> Any:
-    # In YAML a function is written as its path, and there are no tuples, which captum and torchcam want.
-    if name == "output" and isinstance(value, str):
-        return _imported(value)
-    return tuple(value) if isinstance(value, list) else value
+    # In YAML a function is written as its path.
+    return _imported(value) if name == "output" and isinstance(value, str) else value

@@ -10,6 +10,12 @@ from lightning_saliency.studies.comparison import (
 )
 from lightning_saliency.studies.engine.cell import CellError
 from lightning_saliency.studies.engine.files import StaleResultsError
+from lightning_saliency.studies.sanity_check import (
+    SanityCheckConfig,
+    SanityCheckResult,
+    plan_sanity_check,
+    run_sanity_check,
+)
 
 __all__ = [
     "AugmentationConfig",
@@ -17,8 +23,12 @@ __all__ = [
     "ComparisonConfig",
     "ComparisonResult",
     "MetricConfig",
+    "SanityCheckConfig",
+    "SanityCheckResult",
     "StaleResultsError",
     "plan_comparison",
+    "plan_sanity_check",
     "run_augmentation",
     "run_comparison",
+    "run_sanity_check",
 ]

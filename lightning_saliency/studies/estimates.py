@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_saliency.reports.tables import Estimate
 
@@ -138,9 +139,7 @@ def bootstrap_mean(
     np.add.at(sums, (image_of, group_of), np.asarray(values, dtype=float))
     np.add.at(counts, (image_of, group_of), 1)
     value = float(np.mean(sums.sum(0) / counts.sum(0)))
-    draws = np.random.default_rng(seed).integers(0, len(rows), (resamples, len(rows)))
-    weights = np.zeros((resamples, len(rows)))
-    np.add.at(weights, (np.arange(resamples)[:, None], draws), 1)
+    weights = drawn_weights(np.random.default_rng(seed), len(rows), resamples)
     drawn = weights @ counts
     means = np.divide(weights @ sums, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
     low, high = np.quantile(np.nanmean(means, axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -171,3 +170,48 @@ def paired_difference(
     """
     common = [seed for seed in values if seed in reference]
     return mean_interval([values[seed] - reference[seed] for seed in common], confidence) if common else None
+
+
+def bootstrap_rows(
+    values: Sequence[float] | Sequence[Sequence[float | None]], seed: int = 0, resamples: int = 2000
+) -> Estimate:
+    """The mean of values and its 95 % interval by the percentile bootstrap over images and networks.
+
+    Args:
+        values: One for each image; a single one has an interval without width. Or rows of them, one for each random
+            network (or pair of them), which are resampled as the images are; ``None`` where an image has no value.
+        seed: Seed of the draws.
+        resamples: Number of draws.
+
+    Returns:
+        The mean, the interval, and the number of values.
+
+    Raises:
+        ValueError: If there is no value.
+
+    Example:
+        >>> estimate = bootstrap_rows([0.0, 1.0, 0.0, 1.0] * 8)
+        >>> round(estimate.value, 2), estimate.count
+        (0.5, 32)
+    """
+    given = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    valued = ~np.isnan(given)
+    if not valued.any():
+        raise ValueError("Got no value. Give at least one image's.")
+    networks, images = given.shape
+    generator = np.random.default_rng(seed)
+    of_images = drawn_weights(generator, images, resamples)
+    of_networks = drawn_weights(generator, networks, resamples)
+    # The mean of a resample is a quotient of two weighted sums.
+    sums = np.einsum("ri,rn,ni->r", of_images, of_networks, np.where(valued, given, 0.0))
+    counts = np.einsum("ri,rn,ni->r", of_images, of_networks, valued.astype(np.float64))
+    low, high = np.percentile(sums[counts > 0] / counts[counts > 0], (2.5, 97.5))
+    return Estimate(float(given[valued].mean()), float(low), float(high), int(valued.sum()))
+
+
+def drawn_weights(generator: np.random.Generator, count: int, resamples: int) -> npt.NDArray[np.float64]:
+    """How often each of ``count`` things is drawn in each resample, with replacement: ``[resamples, count]``."""
+    draws = generator.integers(0, count, (resamples, count))
+    weights = np.zeros((resamples, count))
+    np.add.at(weights, (np.arange(resamples)[:, None], draws), 1)
+    return weights

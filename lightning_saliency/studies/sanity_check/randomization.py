@@ -125,7 +125,7 @@ def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
                     parameter.normal_(trained.mean().item(), trained.std().item())
 
 
-class Weights:
+class OriginalWeights:
     """The parameters and buffers of a network as they are now, to be put back later.
 
     Args:

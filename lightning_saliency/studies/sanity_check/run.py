@@ -2,180 +2,37 @@
 
 from __future__ import annotations
 
-import copy
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_saliency.explainers import find_explainer
-from lightning_saliency.explainers.base import unwrap
+from lightning_saliency import __version__
+from lightning_saliency.explainers import ExplainerSpec
+from lightning_saliency.explainers.base import undisturbed, unwrap
 from lightning_saliency.explainers.controls import EdgeDetector
-from lightning_saliency.files import write_atomically
-from lightning_saliency.pictures.tensors import Picture
-from lightning_saliency.studies.sanity_check.check import Build, Run
-from lightning_saliency.studies.sanity_check.figures import similarity_figure, similarity_sheet
-from lightning_saliency.studies.sanity_check.randomization import Layers, layers_from_top, randomize
-from lightning_saliency.studies.sanity_check.results import (
-    MEASURES,
-    MODES,
-    Comparison,
-    ExplainerCheck,
-    Interval,
-    Mode,
-    Verdict,
-    bootstrap_interval,
-    keep_check,
-    read_check,
-)
-
-__all__ = [
-    "MEASURES",
-    "MODES",
-    "Comparison",
-    "EdgeDetector",
-    "ExplainerCheck",
-    "Interval",
-    "Layers",
-    "SanityCheckResult",
-    "Verdict",
-    "bootstrap_interval",
-    "layers_from_top",
-    "randomize",
-    "sanity_check",
-]
-
-#: The control's name among the results.
-CONTROL = "edges"
+from lightning_saliency.networks import weights_fingerprint
+from lightning_saliency.pictures.tensors import displayable
+from lightning_saliency.studies.engine.cell import Cell
+from lightning_saliency.studies.engine.files import file_name
+from lightning_saliency.studies.engine.plan import Plan, plan_row
+from lightning_saliency.studies.engine.run import run_cells
+from lightning_saliency.studies.engine.shared import sharing
+from lightning_saliency.studies.recipes import Recipe, chosen_device, data_recipe, device_of, model_recipe, network_from
+from lightning_saliency.studies.samples import Samples
+from lightning_saliency.studies.sanity_check.cells import Randomization, check_block, time_map
+from lightning_saliency.studies.sanity_check.checks import ExplainerCheck
+from lightning_saliency.studies.sanity_check.config import SanityCheckConfig
+from lightning_saliency.studies.sanity_check.randomization import layers_from_top
+from lightning_saliency.studies.sanity_check.results import SanityCheckResult
 
 
-@dataclass(frozen=True)
-class SanityCheckResult:
-    """What a sanity check found.
-
-    Args:
-        layers: The names of the layers, top to bottom.
-        targets: The classes that were explained, one an image.
-        checks: One an explainer, the control last.
-    """
-
-    layers: tuple[str, ...]
-    targets: tuple[int, ...]
-    checks: tuple[ExplainerCheck, ...]
-
-    def __getitem__(self, name: str) -> ExplainerCheck:
-        """The check of the explainer of that name."""
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(f"{name!r} was not checked; these were: {', '.join(check.name for check in self.checks)}")
-
-    def verdicts(self) -> dict[str, Verdict]:
-        """Each explainer's."""
-        return {check.name: check.verdict() for check in self.checks}
-
-    def to_json(self) -> str:
-        """As JSON, without the pictures."""
-        checks = [json.loads(check.to_json()) for check in self.checks]
-        return json.dumps({"layers": self.layers, "targets": self.targets, "checks": checks}, indent=1, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> SanityCheckResult:
-        """What ``to_json`` wrote.
-
-        Raises:
-            ValueError: If the text is something else.
-        """
-        try:
-            content = json.loads(text)
-            checks = tuple(ExplainerCheck.from_json(json.dumps(check)) for check in content["checks"])
-            return cls(tuple(content["layers"]), tuple(content["targets"]), checks)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"Got a text that is no result of a sanity check ({error}). Delete the file.") from error
-
-    def figure(self) -> Figure:
-        """The similarities over the layers, see ``similarity_figure``."""
-        return similarity_figure(
-            self.layers,
-            {
-                check.name: {
-                    mode: {label: check.intervals(mode, measure) for measure, label in MEASURES.items()}
-                    for mode in MODES
-                }
-                for check in self.checks
-            },
-            {
-                check.name: {label: check.random_level(measure) for measure, label in MEASURES.items()}
-                for check in self.checks
-            },
-        )
-
-    def sheet(self, mode: Mode, index: int, images: Tensor) -> Picture:
-        """The maps of one image, a row an explainer, see ``similarity_sheet``.
-
-        Args:
-            mode: ``"cascading"`` or ``"independent"``.
-            index: Of the image, among those whose maps were kept.
-            images: ``[B, 3, H, W]`` in [0, 1], as a person sees them.
-        """
-        maps = {check.name: torch.from_numpy(check.pictures[mode][:, index]).float() / 255 for check in self.checks}
-        return similarity_sheet(images[index], maps, self.layers)
-
-    def write(self, folder: Path, images: Tensor | None = None) -> list[Path]:
-        """Write ``sanity_check.json``, ``.csv`` and ``.png`` and the sheets of pictures.
-
-        Args:
-            folder: Where to; created.
-            images: ``[B, 3, H, W]`` in [0, 1], the images as a person sees them, for the sheets
-                ``<mode>_<image>.png``; ``None``: no sheets.
-
-        Returns:
-            The files, each written under another name and then renamed.
-        """
-        table = io.StringIO()
-        rows = [row for check in self.checks for row in check.rows()]
-        fields = ("explainer", "mode", "step", "layers", "measure", "mean", "low", "high", "images", "constant_maps")
-        writer = csv.DictWriter(table, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        plot = io.BytesIO()
-        self.figure().savefig(plot, format="png", dpi=150)
-        contents = {
-            "sanity_check.json": self.to_json().encode(),
-            "sanity_check.csv": table.getvalue().encode(),
-            "sanity_check.png": plot.getvalue(),
-        }
-        if images is not None:
-            shown = min(len(images), *(check.shown for check in self.checks))
-            for index, mode in product(range(shown), MODES):
-                picture = io.BytesIO()
-                Image.fromarray(self.sheet(mode, index, images)).save(picture, format="PNG")
-                contents[f"{mode}_{index}.png"] = picture.getvalue()
-        return [write_atomically(Path(folder) / name, content) for name, content in contents.items()]
-
-
-def sanity_check(
-    model: nn.Module,
-    images: Tensor,
-    explainers: Sequence[str] | Mapping[str, Build],
-    *,
-    targets: Tensor | None = None,
-    max_steps: int = 20,
-    random_networks: int = 3,
-    seed: int = 0,
-    batch_size: int = 4,
-    pictures: int = 0,
-    folder: Path | None = None,
-    progress: bool = False,
+def run_sanity_check(
+    config: SanityCheckConfig | None = None, /, *, progress: bool = True, **options: Any
 ) -> SanityCheckResult:
     """Randomise a network's weights from the top down and compare the maps with the original ones.
 
@@ -194,76 +51,186 @@ def sanity_check(
     whose original map is constant are left out, later ones count by the similarities' own definition (rank correlation
     and HOG 0), pairs with one make no level, and all are counted.
 
-    Cost: 2 L + R − 1 times the maps of all images, for L steps and R random networks.
+    Cost: 2 L + R − 1 times the maps of all images, for L steps and R random networks, and the original ones.
 
     Args:
-        model: The network; never changed, all is done on a copy, where it is.
-        images: ``[B, C, H, W]``, B ≥ 1, as the network takes them, on its device.
-        explainers: Names (``EXPLAINERS``), or names of your own with a function from a network to an explainer. With
-            ``folder``, a name stands for its function: give a changed function a new name.
-        targets: ``[B]`` int64; ``None``: the classes that the original network predicts.
-        max_steps: At most so many steps from top to bottom, see ``layers_from_top``.
-        random_networks: R ≥ 2, the fully randomised networks of the level; the cascade's last is one of them.
-        seed: Of all random weights and of the bootstrap. The same seed gives the same result.
-        batch_size: Images explained at a time.
-        pictures: Keep the maps of the first so many images.
-        folder: Keep each explainer's result here, in ``explainers/``, as soon as it is there, and take it from there
-            where nothing that it depends on has changed.
-        progress: Show a progress bar with the time remaining.
+        config: The check; or its fields as options.
+        progress: Whether a bar tells the time left, on the error stream.
+        **options: The fields of `SanityCheckConfig`, where no config is given.
 
     Returns:
-        The result, explainers in the order given, ``"edges"`` last.
+        The result, explainers in the order given, ``"edges"`` last; ``print(result)`` shows the table and the verdicts,
+        ``result.save(folder)`` writes tables, figures and one HTML page.
 
     Raises:
-        ValueError: If an argument is out of range or a name unknown or given twice.
+        CellError: If an explainer failed; the other cells are computed all the same.
+        StaleResultsError: If the output folder holds results of other weights, images or options.
+        TypeError: If an option does not exist.
+        ValueError: If an argument is out of range or a name unknown.
 
     Example:
-        >>> from lightning_saliency.explainers import build_explainer
+        >>> from lightning_saliency.explainers import GradCAM
         >>> head = [nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head)
-        >>> build = lambda network: build_explainer("grad_cam", network, layer="1")
-        >>> result = sanity_check(model, torch.rand(2, 3, 16, 16), {"cam": build})
+        >>> explainers = {"cam": {"class_path": "grad_cam", "init_args": {"layer": "1"}}}
+        >>> result = run_sanity_check(model=model, data=torch.rand(2, 3, 16, 16), explainers=explainers, progress=False)
         >>> result.layers, result["edges"].verdict().kind
         (('2', '0'), 'independent')
     """
-    builds = _builds(explainers)
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W] with at least one image.")
-    if random_networks < 2:
-        raise ValueError(f"Got random_networks={random_networks}. At least 2 are needed to compare; 3 is the default.")
-    if batch_size < 1 or pictures < 0:
-        raise ValueError(f"Got batch_size={batch_size}, pictures={pictures}. Allowed are from 1, and from 0.")
-    network = copy.deepcopy(unwrap(model))
-    layers = layers_from_top(network, images, max_steps)
-    chunks = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
-    if targets is None:
-        control = EdgeDetector(network)
-        targets = torch.cat([control.logits(images[chunk]).argmax(1) for chunk in chunks])
-    run = Run(network, images.detach(), targets.to(images.device), layers, random_networks, seed, chunks, pictures)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    checks = []
-    with Progress(*columns, disable=not progress) as bars:
-        for name, build in builds.items():
-            fingerprint = run.fingerprint(name)
-            kept = None if folder is None else read_check(Path(folder), name, fingerprint)
-            if kept is None:
-                task = bars.add_task(name, total=run.passes)
-                kept = run.check(name, build, fingerprint, lambda task=task: bars.advance(task))  # type: ignore[misc]
-                if folder is not None:
-                    keep_check(Path(folder), kept)
-            checks.append(kept)
-    return SanityCheckResult(
-        tuple(layer.name for layer in layers), tuple(int(target) for target in targets), tuple(checks)
-    )
+    config = SanityCheckConfig(**options) if config is None else config
+    with _opened(config) as study:
+        study.check()
+        results = run_cells(study.cells(), study.folder / "cells", **config.engine_options(), progress=progress)
+        return study.result(results)
 
 
-def _builds(explainers: Sequence[str] | Mapping[str, Build]) -> dict[str, Build]:
-    """Each explainer's function by name, the control last."""
-    names = list(explainers)
-    if CONTROL in names or len(set(names)) < len(names) or not names:
-        raise ValueError(
-            f"Got the explainers {names}. Expected at least one, each once, and none called {CONTROL!r}: that is the "
-            "control, which is always checked."
+def plan_sanity_check(config: SanityCheckConfig | None = None, /, **options: Any) -> Plan:
+    """What a sanity check costs, without running it.
+
+    The time is told from the cells that are done, and otherwise from one map of each explainer, which is timed here and
+    now.
+
+    Args:
+        config: The check; or its fields as options.
+        **options: As for `run_sanity_check`.
+
+    Returns:
+        A row for each explainer; ``print(plan)`` shows them.
+    """
+    config = SanityCheckConfig(**options) if config is None else config
+    with _opened(config) as study:
+        return study.plan()
+
+
+class _Study:
+    """A sanity check with what its cells share."""
+
+    def __init__(self, config: SanityCheckConfig, folder: Path, model: Recipe, data: Recipe, samples: Samples) -> None:
+        self.config, self.folder = config, folder
+        self.model, self.data, self.samples = model, data, samples
+        self.device = chosen_device(config.device)
+        network = unwrap(network_from(model, self.device))
+        first = samples[0].image[None].to(device_of(network))
+        with undisturbed(network):
+            layers = layers_from_top(network, first, config.max_steps)
+        self.randomization = Randomization(layers, config.random_networks, config.seed)
+        count = len(samples)
+        self.spans = [(start, min(start + config.batch_size, count)) for start in range(0, count, config.batch_size)]
+        self.targets = self._targets(network)
+
+    def check(self) -> None:
+        """Build every explainer: what is wrong is found before anything is computed."""
+        for explainer in self.config.explainers.values():
+            explainer(network_from(self.model))
+
+    def cells(self) -> list[Cell]:
+        """Block by block of the images, all explainers."""
+        content = {
+            "weights": weights_fingerprint(network_from(self.model)),
+            "images": self.samples.fingerprint(),
+            "randomisation": {
+                "layers": [[layer.name, list(layer.modules)] for layer in self.randomization.layers],
+                "networks": self.config.random_networks,
+                "seed": self.config.seed,
+            },
+            "batch_size": self.config.batch_size,
+            "version": __version__,
+        }
+        cells = []
+        for number, span in enumerate(self.spans):
+            targets = self.targets[span[0] : span[1]]
+            pictures = max(0, min(self.config.pictures, span[1]) - span[0])
+            for name, explainer in self.config.explainers.items():
+                arguments = {
+                    "model": self.model,
+                    "explainer": explainer,
+                    "data": self.data,
+                    "targets": targets,
+                    "span": span,
+                    "randomization": self.randomization,
+                    "pictures": pictures,
+                    "device": self.device,
+                }
+                own = {"explainer options": explainer.plain(), "targets": targets, "pictures": pictures}
+                cells.append(
+                    Cell(self._name(number, name), check_block, arguments, {**own, **content}, name, span[1] - span[0])
+                )
+        return cells
+
+    def result(self, results: Mapping[str, Mapping[str, Any]]) -> SanityCheckResult:
+        """Put the results of all cells in order."""
+        layers = tuple(layer.name for layer in self.randomization.layers)
+        numbers = range(len(self.spans))
+        checks = tuple(
+            ExplainerCheck.gather(
+                name, [results[self._name(number, name)] for number in numbers], layers, self.config.seed
+            )
+            for name in self.config.explainers
         )
-    builds = dict(explainers) if isinstance(explainers, Mapping) else {name: find_explainer(name) for name in names}
-    return {**builds, CONTROL: EdgeDetector}
+        shown = None
+        if self.config.pictures:
+            first = torch.stack(
+                [self.samples[index].image for index in range(min(self.config.pictures, len(self.samples)))]
+            )
+            shown, _ = displayable(first, self.samples.normalization)
+        facts = [
+            ("network", type(unwrap(network_from(self.model))).__name__),
+            ("images", self.samples.description()),
+            ("explainers", "; ".join(str(spec) for spec in self.config.explainers.values())),
+            ("random networks", str(self.config.random_networks)),
+            ("seed", str(self.config.seed)),
+        ]
+        folder = None if self.config.output is None else self.folder
+        return SanityCheckResult(layers, tuple(self.targets), checks, shown, facts, folder)
+
+    def plan(self) -> Plan:
+        """What is left to be done."""
+        cells, folder = self.cells(), self.folder / "cells"
+        timings = {name: self._timing(name, explainer) for name, explainer in self.config.explainers.items()}
+        found = run_cells(list(timings.values()), self.folder / "costs", progress=False)
+        maps = 2 * len(self.randomization.layers) + self.config.random_networks
+        rows = []
+        for name, timing in timings.items():
+            own = [cell for cell in cells if cell.group == name]
+            each = maps * len(self.samples) / len(own)
+            cost = found[timing.name]
+            rows.append(plan_row(name, folder, own, 0, each * cost["passes"], 0, each * cost["seconds"]))
+        return Plan(rows, self.config.plan_workers())
+
+    def _timing(self, name: str, explainer: ExplainerSpec) -> Cell:
+        arguments = {
+            "model": self.model,
+            "explainer": explainer,
+            "data": self.data,
+            "target": self.targets[0],
+            "device": self.device,
+        }
+        weights = weights_fingerprint(network_from(self.model))
+        content = {"weights": weights, "explainer options": explainer.plain(), "device": self.device}
+        return Cell(file_name(name), time_map, arguments, content)
+
+    def _targets(self, network: nn.Module) -> list[int]:
+        """The classes that are explained: those given, or those that the original network predicts."""
+        if self.config.targets is not None:
+            return [int(target) for target in self.config.targets]
+        control, targets = EdgeDetector(network), []
+        for span in self.spans:
+            images = torch.stack([self.samples[index].image for index in range(*span)])
+            targets += control.logits(images.to(device_of(network))).argmax(1).tolist()
+        return targets
+
+    @staticmethod
+    def _name(number: int, name: str) -> str:
+        return f"{number:05d}-{file_name(name)}"
+
+
+@contextmanager
+def _opened(config: SanityCheckConfig) -> Iterator[_Study]:
+    """The check, with its network and images shared for as long as it is computed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary if config.output is None else config.output).resolve()
+        elsewhere = config.workers > 1 or config.engine == "ray"
+        with sharing(folder, elsewhere) as share:
+            model = model_recipe(config.model, "model", share)
+            data, samples = data_recipe(config.data, config.targets, config.limit, config.seed, share)
+            yield _Study(config, folder, model, data, samples)

@@ -17,19 +17,23 @@ from torch import nn
 from lightning_saliency.cli import sanity_check as command
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.explainers import Explainer, build_explainer
-from lightning_saliency.studies.sanity_check import check as check_module
-from lightning_saliency.studies.sanity_check.results import Comparison
-from lightning_saliency.studies.sanity_check.run import (
-    ExplainerCheck,
-    SanityCheckResult,
-    bootstrap_interval,
-    layers_from_top,
-    randomize,
-    sanity_check,
-)
+from lightning_saliency.networks import build_network
+from lightning_saliency.studies import CellError, StaleResultsError, run_sanity_check
+from lightning_saliency.studies.estimates import bootstrap_rows
+from lightning_saliency.studies.sanity_check import cells as check_cells
+from lightning_saliency.studies.sanity_check.checks import ExplainerCheck, SimilarityStep
+from lightning_saliency.studies.sanity_check.randomization import layers_from_top, randomize
 from tests.networks import ConvNet, TokenTransformer
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+
+
+def sanity_check(model, images, explainers, **options):
+    return run_sanity_check(model=model, data=images, explainers=explainers, progress=False, **options)
+
+
+def interval(estimate):
+    return estimate.value, estimate.low, estimate.high
 
 
 class WeightSum(Explainer):
@@ -297,7 +301,7 @@ def test_constant_maps_are_counted_and_make_no_level():
     # Only where the linear layer is as trained is there a map.
     assert [step.constant for step in vanishing.independent] == [3, *[0] * (len(result.layers) - 1)]
     assert vanishing.level["ssim"] == ((None,) * 3,)
-    assert SanityCheckResult.from_json(result.to_json()) == result
+    assert json.loads(json.dumps(result.as_dict(), allow_nan=False))["checks"][1]["level"]["ssim"] == [[None] * 3]
 
 
 def test_original_maps_that_random_ones_share_stay_above_the_level():
@@ -319,8 +323,8 @@ def made_up(similarity, level, images=8, change=0.5):
     values = {measure: tuple(similarity + spread) for measure in ("spearman", "ssim", "hog")}
     random = {measure: (own, own) for measure, own in values.items()}
     levels = {measure: (tuple(level + spread), tuple(level - spread)) for measure in values}
-    step = Comparison("fc", values, 0, change)
-    return ExplainerCheck("x", "", 0, images, tuple(range(images)), (step,), (step,), random, levels, 0, images)
+    step = SimilarityStep("fc", values, 0, change)
+    return ExplainerCheck("x", 0, images, tuple(range(images)), (step,), (step,), random, levels, 0, images)
 
 
 @pytest.mark.parametrize(("similarity", "kind"), [(0.2, "fallen"), (0.31, "fallen"), (0.3, "fallen"), (0.6, "above")])
@@ -342,19 +346,19 @@ def test_one_similarity_above_is_enough():
 
 def test_bootstrap_interval_is_close_to_the_normal_one():
     values = np.random.default_rng(1).normal(0.5, 0.1, 60)
-    mean, low, high = bootstrap_interval(values)
+    mean, low, high = interval(bootstrap_rows(values))
     half = 1.96 * values.std() / 60**0.5
     assert mean == pytest.approx(values.mean())
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
-    assert bootstrap_interval(values) == (mean, low, high)
-    assert bootstrap_interval([0.25]) == (0.25, 0.25, 0.25)
+    assert interval(bootstrap_rows(values)) == (mean, low, high)
+    assert interval(bootstrap_rows([0.25])) == (0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="no value"):
-        bootstrap_interval([None])
+        bootstrap_rows([None])
 
 
 def test_the_interval_of_networks_that_differ_is_as_wide_as_their_difference():
     rows = ((0.1, 0.1, 0.1), (0.5, 0.5, None))
-    mean, low, high = bootstrap_interval(rows)
+    mean, low, high = interval(bootstrap_rows(rows))
     assert mean == pytest.approx(1.3 / 5)
     assert (low, high) == pytest.approx((0.1, 0.5))
 
@@ -363,44 +367,52 @@ def test_the_same_seed_gives_the_same_result_and_json_keeps_it():
     first, again, other = (
         sanity_check(trained(), IMAGES, ["smoe", "grad_cam"], random_networks=2, seed=seed) for seed in (1, 1, 2)
     )
-    assert first == again
-    assert first != other
-    assert SanityCheckResult.from_json(first.to_json()) == first
-    with pytest.raises(ValueError, match="no result"):
-        SanityCheckResult.from_json('{"layers": []}')
+    assert first.checks == again.checks
+    assert first.checks != other.checks
+    kept = json.loads(json.dumps(first.as_dict(), allow_nan=False))["checks"][0]
+    assert kept["random"]["ssim"] == [list(row) for row in first["smoe"].random["ssim"]]
+    assert kept["verdict"]["line"] == first["smoe"].verdict().line
 
 
-def test_the_size_of_the_chunks_does_not_matter():
+def test_the_size_of_the_blocks_does_not_matter():
     one, three = (sanity_check(trained(), IMAGES, ["grad_cam"], random_networks=2, batch_size=size) for size in (1, 3))
     for a, b in zip(one["grad_cam"].cascading, three["grad_cam"].cascading, strict=True):
         for measure in a.similarity:
             assert a.similarity[measure] == pytest.approx(b.similarity[measure], abs=2e-3)
+        assert a.change == pytest.approx(b.change, abs=2e-3)
+        assert a.constant == b.constant
+    assert one["grad_cam"].level_maps == three["grad_cam"].level_maps == 6
 
 
 def test_results_are_kept_for_each_explainer_and_used_again(tmp_path, monkeypatch):
     made = []
-    original = check_module.Run.check
+    original = check_cells.explain_steps
 
-    def counting(self, name, *arguments):
-        made.append(name)
-        return original(self, name, *arguments)
+    def counting(built, *arguments):
+        made.append(type(built).__name__)
+        return original(built, *arguments)
 
-    monkeypatch.setattr(check_module.Run, "check", counting)
-    check = partial(sanity_check, images=IMAGES, folder=tmp_path, random_networks=2, pictures=2, max_steps=4)
+    monkeypatch.setattr(check_cells, "explain_steps", counting)
+    check = partial(
+        sanity_check, images=IMAGES, output=str(tmp_path), random_networks=2, pictures=2, max_steps=4, batch_size=3
+    )
     first = check(trained(), explainers=["smoe"])
     second = check(trained(), explainers=["grad_cam", "smoe"])
-    assert made == ["smoe", "edges", "grad_cam"]
+    assert made == ["SMOE", "EdgeDetector", "GradCAM"]
     assert second["smoe"] == first["smoe"]
     assert np.array_equal(second["smoe"].pictures["cascading"], first["smoe"].pictures["cascading"])
     assert first["smoe"].pictures["independent"].shape == (5, 2, 32, 32)
     made.clear()
-    check(trained(4), explainers=["smoe"])
-    assert made == ["smoe", "edges"]
-    made.clear()
-    kept = tmp_path / "explainers" / "smoe.json"
+    with pytest.raises(StaleResultsError, match=r"other .*weights than"):
+        check(trained(4), explainers=["smoe"])
+    assert made == []
+    kept = tmp_path / "cells" / "00000-smoe.json"
     kept.write_text(kept.read_text()[:100])
-    check(trained(4), explainers=["smoe"])
-    assert made == ["smoe"]
+    with pytest.raises(ValueError, match="no result of a cell"):
+        check(trained(), explainers=["smoe"])
+    kept.unlink()
+    assert check(trained(), explainers=["smoe"])["smoe"] == first["smoe"]
+    assert made == ["SMOE"]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -409,17 +421,17 @@ def test_nothing_is_kept_of_a_run_that_is_cut_short(tmp_path):
         def _explain(self, images, targets):
             raise RuntimeError("cut short")
 
-    with pytest.raises(RuntimeError, match="cut short"):
-        sanity_check(trained(), IMAGES, {"smoe": partial(build_explainer, "smoe"), "broken": Broken}, folder=tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["smoe.json", "smoe.npz"]
+    with pytest.raises(CellError, match="cut short"):
+        sanity_check(trained(), IMAGES, {"smoe": None, "broken": Broken}, output=str(tmp_path))
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["00000-edges.json", "00000-smoe.json"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"explainers": ["gradcam"]}, "gradcam.*Allowed are smoe"),
-        ({"explainers": ["smoe", "smoe"]}, "each once"),
-        ({"explainers": []}, "at least one"),
+        ({"explainers": ["smoe", "smoe"]}, "each named once"),
+        ({"explainers": []}, "Allowed are one or more"),
         ({"explainers": {"edges": WeightSum}}, "control"),
         ({"images": IMAGES[0]}, "at least one image"),
         ({"random_networks": 1}, "At least 2"),
@@ -443,46 +455,69 @@ def photos(tmp_path):
 
 
 def arguments(photos, output, *more):
-    network = ["--model", "small_cnn", "--num-classes", "10", "--resize", "40", "--crop", "40"]
-    return [*network, "--max-steps", "3", "--output", str(output), *more, str(photos)]
+    network = ["--model.model", "small_cnn", "--model.num_classes", "10"]
+    data = ["--data.class_path", "lightning_saliency.data.ImageFiles", "--data.init_args.paths", str(photos)]
+    data += ["--data.init_args.resize", "40", "--data.init_args.crop", "40"]
+    return [*network, *data, "--max_steps", "3", "--output", str(output), "--random_networks", "2", *more]
+
+
+GROUP_CAM = '{"smoe": null, "few groups": {"class_path": "group_cam", "init_args": {"groups": 2}}}'
 
 
 def test_the_command_writes_everything(tmp_path, photos, capsys):
     output = tmp_path / "out"
     torch.manual_seed(0)
-    options = ["--explainers", "smoe,group_cam", "--option", "group_cam.groups=2", "--limit", "2", "--sheets", "1"]
+    options = ["--explainers", GROUP_CAM, "--limit", "2", "--pictures", "1"]
+    weights = tmp_path / "weights.pth"
+    torch.save(build_network("small_cnn", 10).state_dict(), weights)
+    options += ["--model.checkpoint", str(weights)]
     assert command.run(arguments(photos, output, *options)) == 0
     printed = capsys.readouterr().out
-    assert "group_cam groups=2: " in printed
+    assert "few groups: " in printed
     assert "edges: does not depend on the weights at all" in printed
-    files = {"sanity_check.json", "sanity_check.csv", "sanity_check.png", "cascading_0.png", "independent_0.png"}
-    assert {path.name for path in output.iterdir() if path.is_file()} == files
-    result = SanityCheckResult.from_json((output / "sanity_check.json").read_text())
-    assert [check.name for check in result.checks] == ["smoe", "group_cam groups=2", "edges"]
-    assert len(result.targets) == 2
-    assert json.loads((output / "sanity_check.json").read_text())["checks"][2]["verdict"]["kind"] == "independent"
-    with (output / "sanity_check.csv").open() as file:
+    files = {"report.html", "table.md", "results.json", "similarities.csv", "similarities.png", "cascading_0.png"}
+    assert {path.name for path in output.iterdir() if path.is_file()} == {*files, "independent_0.png"}
+    result = json.loads((output / "results.json").read_text())
+    assert [check["name"] for check in result["checks"]] == ["smoe", "few groups", "edges"]
+    assert len(result["targets"]) == 2
+    assert result["checks"][2]["verdict"]["kind"] == "independent"
+    with (output / "similarities.csv").open() as file:
         rows = list(csv.DictReader(file))
     smoe = [
         row for row in rows if row["explainer"] == "smoe" and row["mode"] == "cascading" and row["measure"] == "ssim"
     ]
     assert [float(row["mean"]) for row in smoe] == pytest.approx(
-        [np.mean(step.similarity["ssim"]) for step in result["smoe"].cascading], abs=1e-5
+        [np.mean(step["similarity"]["ssim"]) for step in result["checks"][0]["cascading"]], abs=1e-5
     )
     assert Image.open(output / "cascading_0.png").size[0] > 5 * 112
-    written = {path: os.stat(path).st_mtime_ns for path in (output / "explainers").iterdir()}
-    torch.manual_seed(0)
+    page = (output / "report.html").read_text()
+    assert "edges: does not depend on the weights at all" in page
+    assert "few groups" in page
+    written = {path: os.stat(path).st_mtime_ns for path in (output / "cells").iterdir()}
     assert command.run(arguments(photos, output, *options)) == 0
-    assert {path: os.stat(path).st_mtime_ns for path in (output / "explainers").iterdir()} == written
+    assert {path: os.stat(path).st_mtime_ns for path in (output / "cells").iterdir()} == written
+
+
+def test_the_plan_runs_nothing_but_a_few_maps(tmp_path, photos, capsys):
+    weights = tmp_path / "weights.pth"
+    torch.save(build_network("small_cnn", 10).state_dict(), weights)
+    options = ["--model.checkpoint", str(weights), "--explainers", '["smoe", "rise"]', "--plan"]
+    assert command.run(arguments(photos, tmp_path / "out", *options)) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    # 3 steps in both modes and 2 random networks, with the original maps: 8 times 3 images and 4,000 masks.
+    assert "rise 1 0 96 k" in printed
+    assert not (tmp_path / "out" / "cells").exists()
+    assert {path.name for path in (tmp_path / "out" / "costs").iterdir()} == {"smoe.json", "rise.json", "edges.json"}
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--explainers", "gradcam"], "gradcam.*smoe"),
-        (["--explainers", "smoe", "--option", "sise.mu=0.3"], "sise.mu=0.3"),
-        (["--explainers", "smoe", "--option", "smoe.groups=3"], "groups"),
-        (["--explainers", "smoe", "--crop", "0", "--resize", "50", "--random-networks", "1"], "random_networks=1"),
+        (["--explainers", '["gradcam"]'], "gradcam.*smoe"),
+        (["--explainers", '{"smoe": {"class_path": "smoe", "init_args": {"groups": 3}}}'], "groups"),
+        (["--explainers", '{"sise": {"mu": 0.3}}'], "Allowed are class_path"),
+        (["--explainers", '["smoe"]', "--random_networks", "1"], "random_networks=1"),
+        (["--data.init_args.paths", "nowhere"], "no such file or folder"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, photos, more, message):
@@ -494,14 +529,17 @@ def test_the_command_says_what_is_wrong(tmp_path, photos, more, message):
 @pytest.mark.slow
 def test_on_a_pretrained_network(tmp_path, shared_data):
     """Deeper randomisation takes SMOE's maps further away, and Fast-CAM's at once, since the class is lost."""
-    checkpoint = shared_data / "weights" / "squeezenet1_0_imagenet.pth"
-    images = shared_data / "imagenet_nips17" / "images"
-    options = ["--model", "squeezenet1_0", "--checkpoint", str(checkpoint), "--limit", "2", "--max-steps", "4"]
-    options += ["--explainers", "smoe,fast_cam", "--random-networks", "2", "--resize", "144", "--crop", "128"]
-    assert command.run([*options, "--output", str(tmp_path), str(images)]) == 0
-    result = SanityCheckResult.from_json((tmp_path / "sanity_check.json").read_text())
-    smoe = [interval.mean for interval in result["smoe"].intervals("cascading", "spearman")]
-    fast_cam = [interval.mean for interval in result["fast_cam"].intervals("cascading", "spearman")]
+    model = {
+        "model": "squeezenet1_0",
+        "num_classes": 1000,
+        "checkpoint": str(shared_data / "weights" / "squeezenet1_0_imagenet.pth"),
+    }
+    files = {"paths": str(shared_data / "imagenet_nips17" / "images"), "resize": 144, "crop": 128}
+    data = {"class_path": "lightning_saliency.data.ImageFiles", "init_args": files}
+    options = {"limit": 2, "max_steps": 4, "random_networks": 2, "progress": False}
+    result = run_sanity_check(model=model, data=data, explainers=["smoe", "fast_cam"], **options)
+    smoe = [one.value for one in result["smoe"].intervals("cascading", "spearman")]
+    fast_cam = [one.value for one in result["fast_cam"].intervals("cascading", "spearman")]
     assert smoe[-1] < smoe[0]
     assert fast_cam[0] < smoe[0]
-    assert result.verdicts()["smoe"].kind == "fallen"
+    assert result["smoe"].verdict().kind == "fallen"
