@@ -29,7 +29,7 @@ class RISE(MaskScoringExplainer):
         grid: Cells of a mask along each axis.
         probability: p that a cell is open, in (0, 1).
         seed: Of the masks.
-        baseline: What shows where a mask is zero, see `fill_images`; ``"zero"``, as in the paper, is zero in the
+        fill: What shows where a mask is zero, see `fill_images`; ``"zero"``, as in the paper, is zero in the
             network's normalised input space.
         output: As for ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
@@ -54,7 +54,7 @@ class RISE(MaskScoringExplainer):
         grid: int = 7,
         probability: float = 0.5,
         seed: int = 0,
-        baseline: Fill = "zero",
+        fill: Fill = "zero",
         *,
         output: Callable[[Any], Tensor] | None = None,
         score: Score = "softmax",
@@ -76,7 +76,7 @@ class RISE(MaskScoringExplainer):
         self.grid = grid
         self.probability = probability
         self.seed = seed
-        self.baseline = baseline
+        self.fill = fill
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         count, _, height, width = images.shape
@@ -84,7 +84,7 @@ class RISE(MaskScoringExplainer):
         cells, shifts = cells.to(images.device), shifts.to(images.device)
         total = images.new_zeros(count, height * width, dtype=torch.promote_types(images.dtype, torch.float32))
         owners = torch.arange(count, device=images.device)
-        with self._scorer(images, targets, self.baseline, total=count * self.masks) as scorer:
+        with self._scorer(images, targets, self.fill, total=count * self.masks) as scorer:
             start = 0
             while start < self.masks:
                 stop = start + max(1, scorer.chunk // count)

@@ -155,7 +155,7 @@ def test_options_reach_the_functions() -> None:
         len(
             {
                 value(InsertionAUC(**options))
-                for options in ({}, {"steps": 3}, {"baseline": "zero"}, {"score": "sigmoid"})
+                for options in ({}, {"steps": 3}, {"fill": "zero"}, {"score": "sigmoid"})
             }
         )
         == 4
