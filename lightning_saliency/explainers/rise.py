@@ -28,7 +28,7 @@ class RISE(MaskScoringExplainer):
         masks: N, the number of masks.
         grid: Cells of a mask along each axis.
         probability: p that a cell is open, in (0, 1).
-        seed: Of the masks.
+        seed: Seed of the masks.
         fill: What shows where a mask is zero, see `fill_images`; ``"zero"``, as in the paper, is zero in the
             network's normalised input space.
         output: As for ``Explainer``.
@@ -104,7 +104,7 @@ def draw_masks(count: int, grid: int, probability: float, size: tuple[int, int],
         grid: s, cells along each axis.
         probability: That a cell is open.
         size: ``(H, W)`` of the images.
-        seed: Of a generator of its own, so that no other randomness is touched.
+        seed: Seed of a generator of its own; no other random numbers are drawn.
 
     Returns:
         Cells ``[N, s, s]`` bool, and shifts ``[N, 2]`` int64 (rows, columns), each from 0 to less than a cell's size in
