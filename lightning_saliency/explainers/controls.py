@@ -171,6 +171,8 @@ class RandomBlobs(Explainer):
         (torch.Size([2, 16, 16]), [0.25, 0.25])
     """
 
+    class_specific = False
+
     def __init__(
         self,
         model: nn.Module,

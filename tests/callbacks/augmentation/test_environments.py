@@ -223,9 +223,12 @@ def test_the_monitor_of_training_does_not_record_the_queries(tmp_path, first):
 
 
 def test_two_augmentations_in_one_run(tmp_path):
+    def blobs(area):
+        return {"class_path": "random_blobs", "init_args": {"area": area}}
+
     recorder = Recorder(tmp_path)
-    first = SaliencyAugmentation("random_blobs", probability=0.3, options={"area": 0.2}, seed=1)
-    second = SaliencyAugmentation("random_blobs", probability=0.3, options={"area": 0.7}, seed=2, name="large")
+    first = SaliencyAugmentation(blobs(0.2), probability=0.3, seed=1)
+    second = SaliencyAugmentation(blobs(0.7), probability=0.3, seed=2, name="large")
     module = Watching(learning_rate=0.0)
     fit(tmp_path, None, module, callbacks=[first, second], logger=recorder)
     assert recorder.values("random_blobs/mask_fraction")[0][1] == pytest.approx(0.2, abs=0.01)
