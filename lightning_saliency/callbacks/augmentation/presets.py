@@ -57,6 +57,6 @@ class GroupCAMAugmentation(SaliencyAugmentation):
         given = {"groups": groups, "probability": probability, "fast": fast}
         preset = ECONOMY if economy else {"groups": 16}
         settings = {**preset, **settings, **{name: value for name, value in given.items() if value is not None}}
-        own = {name: settings.pop(name) for name in ("groups", "fast") if name in settings}
+        own: dict[str, Any] = {name: settings.pop(name) for name in ("groups", "fast") if name in settings}
         own |= {"gradients": gradients, "theta": theta}
         super().__init__({"class_path": "group_cam", "init_args": own}, **settings)

@@ -191,12 +191,12 @@ def test_the_lightning_package(tmp_path):
 
 @pytest.mark.parametrize("first", ["monitor", "augmentation"])
 def test_the_monitor_of_training_does_not_record_the_queries(tmp_path, first):
-    shots = []
+    records = []
 
     class Keeping(SaliencyMonitor):
         def end_epoch(self, run, module, stage):
             if stage == "train":
-                shots.append(dict(self._sample.shots))
+                records.append(dict(self._sample.records))
             super().end_epoch(run, module, stage)
 
     module = Watching(learning_rate=0.0)
@@ -217,9 +217,9 @@ def test_the_monitor_of_training_does_not_record_the_queries(tmp_path, first):
     with torch.no_grad():
         expected = STATISTICS["smoe_scale"](module.net.features[:3](given))
     for slot in range(4):
-        torch.testing.assert_close(shots[0][slot].statistics[0], expected[slot], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(records[0][slot].statistics[0], expected[slot], rtol=1e-4, atol=1e-5)
         if first == "augmentation":
-            assert torch.equal(shots[0][slot].image, given[slot])
+            assert torch.equal(records[0][slot].image, given[slot])
 
 
 def test_two_augmentations_in_one_run(tmp_path):
