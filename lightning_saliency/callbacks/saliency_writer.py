@@ -198,10 +198,10 @@ def write_maps(
     """Make and store the maps of whole data sets with ``Trainer.predict``, no module's forward pass being run beside.
 
     Args:
-        path: As for `SaliencyWriter`.
+        path: File or folder of the stores, see `SaliencyWriter`.
         explainer: An ``Explainer``, or with ``model`` any form of `ExplainerSpec.parse`, such as its name.
         loaders: One loader or several, such as `whole_image_loaders` makes.
-        trainer: Says where and in how many processes; ``None``: one of Lightning's defaults, without logs.
+        trainer: The trainer that predicts, with its devices and precision; ``None``: Lightning's defaults, no logs.
         model: The network that the explainer is built round, unless it is built already.
         **options: Other arguments of `SaliencyWriter`.
 

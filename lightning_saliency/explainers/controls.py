@@ -160,7 +160,7 @@ class RandomBlobs(Explainer):
         grid: Cells of the noise along each axis; 7 is the grid of a ResNet's last scale.
         area: Share of the image's pixels that are one, in (0, 1).
         seed: Seed of the noise.
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
 
     Raises:
         ValueError: If the grid or the area are out of range.

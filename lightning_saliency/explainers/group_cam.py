@@ -31,7 +31,7 @@ class GroupCAM(MaskScoringExplainer):
     A group whose mask is constant contributes nothing.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         layer: The layer to group; ``None``: the network's last scale.
         groups: G; K channels are shared out as evenly as possible, the first K mod G groups having one more. Never more
             groups are made than there are channels.
@@ -41,7 +41,7 @@ class GroupCAM(MaskScoringExplainer):
         sigma: Standard deviation of that Gaussian, in pixels.
         gradients: ``False``: no weights and no backward pass, plain sums of the activations (Sec. 5, with
             ``theta=None``).
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.

@@ -207,7 +207,7 @@ def build_explainer(explainer: ExplainerOption, model: nn.Module, **options: Any
     """An explainer built round a network.
 
     Args:
-        explainer: In any form that `ExplainerSpec.parse` takes, such as ``"grad_cam"``.
+        explainer: Any form of `ExplainerSpec.parse`, such as ``"grad_cam"``.
         model: The network, see ``Explainer``.
         **options: The explainer's own, for example ``layer="layer4"`` or ``groups=16``.
 

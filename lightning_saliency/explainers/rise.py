@@ -24,14 +24,14 @@ class RISE(MaskScoringExplainer):
     batch, for every batch, and however many are scored in one pass. They are made as they are needed.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         masks: N, the number of masks.
         grid: Cells of a mask along each axis.
         probability: p that a cell is open, in (0, 1).
         seed: Seed of the masks.
         fill: What shows where a mask is zero, see `fill_images`; ``"zero"``, as in the paper, is zero in the
             network's normalised input space.
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
@@ -102,7 +102,7 @@ def draw_masks(count: int, grid: int, probability: float, size: tuple[int, int],
     Args:
         count: N.
         grid: s, cells along each axis.
-        probability: That a cell is open.
+        probability: Probability that a cell is open.
         size: ``(H, W)`` of the images.
         seed: Seed of a generator of its own; no other random numbers are drawn.
 

@@ -27,10 +27,10 @@ class ScoreCAM(MaskScoringExplainer):
     constant channel is zero.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         layer: The layer whose channels are the masks; ``None``: the network's last scale.
         fill: What shows where a mask is zero, see `fill_images`.
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"`` as in the paper, ``"sigmoid"`` (multi-label heads), or ``"logit"``, whose larger
             differences single out few channels (this is what torchcam does).
         batch_size: Masked images in one pass, see `score_masks`.

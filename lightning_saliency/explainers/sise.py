@@ -32,7 +32,7 @@ class SISE(MaskScoringExplainer):
     also where Ψ is so close to 0 or 1 that its own gradient vanishes.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         mu: μ in [0, 1): 0 keeps all maps with a positive gradient, 0.3 to 0.5 is several times faster at little loss
             (the paper's Table 6).
         layers: The blocks, shallow to deep: names of modules whose outputs are read (``"name:input"``: their inputs).
@@ -40,7 +40,7 @@ class SISE(MaskScoringExplainer):
         max_masks: Per image and block, keep only so many maps, those with the largest α. ``None``: all.
         fill: What shows where a mask is zero, see `fill_images`; ``"zero"`` makes it the paper's product I ⊙ m, in
             the network's normalised input space.
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.

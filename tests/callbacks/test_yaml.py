@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -122,3 +124,26 @@ def test_an_explainer_that_is_already_built_is_a_writers_alone(tmp_path):
         SaliencyAugmentation(built)
     with pytest.raises(ValueError, match="already built"):
         SaliencyMonitor(views={"mine": built})
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        GroupCAMAugmentation(economy=True),
+        SaliencyAugmentation({"class_path": "fast_cam", "init_args": {"cam": "gradcam"}}),
+        SaliencyAugmentation(GroupCAM),
+        SaliencyMonitor(views={"lovi": None, "mine": {"class_path": "group_cam", "init_args": {"groups": 4}}}),
+        SaliencyWriter("maps", {"class_path": "group_cam", "init_args": {"groups": 4}}),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_survive_pickle_and_copies(callback):
+    """As other processes need them, of ddp_spawn or of Ray."""
+    for again in (pickle.loads(pickle.dumps(callback)), copy.deepcopy(callback)):
+        assert again.state_key == callback.state_key
+        if isinstance(callback, SaliencyAugmentation):
+            assert again.guide.spec == callback.guide.spec
+        elif isinstance(callback, SaliencyMonitor):
+            assert again.views == callback.views
+        else:
+            assert again.explainer == callback.explainer

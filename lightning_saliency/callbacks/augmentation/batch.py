@@ -16,7 +16,7 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
     """The ground truth of a batch's images.
 
     Args:
-        batch: As for ``find_images``.
+        batch: A batch in any form that ``find_images`` knows.
         count: B, the number of images.
         key: Where the labels are, a dictionary key, a position or a dotted path of both; ``None`` searches: under the
             usual keys of labels; then for integers ``[B]`` or weights ``[B, N]``, whichever comes first; then for
@@ -79,7 +79,7 @@ def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
     """The class that each image is explained for.
 
     Args:
-        truth: As ``find_ground_truth`` returns it.
+        truth: Classes ``[B]`` or weights ``[B, N]``, as ``find_ground_truth`` returns them.
         generator: Source of random numbers, on the CPU.
 
     Returns:
@@ -104,7 +104,7 @@ def looks_multi_label(truth: Tensor) -> bool:
     Zeros and ones do, unless each row is the one-hot code of a single class; a single column, yes or no, always does.
 
     Args:
-        truth: As ``find_ground_truth`` returns it.
+        truth: Classes ``[B]`` or weights ``[B, N]``, as ``find_ground_truth`` returns them.
 
     Example:
         >>> one_hot, several, soft = torch.eye(3), torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.8]])

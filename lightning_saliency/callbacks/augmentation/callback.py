@@ -66,7 +66,7 @@ class SaliencyAugmentation(pl.Callback):
         explainer: The guide, a class-specific explainer or ``"random_blobs"``: its name; ``{"class_path": name,
             "init_args": {...}}`` with arguments of its own, such as ``layer``, ``output``, ``batch_size`` and ``fast``;
             or a class or function that makes one of a network.
-        probability: That an image is replaced, in [0, 1]; or a schedule of points (epoch, probability), linear between
+        probability: Probability that an image is replaced, in [0, 1]; or points (epoch, probability), linear between
             them: ``[[0, 0.0], [10, 1.0]]``.
         control: ``None``, ``"random_blobs"`` or ``"other_image"``.
         soft: Blend with the map itself, not with the binary mask.

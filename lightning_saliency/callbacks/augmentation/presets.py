@@ -19,7 +19,7 @@ class GroupCAMAugmentation(SaliencyAugmentation):
 
     Args:
         groups: G; ``None``: 16, or the economy's 8.
-        probability: That an image is replaced, or a schedule of it; ``None``: 1, or the economy's 0.15.
+        probability: Probability that an image is replaced, or a schedule of it; ``None``: 1, or the economy's 0.15.
         economy: Where they are not given, take the settings that make a step cost less than one and a half times a
             plain one and hardly change the maps: 8 groups, one image in seven, queries in bfloat16 on a copy of the
             network with its BatchNorms folded away.

@@ -77,7 +77,7 @@ class BatchStep:
         """Try the recipe on an image of a batch, which stays as it is; returns its images and their classes, -1: none.
 
         Raises:
-            AugmentationConfigurationError: For what goes wrong, as long as the run has made no step.
+            AugmentationConfigurationError: If anything goes wrong while the run has made no step.
         """
         try:
             return self._tried(trainer, batch)
