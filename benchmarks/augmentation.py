@@ -51,7 +51,7 @@ class _ChannelsLast(FastCopy):
 
 
 class _CopyAugmentation(GroupCAMAugmentation):
-    """Queries a copy in single precision: what of `fast` is not due to bfloat16. No option of the callback."""
+    """Queries a copy in single precision: the part of `fast` that is not due to bfloat16. No option of the callback."""
 
     def __init__(self, kind: type[FastCopy], **settings: Any) -> None:
         super().__init__(**settings)
@@ -68,7 +68,7 @@ class _CopyAugmentation(GroupCAMAugmentation):
 
 def arms(seed: int = 0) -> dict[str, SaliencyAugmentation | None]:
     """Each lever alone, then the other guides, then the preset."""
-    settings: dict[str, Any] = {"log": False, "seed": seed}
+    settings: dict[str, Any] = {"film": False, "seed": seed}
     return {
         PLAIN: None,
         FULL: GroupCAMAugmentation(**settings),
@@ -175,7 +175,7 @@ def speed(name: str, chosen: list[str], options: argparse.Namespace) -> dict[str
 
 
 def fidelity(name: str, chosen: list[str], images: Tensor) -> dict[str, dict[str, float]]:
-    """Of each arm's maps: mean and lowest Spearman correlation with the full form's, and mean overlap of the masks."""
+    """Each arm's maps against the full form's: mean and lowest Spearman correlation, mean overlap of the masks."""
     model = network(name)[0]
     with torch.no_grad():
         targets = torch.cat([model(part) for part in images.split(8)]).argmax(1)

@@ -2,6 +2,7 @@
 
 from lightning_saliency.callbacks.augmentation import (
     AugmentationConfigurationError,
+    FilmConfig,
     GroupCAMAugmentation,
     SaliencyAugmentation,
 )
@@ -10,6 +11,7 @@ from lightning_saliency.callbacks.saliency_writer import SaliencyWriter, write_m
 
 __all__ = [
     "AugmentationConfigurationError",
+    "FilmConfig",
     "GroupCAMAugmentation",
     "MonitorConfigurationError",
     "SaliencyAugmentation",

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lightning_saliency.callbacks._trainer_lookups import watched_module
@@ -19,7 +19,7 @@ from lightning_saliency.data.masked.online import OnlineMaps, Targets
 from lightning_saliency.data.masked.store import SaliencyStore
 from lightning_saliency.data.masked.transforms import image_size, split_image
 from lightning_saliency.data.masked.whole_images import WholeImages, check_whole, data_fingerprint
-from lightning_saliency.explainers import Explainer, build_explainer, find_explainer
+from lightning_saliency.explainers import Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.networks import weights_fingerprint
 
 # Options that change how fast a map is made, not what it is.
@@ -42,17 +42,16 @@ class SaliencyWriter(pl.Callback):
     The module's ``predict_step`` runs as well, since it is Lightning that asks for it; `write_maps` does without.
 
     Args:
-        path: The store's file, ``.npy`` being added; where there are several loaders, a folder for them all.
-        explainer: An ``Explainer``, or the name of one, which is then built round the module's network when prediction
-            starts.
+        path: File of the store, ``.npy`` being added; where there are several loaders, a folder for all stores.
+        explainer: An ``Explainer``; or its name, ``{"class_path": name, "init_args": {...}}``, or a class or function
+            that makes one of a network: it is then built round the module's network when prediction starts.
         size: ``(h, w)`` of the stored maps, or the side of a square; maps are averaged down to it, and stay as they are
             where they are smaller. ``None``: the images' size.
-        stages: With several loaders, the name of each one's store; ``None``: the keys, where the loaders are a
+        stages: With several loaders, the name of each loader's store; ``None``: the keys, where the loaders are a
             dictionary, else ``"train"``, ``"val"``, ``"test"`` for three of them.
         targets: The class of each map: ``"predicted"`` or, from the batch, ``"label"``. Maps of the true class carry
             the label, into the test images too.
-        options: Of an explainer given by name.
-        model: Dotted path of the network, for an explainer given by name; ``None`` takes the module itself if it
+        model: Dotted path of the network that the explainer is built round; ``None`` takes the module itself if it
             defines ``forward``, else its only child with parameters.
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
         fingerprints: Further parts of the stores' fingerprints, beside ``weights``, ``explainer`` and ``data``.
@@ -62,37 +61,36 @@ class SaliencyWriter(pl.Callback):
             (`SaliencyStoreError`), or a data set does not show whole images (`SaliencyGeometryError`).
 
     Example:
-        >>> SaliencyWriter("maps/val", "grad_cam", size=28).size
+        >>> SaliencyWriter("maps/val", {"class_path": "group_cam", "init_args": {"groups": 16}}, size=28).size
         (28, 28)
     """
 
     def __init__(
         self,
         path: str | Path,
-        explainer: Explainer | str = "smoe",
+        explainer: ExplainerOption | Explainer = "smoe",
         *,
         size: int | tuple[int, int] | None = 56,
         stages: Sequence[str] | None = None,
         targets: Targets = "predicted",
-        options: Mapping[str, Any] | None = None,
         model: str | None = None,
         image_key: str | int | None = None,
         fingerprints: Mapping[str, str] | None = None,
     ) -> None:
-        if not isinstance(explainer, Explainer):
-            find_explainer(explainer)
-        if isinstance(explainer, Explainer) and (options or model):
-            raise ValueError("Got options or model beside an Explainer. Allowed with an explainer's name only.")
+        if isinstance(explainer, Explainer) and model:
+            raise ValueError(
+                f"Got model={model!r} beside a {type(explainer).__name__} that is already built round a network. Leave "
+                "model out, or give the explainer's name or class."
+            )
         if targets not in get_args(Targets):
             raise ValueError(f"Got targets={targets!r}. Allowed are 'predicted' and 'label'.")
         self.path = Path(path)
-        self.explainer = explainer
+        self.explainer = explainer if isinstance(explainer, Explainer) else ExplainerSpec.parse(explainer)
         self.size = (size, size) if isinstance(size, int) else size
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"Got size={size}. Allowed are a side from 1, (h, w) and None, the images' own size.")
         self.stages = None if stages is None else tuple(stages)
         self.targets: Targets = targets
-        self.options = dict(options or {})
         self.model = model
         self.image_key = image_key
         self.fingerprints = dict(fingerprints or {})
@@ -103,7 +101,7 @@ class SaliencyWriter(pl.Callback):
         """Create the stores, or take up those that were begun."""
         explainer = self.explainer
         if not isinstance(explainer, Explainer):
-            explainer = build_explainer(explainer, watched_module(pl_module, self.model), **self.options)
+            explainer = explainer(watched_module(pl_module, self.model))
         self._maps = OnlineMaps(explainer, self.targets, self.image_key)
         shared = {
             "weights": weights_fingerprint(explainer.model),
@@ -189,23 +187,29 @@ class SaliencyWriter(pl.Callback):
 
 
 def write_maps(
-    path: str | Path, explainer: Explainer, loaders: Any, trainer: pl.Trainer | None = None, **options: Any
+    path: str | Path,
+    explainer: ExplainerOption | Explainer,
+    loaders: Any,
+    trainer: pl.Trainer | None = None,
+    *,
+    model: nn.Module | None = None,
+    **options: Any,
 ) -> None:
     """Make and store the maps of whole data sets with ``Trainer.predict``, no module's forward pass being run beside.
 
     Args:
-        path: As for `SaliencyWriter`.
-        explainer: Whose maps.
+        path: File or folder of the stores, see `SaliencyWriter`.
+        explainer: An ``Explainer``, or with ``model`` any form of `ExplainerSpec.parse`, such as its name.
         loaders: One loader or several, such as `whole_image_loaders` makes.
-        trainer: Says where and in how many processes; ``None``: one of Lightning's defaults, without logs.
-        **options: Of `SaliencyWriter`.
+        trainer: The trainer that predicts, with its devices and precision; ``None``: Lightning's defaults, no logs.
+        model: The network that the explainer is built round, unless it is built already.
+        **options: Other arguments of `SaliencyWriter`.
 
     Raises:
-        ValueError: As `SaliencyWriter` does.
+        ValueError: As `SaliencyWriter` does; or if there is no network for the explainer, or two.
 
     Example:
         >>> import tempfile
-        >>> from torch import nn
         >>> from torch.utils.data import DataLoader, TensorDataset
         >>> from lightning_saliency.data import SaliencyStore, whole_images
         >>> from lightning_saliency.explainers import SMOE
@@ -217,6 +221,13 @@ def write_maps(
         ...     SaliencyStore.open(folder + "/train")[:].shape
         torch.Size([6, 8, 8])
     """
+    if isinstance(explainer, Explainer) != (model is None):
+        raise ValueError(
+            f"Got explainer={explainer!r} and model={None if model is None else type(model).__name__}. Allowed are an "
+            "Explainer alone, and an explainer's name, class or mapping with model=network; give one of them."
+        )
+    if not isinstance(explainer, Explainer) and model is not None:
+        explainer = ExplainerSpec.parse(explainer)(model)
     writer = SaliencyWriter(path, explainer, **options)
     if trainer is None:
         trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False)
@@ -231,13 +242,12 @@ def describe_explainer(explainer: Explainer) -> str:
     """An explainer's class and options, such that two of the same description make the same maps of a network.
 
     Example:
-        >>> from torch import nn
         >>> from lightning_saliency.explainers import GradCAM
         >>> describe_explainer(GradCAM(nn.Identity(), layer="layer4"))
         "GradCAM(layer='layer4', layers=['layer4'], output=None)"
     """
     options = {name: value for name, value in vars(explainer).items() if name[0] != "_" and name not in _IRRELEVANT}
-    listed = ", ".join(f"{name}={_told(value)}" for name, value in sorted(options.items()))
+    listed = ", ".join(f"{name}={_described(value)}" for name, value in sorted(options.items()))
     return f"{type(explainer).__qualname__}({listed})"
 
 
@@ -264,13 +274,13 @@ def _rows(loader: Any, batch_idx: int) -> list[int]:
     return [int(row) for row in seen[batch_idx]]
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return str(value.tolist())
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_told, value))}]"
+        return f"[{', '.join(map(_described, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_told(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {_described(item)}' for key, item in value.items())}}}"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     # An address differs in every process.

@@ -11,13 +11,12 @@ from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector,
 from lightning_saliency.explainers.fast_cam import FastCAM
 from lightning_saliency.explainers.group_cam import GroupCAM
 from lightning_saliency.explainers.mask_scoring import score_masks
+from lightning_saliency.explainers.names import CONTROL_MAPS, EXPLAINERS, find_explainer
 from lightning_saliency.explainers.registry import (
-    CONTROL_MAPS,
-    EXPLAINERS,
     ExplainerLike,
+    ExplainerOption,
     ExplainerSpec,
     build_explainer,
-    find_explainer,
     parse_explainers,
 )
 from lightning_saliency.explainers.rise import RISE
@@ -36,6 +35,7 @@ __all__ = [
     "EdgeDetector",
     "Explainer",
     "ExplainerLike",
+    "ExplainerOption",
     "ExplainerSpec",
     "FastCAM",
     "GradCAM",

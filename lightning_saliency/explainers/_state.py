@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from lightning_saliency.scales._recording import recording_paused
+from lightning_saliency.scales._eval_pass import eval_pass, put_back
 
 # Their running statistics are only read in eval mode and need no copy. Subclasses may do as they please and get one.
 _READ_ONLY_IN_EVAL: frozenset[type[nn.Module]] = frozenset(
@@ -58,8 +58,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     ``requires_grad``, each buffer its object and its values, and the random number generators of the CPU and of the
     model's CUDA devices their state. ``.grad`` is not touched. Calls may be nested.
 
-    Modes are set by attribute, not by ``model.eval()``: some networks merge weights or freeze layers in there.
-
     Args:
         model: The network; wrappers are allowed, see ``unwrap``.
 
@@ -73,23 +71,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         >>> model[1].training, model[0].training
         (False, True)
     """
-    modules = list(model.modules())
-    flags = [module.training for module in modules]
     # Inference tensors cannot have the flag set outside inference mode, and build no graph either.
     parameters = [
         parameter for parameter in model.parameters() if parameter.requires_grad and not parameter.is_inference()
     ]
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
-    buffers = _copied_buffers(modules)
+    buffers = _copied_buffers(list(model.modules()))
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(recording_paused())
+        stack.enter_context(eval_pass(model))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
-            for module in modules:
-                module.training = False
             # This also keeps autocast from remembering weights cast in here, which are cut off from their parameters:
             # the caller's own forward under the same autocast would use them and leave the weights without gradient.
             for parameter in parameters:
@@ -98,9 +89,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            for module, flag in zip(modules, flags, strict=True):
-                module.training = flag
-            _put_back(buffers)
+            for module, name, buffer, _ in buffers:
+                module._buffers[name] = buffer
+            put_back((buffer, values) for *_, buffer, values in buffers if buffer is not None and values is not None)
 
 
 def seed_generators(seed: int, model: nn.Module) -> None:
@@ -122,16 +113,3 @@ def _copied_buffers(modules: list[nn.Module]) -> list[tuple[nn.Module, str, Tens
         if type(module) not in _READ_ONLY_IN_EVAL
         for name, buffer in module._buffers.items()
     ]
-
-
-def _put_back(buffers: list[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
-    for module, name, buffer, values in buffers:
-        module._buffers[name] = buffer
-        # Written only where they differ: a write invalidates graphs of the caller's that saved the buffer.
-        if buffer is not None and values is not None and not _equal(buffer, values):
-            with torch.no_grad():
-                buffer.copy_(values)
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return bool(((first == second) | ((first != first) & (second != second))).all())

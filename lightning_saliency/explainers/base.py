@@ -61,6 +61,9 @@ class Explainer(ABC):
         TypeError: If ``model`` is no ``nn.Module`` or ``layer`` neither a name nor a ``Scale``.
     """
 
+    #: Whether the map depends on the target; ``False``: there is one map for all classes.
+    class_specific = True
+
     def __init__(
         self,
         model: nn.Module,

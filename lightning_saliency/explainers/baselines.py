@@ -41,7 +41,7 @@ class CaptumExplainer(Explainer):
         samples: Noisy copies an image, which go through the network one after the other, each for the whole batch.
         stdevs: The noise's standard deviation, in the images' own unit; ``None``: for each image 15 % of the range of
             its own values.
-        seed: Of the noise, which comes from a generator of its own: the same at each call and, up to its standard
+        seed: Seed of the noise, which comes from a generator of its own: the same at each call and, up to its standard
             deviation, for each image.
         output: Takes the logits out of what the network returns, see ``Explainer``.
         **options: Handed to the method's ``attribute``, for example ``n_steps=50``, or for ``"Occlusion"``
@@ -153,7 +153,7 @@ class TorchcamExplainer(Explainer):
         method: A class of ``torchcam.methods``, for example ``"SmoothGradCAMpp"`` or ``"LayerCAM"``.
         layer: The name of the module whose output ``[B, C, h, w]`` is read, or a ``Scale`` that says so; ``None``:
             torchcam's own choice.
-        seed: Of the noise of the methods that add some; torchcam draws it for the whole batch, so that an image's
+        seed: Seed of the methods that add noise; torchcam draws it for the whole batch, so that an image's
             depends on its place in it. The global generators are left as they are.
         output: Takes the logits out of what the network returns, see ``Explainer``.
         **options: Handed to the class, for example ``num_samples=4, std=0.3``.

@@ -22,13 +22,15 @@ class RandomMap(Explainer):
 
     Args:
         model: Not used.
-        seed: Of the noise.
+        seed: Seed of the noise, beside the image.
 
     Example:
         >>> noise = RandomMap(nn.Identity())(torch.rand(2, 3, 8, 8), 0)
         >>> noise.shape, bool((noise[0] != noise[1]).any())
         (torch.Size([2, 8, 8]), True)
     """
+
+    class_specific = False
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
         super().__init__(model)
@@ -61,6 +63,8 @@ class CenterGaussian(Explainer):
         12
     """
 
+    class_specific = False
+
     def __init__(self, model: nn.Module, sigma: float = 0.25) -> None:
         super().__init__(model)
         if not sigma > 0:
@@ -77,7 +81,7 @@ class CenterGaussian(Explainer):
         return (rows[:, None] * columns).expand(len(images), -1, -1).to(images.device)
 
 
-#: Of the surrogates; further ones change the autocorrelation by about a hundredth.
+#: Iterations that make a surrogate; further ones change its autocorrelation by about a hundredth.
 _ITERATIONS = 5
 
 
@@ -92,7 +96,7 @@ def shuffled_blobs(maps: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         maps: ``[n, H, W]``, finite.
-        generator: On the CPU.
+        generator: Source of the random phases, on the CPU.
 
     Returns:
         ``[n, H, W]``, each map a rearrangement of the given one's values.
@@ -147,18 +151,16 @@ class OtherImage:
 
 
 class RandomBlobs(Explainer):
-    """Random smooth blobs that cost no query: what a map of no meaning at all does, at no price.
+    """Random smooth blobs, new ones at each call, for which the network is not run.
 
-    Normal noise on a coarse grid, upsampled bilinearly; its highest pixels make up the blobs, one there and zero
-    elsewhere.
+    Normal noise on a coarse grid is upsampled bilinearly; its highest pixels are one, all others zero.
 
     Args:
-        model: The network; never run, except for its logits.
-        layer: Accepted so that all guides are built alike.
+        model: The network; run only where its logits are asked for.
         grid: Cells of the noise along each axis; 7 is the grid of a ResNet's last scale.
-        area: The blobs' share of the image, in (0, 1).
-        seed: Of the noise.
-        output: As for ``Explainer``.
+        area: Share of the image's pixels that are one, in (0, 1).
+        seed: Seed of the noise.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
 
     Raises:
         ValueError: If the grid or the area are out of range.
@@ -169,10 +171,11 @@ class RandomBlobs(Explainer):
         (torch.Size([2, 16, 16]), [0.25, 0.25])
     """
 
+    class_specific = False
+
     def __init__(
         self,
         model: nn.Module,
-        layer: Any = None,
         *,
         grid: int = 7,
         area: float = 0.4,
@@ -185,7 +188,7 @@ class RandomBlobs(Explainer):
                 f"Got grid={grid}, area={area}. Allowed are grids from 2 and shares of the image in (0, 1)."
             )
         self.grid, self.area = grid, area
-        #: Draws the blobs; may be replaced.
+        #: Source of the noise; may be replaced.
         self.generator = torch.Generator().manual_seed(seed)
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -195,17 +198,19 @@ class RandomBlobs(Explainer):
 
 
 class EdgeDetector(Explainer):
-    """The magnitude of the image's Sobel gradient: looks like an explanation and ignores the network.
+    """The magnitude of the image's Sobel gradient: it looks like an explanation and ignores the network.
 
-    The control that every measure of the check must catch: its similarity is 1 whatever is randomised.
+    In a sanity check its similarity to itself is 1 whatever is randomised, which every measure has to find.
 
     Args:
-        model: As for ``Explainer``; it is asked for the predicted class only.
+        model: See ``Explainer``; run only to predict a class.
 
     Example:
         >>> EdgeDetector(nn.Flatten())(torch.rand(2, 3, 8, 8), targets=0).shape
         torch.Size([2, 8, 8])
     """
+
+    class_specific = False
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         kernel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])

@@ -27,7 +27,7 @@ class FastCAM(Explainer):
         layer: The layer (or layers) of the CAM, see ``ClassActivationMap``.
         cam: ``"gradcam++"`` (the paper's), ``"gradcam"`` or ``"xgradcam"``.
         statistic: A name in ``STATISTICS`` or a ``Statistic``.
-        weights: Of the scales, see ``SMOE``.
+        weights: Weights of the scales, see ``SMOE``.
         layers: The scales of SMOE, see ``SMOE``.
         output: Takes the logits out of what the network returns, see ``Explainer``.
 

@@ -61,8 +61,8 @@ class FastCopy:
     stay as it is; where parameters or buffers come, go, or change their shape or device, a new copy is made.
 
     Args:
-        model: As for `fast_inference`.
-        precision: As for `fast_inference`.
+        model: The network that is copied.
+        precision: Precision of the copy, see `fast_inference`.
         compiled: Run the copy through ``torch.compile``, which takes up to a minute at the first call. Batches smaller
             than the largest so far are filled up, so that a last, smaller one needs no second compilation.
 

@@ -31,19 +31,17 @@ class GroupCAM(MaskScoringExplainer):
     A group whose mask is constant contributes nothing.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         layer: The layer to group; ``None``: the network's last scale.
         groups: G; K channels are shared out as evenly as possible, the first K mod G groups having one more. Never more
             groups are made than there are channels.
         theta: Percentile, in [0, 100]: pixels of a group's mask at or below it are set to zero (linear interpolation
             between ranks). ``None``: no de-noising.
-        kernel_size: Of the blurred image, in pixels.
-        sigma: Of the blurred image, in pixels.
+        kernel_size: Side of the Gaussian kernel that blurs the image, in pixels, odd.
+        sigma: Standard deviation of that Gaussian, in pixels.
         gradients: ``False``: no weights and no backward pass, plain sums of the activations (Sec. 5, with
             ``theta=None``).
-        grouping: ``"channels"``: neighbours, as in the paper. ``"kmeans"``: channels whose maps are alike, see
-            `kmeans_groups`.
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
@@ -72,7 +70,6 @@ class GroupCAM(MaskScoringExplainer):
         kernel_size: int = 51,
         sigma: float = 50.0,
         gradients: bool = True,
-        grouping: Literal["channels", "kmeans"] = "channels",
         *,
         output: Callable[[Any], Tensor] | None = None,
         score: Score = "softmax",
@@ -95,14 +92,11 @@ class GroupCAM(MaskScoringExplainer):
             raise ValueError(f"Got groups={groups}. Allowed are whole numbers from 1; the paper uses 32.")
         if theta is not None and not 0 <= theta <= 100:
             raise ValueError(f"Got theta={theta}. Allowed are percentiles in [0, 100] and None (no de-noising).")
-        if grouping not in ("channels", "kmeans"):
-            raise ValueError(f"Got grouping={grouping!r}. Allowed are 'channels' and 'kmeans'; use one of them.")
         self.groups = groups
         self.theta = theta
         self.kernel_size = kernel_size
         self.sigma = sigma
         self.gradients = gradients
-        self.grouping = grouping
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         return self._maps(images, targets)
@@ -121,36 +115,28 @@ class GroupCAM(MaskScoringExplainer):
             [activations], logits = activations_only(self.model, images, scales, self.output)
         _, targets = select_scores(logits, targets)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            masks = initial_masks(activations, gradients, self.groups, self.theta, self.grouping)
-            baseline = fill_images(images, "blur", kernel_size=self.kernel_size, sigma=self.sigma)
-        # Under an empty mask the image is the baseline itself.
+            masks = initial_masks(activations, gradients, self.groups, self.theta)
+            blurred = fill_images(images, "blur", kernel_size=self.kernel_size, sigma=self.sigma)
+        # Under an empty mask nothing but the blurred image is seen.
         queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], dim=1)
-        scores = self._scores(images, targets, baseline, queries)
+        scores = self._scores(images, targets, blurred, queries)
         if self.score != "logit" and (self.fast or self.precision):
             own = class_scores(logits, self.score).gather(1, targets[:, None])[:, 0]
             faint = scores.amax(1) < FAINT * own
             if faint.any():
-                part = images[faint], targets[faint], baseline[faint], queries[faint]
+                part = images[faint], targets[faint], blurred[faint], queries[faint]
                 # Also where it is the caller who autocasts.
                 with torch.autocast(images.device.type, enabled=False):
                     scores[faint] = self._scores(*part, exact=True).to(scores.dtype)
         gains = scores[:, :-1] - scores[:, -1:]
         return resize_maps((gains[..., None, None] * masks).sum(1), (images.shape[2], images.shape[3])).relu()
 
-    def _scores(
-        self, images: Tensor, targets: Tensor, baseline: Tensor, queries: Tensor, exact: bool = False
-    ) -> Tensor:
-        with self._scorer(images, targets, baseline, total=queries.shape[0] * queries.shape[1], exact=exact) as scorer:
+    def _scores(self, images: Tensor, targets: Tensor, fill: Tensor, queries: Tensor, exact: bool = False) -> Tensor:
+        with self._scorer(images, targets, fill, total=queries.shape[0] * queries.shape[1], exact=exact) as scorer:
             return scorer.score_block(queries)
 
 
-def initial_masks(
-    activations: Tensor,
-    gradients: Tensor | None,
-    groups: int,
-    theta: float | None,
-    grouping: Literal["channels", "kmeans"] = "channels",
-) -> Tensor:
+def initial_masks(activations: Tensor, gradients: Tensor | None, groups: int, theta: float | None) -> Tensor:
     """Group-CAM's masks before they are upsampled (Algorithm 1, lines 2-7; Eq. 1-4).
 
     Args:
@@ -158,7 +144,6 @@ def initial_masks(
         gradients: ∂(logit)/∂A, ``[B, K, h, w]``; ``None``: all weights are one.
         groups: G, at most K of which are made.
         theta: Percentile of the de-noising; ``None``: none.
-        grouping: ``"channels"`` or ``"kmeans"``.
 
     Returns:
         ``[B, min(G, K), h, w]`` in [0, 1], float32 at least; zero for a constant group.
@@ -173,11 +158,7 @@ def initial_masks(
     weighted = activations
     if gradients is not None:
         weighted = activations * gradients.to(activations.dtype).mean((2, 3), keepdim=True)
-    if grouping == "kmeans":
-        members = nn.functional.one_hot(kmeans_groups(activations, groups), groups).to(weighted.dtype)
-        sums = (members.transpose(1, 2) @ weighted.flatten(2)).view(-1, groups, *weighted.shape[2:])
-    else:
-        sums = torch.stack([part.sum(1) for part in weighted.tensor_split(groups, dim=1)], dim=1)
+    sums = torch.stack([part.sum(1) for part in weighted.tensor_split(groups, dim=1)], dim=1)
     masks: Tensor = sums.relu()
     if theta is not None:
         masks = masks * (masks > percentile(masks, theta)[..., None, None])
@@ -206,62 +187,3 @@ def percentile(maps: Tensor, theta: float) -> Tensor:
     below = min(int(position), ranked.shape[-1] - 1)
     above = min(below + 1, ranked.shape[-1] - 1)
     return torch.lerp(ranked[..., below], ranked[..., above], position - below)
-
-
-def kmeans_groups(activations: Tensor, groups: int, iterations: int = 10, seed: int = 0) -> Tensor:
-    """Channels grouped by the shape of their maps: k-means of the maps scaled to unit length.
-
-    First centres by k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's iterations. All images of a batch are
-    clustered at once, each by itself and with the same random numbers, so that an image's groups do not depend on its
-    batch. A group left without members starts anew from the map farthest from its own centre; where all maps coincide
-    it stays empty.
-
-    Args:
-        activations: ``[B, K, h, w]``.
-        groups: G, at most K.
-        iterations: Of Lloyd's algorithm.
-        seed: Of the first centres; no other randomness is touched.
-
-    Returns:
-        ``[B, K]`` int64, the group of each channel, from 0 to G − 1.
-
-    Example:
-        >>> maps = torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 0.0], [0.0, 1.0]]).view(1, 4, 1, 2)
-        >>> first, second, third, fourth = kmeans_groups(maps, 2)[0].tolist()
-        >>> first == third, second == fourth, first == second
-        (True, True, False)
-    """
-    points = nn.functional.normalize(activations.flatten(2), dim=2)
-    centres = _spread_centres(points, groups, torch.Generator().manual_seed(seed))
-    for _ in range(iterations):
-        distance, assignment = _nearest(points, centres)
-        members = nn.functional.one_hot(assignment, groups).to(points.dtype)
-        sizes = members.sum(1)
-        means = (members.transpose(1, 2) @ points) / sizes.clamp(min=1)[..., None]
-        # The j-th empty group takes the j-th farthest map.
-        rank = (sizes == 0).cumsum(1).sub(1).clamp(min=0)
-        farthest = distance.topk(groups, dim=1).indices.gather(1, rank)
-        restarts = points.gather(1, farthest[..., None].expand_as(centres))
-        centres = torch.where((sizes == 0)[..., None], restarts, means)
-    return _nearest(points, centres)[1]
-
-
-def _spread_centres(points: Tensor, groups: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each further centre is a point drawn in proportion to its squared distance from those there are."""
-    draws = torch.rand(groups, generator=generator).tolist()
-    chosen = points[:, int(draws[0] * points.shape[1]), None]
-    centres = [chosen]
-    distance = (points - chosen).square().sum(2)
-    for draw in draws[1:]:
-        mass = distance.cumsum(1)
-        index = torch.searchsorted(mass, mass[:, -1:] * draw, right=True).clamp(max=points.shape[1] - 1)
-        chosen = points.gather(1, index[..., None].expand(-1, -1, points.shape[2]))
-        centres.append(chosen)
-        distance = torch.minimum(distance, (points - chosen).square().sum(2))
-    return torch.cat(centres, dim=1)
-
-
-def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to, and index of, the nearest centre of each point, ``[B, K]`` each."""
-    nearest = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(dim=2)
-    return nearest.values, nearest.indices

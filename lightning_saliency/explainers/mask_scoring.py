@@ -46,7 +46,7 @@ def score_masks(
     masks: Tensor | Iterable[Tensor],
     targets: Targets,
     *,
-    baseline: Fill = "blur",
+    fill: Fill = "blur",
     batch_size: int | Literal["auto"] = "auto",
     score: Score = "softmax",
     output: Callable[[Any], Tensor] | None = None,
@@ -54,7 +54,7 @@ def score_masks(
     fast: bool = False,
     progress: bool = False,
 ) -> Tensor:
-    """The network's score of each image under each of its masks, I ⊙ M + baseline ⊙ (1 − M).
+    """The network's score of each image under each of its masks, I ⊙ M + fill ⊙ (1 − M).
 
     All pairs of image and mask are shared out into chunks, whichever image they belong to; the masks stay at their own
     resolution until their chunk's turn. The result does not depend on the chunk's size beyond rounding.
@@ -66,7 +66,7 @@ def score_masks(
             which none is kept. Masks common to all images may be a view, ``masks.expand(B, -1, -1, -1)``.
         targets: ``[B]`` int64, the class of each image; an int, the same for all; or a function from what the network
             returns for N images to their N scores, for regression and segmentation.
-        baseline: What shows where the mask is zero, see `fill_images`; ``"zero"`` is zero in the network's own,
+        fill: What shows where the mask is zero, see `fill_images`; ``"zero"`` is zero in the network's own,
             normalised input space: the mean colour.
         batch_size: Images in one pass. ``"auto"``: the pixels of 4 images of 224² on a CPU, of 128 on an accelerator,
             twice that in half precision, halved as often as its memory is exceeded.
@@ -87,7 +87,7 @@ def score_masks(
     Example:
         >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> masks = torch.tensor([[[[0.0]], [[0.5]], [[1.0]]]])
-        >>> score_masks(model, torch.ones(1, 2, 8, 8), masks, 0, baseline="zero", score="logit")
+        >>> score_masks(model, torch.ones(1, 2, 8, 8), masks, 0, fill="zero", score="logit")
         tensor([[0.0000, 0.5000, 1.0000]])
     """
     total = images.shape[0] * masks.shape[1] if isinstance(masks, Tensor) and masks.ndim == 4 else None
@@ -95,7 +95,7 @@ def score_masks(
         model,
         images,
         targets,
-        baseline=baseline,
+        fill=fill,
         batch_size=batch_size,
         score=score,
         output=output,
@@ -177,7 +177,7 @@ class MaskScorer:
         model: As for `score_masks`, like all that follows but
         images: ``[B, C, H, W]``.
         targets: Of the B images.
-        baseline: What shows where the mask is zero.
+        fill: What shows where the mask is zero.
         batch_size: Images in one pass.
         score: Of the class.
         output: Takes the logits out of what the network returns.
@@ -192,7 +192,7 @@ class MaskScorer:
 
     Example:
         >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        >>> with MaskScorer(model, torch.ones(2, 2, 8, 8), 0, baseline="zero", score="logit") as scorer:
+        >>> with MaskScorer(model, torch.ones(2, 2, 8, 8), 0, fill="zero", score="logit") as scorer:
         ...     scorer(torch.full((3, 1, 1), 0.25), torch.tensor([0, 1, 1]))
         tensor([0.2500, 0.2500, 0.2500])
     """
@@ -203,7 +203,7 @@ class MaskScorer:
         images: Tensor,
         targets: Targets,
         *,
-        baseline: Fill = "zero",
+        fill: Fill = "zero",
         batch_size: int | Literal["auto"] = "auto",
         score: Score = "softmax",
         output: Callable[[Any], Tensor] | None = None,
@@ -215,7 +215,7 @@ class MaskScorer:
         check_scoring(score, batch_size, precision)
         self.model = unwrap(model)
         self.images = as_ordinary(images)
-        self.baseline = fill_images(self.images, baseline)
+        self.fill = fill_images(self.images, fill)
         self.score, self.output, self.precision, self.fast = score, output, precision, bool(fast)
         self._copy = fast if isinstance(fast, FastCopy) else None
         if fast and self._copy is None:
@@ -326,7 +326,7 @@ class MaskScorer:
                 "Got masks outside the context. A MaskScorer scores inside `with MaskScorer(...) as scorer:`."
             )
         owners = owners.to(self.images.device)  # masks may lie elsewhere, where there is room for all of them
-        blended = blend(self.images[owners], self.baseline[owners], masks.to(self.images.device))
+        blended = blend(self.images[owners], self.fill[owners], masks.to(self.images.device))
         if self.fast:
             blended = blended.contiguous(memory_format=torch.channels_last)
         returned = self._network(blended)
@@ -383,14 +383,14 @@ class MaskScoringExplainer(Explainer):
         self.progress = progress
         self._copy: FastCopy | None = None
 
-    def _scorer(self, images: Tensor, targets: Tensor, baseline: Fill, total: int, exact: bool = False) -> MaskScorer:
+    def _scorer(self, images: Tensor, targets: Tensor, fill: Fill, total: int, exact: bool = False) -> MaskScorer:
         if self.fast and self._copy is None:
             self._copy = FastCopy(self.model, self.precision or "bf16", self.fast == "compiled")
         return MaskScorer(
             self.model,
             images,
             targets,
-            baseline=baseline,
+            fill=fill,
             batch_size=self.batch_size,
             score=self.score,
             output=self.output,

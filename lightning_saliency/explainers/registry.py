@@ -4,58 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jsonargparse.typing import register_type
 from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Explainer
-from lightning_saliency.explainers.baselines import CaptumExplainer, TorchcamExplainer, torchcam_methods
-from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, XGradCAM
-from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector, RandomBlobs, RandomMap
-from lightning_saliency.explainers.fast_cam import FastCAM
-from lightning_saliency.explainers.group_cam import GroupCAM
-from lightning_saliency.explainers.rise import RISE
-from lightning_saliency.explainers.score_cam import ScoreCAM
-from lightning_saliency.explainers.sise import SISE
-from lightning_saliency.explainers.smoe import SMOE
-
-#: Every explainer by name, called as ``EXPLAINERS[name](model, **options)``. Those from ``gradient`` on need captum.
-EXPLAINERS: dict[str, Callable[..., Explainer]] = {
-    "smoe": SMOE,
-    "grad_cam": GradCAM,
-    "grad_cam_plus_plus": GradCAMPlusPlus,
-    "x_grad_cam": XGradCAM,
-    "fast_cam": FastCAM,
-    "group_cam": GroupCAM,
-    "score_cam": ScoreCAM,
-    "rise": RISE,
-    "sise": SISE,
-    "gradient": partial(CaptumExplainer, method="Saliency"),
-    "gradient_smoothgrad_sq": partial(CaptumExplainer, method="Saliency", noise_tunnel="smoothgrad_sq"),
-    "guided_backprop": partial(CaptumExplainer, method="GuidedBackprop"),
-    "guided_backprop_smoothgrad_sq": partial(CaptumExplainer, method="GuidedBackprop", noise_tunnel="smoothgrad_sq"),
-    "integrated_gradients": partial(CaptumExplainer, method="IntegratedGradients"),
-    "integrated_gradients_smoothgrad_sq": partial(
-        CaptumExplainer, method="IntegratedGradients", noise_tunnel="smoothgrad_sq"
-    ),
-    "occlusion": partial(CaptumExplainer, method="Occlusion"),
-}
-
-#: Maps that know nothing of the network, by name: what an explainer has to beat.
-CONTROL_MAPS: dict[str, Callable[..., Explainer]] = {
-    "random": RandomMap,
-    "center_gaussian": CenterGaussian,
-    "edges": EdgeDetector,
-    "random_blobs": RandomBlobs,
-}
-
-# In front of the names of torchcam's methods.
-_TORCHCAM = "torchcam:"
+from lightning_saliency.explainers.names import find_explainer, imported
 
 #: What names an explainer wherever one is asked for, see `ExplainerSpec.parse`.
 ExplainerLike = str | Mapping[str, Any] | Callable[..., Explainer]
@@ -83,7 +42,7 @@ class ExplainerSpec:
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, given: ExplainerLike | ExplainerSpec) -> ExplainerSpec:
+    def parse(cls, given: ExplainerOption) -> ExplainerSpec:
         """Read an explainer in any of the forms in which it may be given.
 
         Args:
@@ -105,6 +64,7 @@ class ExplainerSpec:
         Example:
             >>> ExplainerSpec.parse("fast_cam").factory.__name__
             'FastCAM'
+            >>> from lightning_saliency.explainers import GroupCAM
             >>> ExplainerSpec.parse(partial(GroupCAM, groups=8)).init_args
             {'groups': 8}
         """
@@ -149,6 +109,17 @@ class ExplainerSpec:
         """Whether the explainer has an argument of that name."""
         return option in self._parameters()
 
+    def option(self, name: str) -> Any:
+        """The value of an argument, given or the explainer's default; ``None`` if it has neither."""
+        default = self._parameters()[name].default if self.takes(name) else None
+        return self.init_args.get(name, None if default is inspect.Parameter.empty else default)
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether the maps depend on the target, as far as the class says; functions of a network may hide it."""
+        factory = self.factory.func if isinstance(self.factory, partial) else self.factory
+        return bool(getattr(factory, "class_specific", True))
+
     def with_options(self, **options: Any) -> ExplainerSpec:
         """The same with some arguments changed.
 
@@ -181,6 +152,11 @@ class ExplainerSpec:
             name = f"{name}#{hashlib.sha256(content).hexdigest()[:16]}"
         return {"class_path": name, "init_args": plain_value(self.init_args)}
 
+    def written(self) -> str | dict[str, Any]:
+        """As it stands in a YAML file: the name, or ``class_path`` and ``init_args``."""
+        arguments = {key: plain_value(value) for key, value in self.init_args.items()}
+        return {"class_path": self.name, "init_args": arguments} if arguments else self.name
+
     def __str__(self) -> str:
         """The name, and the arguments in brackets."""
         listed = ", ".join(f"{key}={plain_value(value)}" for key, value in sorted(self.init_args.items()))
@@ -190,19 +166,29 @@ class ExplainerSpec:
         return inspect.signature(self.factory).parameters
 
 
-def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerLike | None]) -> dict[str, ExplainerSpec]:
+if TYPE_CHECKING:
+    #: The type of an argument that takes an explainer in any form, from Python and from YAML.
+    ExplainerOption = ExplainerSpec | ExplainerLike
+else:
+    # What jsonargparse, and so LightningCLI, sees: it reads the YAML's value by `ExplainerSpec.parse`. Of the forms
+    # themselves it would take `class_path` for a class to be built at once, and refuse registered names there.
+    ExplainerOption = ExplainerSpec | str
+    register_type(ExplainerSpec, ExplainerSpec.written, ExplainerSpec.parse, (TypeError, ValueError, ImportError))
+
+
+def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerOption | None]) -> dict[str, ExplainerSpec]:
     """The rows of a table: name in the table -> explainer.
 
     Args:
         given: Names of explainers; or a mapping from a row's name to its explainer, ``None`` or an empty mapping where
-            the row has the explainer's own name.
+            the row is called like the explainer.
 
     Returns:
         Row -> specification, in the order given.
 
     Raises:
         TypeError: As for `ExplainerSpec.parse`, the row being named.
-        ValueError: Likewise, or if nothing is given or a row is given twice.
+        ValueError: As for `ExplainerSpec.parse`, or if nothing is given or a row is given twice.
 
     Example:
         >>> rows = {"smoe": None, "ramp": {"class_path": "smoe", "init_args": {"weights": "ramp"}}}
@@ -222,50 +208,11 @@ def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerLike | None]) 
     return found
 
 
-def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Explainer]:
-    """What builds the explainer of that name, called as ``find_explainer(name)(model, **options)``.
-
-    Args:
-        name: A key of ``EXPLAINERS`` or ``CONTROL_MAPS``; ``"torchcam:METHOD"`` with a class of ``torchcam.methods``,
-            see ``TorchcamExplainer``; or the class path of an explainer of one's own.
-        others: Names that the caller knows beside these, for the error.
-
-    Raises:
-        ImportError: If it is a method of torchcam's, which is not installed.
-        ValueError: If the name is unknown or cannot be imported.
-
-    Example:
-        >>> find_explainer("group_cam")
-        <class 'lightning_saliency.explainers.group_cam.GroupCAM'>
-        >>> find_explainer("gradcam", others=["mean"])
-        Traceback (most recent call last):
-        ...
-        ValueError: Got the explainer 'gradcam'. Allowed are mean, smoe, grad_cam, ..., random_blobs, torchcam:METHOD,
-        such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; use one of them.
-    """
-    for known in (EXPLAINERS, CONTROL_MAPS):
-        if name in known:
-            return known[name]
-    if name.startswith(_TORCHCAM):
-        method, methods = name.removeprefix(_TORCHCAM), torchcam_methods()
-        if method not in methods:
-            allowed = ", ".join(_TORCHCAM + known for known in methods)
-            raise ValueError(f"Got the explainer {name!r}. Allowed are {allowed}; use one of them.")
-        return partial(TorchcamExplainer, method=method)
-    if "." in name:
-        return _imported(name)
-    raise ValueError(
-        f"Got the explainer {name!r}. Allowed are {', '.join((*others, *EXPLAINERS, *CONTROL_MAPS))}, "
-        "torchcam:METHOD, such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; "
-        "use one of them."
-    )
-
-
-def build_explainer(explainer: ExplainerLike | ExplainerSpec, model: nn.Module, **options: Any) -> Explainer:
+def build_explainer(explainer: ExplainerOption, model: nn.Module, **options: Any) -> Explainer:
     """An explainer built round a network.
 
     Args:
-        explainer: In any form that `ExplainerSpec.parse` takes, such as ``"grad_cam"``.
+        explainer: Any form of `ExplainerSpec.parse`, such as ``"grad_cam"``.
         model: The network, see ``Explainer``.
         **options: The explainer's own, for example ``layer="layer4"`` or ``groups=16``.
 
@@ -305,18 +252,6 @@ def _named(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '')}.{name}"
 
 
-def _imported(path: str) -> Callable[..., Any]:
-    module, _, name = path.rpartition(".")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"Got the class path {path!r}, which cannot be imported ({error}). Give the module and the class, such as "
-            "lightning_saliency.explainers.GroupCAM, of a package that is installed or in the folder of the command."
-        ) from error
-    return found
-
-
 def _argument(name: str, value: Any) -> Any:
     # In YAML a function is written as its path.
-    return _imported(value) if name == "output" and isinstance(value, str) else value
+    return imported(value) if name == "output" and isinstance(value, str) else value

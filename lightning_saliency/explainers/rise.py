@@ -24,14 +24,14 @@ class RISE(MaskScoringExplainer):
     batch, for every batch, and however many are scored in one pass. They are made as they are needed.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         masks: N, the number of masks.
         grid: Cells of a mask along each axis.
         probability: p that a cell is open, in (0, 1).
-        seed: Of the masks.
-        baseline: What shows where a mask is zero, see `fill_images`; ``"zero"``, as in the paper, is zero in the
+        seed: Seed of the masks.
+        fill: What shows where a mask is zero, see `fill_images`; ``"zero"``, as in the paper, is zero in the
             network's normalised input space.
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
@@ -54,7 +54,7 @@ class RISE(MaskScoringExplainer):
         grid: int = 7,
         probability: float = 0.5,
         seed: int = 0,
-        baseline: Fill = "zero",
+        fill: Fill = "zero",
         *,
         output: Callable[[Any], Tensor] | None = None,
         score: Score = "softmax",
@@ -76,7 +76,7 @@ class RISE(MaskScoringExplainer):
         self.grid = grid
         self.probability = probability
         self.seed = seed
-        self.baseline = baseline
+        self.fill = fill
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         count, _, height, width = images.shape
@@ -84,7 +84,7 @@ class RISE(MaskScoringExplainer):
         cells, shifts = cells.to(images.device), shifts.to(images.device)
         total = images.new_zeros(count, height * width, dtype=torch.promote_types(images.dtype, torch.float32))
         owners = torch.arange(count, device=images.device)
-        with self._scorer(images, targets, self.baseline, total=count * self.masks) as scorer:
+        with self._scorer(images, targets, self.fill, total=count * self.masks) as scorer:
             start = 0
             while start < self.masks:
                 stop = start + max(1, scorer.chunk // count)
@@ -102,9 +102,9 @@ def draw_masks(count: int, grid: int, probability: float, size: tuple[int, int],
     Args:
         count: N.
         grid: s, cells along each axis.
-        probability: That a cell is open.
+        probability: Probability that a cell is open.
         size: ``(H, W)`` of the images.
-        seed: Of a generator of its own, so that no other randomness is touched.
+        seed: Seed of a generator of its own; no other random numbers are drawn.
 
     Returns:
         Cells ``[N, s, s]`` bool, and shifts ``[N, 2]`` int64 (rows, columns), each from 0 to less than a cell's size in

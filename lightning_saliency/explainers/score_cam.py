@@ -27,10 +27,10 @@ class ScoreCAM(MaskScoringExplainer):
     constant channel is zero.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         layer: The layer whose channels are the masks; ``None``: the network's last scale.
-        baseline: What shows where a mask is zero, see `fill_images`.
-        output: As for ``Explainer``.
+        fill: What shows where a mask is zero, see `fill_images`.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"`` as in the paper, ``"sigmoid"`` (multi-label heads), or ``"logit"``, whose larger
             differences single out few channels (this is what torchcam does).
         batch_size: Masked images in one pass, see `score_masks`.
@@ -51,7 +51,7 @@ class ScoreCAM(MaskScoringExplainer):
         self,
         model: nn.Module,
         layer: str | Scale | None = None,
-        baseline: Fill = "zero",
+        fill: Fill = "zero",
         *,
         output: Callable[[Any], Tensor] | None = None,
         score: Score = "softmax",
@@ -70,7 +70,7 @@ class ScoreCAM(MaskScoringExplainer):
             fast=fast,
             progress=progress,
         )
-        self.baseline = baseline
+        self.fill = fill
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         return self._maps(images, targets)
@@ -86,7 +86,7 @@ class ScoreCAM(MaskScoringExplainer):
         size = (images.shape[2], images.shape[3])
         jobs = torch.arange(count * channels, device=images.device)
         scores = []
-        with self._scorer(images, targets, self.baseline, total=len(jobs)) as scorer:
+        with self._scorer(images, targets, self.fill, total=len(jobs)) as scorer:
             for owners, which in scorer.pieces(jobs // channels, jobs % channels):
                 masks, _ = attribution_masks(activations[owners, which], size)
                 scores.append(scorer(masks, owners))

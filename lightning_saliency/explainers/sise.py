@@ -32,15 +32,15 @@ class SISE(MaskScoringExplainer):
     also where Ψ is so close to 0 or 1 that its own gradient vanishes.
 
     Args:
-        model: As for ``Explainer``.
+        model: The network, see ``Explainer``.
         mu: μ in [0, 1): 0 keeps all maps with a positive gradient, 0.3 to 0.5 is several times faster at little loss
             (the paper's Table 6).
         layers: The blocks, shallow to deep: names of modules whose outputs are read (``"name:input"``: their inputs).
             ``"auto"``: the network's scales.
         max_masks: Per image and block, keep only so many maps, those with the largest α. ``None``: all.
-        baseline: What shows where a mask is zero, see `fill_images`; ``"zero"`` makes it the paper's product I ⊙ m, in
+        fill: What shows where a mask is zero, see `fill_images`; ``"zero"`` makes it the paper's product I ⊙ m, in
             the network's normalised input space.
-        output: As for ``Explainer``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
@@ -63,7 +63,7 @@ class SISE(MaskScoringExplainer):
         mu: float = 0.0,
         layers: Literal["auto"] | Sequence[str] = "auto",
         max_masks: int | None = None,
-        baseline: Fill = "zero",
+        fill: Fill = "zero",
         *,
         output: Callable[[Any], Tensor] | None = None,
         score: Score = "softmax",
@@ -87,7 +87,7 @@ class SISE(MaskScoringExplainer):
         self.mu = mu
         self.layers = layers
         self.max_masks = max_masks
-        self.baseline = baseline
+        self.fill = fill
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         return self._maps(images, targets)
@@ -107,7 +107,7 @@ class SISE(MaskScoringExplainer):
         kept = [select_feature_maps(gradients, self.mu, self.max_masks) for _, gradients in pairs]
         blocks = [activations for activations, _ in pairs]
         del pairs
-        with self._scorer(images, targets, self.baseline, total=sum(int(chosen.sum()) for chosen in kept)) as scorer:
+        with self._scorer(images, targets, self.fill, total=sum(int(chosen.sum()) for chosen in kept)) as scorer:
             visualized = [_visualize(scorer, block, chosen) for block, chosen in zip(blocks, kept, strict=True)]
             return cascade_fusion(visualized)
 

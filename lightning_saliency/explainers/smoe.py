@@ -46,6 +46,8 @@ class SMOE(Explainer):
         torch.Size([2, 2, 16, 16])
     """
 
+    class_specific = False
+
     def __init__(
         self,
         model: nn.Module,

@@ -1,22 +1,51 @@
-"""Pure functions of tensors: statistics, normalisation, fusion and pictures. No hook, no module, no Lightning."""
+"""Pure functions of tensors: statistics, maps, masks, curves, scores and pictures. No hook, no module, no Lightning."""
 
+from lightning_saliency.functional.cascade import cascade_fusion, otsu_threshold
+from lightning_saliency.functional.class_scores import Score, class_scores, log_odds
+from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
+from lightning_saliency.functional.distributions import (
+    fit_gamma,
+    gamma_scale,
+    gamma_shape,
+    lognormal_entropy,
+    lognormal_mean,
+    truncnormal_entropy,
+    truncnormal_mean,
+    truncnormal_std,
+)
 from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, combine, scale_weights
+from lightning_saliency.functional.localization import (
+    bbox_score,
+    boxes_to_masks,
+    energy_pointing_game,
+    map_entropy,
+    pointing_game,
+    top_fraction_iou,
+)
+from lightning_saliency.functional.masking import (
+    Fill,
+    NamedFill,
+    attribution_masks,
+    blend,
+    blur,
+    fill_images,
+    keep_most_salient,
+    remove_most_salient,
+    resize_maps,
+    top_fraction,
+)
 from lightning_saliency.functional.normalization import gamma_cdf, min_max, normal_cdf
+from lightning_saliency.functional.scores import difference_score, drop, increase, information_score
+from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
 from lightning_saliency.functional.statistics import (
     STATISTICS,
     Statistic,
-    gamma_scale,
     get_statistic,
-    lognormal_entropy,
-    lognormal_mean,
     mean,
     renyi_entropy,
     shannon_entropy,
     smoe_scale,
     std,
-    truncnormal_entropy,
-    truncnormal_mean,
-    truncnormal_std,
 )
 from lightning_saliency.functional.visualization import heatmap, lovi, overlay
 
@@ -24,24 +53,58 @@ from lightning_saliency.functional.visualization import heatmap, lovi, overlay
 __all__ = [
     "PRIOR_WEIGHTS",
     "STATISTICS",
+    "Fill",
+    "NamedFill",
+    "Score",
     "Statistic",
+    "attribution_masks",
+    "auc",
+    "bbox_score",
+    "blend",
+    "blur",
+    "boxes_to_masks",
+    "cascade_fusion",
+    "class_scores",
     "combine",
+    "deletion_curve",
+    "difference_score",
+    "drop",
+    "energy_pointing_game",
+    "fill_images",
+    "fit_gamma",
     "gamma_cdf",
     "gamma_scale",
+    "gamma_shape",
     "get_statistic",
     "heatmap",
+    "hog_similarity",
+    "increase",
+    "information_score",
+    "insertion_curve",
+    "keep_most_salient",
+    "log_odds",
     "lognormal_entropy",
     "lognormal_mean",
     "lovi",
+    "map_entropy",
     "mean",
     "min_max",
     "normal_cdf",
+    "otsu_threshold",
     "overlay",
+    "pointing_game",
+    "remove_most_salient",
     "renyi_entropy",
+    "resize_maps",
     "scale_weights",
     "shannon_entropy",
     "smoe_scale",
+    "spearman",
+    "ssim",
     "std",
+    "target_scores",
+    "top_fraction",
+    "top_fraction_iou",
     "truncnormal_entropy",
     "truncnormal_mean",
     "truncnormal_std",

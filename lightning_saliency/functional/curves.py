@@ -29,7 +29,7 @@ def insertion_curve(
     targets: Tensor | int,
     *,
     steps: int = 100,
-    baseline: Fill = "blur",
+    fill: Fill = "blur",
     batch_size: int | Literal["auto"] = "auto",
     score: Score = "softmax",
 ) -> Tensor:
@@ -46,7 +46,7 @@ def insertion_curve(
         saliency: Maps ``[B, H, W]``, any range, finite.
         targets: Class of each image, ``[B]`` int64, or one class for all.
         steps: Number S of steps: 100 is 1 % of the pixels each.
-        baseline: What stands where the image does not: ``"blur"`` (the paper's), or any fill of
+        fill: What stands where the image does not: ``"blur"`` (the paper's), or any fill of
             `lightning_saliency.functional.masking.fill_images`, such as ``"zero"`` or a tensor.
         batch_size: Images in one pass. ``"auto"``: the pixels of 8 images of 224 × 224 on a CPU, of 128 on an
             accelerator.
@@ -66,10 +66,10 @@ def insertion_curve(
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> def score_fn(images):
         ...     return images.sum((2, 3)) / 10
-        >>> insertion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="logit")
+        >>> insertion_curve(score_fn, images, images[:, 0], 0, steps=4, fill="zero", score="logit")
         tensor([[0.0000, 0.4000, 0.7000, 0.9000, 1.0000]])
     """
-    return _curve(score_fn, images, saliency, targets, steps, baseline, batch_size, score, inserting=True)
+    return _curve(score_fn, images, saliency, targets, steps, fill, batch_size, score, inserting=True)
 
 
 def deletion_curve(
@@ -79,7 +79,7 @@ def deletion_curve(
     targets: Tensor | int,
     *,
     steps: int = 100,
-    baseline: Fill = "blur",
+    fill: Fill = "blur",
     batch_size: int | Literal["auto"] = "auto",
     score: Score = "softmax",
 ) -> Tensor:
@@ -94,7 +94,7 @@ def deletion_curve(
         saliency: Maps ``[B, H, W]``, any range, finite.
         targets: Class of each image, ``[B]`` int64, or one class for all.
         steps: Number S of steps.
-        baseline: What takes the place of the image.
+        fill: What takes the place of the image.
         batch_size: Images in one pass, or ``"auto"``.
         score: ``"softmax"``, ``"sigmoid"``, or ``"logit"``.
 
@@ -111,10 +111,10 @@ def deletion_curve(
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> def score_fn(images):
         ...     return images.sum((2, 3)) / 10
-        >>> deletion_curve(score_fn, images, images[:, 0], 0, steps=4, baseline="zero", score="logit")
+        >>> deletion_curve(score_fn, images, images[:, 0], 0, steps=4, fill="zero", score="logit")
         tensor([[1.0000, 0.6000, 0.3000, 0.1000, 0.0000]])
     """
-    return _curve(score_fn, images, saliency, targets, steps, baseline, batch_size, score, inserting=False)
+    return _curve(score_fn, images, saliency, targets, steps, fill, batch_size, score, inserting=False)
 
 
 def auc(curve: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def _curve(
     saliency: Tensor,
     targets: Tensor | int,
     steps: int,
-    baseline: Fill,
+    fill: Fill,
     batch_size: int | Literal["auto"],
     score: Score,
     *,
@@ -209,7 +209,7 @@ def _curve(
     order = saliency.flatten(1).argsort(dim=1, descending=True, stable=True)
     position = torch.empty_like(order).scatter_(1, order, torch.arange(pixels, device=order.device).expand_as(order))
     position = position.view(-1, 1, height, width)
-    filled = fill_images(images, baseline)
+    filled = fill_images(images, fill)
     first, then = (filled, images) if inserting else (images, filled)
 
     def at(jobs: Tensor) -> Tensor:

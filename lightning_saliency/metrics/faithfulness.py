@@ -28,7 +28,7 @@ class _CurveAUC(ImageMean):
     def __init__(
         self,
         steps: int = 100,
-        baseline: Fill = "blur",
+        fill: Fill = "blur",
         batch_size: int | Literal["auto"] = "auto",
         score: Score = "softmax",
         average: Average = "micro",
@@ -41,7 +41,7 @@ class _CurveAUC(ImageMean):
             raise ValueError(f"Expected `steps` to be 1 or more, but got {steps}.")
         super().__init__(average, num_classes, shape=(steps + 1,), **kwargs)
         self.steps = steps
-        self.baseline = baseline
+        self.fill = fill
         self.batch_size = batch_size
         self.score = score
         self.keep_curves = keep_curves
@@ -88,7 +88,7 @@ class InsertionAUC(_CurveAUC):
 
     Args:
         steps: Number S of steps; 100 is 1 % of the pixels each.
-        baseline: What the image appears from: ``"blur"`` (the paper's), ``"zero"``, or any other fill.
+        fill: What the image appears from: ``"blur"`` (the paper's), ``"zero"``, or any other fill.
         batch_size: Images in one pass, or ``"auto"``.
         score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
@@ -99,7 +99,7 @@ class InsertionAUC(_CurveAUC):
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> metric = InsertionAUC(steps=4, baseline="zero", score="logit")
+        >>> metric = InsertionAUC(steps=4, fill="zero", score="logit")
         >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
         >>> metric.compute()
         tensor(0.6250)
@@ -116,7 +116,7 @@ class InsertionAUC(_CurveAUC):
             saliency,
             targets,
             steps=self.steps,
-            baseline=self.baseline,
+            fill=self.fill,
             batch_size=self.batch_size,
             score=self.score,
         )
@@ -130,7 +130,7 @@ class DeletionAUC(_CurveAUC):
 
     Args:
         steps: Number S of steps; 100 is 1 % of the pixels each.
-        baseline: What takes the place of the image: ``"blur"`` (the paper's), ``"zero"``, or any other fill.
+        fill: What takes the place of the image: ``"blur"`` (the paper's), ``"zero"``, or any other fill.
         batch_size: Images in one pass, or ``"auto"``.
         score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
@@ -141,7 +141,7 @@ class DeletionAUC(_CurveAUC):
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-        >>> metric = DeletionAUC(steps=4, baseline="zero", score="logit")
+        >>> metric = DeletionAUC(steps=4, fill="zero", score="logit")
         >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
         >>> metric.compute()
         tensor(0.3750)
@@ -156,7 +156,7 @@ class DeletionAUC(_CurveAUC):
             saliency,
             targets,
             steps=self.steps,
-            baseline=self.baseline,
+            fill=self.fill,
             batch_size=self.batch_size,
             score=self.score,
         )

@@ -45,7 +45,8 @@ class PointingGame(_AgainstMasks):
     Args:
         num_classes: Number of classes; not needed for ``average="micro"``.
         tolerance: Pixels by which a hit may be off the object.
-        average: ``"macro"`` (the paper's), ``"micro"`` over all maps, or ``"none"`` for each class's accuracy.
+        average: ``"macro"`` (the paper's), ``"micro"`` over all maps, or ``"none"`` for each class's accuracy;
+            ``None``: ``"macro"`` where ``num_classes`` is given, else ``"micro"``.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Example:
@@ -59,9 +60,9 @@ class PointingGame(_AgainstMasks):
     """
 
     def __init__(
-        self, num_classes: int | None = None, tolerance: float = 0, average: Average = "macro", **kwargs: Any
+        self, num_classes: int | None = None, tolerance: float = 0, average: Average | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(average, num_classes, **kwargs)
+        super().__init__(average or ("micro" if num_classes is None else "macro"), num_classes, **kwargs)
         self.tolerance = tolerance
 
     def _score(self, saliency: Tensor, masks: Tensor) -> Tensor:

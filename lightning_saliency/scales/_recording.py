@@ -24,7 +24,7 @@ def register_recorder(recorder: Recorder) -> None:
 
 @contextmanager
 def recording_paused() -> Iterator[None]:
-    """Switch off, for a while, whatever is recording: a probing or explaining pass is none that anybody waits for."""
+    """Pause recording during our own passes through a network: nobody waits for their activations."""
     paused = [recorder for recorder in _RECORDERS if recorder.recording]
     for recorder in paused:
         recorder.recording = False

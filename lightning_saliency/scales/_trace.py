@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from lightning_saliency.scales._recording import recording_paused
+from lightning_saliency.scales._eval_pass import eval_pass, put_back
 
 Shape = tuple[int, ...]
 
@@ -156,7 +156,6 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
         images: Only their device is looked at.
     """
     modules = list(model.modules())
-    flags = [module.training for module in modules]
     attributes = [dict(vars(module)) for module in modules]
     entries = [
         (value, _copied(value))
@@ -167,30 +166,20 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
     # Inference tensors cannot be written to here, and so need no copy.
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_inference()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    devices = {tensor.device.index for tensor in (images, *model.parameters()) if tensor.device.type == "cuda"}
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(recording_paused())
-        stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        stack.enter_context(eval_pass(model, images))
         # Some versions of torch use weights that autocast has cast without gradients again in the caller's own forward,
         # where they would then get none.
         torch.clear_autocast_cache()
         stack.callback(torch.clear_autocast_cache)
         try:
-            for module in modules:
-                module.training = False
             yield
         finally:
-            for module, flag, values in zip(modules, flags, attributes, strict=True):
-                module.training = flag
+            for module, values in zip(modules, attributes, strict=True):
                 _put_back(vars(module), values)
             for value, copy in entries:
                 _put_back(value, copy)
-            for buffer, content in buffers:
-                # Written only where it differs: a write invalidates graphs of the caller's that saved the buffer.
-                if not buffer.is_meta and not _equal(buffer, content):
-                    with torch.no_grad():
-                        buffer.copy_(content)
+            put_back(buffers)
             for parameter, gradient in gradients:
                 if parameter.grad is not gradient:
                     parameter.grad = gradient
@@ -230,8 +219,3 @@ def _put_back(value: Any, content: Any) -> None:
     elif value != content:
         value.clear()
         value.update(content)
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same values, two NaN counting as the same."""
-    return bool(((first == second) | ((first != first) & (second != second))).all())

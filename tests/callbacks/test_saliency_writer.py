@@ -88,6 +88,20 @@ def test_a_name_explains_the_modules_own_network(tmp_path):
     assert "targets=label" in store.fingerprints["explainer"]
 
 
+def test_maps_are_written_by_an_explainer_in_any_form(tmp_path):
+    network = SmallNet()
+    forms = (GradCAM(network), "grad_cam", {"class_path": "grad_cam", "init_args": {"layer": None}}, GradCAM)
+    for number, given in enumerate(forms):
+        model = None if number == 0 else network
+        write_maps(tmp_path / str(number), given, loader(), run(), model=model)
+    stores = [SaliencyStore.open(tmp_path / str(number)) for number in range(4)]
+    assert all(torch.equal(store[:], stores[0][:]) for store in stores)
+    assert len({store.fingerprints["explainer"] for store in stores}) == 1
+    for given, model in (("grad_cam", None), (GradCAM(network), network)):
+        with pytest.raises(ValueError, match="with model=network"):
+            write_maps(tmp_path / "none", given, loader(), run(), model=model)
+
+
 def test_several_loaders_fill_several_stores(tmp_path):
     loaders = {"train": loader(9), "val": loader(5, shuffle=True)}
     write_maps(tmp_path, explainer(), loaders, run())
@@ -244,7 +258,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path):
     for options, message in (
         ({"explainer": "gradcam"}, "Got the explainer 'gradcam'. Allowed are smoe"),
-        ({"explainer": explainer(), "model": "net"}, "Got options or model beside an Explainer"),
+        ({"explainer": explainer(), "model": "net"}, "Got model='net' beside a SMOE that is already built"),
         ({"targets": "true"}, "Allowed are 'predicted' and 'label'"),
         ({"size": 0}, "Got size=0"),
     ):

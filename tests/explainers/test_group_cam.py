@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from lightning_saliency.explainers import group_cam
 from lightning_saliency.explainers.cam import GradCAM
-from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, kmeans_groups, percentile
+from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, percentile
 from lightning_saliency.functional.masking import blur
 from lightning_saliency.scales.find import Scale
 
@@ -61,7 +61,7 @@ def images() -> torch.Tensor:
 TARGETS = torch.arange(8) % 4
 
 
-@pytest.mark.parametrize("options", [{}, {"gradients": False, "theta": None}, {"grouping": "kmeans"}, {"groups": 3}])
+@pytest.mark.parametrize("options", [{}, {"gradients": False, "theta": None}, {"groups": 3}])
 def test_a_batch_gives_the_maps_of_its_images(network, images, options):
     explainer = GroupCAM(network, "block2", **({"groups": 4} | options))
     together = explainer(images, TARGETS)
@@ -215,7 +215,7 @@ def test_the_network_is_left_as_it_was_also_after_an_exception(network, images):
         assert hooks == [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in network.modules()]
         assert all(parameter.requires_grad for parameter in network.parameters())
 
-    for options in ({}, {"gradients": False}, {"grouping": "kmeans"}):
+    for options in ({}, {"gradients": False}):
         GroupCAM(network, "block2", groups=4, **options)(images, TARGETS)
         check()
     calls = []
@@ -255,48 +255,6 @@ def test_inside_no_grad_inference_mode_and_autocast(network, images):
     assert _mean_correlation(half, expected) > 0.8
 
 
-def test_kmeans_finds_planted_groups_whatever_the_scale_and_the_batch():
-    generator = torch.Generator().manual_seed(0)
-    patterns = torch.zeros(4, 36)
-    patterns[torch.arange(36) % 4, torch.arange(36)] = 1.0
-    members = torch.randint(0, 4, (3, 40), generator=generator)
-    scale = torch.rand(3, 40, 1, generator=generator) * 10 + 0.1
-    activations = ((patterns[members] + 0.05 * torch.rand(3, 40, 36, generator=generator)) * scale).view(3, 40, 6, 6)
-    groups = kmeans_groups(activations, 4)
-    for found, planted in zip(groups, members, strict=True):
-        pairs = {(int(a), int(b)) for a, b in zip(found, planted, strict=True)}
-        assert len(pairs) == 4
-    assert torch.equal(groups, torch.cat([kmeans_groups(one[None], 4) for one in activations]))
-    before = torch.get_rng_state()
-    kmeans_groups(activations, 4)
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_kmeans_fills_groups_that_run_empty(monkeypatch):
-    activations = torch.zeros(1, 8, 1, 4)
-    activations[0, torch.arange(8), 0, torch.arange(8) % 4] = 1.0
-    monkeypatch.setattr(group_cam, "_spread_centres", lambda points, groups, _: points[:, :1].expand(-1, groups, -1))
-    groups = kmeans_groups(activations, 4)[0]
-    assert len(groups.unique()) == 4
-    assert torch.equal(groups[:4], groups[4:])
-
-
-def test_kmeans_tells_few_different_maps_apart():
-    # Twenty equal maps and three others: whichever are drawn first, no group stays empty.
-    activations = torch.zeros(1, 23, 1, 4)
-    activations[0, :20, 0, 0] = 1.0
-    activations[0, torch.arange(20, 23), 0, torch.arange(1, 4)] = 1.0
-    for seed in range(10):
-        groups = kmeans_groups(activations, 4, seed=seed)[0]
-        assert len(groups.unique()) == 4
-        assert len(groups[:20].unique()) == 1
-    alike = kmeans_groups(torch.ones(2, 6, 3, 3), 4)
-    assert (alike == alike[:, :1]).all()
-    assert kmeans_groups(torch.zeros(1, 6, 3, 3), 6).shape == (1, 6)
-    masks = initial_masks(torch.ones(2, 6, 3, 3), None, 4, None, "kmeans")
-    assert torch.equal(masks, torch.zeros(2, 4, 3, 3))
-
-
 def test_fast_and_half_precision_keep_the_map(network, images):
     network.eval()
     exact = GroupCAM(network, "block2", groups=4)(images, TARGETS)
@@ -324,7 +282,6 @@ def test_token_sequences(fast):
         ({"groups": 0}, "groups=0"),
         ({"theta": 101}, "theta=101"),
         ({"theta": -1.0}, "theta=-1.0"),
-        ({"grouping": "random"}, "grouping='random'"),
         ({"score": "margin"}, "score='margin'"),
     ],
 )
@@ -342,7 +299,6 @@ def test_other_scores_and_a_head_with_one_output(images, score):
 
 
 def test_faint_images_are_scored_again_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_saliency.explainers import group_cam
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(

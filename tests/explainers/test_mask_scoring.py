@@ -72,7 +72,7 @@ def _one_by_one(network, images, masks, targets, baseline, activation):
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_scores_are_those_of_each_masked_image_by_itself(network, images, masks, baseline):
     expected = _one_by_one(network, images, masks, TARGETS, baseline, lambda z: z.softmax(1))
-    scores = score_masks(network, images, masks, TARGETS, baseline=baseline)
+    scores = score_masks(network, images, masks, TARGETS, fill=baseline)
     assert scores.shape == (3, 7)
     assert torch.allclose(scores, expected, atol=1e-6)
 
@@ -82,7 +82,7 @@ def test_scores_are_those_of_each_masked_image_by_itself(network, images, masks,
 )
 def test_each_kind_of_score(network, images, masks, score, activation):
     expected = _one_by_one(network, images, masks, [1, 1, 1], "zero", activation)
-    assert torch.allclose(score_masks(network, images, masks, 1, baseline="zero", score=score), expected, atol=1e-5)
+    assert torch.allclose(score_masks(network, images, masks, 1, fill="zero", score=score), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 21, 1000, "auto"])
@@ -112,7 +112,7 @@ def test_masks_may_come_in_blocks_and_may_be_views(network, images, masks):
 
 def test_a_function_as_target_scores_a_segmentation(images, masks):
     network = nn.Conv2d(3, 4, 3, padding=1)
-    scores = score_masks(network, images, masks, lambda logits: logits[:, 2].mean((1, 2)), baseline="mean")
+    scores = score_masks(network, images, masks, lambda logits: logits[:, 2].mean((1, 2)), fill="mean")
     with torch.no_grad():
         seen = blend(images, fill_images(images, "mean"), masks)
         expected = network(seen.flatten(0, 1))[:, 2].mean((1, 2)).view(3, 7)
@@ -243,7 +243,7 @@ def test_progress_is_shown_only_when_asked_for(network, images, masks, capsys):
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": "huge"}, "batch_size='huge'"),
         ({"precision": "int8"}, "precision='int8'"),
-        ({"baseline": "white"}, "fill='white'"),
+        ({"fill": "white"}, "fill='white'"),
     ],
 )
 def test_unknown_options_are_refused_with_what_is_allowed(network, images, masks, options, message):

@@ -106,6 +106,6 @@ def test_dead_channels_and_constant_images_are_finite(network, images):
     assert ScoreCAM(network, "1")(torch.ones(1, 3, 20, 16)).isfinite().all()
 
 
-def test_the_baseline_shows_where_the_mask_is_zero(network, images):
-    blurred = ScoreCAM(network, "4", baseline="blur", score="logit")(images, TARGETS)
+def test_the_fill_shows_where_the_mask_is_zero(network, images):
+    blurred = ScoreCAM(network, "4", fill="blur", score="logit")(images, TARGETS)
     assert not torch.allclose(blurred, ScoreCAM(network, "4", score="logit")(images, TARGETS), atol=1e-3)

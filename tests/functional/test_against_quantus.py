@@ -75,7 +75,7 @@ def test_curves(steps: int) -> None:
     images, saliency = (torch.rand(6, *size, generator=generator) for size in ((1, 12, 18), (12, 18)))
     images[:, :, 0, 0] = 0.0
     targets = torch.arange(6) % 4
-    options = {"steps": steps, "baseline": "zero"}
+    options = {"steps": steps, "fill": "zero"}
     flipped = {
         order: scored(
             quantus.PixelFlipping(

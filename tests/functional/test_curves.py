@@ -45,7 +45,7 @@ def share(images: Tensor) -> Tensor:
 def test_exactly_the_pixels_of_each_step(size: tuple[int, int], steps: int) -> None:
     images, saliency, pixels = torch.ones(1, 1, *size), torch.rand(1, *size), size[0] * size[1]
     expected = torch.tensor([round(step * pixels / steps) for step in range(steps + 1)])
-    options = {"steps": steps, "baseline": "zero", "score": "logit"}
+    options = {"steps": steps, "fill": "zero", "score": "logit"}
     inserted = insertion_curve(share, images, saliency, 0, **options)[0] * pixels
     deleted = deletion_curve(share, images, saliency, 0, **options)[0] * pixels
     assert torch.equal(inserted.round().long(), expected)
@@ -103,7 +103,7 @@ def test_a_random_map_gains_nothing() -> None:
     def score_fn(images: Tensor) -> Tensor:
         return torch.stack([(images[:, 0] * weights).sum((1, 2)) - 3, torch.zeros(len(images))], dim=1)
 
-    images, options = torch.ones(400, 1, 12, 12), {"steps": 12, "baseline": "zero"}
+    images, options = torch.ones(400, 1, 12, 12), {"steps": 12, "fill": "zero"}
     maps = torch.rand(400, 12, 12)
     gain = auc(insertion_curve(score_fn, images, maps, 0, **options)) - auc(
         deletion_curve(score_fn, images, maps, 0, **options)
@@ -129,7 +129,7 @@ def test_equal_values_come_in_reading_order() -> None:
     images = torch.arange(1.0, 7.0).view(1, 1, 2, 3)
     saliency = torch.tensor([[[5, 9, 5], [9, 5, 5]]])
     summed = insertion_curve(
-        lambda images: images.sum((2, 3)), images, saliency, 0, steps=6, baseline="zero", score="logit"
+        lambda images: images.sum((2, 3)), images, saliency, 0, steps=6, fill="zero", score="logit"
     )
     assert summed.tolist() == [[0, 2, 6, 7, 10, 15, 21]]
 
@@ -207,7 +207,7 @@ def test_auc_of_curves() -> None:
         ({"steps": 0}, ValueError, "steps"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"score": "logits"}, ValueError, "'softmax', 'sigmoid', 'logit'"),
-        ({"baseline": "grey"}, ValueError, "grey"),
+        ({"fill": "grey"}, ValueError, "grey"),
         ({"score_fn": lambda images: {"logits": images}}, TypeError, "dict"),
         ({"score_fn": lambda images: images}, ValueError, r"\[N, classes\]"),
     ],

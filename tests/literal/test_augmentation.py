@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_saliency.callbacks import GroupCAMAugmentation
+from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
 
 from . import augmentation as loop
 from .networks import TinyNetwork, random_images
@@ -36,7 +36,12 @@ class _Watching(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def _given(callback: GroupCAMAugmentation, images: Tensor) -> Tensor:
+def _preset(**settings: Any) -> SaliencyAugmentation:
+    """The preset, looking at another layer than the last scale."""
+    return SaliencyAugmentation(GroupCAMAugmentation(**settings).guide.spec.with_options(layer="block2"), film=False)
+
+
+def _given(callback: SaliencyAugmentation, images: Tensor) -> Tensor:
     module = _Watching()
     data = DataLoader(list(zip(images, LABELS, strict=True)), batch_size=len(images))
     pl.Trainer(
@@ -55,7 +60,7 @@ def _given(callback: GroupCAMAugmentation, images: Tensor) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20)])
 def test_the_step_gets_what_the_paper_describes(groups: int, height: int, width: int) -> None:
     images = random_images(3, height, width)
-    given = _given(GroupCAMAugmentation(groups=groups, layer="block2", log=False), images)
+    given = _given(_preset(groups=groups), images)
     model = TinyNetwork(CHANNELS)
     shares = []
     for b in range(3):
@@ -73,6 +78,6 @@ def test_the_step_gets_what_the_paper_describes(groups: int, height: int, width:
 def test_the_threshold_is_each_images_own_mean_whatever_else_is_in_the_batch() -> None:
     images = random_images(3, 16, 16)
     others = torch.cat([5 * images[:1].flip(-1), images[1:2], 5 * images[2:].flip(-1)])
-    first, second = (_given(GroupCAMAugmentation(layer="block2", log=False), batch)[1] for batch in (images, others))
+    first, second = (_given(_preset(), batch)[1] for batch in (images, others))
     assert not torch.equal(first, images[1])
     torch.testing.assert_close(first, second, rtol=0, atol=1e-12)

@@ -32,7 +32,7 @@ def test_score_masks(height: int, width: int, baseline: str) -> None:
     own = random_images(2, height, width, seed=9)
     masks = torch.rand((2, 5, 3, 4), dtype=torch.float64)
     targets = torch.tensor([3, 1])
-    got = score_masks(model, images, masks, targets, baseline=own if baseline == "own" else baseline)
+    got = score_masks(model, images, masks, targets, fill=own if baseline == "own" else baseline)
     assert got.dtype == torch.float64
     for b in range(2):
         image = images[b].numpy()

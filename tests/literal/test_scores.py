@@ -61,7 +61,7 @@ def test_curves_over_a_blurred_baseline(curve: str, height: int, width: int, ste
 def test_curves_over_a_baseline_of_ones_own(curve: str) -> None:
     model, images, baseline = TinyNetwork(), random_images(2, 8, 10), random_images(2, 8, 10, seed=7)
     saliency, _ = maps_and_masks(8, 10, batch=2)
-    got = getattr(fast, curve)(model, images, torch.from_numpy(saliency), 1, steps=10, baseline=baseline)
+    got = getattr(fast, curve)(model, images, torch.from_numpy(saliency), 1, steps=10, fill=baseline)
     for b in range(2):
         expected = getattr(loop, curve)(
             lambda changed: probability(model, changed, 1), images[b].numpy(), baseline[b].numpy(), saliency[b], 10

@@ -152,12 +152,7 @@ def test_options_reach_the_functions() -> None:
         return float(metric.compute())
 
     assert (
-        len(
-            {
-                value(InsertionAUC(**options))
-                for options in ({}, {"steps": 3}, {"baseline": "zero"}, {"score": "sigmoid"})
-            }
-        )
+        len({value(InsertionAUC(**options)) for options in ({}, {"steps": 3}, {"fill": "zero"}, {"score": "sigmoid"})})
         == 4
     )
     drops = ({}, {"fraction": 0.9}, {"fraction": None}, {"fill": "mean"}, {"score": "sigmoid"})

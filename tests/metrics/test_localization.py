@@ -60,6 +60,7 @@ def test_pointing_game_is_averaged_over_categories() -> None:
     assert values["micro"].item() == pytest.approx(0.6)
     torch.testing.assert_close(values["none"], torch.tensor([0.75, torch.nan, 0.0]), equal_nan=True)
     assert PointingGame(num_classes=3).average == "macro"
+    assert PointingGame().average == "micro"
 
 
 def test_options_reach_the_score() -> None:

@@ -286,3 +286,8 @@ def test_macro_shows_the_nan_of_a_map() -> None:
     saliency[0] = torch.nan
     metric.update(saliency, masks, torch.tensor([0, 1]))
     assert metric.compute().isnan()
+
+
+@pytest.mark.parametrize("name", metrics.__all__)
+def test_every_metric_is_made_without_arguments(name):
+    assert getattr(metrics, name)().average == "micro"

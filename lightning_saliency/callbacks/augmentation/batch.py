@@ -16,10 +16,11 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
     """The ground truth of a batch's images.
 
     Args:
-        batch: As for ``find_images``.
+        batch: A batch in any form that ``find_images`` knows.
         count: B, the number of images.
-        key: Where it is, a dictionary key, a position or a dotted path of both; ``None`` searches: under the usual keys
-            of labels; then for integers ``[B]`` or weights ``[B, N]``, whichever comes first; then for weights ``[B]``.
+        key: Where the labels are, a dictionary key, a position or a dotted path of both; ``None`` searches: under the
+            usual keys of labels; then for integers ``[B]`` or weights ``[B, N]``, whichever comes first; then for
+            weights ``[B]``.
 
     Returns:
         ``[B]`` int64, a class an image; or ``[B, N]`` float32 in [0, 1], the weight of each class (multi-label and soft
@@ -42,11 +43,11 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
         truth = _as_truth(value, count)
         if truth is not None:
             return truth
-    given = "" if key is None else f" under labels={key!r}"
+    given = "" if key is None else f" under label_key={key!r}"
     raise BatchError(
         f"Found no ground truth for the {count} images of the batch{given}, which is {describe(batch)}. Allowed are "
-        "integer classes [B] and weights [B, N] in [0, 1]; say where they are with labels=, for example "
-        "labels='target' or labels=1."
+        "integer classes [B] and weights [B, N] in [0, 1]; say where they are with label_key=, for "
+        "example label_key='target' or label_key=1."
     )
 
 
@@ -78,8 +79,8 @@ def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
     """The class that each image is explained for.
 
     Args:
-        truth: As ``find_ground_truth`` returns it.
-        generator: On the CPU.
+        truth: Classes ``[B]`` or weights ``[B, N]``, as ``find_ground_truth`` returns them.
+        generator: Source of random numbers, on the CPU.
 
     Returns:
         ``[B]`` int64 on the CPU: the class; of several, one drawn in proportion to its weight. -1 where there is none:
@@ -103,7 +104,7 @@ def looks_multi_label(truth: Tensor) -> bool:
     Zeros and ones do, unless each row is the one-hot code of a single class; a single column, yes or no, always does.
 
     Args:
-        truth: As ``find_ground_truth`` returns it.
+        truth: Classes ``[B]`` or weights ``[B, N]``, as ``find_ground_truth`` returns them.
 
     Example:
         >>> one_hot, several, soft = torch.eye(3), torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.8]])
@@ -119,7 +120,7 @@ def looks_multi_label(truth: Tensor) -> bool:
 
 
 class GroundTruth:
-    """Whose class each image of a run's batches is explained for.
+    """The class that each image of a run's batches is explained for.
 
     Args:
         key: Where the classes are, see ``find_ground_truth``.
@@ -146,15 +147,15 @@ class GroundTruth:
         """Go on with what a checkpoint holds, unless something was given."""
         self.multi_label = multi_label if self._given is None else self._given
 
-    def settle(self, trainer: pl.Trainer, batch: Any, images: str | int | None) -> None:
+    def settle(self, trainer: pl.Trainer, batch: Any, image_key: str | int | None) -> None:
         """Find out, once for the run and for all processes, whether classes exclude each other."""
         if self.multi_label is not None:
             return
         try:
-            count = find_images(batch, images).shape[0]
+            count = find_images(batch, image_key).shape[0]
             found = looks_multi_label(find_ground_truth(batch, count, self.key))
         except BatchError:
-            # Said where the classes are needed; meanwhile the other processes wait for this one.
+            # Raised again where the classes are needed; meanwhile the other processes wait for this one.
             found = False
         self.multi_label = bool(trainer.strategy.reduce_boolean_decision(found, all=False))
 
@@ -172,8 +173,8 @@ def find_indices(batch: Any, count: int, key: str | int) -> Tensor:
     found = follow(batch, key)
     if not isinstance(found, Tensor) or found.shape != (count,) or found.is_floating_point():
         raise BatchError(
-            f"Found no integer indices [{count}] under index={key!r} in the batch, which is {describe(batch)}. Let the "
-            "data set hand out each image's index, say where it is with index=, or take reuse_epochs=1."
+            f"Found no integer indices [{count}] under index_key={key!r} in the batch, which is {describe(batch)}. "
+            "Let the data set hand out each image's index, say where it is with index_key=, or take reuse_epochs=1."
         )
     return found.long().cpu()
 

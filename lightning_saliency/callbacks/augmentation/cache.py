@@ -31,7 +31,7 @@ class MapCache:
     """Keeps maps by the image's index, for a number of epochs.
 
     Args:
-        epochs: For how many epochs a map is used, the one it was made in included.
+        epochs: Number of epochs for which a map is used, the one it was made in included.
         megabytes: The most memory, in 10⁶ bytes; the maps made longest ago go first.
 
     Example:
@@ -63,11 +63,11 @@ class MapCache:
         """The maps of some images: kept ones where they can be used again, else new ones, which are kept.
 
         Args:
-            indices: ``[n]`` int64, of the images in the data set, on the CPU.
+            indices: The images' indices in the data set, ``[n]`` int64, on the CPU.
             images: ``[n, C, H, W]``.
             targets: ``[n]`` int64 on the CPU.
-            epoch: The present one.
-            explain: From images and targets to maps ``[m, H, W]``.
+            epoch: The present epoch, from 0.
+            explain: Makes maps ``[m, H, W]`` of m images and their targets.
 
         Returns:
             ``[n, H, W]`` on the images' device.
@@ -92,10 +92,10 @@ class MapCache:
         """The kept maps of some images.
 
         Args:
-            indices: Of the images in the data set.
+            indices: The images' indices in the data set.
             targets: ``[n]`` int64, the classes asked for.
             looks: ``[n, k]`` float32 on the CPU, what the images look like, as ``fingerprint`` sees it.
-            epoch: The present one.
+            epoch: The present epoch, from 0.
             size: ``(H, W)`` of the images.
 
         Returns:

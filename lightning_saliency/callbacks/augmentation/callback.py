@@ -1,8 +1,8 @@
-"""Training on images of which a saliency map has blurred the rest."""
+"""Training on images blurred outside the salient region."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_saliency.callbacks._trainer_lookups import watched_module
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
-from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm
+from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig
 from lightning_saliency.callbacks.augmentation.guide import Guide, Recipe
 from lightning_saliency.callbacks.augmentation.options import (
     AugmentationConfigurationError,
@@ -25,12 +25,13 @@ from lightning_saliency.callbacks.augmentation.options import (
 )
 from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalars
 from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
+from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.fast_forward import Precision
 from lightning_saliency.functional.masking import Fill
 
 
 class SaliencyAugmentation(pl.Callback):
-    """Replaces training images by ones of which only the pixels that speak for their class are sharp.
+    """Replaces training images by ones that are blurred outside the region that speaks for their class.
 
     The steps of the Group-CAM paper's Sec. 5, with any class-specific explainer as the guide. For an image I of the
     ground-truth class c, before the training step:
@@ -48,7 +49,7 @@ class SaliencyAugmentation(pl.Callback):
     positive one). A mistake in the options ends the run before its first step. Later, an error is a warning, and the
     step goes on unaugmented; after ten in a row, not counting steps that were to stay as they are, the callback is off.
 
-    Two controls tell whether the map matters. Both cost the guide's queries: ``control="random_blobs"`` cuts the mask
+    Two controls test whether the map matters. Both cost the guide's queries: ``control="random_blobs"`` cuts the mask
     out of a random map with the same values and the same autocorrelation, and keeps exactly as many pixels of each
     image; ``control="other_image"`` takes the map of another image of the batch. ``explainer="random_blobs"`` is a
     third, of fixed area, that costs no query: what the same time buys without a map.
@@ -62,115 +63,93 @@ class SaliencyAugmentation(pl.Callback):
     to show what the network was given.
 
     Args:
-        explainer: The guide: a key of ``EXPLAINERS`` other than ``"smoe"``, or ``"random_blobs"``.
-        probability: That an image is replaced, in [0, 1]; or a schedule of points (epoch, probability), linear between
+        explainer: The guide, a class-specific explainer or ``"random_blobs"``: its name; ``{"class_path": name,
+            "init_args": {...}}`` with arguments of its own, such as ``layer``, ``output``, ``batch_size`` and ``fast``;
+            or a class or function that makes one of a network.
+        probability: Probability that an image is replaced, in [0, 1]; or points (epoch, probability), linear between
             them: ``[[0, 0.0], [10, 1.0]]``.
-        options: The explainer's own, such as ``{"groups": 16, "gradients": False}``.
         control: ``None``, ``"random_blobs"`` or ``"other_image"``.
         soft: Blend with the map itself, not with the binary mask.
-        baseline: What shows where the mask is zero, see ``fill_images``; ``"blur"`` is the paper's.
+        fill: What shows where the mask is zero, see ``fill_images``; ``"blur"`` is the paper's.
         start_epoch: The first epoch, from 0, in which images are replaced.
-        every_n_steps: Only every so many training batches is looked at.
+        every_n_steps: Look only at every n-th training batch.
         model: Dotted path of the network within the module; ``None`` takes the module itself if it defines
             ``forward``, else its only child with parameters.
-        layer: The layer the guide looks at; ``None``: the explainer's default, the last scale.
-        output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
         precision: ``"bf16"`` or ``"fp16"``: autocast the queries. ``None``: the trainer's own precision.
-        fast: Score masked images with a faster copy of the network, see ``fast_inference``; ``"compiled"``: and compile
-            it, which takes up to a minute at the run's start.
-        batch_size: Masked images in one pass, see ``score_masks``.
         resolution: Side of the images that the guide sees, as a share of the training images', in (0, 1].
-        reuse_epochs: For how many epochs a map is used, the one it was made in included. Takes a data set that hands
-            out indices, and images that come back unchanged: an image that looks different gets a map of its own. The
+        reuse_epochs: Number of epochs for which a map is used, the one it was made in included. Needs a data set that
+            hands out indices, and images that come back unchanged: an image that looks different gets a new map. The
             kept maps are not part of a checkpoint.
-        index: Where a batch carries the images' indices, with ``reuse_epochs``.
-        images: Where a batch carries its images, see ``find_images``; ``None`` searches.
-        labels: Where it carries their classes: integers ``[B]``, or weights ``[B, N]`` in [0, 1] of which a class is
-            drawn (multi-label, soft labels). ``None`` searches.
+        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        label_key: Where a batch carries its classes: integers ``[B]``, or weights ``[B, N]`` in [0, 1] of which a class
+            is drawn (multi-label, soft labels). ``None`` searches.
+        index_key: Where a batch carries the images' indices, with ``reuse_epochs``.
         multi_label: Whether the classes do not exclude each other, so that confidences are sigmoids in place of a
             softmax. ``None``: the run's first batch tells, and a checkpoint keeps it: zeros and ones ``[B, N]`` of
             which not every row has a single one.
-        seed: Of the choice of images and of everything else that is random here.
-        log: Whether scalars and pictures are logged.
-        num_images: How many images the picture shows: the first ones of the run.
-        denormalize: How images are shown, see ``SaliencyMonitor``.
-        name: The prefix of every key and the film's folder; ``None``: the explainer's name.
-        picture_width: The largest width of a picture in pixels.
-        film_megabytes: The largest size of the film on disk.
+        seed: Seed of the choice of images and of everything else that is random here.
+        film: How the augmentation is shown, see `FilmConfig`; ``True``: with its defaults. ``False``: neither pictures
+            nor scalars are logged, which saves their forward passes.
+        name: Prefix of every key and the film's folder; ``None``: the explainer's name.
 
     Raises:
-        AugmentationConfigurationError: For options that make no sense; in ``setup``, for options that are not the
-            explainer's or a strategy that shards parameters; at the first batch, for a batch without images or classes,
+        AugmentationConfigurationError: For options that make no sense; in ``setup``, for a strategy that shards
+            parameters or an explainer that cannot be built; at the first batch, for a batch without images or classes,
             or a network that the explainer cannot explain.
 
     Example:
         >>> augmentation = SaliencyAugmentation("grad_cam", probability=[[0, 0.0], [5, 0.5]], start_epoch=1)
         >>> augmentation.probability(epoch=3)
         0.3
+        >>> SaliencyAugmentation({"class_path": "group_cam", "init_args": {"groups": 8, "fast": True}}).name
+        'group_cam'
         >>> SaliencyAugmentation("smoe")
         Traceback (most recent call last):
         ...
-        lightning_saliency.callbacks.augmentation.options.AugmentationConfigurationError: Got explainer='smoe'. ...
+        lightning_saliency.callbacks.augmentation.options.AugmentationConfigurationError: Got explainer='smoe', ...
     """
 
     def __init__(
         self,
-        explainer: str = "group_cam",
+        explainer: ExplainerOption = "group_cam",
         probability: float | list[list[float]] = 1.0,
         *,
-        options: dict[str, Any] | None = None,
         control: Literal["random_blobs", "other_image"] | None = None,
         soft: bool = False,
-        baseline: Fill = "blur",
+        fill: Fill = "blur",
         start_epoch: int = 0,
         every_n_steps: int = 1,
         model: str | None = None,
-        layer: str | None = None,
-        output: Callable[[Any], Tensor] | None = None,
         precision: Precision | None = None,
-        fast: bool | Literal["compiled"] = False,
-        batch_size: int | Literal["auto"] = "auto",
         resolution: float = 1.0,
         reuse_epochs: int = 1,
-        index: str | int = "index",
-        images: str | int | None = None,
-        labels: str | int | None = None,
+        image_key: str | int | None = None,
+        label_key: str | int | None = None,
+        index_key: str | int = "index",
         multi_label: bool | None = None,
         seed: int = 0,
-        log: bool = True,
-        num_images: int = 4,
-        denormalize: str | Sequence[Sequence[float]] = "auto",
+        film: FilmConfig | bool = True,
         name: str | None = None,
-        picture_width: int = 512,
-        film_megabytes: float = 64.0,
     ) -> None:
         self._points = parse_schedule(probability)
-        self.guide = Guide(
-            explainer,
-            options,
-            control,
-            layer=layer,
-            output=output,
-            precision=precision,
-            fast=fast,
-            batch_size=batch_size,
-            resolution=resolution,
-        )
-        self.recipe = Recipe(self.guide, soft, baseline)
+        self.guide = Guide(explainer, control, precision=precision, resolution=resolution)
+        self.recipe = Recipe(self.guide, soft, fill)
         self.start_epoch = whole_number("start_epoch", start_epoch, 0)
         self.every_n_steps = whole_number("every_n_steps", every_n_steps, 1)
         self.reuse_epochs = whole_number("reuse_epochs", reuse_epochs, 1)
         self.model = model
-        self.images = images
+        self.image_key = image_key
         self.seed = whole_number("seed", seed, 0)
-        # Not `self.log`: Lightning puts a function of that name on every callback.
-        self.logs = log
-        self.name = explainer if name is None else name
-        self._truth = GroundTruth(labels, multi_label)
-        self._film = AugmentationFilm(self.name, num_images, denormalize, picture_width, film_megabytes)
+        self.name = _key(self.guide.spec.name) if name is None else name
+        shown = FilmConfig.parse(film)
+        self.shown = shown is not None
+        self._film = AugmentationFilm(self.name, shown or FilmConfig())
+        self._truth = GroundTruth(label_key, multi_label)
         self._failures = Failures(type(self).__name__)
-        self._step = BatchStep(self.recipe, self._truth, images, index, self.reuse_epochs, self.seed, self._failures)
-        self._scalars = AugmentationScalars(self.recipe, images)
+        self._step = BatchStep(
+            self.recipe, self._truth, image_key, index_key, self.reuse_epochs, self.seed, self._failures
+        )
+        self._scalars = AugmentationScalars(self.recipe, image_key)
         self._batches = 0
         self._begun = False
 
@@ -196,7 +175,7 @@ class SaliencyAugmentation(pl.Callback):
             part.begin()
         refuse_shards(trainer)
         self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
-        if self.logs and trainer.is_global_zero:
+        if self.shown and trainer.is_global_zero:
             self._film.open(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -246,7 +225,7 @@ class SaliencyAugmentation(pl.Callback):
                     drawn = self._augment(trainer, batch, probability, number)
             except AugmentationConfigurationError:
                 raise
-            except Exception as error:  # said aloud, by Failures
+            except Exception as error:  # warned of by Failures
                 self._step.swap.restore()
                 self._failures.failed(error)
         self._scalars.count(batch, drawn)
@@ -260,13 +239,13 @@ class SaliencyAugmentation(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch."""
         self._step.swap.restore()
-        if not self.logs:
+        if not self.shown:
             return
         self._scalars.log(trainer, pl_module, self.name)
         if trainer.is_global_zero and not self._failures.off:
             try:
                 self._show(trainer)
-            except Exception as error:  # said aloud, by Failures
+            except Exception as error:  # warned of by Failures
                 self._failures.failed(error)
 
     def augmented(
@@ -276,8 +255,8 @@ class SaliencyAugmentation(pl.Callback):
 
         Args:
             images: ``[n, C, H, W]``, floating point, on the network's device.
-            targets: ``[n]`` int64, their classes.
-            generator: On the CPU.
+            targets: The images' classes, ``[n]`` int64.
+            generator: Source of random numbers, on the CPU.
             multi_label: Whether classes do not exclude each other: confidences are then sigmoids.
 
         Returns:
@@ -290,18 +269,18 @@ class SaliencyAugmentation(pl.Callback):
         """Try the guide on the run's first batch, before anything can be lost, and show the film's first frame."""
         if max(value for _, value in self._points) == 0:
             return
-        self._truth.settle(trainer, batch, self.images)
+        self._truth.settle(trainer, batch, self.image_key)
         images, targets = self._step.tried(trainer, batch)
-        rank_zero_info(f"{type(self).__name__} guides training by {self.guide.name}.")
+        rank_zero_info(f"{type(self).__name__} guides training by {self.guide.spec}.")
         if trainer.is_global_zero:
             self._film.take(images, targets)
-            if self.logs and trainer.global_step == 0:
+            if self.shown and trainer.global_step == 0:
                 self._show(trainer)
 
     def _augment(self, trainer: pl.Trainer, batch: Any, probability: float, number: int) -> Drawn | None:
         drawn = self._step.augment(trainer, batch, probability, number)
         if drawn is not None:
-            if self.logs:
+            if self.shown:
                 self._scalars.measure(trainer, drawn, self._truth.several)
             self._failures.succeeded()
         return drawn
@@ -312,5 +291,10 @@ class SaliencyAugmentation(pl.Callback):
             self._failures.warn_once(
                 "display range",
                 "It is not known how the images were normalised, and each is stretched to its own range for display: "
-                "give denormalize='imagenet' or denormalize=(mean, std).",
+                "give film=FilmConfig(denormalize='imagenet') or its mean and std.",
             )
+
+
+def _key(name: str) -> str:
+    """An explainer's name as the prefix of keys and the name of a folder: of a class path, the class alone."""
+    return re.sub(r"[^\w-]+", "_", name.rpartition(".")[2]).strip("_")

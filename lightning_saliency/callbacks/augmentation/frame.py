@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,54 +29,80 @@ from lightning_saliency.pictures.tensors import (
 )
 
 
+@dataclass(frozen=True)
+class FilmConfig:
+    """How the augmentation is shown.
+
+    Args:
+        num_images: Number of images in the picture: the first ones of the run that have a class.
+        denormalize: How images are brought back to colours, see ``SaliencyMonitor``.
+        picture_width: Largest width of the picture in pixels.
+        megabytes: Largest size of the film on disk, in 10⁶ bytes.
+
+    Raises:
+        AugmentationConfigurationError: If a value is out of range.
+
+    Example:
+        >>> FilmConfig(num_images=8).picture_width
+        512
+    """
+
+    num_images: int = 4
+    denormalize: str | Sequence[Sequence[float]] = "auto"
+    picture_width: int = 512
+    megabytes: float = 64.0
+
+    def __post_init__(self) -> None:
+        whole_number("num_images", self.num_images, 1)
+        whole_number("picture_width", self.picture_width, 1)
+        try:
+            parse_denormalize(self.denormalize)
+        except ValueError as error:
+            raise AugmentationConfigurationError(str(error)) from None
+        if not self.megabytes > 0:
+            raise AugmentationConfigurationError(
+                f"Got megabytes={self.megabytes}. Allowed are positive sizes; give the space that the film may take."
+            )
+
+    @classmethod
+    def parse(cls, given: FilmConfig | Mapping[str, Any] | bool) -> FilmConfig | None:
+        """The film asked for; ``None`` where nothing is to be shown."""
+        if isinstance(given, bool):
+            return cls() if given else None
+        if isinstance(given, FilmConfig):
+            return given
+        allowed = [field.name for field in fields(cls)]
+        if not isinstance(given, Mapping) or not set(given) <= set(allowed):
+            raise AugmentationConfigurationError(
+                f"Got film={given!r}. Allowed are true, false and a mapping with any of {', '.join(allowed)}."
+            )
+        return cls(**given)
+
+
 class AugmentationFilm:
     """Shows, in loggers and as files, what the augmentation does to a few images.
 
     Args:
-        name: The prefix of the key, and the film's folder.
-        num_images: How many images.
-        denormalize: How images are shown.
-        picture_width: In pixels.
-        megabytes: The largest size on disk.
+        name: Prefix of the picture's key, and the film's folder.
+        config: How the images are shown.
 
     Attributes:
         sample: The images ``[n, C, H, W]`` and their classes ``[n]`` on the CPU; ``None`` before there are any.
-
-    Raises:
-        AugmentationConfigurationError: If an option is out of range.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_images: int,
-        denormalize: str | Sequence[Sequence[float]],
-        picture_width: int,
-        megabytes: float,
-    ) -> None:
+    def __init__(self, name: str, config: FilmConfig) -> None:
         self.name = name
-        self.num_images = whole_number("num_images", num_images, 1)
+        self.config = config
         self.sample: tuple[Tensor, Tensor] | None = None
-        self.guess = denormalize == "auto"
-        try:
-            self.normalization = parse_denormalize(denormalize)
-        except ValueError as error:
-            raise AugmentationConfigurationError(str(error)) from None
-        self.picture_width = whole_number("picture_width", picture_width, 1)
-        if not megabytes > 0:
-            raise AugmentationConfigurationError(
-                f"Got film_megabytes={megabytes}. Allowed are positive sizes; give the space that the film may take."
-            )
-        self.megabytes = megabytes
         self._film: Film | None = None
 
     def open(self, trainer: pl.Trainer) -> None:
         """Begin, or go on with, the run's film. To be called on global rank zero."""
-        self._film = Film(run_folder(trainer) / self.name, self.megabytes)
+        self._film = Film(run_folder(trainer) / self.name, self.config.megabytes)
 
     def take(self, images: Tensor, targets: Tensor) -> None:
         """Make the first images ``[B, C, H, W]`` that have a class ``[B]``, not -1, the sample, if there is none."""
-        rows = (targets >= 0).nonzero()[:, 0][: self.num_images]
+        rows = (targets >= 0).nonzero()[:, 0][: self.config.num_images]
         if self.sample is None and len(rows):
             self.sample = (images[rows.to(images.device)].detach().cpu().clone(), targets[rows])
 
@@ -92,9 +119,9 @@ class AugmentationFilm:
         """Log one frame, of the present epoch or, before the first step, of the network as it came.
 
         Args:
-            trainer: Whose loggers are shown the picture.
-            recipe: What is done to the images.
-            generator: On the CPU.
+            trainer: The run; its loggers get the picture.
+            recipe: Makes the augmented images.
+            generator: Source of random numbers, on the CPU.
             multi_label: Whether classes do not exclude each other.
 
         Returns:
@@ -112,10 +139,12 @@ class AugmentationFilm:
             f"{names[target] if names is not None and target < len(names) else target} · {share:.0%}"
             for target, share in zip(targets.tolist(), masks.mean((-2, -1)).tolist(), strict=True)
         ]
-        normalization = self.normalization
-        if self.guess:
+        normalization = parse_denormalize(self.config.denormalize)
+        if self.config.denormalize == "auto":
             normalization = find_normalization(getattr(trainer, "datamodule", None), trainer.train_dataloader)
-        picture, guessed = draw_augmentation(images, maps, augmented, captions, normalization, self.picture_width)
+        picture, guessed = draw_augmentation(
+            images, maps, augmented, captions, normalization, self.config.picture_width
+        )
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         log_picture(trainer.loggers, f"{self.name}/augmentation", picture, step, captions=captions)
         if self._film is not None:
@@ -138,9 +167,9 @@ def draw_augmentation(
         images: ``[n, C, H, W]`` as the network would get them.
         maps: ``[n, H, W]`` in [0, 1].
         augmented: ``[n, C, H, W]``.
-        captions: n of them.
+        captions: One text for each image.
         normalization: ``(mean, std)`` of the images, or ``None``.
-        picture_width: In pixels.
+        picture_width: Largest width in pixels.
 
     Returns:
         The picture, and whether the images' range was guessed.

@@ -1,71 +1,54 @@
-"""The guide of an augmentation: an explainer by name, its levers of economy, and the controls in its place."""
+"""The guide of an augmentation: an explainer, how its queries are made, and the controls in its place."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.callbacks.augmentation.options import CONTROLS, AugmentationConfigurationError, batch_generator
-from lightning_saliency.explainers import EXPLAINERS, Explainer, build_explainer
+from lightning_saliency.callbacks.augmentation.options import (
+    MASK_CONTROLS,
+    AugmentationConfigurationError,
+    batch_generator,
+)
+from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
 from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import Fill, blend, fill_images, resize_maps
 from lightning_saliency.pictures.tensors import resize_images
 
-#: Guides by name: every explainer that has a map for each class, and random blobs.
-GUIDES: dict[str, Callable[..., Explainer]] = {
-    **{name: build for name, build in EXPLAINERS.items() if name != "smoe"},
-    "random_blobs": RandomBlobs,
-}
+#: The guides that have a name: every explainer with a map for each class, and random blobs.
+GUIDES = (*(name for name in EXPLAINERS if ExplainerSpec.parse(name).class_specific), "random_blobs")
 
 
 class Guide:
     """Says where the pixels of each image's class are.
 
     Args:
-        explainer: A name in ``GUIDES``.
-        options: The explainer's own.
+        explainer: A class-specific explainer, or ``"random_blobs"``, in any form of `ExplainerSpec.parse`.
         control: ``None``: the explainer's maps; ``"random_blobs"`` or ``"other_image"``: see ``SaliencyAugmentation``.
-        layer: The layer to look at; ``None``: the explainer's default.
-        output: Takes the logits out of what the network returns.
-        precision: Of the queries.
-        fast: Whether masked images are scored with a faster copy of the network.
-        batch_size: Masked images in one pass.
-        resolution: Of the queries' images, as a share of the images' side, in (0, 1].
+        precision: Autocast the queries to it; also the explainer's ``precision``, if it takes one and none is given.
+        resolution: Side of the queried images, as a share of the images' side, in (0, 1].
 
     Raises:
-        AugmentationConfigurationError: If an option is unknown, out of range, or not the explainer's.
+        AugmentationConfigurationError: If the explainer is unknown or class-free, or an option unknown or out of range.
     """
 
     def __init__(
         self,
-        explainer: str,
-        options: Mapping[str, Any] | None = None,
+        explainer: ExplainerOption,
         control: str | None = None,
         *,
-        layer: Any = None,
-        output: Callable[[Any], Tensor] | None = None,
         precision: Precision | None = None,
-        fast: bool | Literal["compiled"] = False,
-        batch_size: int | Literal["auto"] = "auto",
         resolution: float = 1.0,
     ) -> None:
-        if explainer not in GUIDES:
-            reason = " smoe has one map for all classes" if explainer == "smoe" else ""
+        if control is not None and control not in MASK_CONTROLS:
             raise AugmentationConfigurationError(
-                f"Got explainer={explainer!r}.{reason} Allowed are explainers with a map for each class: "
-                f"{', '.join(GUIDES)}; use one of them."
-            )
-        if control is not None and control not in CONTROLS:
-            raise AugmentationConfigurationError(
-                f"Got control={control!r}. Allowed are None, {', '.join(map(repr, CONTROLS))}; use one of them."
+                f"Got control={control!r}. Allowed are None, {', '.join(map(repr, MASK_CONTROLS))}; use one of them."
             )
         if precision is not None and precision not in PRECISIONS:
             raise AugmentationConfigurationError(
@@ -76,39 +59,28 @@ class Guide:
             raise AugmentationConfigurationError(
                 f"Got resolution={resolution}. Allowed are shares of the images' side in (0, 1]; 1 is the full size."
             )
-        self.name = explainer
+        self.spec = _class_specific(explainer).with_defaults(**({} if precision is None else {"precision": precision}))
         self.control = control
         self.precision = precision
         self.resolution = resolution
-        self._takes = inspect.signature(GUIDES[explainer]).parameters
-        self._options = dict(options or {})
-        for name, value, default in (("layer", layer, None), ("fast", fast, False), ("batch_size", batch_size, "auto")):
-            if value == default:
-                continue
-            if name not in self._takes:
-                raise AugmentationConfigurationError(
-                    f"Got {name}={value!r} for {explainer}, which has no such option. Leave it out, or take an "
-                    "explainer that scores masked images, such as group_cam."
-                )
-            self._options[name] = value
-        if output is not None:
-            self._options["output"] = output
         self._other = OtherImage()
         self._explainers: dict[tuple[object, ...], Explainer] = {}
         self._model: nn.Module | None = None
 
     def bind(self, model: nn.Module) -> None:
-        """Take a network; wrong options are found out here.
+        """Take a network; wrong values of the explainer's arguments are found out here.
 
         Raises:
-            AugmentationConfigurationError: If the explainer does not take its options, or needs a missing package.
+            AugmentationConfigurationError: If the explainer cannot be built, or turns out to be class-free.
         """
         self._model = model
         self._explainers = {}
         try:
-            self._explainer(multi_label=False, size=None)
+            built = self._explainer(multi_label=False, size=None)
         except (TypeError, ValueError, ImportError) as error:
-            raise AugmentationConfigurationError(f"{self.name} cannot be the guide. {error}") from error
+            raise AugmentationConfigurationError(f"{self.spec.name} cannot be the guide. {error}") from error
+        if not built.class_specific and not isinstance(built, RandomBlobs):
+            raise AugmentationConfigurationError(_refusal(self.spec.name, _ONE_MAP))
 
     def release(self) -> None:
         """Let go of the network and of what was made for it."""
@@ -122,7 +94,7 @@ class Guide:
         Args:
             images: ``[n, C, H, W]``, floating point, on the network's device.
             targets: ``[n]`` int64.
-            generator: Of random guides, on the CPU.
+            generator: Source of random numbers for ``random_blobs``, on the CPU.
             multi_label: Whether the classes do not exclude each other.
 
         Returns:
@@ -184,23 +156,42 @@ class Guide:
         if key not in self._explainers:
             if self._model is None:
                 raise RuntimeError("The guide was asked for maps before it was given a network: call bind() first.")
-            options = dict(self._options)
-            if self.precision is not None and "precision" in self._takes:
-                options.setdefault("precision", self.precision)
-            if multi_label and "score" in self._takes:
-                options.setdefault("score", "sigmoid")
-            if self.resolution < 1:
-                # The blur must hide as much of a small image as it does of a large one.
-                for name in ("kernel_size", "sigma"):
-                    if name in self._takes:
-                        full = options.get(name, self._takes[name].default)
-                        scaled = full * self.resolution
-                        options[name] = 2 * int(scaled / 2) + 1 if name == "kernel_size" else scaled
-            if self.name == "random_blobs":
-                self._explainers[key] = RandomBlobs(self._model, **options)
-            else:
-                self._explainers[key] = build_explainer(self.name, self._model, **options)
+            self._explainers[key] = self._scaled(multi_label)(self._model)
         return self._explainers[key]
+
+    def _scaled(self, multi_label: bool) -> ExplainerSpec:
+        """The explainer for this kind of labels, its blur scaled to the queries' resolution."""
+        spec = self.spec.with_defaults(score="sigmoid") if multi_label else self.spec
+        if self.resolution < 1:
+            # The blur must hide as much of a small image as it does of a large one.
+            if spec.takes("kernel_size"):
+                spec = spec.with_options(kernel_size=2 * int(spec.option("kernel_size") * self.resolution / 2) + 1)
+            if spec.takes("sigma"):
+                spec = spec.with_options(sigma=spec.option("sigma") * self.resolution)
+        return spec
+
+
+def _class_specific(explainer: ExplainerOption) -> ExplainerSpec:
+    """Read an explainer, and refuse it where it has no map for each class."""
+    try:
+        spec = ExplainerSpec.parse(explainer)
+    except (TypeError, ValueError, ImportError) as error:
+        if isinstance(explainer, str) and "." not in explainer and ":" not in explainer:
+            raise AugmentationConfigurationError(_refusal(explainer, "which is unknown")) from None
+        raise AugmentationConfigurationError(f"Got explainer={explainer!r}. {error}") from error
+    if not spec.class_specific and spec.factory is not RandomBlobs:
+        raise AugmentationConfigurationError(_refusal(spec.name, _ONE_MAP))
+    return spec
+
+
+_ONE_MAP = "which has one map for all classes"
+
+
+def _refusal(name: str, reason: str) -> str:
+    return (
+        f"Got explainer={name!r}, {reason}. Allowed are explainers with a map for each class: {', '.join(GUIDES)}, "
+        "torchcam:METHOD, and a class or function of your own; use one of them."
+    )
 
 
 @dataclass
@@ -210,12 +201,12 @@ class Recipe:
     Args:
         guide: Makes the maps.
         soft: Blend with the map itself, not with the binary mask.
-        baseline: What shows where the mask is zero, see ``fill_images``.
+        fill: What shows where the mask is zero, see ``fill_images``.
     """
 
     guide: Guide
     soft: bool = False
-    baseline: Fill = "blur"
+    fill: Fill = "blur"
 
     def augmented(
         self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False
@@ -230,7 +221,7 @@ class Recipe:
         usable = maps.isfinite().all(-1).all(-1) & (maps.amax((-2, -1)) > maps.amin((-2, -1)))
         masks = torch.where(usable[:, None, None], masks, 1.0)
         noise = batch_generator(int(torch.randint(2**31, (), generator=generator)), 0, 0, images.device)
-        return blend(images, fill_images(images, self.baseline, generator=noise), masks), maps, masks
+        return blend(images, fill_images(images, self.fill, generator=noise), masks), maps, masks
 
     def gain(self, images: Tensor, augmented: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
         """By how much the network is surer of the classes ``[n]`` of the augmented images than of the images."""

@@ -13,8 +13,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 #: A fixed probability, or points (epoch, probability) between which it is interpolated.
 Schedule = float | Sequence[Sequence[float]]
 
-#: What is done to the guide's maps to see whether they matter.
-CONTROLS = ("random_blobs", "other_image")
+#: What may stand in place of the guide's maps, to see whether they matter.
+MASK_CONTROLS = ("random_blobs", "other_image")
 
 
 class AugmentationConfigurationError(ValueError):
@@ -61,10 +61,12 @@ def probability_at(points: Sequence[tuple[float, float]], epoch: float) -> float
     return points[-1][1]
 
 
-def whole_number(name: str, value: int, least: int) -> int:
-    """The value, if it is a whole number from ``least``, or an error that names the option."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise AugmentationConfigurationError(f"Got {name}={value!r}. Allowed are whole numbers from {least}; use one.")
+def whole_number(name: str, value: int, minimum: int) -> int:
+    """The value, if it is a whole number from ``minimum``, or an error that names the option."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise AugmentationConfigurationError(
+            f"Got {name}={value!r}. Allowed are whole numbers from {minimum}; use one."
+        )
     return value
 
 
@@ -95,18 +97,18 @@ def batch_generator(seed: int, rank: int, batch: int, device: torch.device | str
     return torch.Generator(device).manual_seed(mixed)
 
 
-#: So many attempts in a row may fail before the augmentation gives up.
-MOST_FAILURES = 10
+#: After so many failures in a row the augmentation is off.
+MAX_FAILURES = 10
 
 
 class Failures:
-    """Counts the attempts that failed in a row, and says what happened, each kind of error once.
+    """Counts failures in a row, and warns of each kind of error once.
 
     Args:
-        owner: Who fails, in front of the warnings.
+        owner: Name of the callback, in front of the warnings.
 
     Attributes:
-        off: Whether there were too many of them.
+        off: Whether there were too many failures in a row.
 
     Example:
         >>> failures = Failures("SaliencyAugmentation")
@@ -118,7 +120,7 @@ class Failures:
         self.owner = owner
         self.off = False
         self._in_a_row = 0
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def begin(self) -> None:
         """Another run: nothing has failed yet."""
@@ -126,7 +128,7 @@ class Failures:
         self._in_a_row = 0
 
     def succeeded(self) -> None:
-        """An attempt was made and nothing failed. That none was made is no success."""
+        """An attempt was made and nothing failed. Skipped steps do not reset the counter."""
         self._in_a_row = 0
 
     def failed(self, error: Exception) -> None:
@@ -134,12 +136,12 @@ class Failures:
         self._in_a_row += 1
         kind = type(error).__name__
         self.warn_once(kind, f"A training step goes on unaugmented. {kind}: {error}")
-        if self._in_a_row >= MOST_FAILURES:
+        if self._in_a_row >= MAX_FAILURES:
             self.off = True
-            self.warn_once("off", f"After {MOST_FAILURES} failures in a row it is off for the rest of the run.")
+            self.warn_once("off", f"After {MAX_FAILURES} failures in a row it is off for the rest of the run.")
 
     def warn_once(self, what: str, message: str) -> None:
         """Warn, on the first process, unless that was said before."""
-        if what not in self._said:
-            self._said.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             rank_zero_warn(f"{self.owner}: {message}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
 
-#: The levers of ``economy=True``: those that change the maps least, see ``benchmarks/augmentation.py``.
+#: The settings of ``economy=True``: those that change the maps least, see ``benchmarks/augmentation.py``.
 ECONOMY: dict[str, Any] = {"groups": 8, "probability": 0.15, "precision": "bf16", "fast": True}
 
 
@@ -19,16 +19,19 @@ class GroupCAMAugmentation(SaliencyAugmentation):
 
     Args:
         groups: G; ``None``: 16, or the economy's 8.
-        probability: That an image is replaced, or a schedule of it; ``None``: 1, or the economy's 0.15.
+        probability: Probability that an image is replaced, or a schedule of it; ``None``: 1, or the economy's 0.15.
         economy: Where they are not given, take the settings that make a step cost less than one and a half times a
             plain one and hardly change the maps: 8 groups, one image in seven, queries in bfloat16 on a copy of the
             network with its BatchNorms folded away.
         gradients: Weight the channels by their gradients, as in Algorithm 1.
         theta: Percentile of the de-noising, in [0, 100]; ``None``: none.
-        **settings: Of ``SaliencyAugmentation``.
+        fast: Score masked images with a faster copy of the network, see ``fast_inference``; ``"compiled"``: and compile
+            it, which takes up to a minute at the run's start. ``None``: no, with economy yes.
+        **settings: Other arguments of ``SaliencyAugmentation``.
 
     Raises:
-        AugmentationConfigurationError: As for ``SaliencyAugmentation``, or if another explainer is asked for.
+        AugmentationConfigurationError: As for ``SaliencyAugmentation``, or if an explainer is given: for other
+            arguments of Group-CAM, such as its layer, use ``SaliencyAugmentation`` with ``class_path: group_cam``.
 
     Example:
         >>> GroupCAMAugmentation().probability(epoch=0), GroupCAMAugmentation(economy=True).probability(epoch=0)
@@ -43,15 +46,17 @@ class GroupCAMAugmentation(SaliencyAugmentation):
         economy: bool = False,
         gradients: bool = False,
         theta: float | None = None,
+        fast: bool | Literal["compiled"] | None = None,
         **settings: Any,
     ) -> None:
         if "explainer" in settings:
             raise AugmentationConfigurationError(
                 f"Got explainer={settings['explainer']!r} for GroupCAMAugmentation, which is guided by group_cam. Use "
-                "SaliencyAugmentation(explainer=...) for another guide."
+                "SaliencyAugmentation(explainer=...) for another guide, or for more of Group-CAM's own arguments."
             )
-        given = {"groups": groups, "probability": probability}
+        given = {"groups": groups, "probability": probability, "fast": fast}
         preset = ECONOMY if economy else {"groups": 16}
         settings = {**preset, **settings, **{name: value for name, value in given.items() if value is not None}}
-        own = {"groups": settings.pop("groups"), "gradients": gradients, "theta": theta}
-        super().__init__("group_cam", options={**own, **(settings.pop("options", None) or {})}, **settings)
+        own: dict[str, Any] = {name: settings.pop(name) for name in ("groups", "fast") if name in settings}
+        own |= {"gradients": gradients, "theta": theta}
+        super().__init__({"class_path": "group_cam", "init_args": own}, **settings)

@@ -20,13 +20,13 @@ class AugmentationScalars:
     """Means over an epoch, see ``SaliencyAugmentation``.
 
     Args:
-        recipe: Whose guide tells the network's confidence.
-        images: Where a batch carries its images.
+        recipe: Its guide tells the network's confidence.
+        image_key: Where a batch carries its images.
     """
 
-    def __init__(self, recipe: Recipe, images: str | int | None) -> None:
+    def __init__(self, recipe: Recipe, image_key: str | int | None) -> None:
         self.recipe = recipe
-        self.images = images
+        self.image_key = image_key
         self.means = EpochMeans(SCALARS)
         self._measured = False
 
@@ -48,7 +48,7 @@ class AugmentationScalars:
     def count(self, batch: Any, drawn: Drawn | None) -> None:
         """Take in a batch, also one of which no image was drawn."""
         try:
-            count = find_images(batch, self.images).shape[0]
+            count = find_images(batch, self.image_key).shape[0]
         except BatchError:
             return
         self.means.add("augmented", torch.zeros(0) if drawn is None else drawn.replaced.float(), count)

@@ -21,11 +21,11 @@ class Drawn:
     """The n images of a batch that were drawn, before and after.
 
     Args:
-        images: ``[n, C, H, W]``, as they were.
-        pixels: ``[n, C, H, W]``, as the training step sees them.
-        masks: ``[n, H, W]``.
-        targets: ``[n]`` int64, their classes, on the CPU.
-        replaced: ``[n]`` bool; the others have no usable map and are as they were.
+        images: The images as they were, ``[n, C, H, W]``.
+        pixels: The images as the training step sees them, ``[n, C, H, W]``.
+        masks: The masks B, ``[n, H, W]`` in [0, 1].
+        targets: The images' classes, ``[n]`` int64, on the CPU.
+        replaced: ``[n]`` bool; an image that was not replaced has no usable map.
     """
 
     images: Tensor
@@ -39,29 +39,29 @@ class BatchStep:
     """Shows the training step other pixels.
 
     Args:
-        recipe: What becomes of an image.
-        truth: Whose class it is explained for.
-        images: Where a batch carries its images.
-        index: Where it carries their indices.
-        reuse_epochs: For how many epochs a map is used.
-        seed: Of all that is random.
-        failures: Where warnings go.
+        recipe: Makes the augmented images.
+        truth: Tells the class that each image is explained for.
+        image_key: Where a batch carries its images.
+        index_key: Where a batch carries the images' indices.
+        reuse_epochs: Number of epochs for which a map is used.
+        seed: Seed of all random numbers.
+        failures: Gives the warnings.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         truth: GroundTruth,
-        images: str | int | None,
-        index: str | int,
+        image_key: str | int | None,
+        index_key: str | int,
         reuse_epochs: int,
         seed: int,
         failures: Failures,
     ) -> None:
         self.recipe = recipe
         self.truth = truth
-        self.images = images
-        self.index = index
+        self.image_key = image_key
+        self.index_key = index_key
         self.reuse_epochs = reuse_epochs
         self.seed = seed
         self.failures = failures
@@ -77,7 +77,7 @@ class BatchStep:
         """Try the recipe on an image of a batch, which stays as it is; returns its images and their classes, -1: none.
 
         Raises:
-            AugmentationConfigurationError: For what goes wrong, as long as the run has made no step.
+            AugmentationConfigurationError: If anything goes wrong while the run has made no step.
         """
         try:
             return self._tried(trainer, batch)
@@ -90,7 +90,7 @@ class BatchStep:
 
     def augment(self, trainer: pl.Trainer, batch: Any, probability: float, number: int) -> Drawn | None:
         """Draw images of the run's batch of this number and replace them; ``None`` where none is drawn."""
-        images = find_images(batch, self.images)
+        images = find_images(batch, self.image_key)
         generator = batch_generator(self.seed, trainer.global_rank, number)
         draws = torch.rand(images.shape[0], generator=generator)
         targets = self.truth.classes(batch, images.shape[0], generator)
@@ -100,7 +100,7 @@ class BatchStep:
         on_device = rows.to(images.device)
         chosen, classes = images[on_device].detach(), targets[rows]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            indices = None if self._cache is None else find_indices(batch, images.shape[0], self.index)[rows]
+            indices = None if self._cache is None else find_indices(batch, images.shape[0], self.index_key)[rows]
             maps = self._maps(trainer.current_epoch, indices, chosen, classes, generator)
             pixels, maps, masks = self.recipe.blended(chosen, maps, generator)
             if not bool(maps.isfinite().all()):
@@ -111,7 +111,7 @@ class BatchStep:
         return Drawn(chosen, pixels, masks, classes, (masks < 1).any(-1).any(-1))
 
     def _tried(self, trainer: pl.Trainer, batch: Any) -> tuple[Tensor, Tensor]:
-        images = find_images(batch, self.images)
+        images = find_images(batch, self.image_key)
         if not images.is_floating_point():
             raise ValueError(
                 f"Got images of {images.dtype}. Allowed are floating-point images, as the network takes them: "
@@ -119,7 +119,7 @@ class BatchStep:
             )
         targets = self.truth.classes(batch, images.shape[0], batch_generator(self.seed, 0, -1))
         if self.reuse_epochs > 1:
-            find_indices(batch, images.shape[0], self.index)
+            find_indices(batch, images.shape[0], self.index_key)
         if bool((targets >= 0).any()):
             # The highest class: a label beyond the network's classes is then found out here.
             tried = targets.argmax()[None]

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.batches import find_images, find_labels, find_logits, find_objects
-from lightning_saliency.callbacks._trainer_lookups import class_names, resolve_scales, run_folder, watched_module
-from lightning_saliency.callbacks.monitor.frame import VIEWS, draw_views
-from lightning_saliency.callbacks.monitor.options import STAGES, MonitorConfigurationError, harmless, positive
-from lightning_saliency.callbacks.monitor.sample import FixedSample, Shot
+from lightning_saliency.callbacks._trainer_lookups import resolve_scales, watched_module
+from lightning_saliency.callbacks.monitor.film import MonitorFilm
+from lightning_saliency.callbacks.monitor.options import (
+    STAGES,
+    MonitorConfigurationError,
+    never_fatal,
+    parse_views,
+    positive,
+)
+from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
-from lightning_saliency.explainers import EXPLAINERS, build_explainer
+from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.functional.fusion import scale_weights
-from lightning_saliency.functional.scores import map_entropy, spearman
 from lightning_saliency.functional.statistics import get_statistic
-from lightning_saliency.pictures.film import Film
-from lightning_saliency.pictures.loggers import log_picture
-from lightning_saliency.pictures.tensors import find_normalization, parse_denormalize
 from lightning_saliency.scales.maps import combined_statistics
 from lightning_saliency.scales.taps import ScaleTaps
 
@@ -49,26 +49,29 @@ class SaliencyMonitor(StageHooks):
     hooks in ``teardown`` and ``on_exception``. Saves the sample's fingerprints and last maps in the checkpoint.
 
     Args:
-        every_n_epochs: Log every so many epochs.
-        num_images: How many images the film shows: the first ones of the stage's first loader, found again in every
+        every_n_epochs: Log every n-th epoch.
+        num_images: Number of images in the film: the first ones of the stage's first loader, found again in every
             epoch wherever a shuffling loader puts them.
         statistic: A name in ``STATISTICS``.
-        weights: Of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a scale.
+        weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a
+            scale.
         model: Dotted path of the submodule to watch; ``None`` takes the module itself if it defines ``forward``, else
             its only child with parameters.
         layers: ``"auto"``, or dotted paths within the watched submodule whose outputs are the scales (``"name:input"``
             reads the input).
-        views: Any of ``"lovi"``, ``"combined"`` and ``"scales"``, and explainers by name, such as ``"fast_cam"``: the
-            maps of the images' own classes, for which the network runs again, on the sample alone and without a trace.
+        views: Names of pictures: ``"lovi"``, ``"combined"``, ``"scales"``, and explainers, such as ``"fast_cam"``. Or a
+            mapping from a picture's name to its explainer in any form, ``None`` where the name says it:
+            ``{"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}``. Explainers show
+            the images' own classes; the network runs again for them, on the sample alone and without a trace.
         stage: ``"validate"``, ``"train"`` or ``"test"``. With ``"train"`` each epoch's first images are shown.
         log_at_start: Also log the untrained network, from the trainer's sanity check (``stage="validate"`` only).
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
         denormalize: How images are shown: ``"imagenet"``, ``(mean, std)``, ``"none"`` (they are in [0, 1]), or
             ``"auto"``: the first ``Normalize`` in the data module's or the data sets' transforms, else as
             ``displayable`` guesses.
-        name: The prefix of every key, and the film's folder.
-        picture_width: The largest width of a picture in pixels.
-        film_megabytes: The largest size of the film on disk; beyond it every second frame is dropped.
+        name: Prefix of every key, and the film's folder.
+        picture_width: Largest width of a picture in pixels.
+        film_megabytes: Largest size of the film on disk, in 10⁶ bytes; beyond it every second frame is dropped.
 
     Raises:
         MonitorConfigurationError: Before the first training step, for options that make no sense, missing validation
@@ -88,7 +91,7 @@ class SaliencyMonitor(StageHooks):
         weights: str | Sequence[float] = "equal",
         model: str | None = None,
         layers: str | Sequence[str] = "auto",
-        views: Sequence[str] = ("lovi", "combined"),
+        views: Sequence[str] | Mapping[str, ExplainerOption | None] = ("lovi", "combined"),
         stage: Literal["validate", "train", "test"] = "validate",
         log_at_start: bool = True,
         image_key: str | int | None = None,
@@ -103,27 +106,19 @@ class SaliencyMonitor(StageHooks):
         self.weights = weights
         self.model = model
         self.layers = layers
-        self.views = tuple(views)
-        known = (*VIEWS, *EXPLAINERS)
-        if not self.views or any(view not in known for view in self.views):
-            raise MonitorConfigurationError(f"Expected views from {', '.join(known)}, but got {list(views)}.")
+        self.views = parse_views(views)
         if stage not in STAGES:
             raise MonitorConfigurationError(f"Expected stage to be one of {', '.join(STAGES)}, but got {stage!r}.")
         self.stage = stage
         self.log_at_start = log_at_start
         self.image_key = image_key
-        self.denormalize = denormalize
-        try:
-            self._normalization = parse_denormalize(denormalize)
-        except ValueError as error:
-            raise MonitorConfigurationError(str(error)) from None
         self.name = name
-        self.picture_width = positive("picture_width", picture_width)
-        self.film_megabytes = film_megabytes
+        self._film = MonitorFilm(
+            name, self.views, weights, model, stage, denormalize, picture_width, megabytes=film_megabytes
+        )
         self._taps: ScaleTaps | None = None
         self._sample = FixedSample(self.num_images, follow=stage != "train")
         self._scalars = EpochScalars()
-        self._film: Film | None = None
         self._off = False
         self._active = False
         self._batch: tuple[Tensor, list[tuple[int, int]], Tensor | None] | None = None
@@ -149,7 +144,7 @@ class SaliencyMonitor(StageHooks):
                     "validation_step, or watch training with SaliencyMonitor(stage='train')."
                 )
         if trainer.is_global_zero:
-            self._film = Film(run_folder(trainer) / self.name, self.film_megabytes)
+            self._film.open(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks."""
@@ -179,7 +174,7 @@ class SaliencyMonitor(StageHooks):
         self._sample.begin()
         self._scalars = EpochScalars()
 
-    @harmless
+    @never_fatal
     def before_batch(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
     ) -> None:
@@ -201,7 +196,7 @@ class SaliencyMonitor(StageHooks):
         self._taps.max_images = None if everything else max(row for row, _ in pairs) + 1
         self._taps.start()
 
-    @harmless
+    @never_fatal
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps."""
         if self._batch is None or self._taps is None:
@@ -213,7 +208,7 @@ class SaliencyMonitor(StageHooks):
         count = find_images(batch, self.image_key).shape[0]
         labels, logits = find_labels(batch, count), find_logits(outputs, count)
         for position, (row, slot) in enumerate(pairs):
-            self._sample.shots[slot] = Shot(
+            self._sample.records[slot] = SampleRecord(
                 image=shown[position],
                 statistics=[map_[row].float().cpu() for map_ in statistics],
                 label=None if labels is None else int(labels[row]),
@@ -236,7 +231,7 @@ class SaliencyMonitor(StageHooks):
             for name, value in means.items():
                 pl_module.log(f"{self.name}/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
-    @harmless
+    @never_fatal
     def _show(self, trainer: pl.Trainer) -> None:
         if self._sample.end():
             self._warn_once(
@@ -244,43 +239,25 @@ class SaliencyMonitor(StageHooks):
                 "SaliencyMonitor did not find the film's images again: the loader seems to change them at random. "
                 "Each epoch's first images are shown instead, and no drift is measured.",
             )
-        if not self._sample.shots:
+        records = self._sample.present()
+        if not records:
             return
-        slots = sorted(self._sample.shots)
-        shots = [self._sample.shots[slot] for slot in slots]
-        pictures, combined, guessed = draw_views(
-            shots,
-            self._names,
-            self.weights,
-            self.views,
-            self._find_normalization(trainer),
-            self.picture_width,
-            class_names(trainer),
-            {view: functools.partial(self._explain, trainer, view) for view in self.views if view not in VIEWS},
-        )
+        combined, guessed = self._film.show(trainer, records, self._names)
         if guessed:
             self._warn_once(
                 "display range",
                 "SaliencyMonitor does not know how the images were normalised and stretches each to its own range for "
                 "display: give denormalize='imagenet' or denormalize=(mean, std).",
             )
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped if trainer.state.fn == "fit" else trainer.global_step
-        for view, (picture, captions) in pictures.items():
-            log_picture(trainer.loggers, f"{self.name}/{view}", picture, step, captions=captions)
-            if self._film is not None:
-                self._film.add(view, picture, epoch=-1 if trainer.sanity_checking else trainer.current_epoch, step=step)
-        drift = self._sample.drift(combined, spearman)
-        self._scalars.add("drift", torch.ones(1) if drift is None else drift)
-        for map_ in combined:
-            self._scalars.add("entropy", map_entropy(map_[None]))
+        self._scalars.add_sample(combined, self._sample.drift(combined))
 
-    @harmless
+    @never_fatal
     def _log_start(self, trainer: pl.Trainer, means: dict[str, float]) -> None:
         # What a module logs in the sanity check is dropped, but the untrained network's values are the film's first.
         for logger in trainer.loggers:
             try:
                 logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
-            except Exception as error:  # said aloud
+            except Exception as error:  # warned of
                 self._warn_once(
                     f"logger {type(logger).__name__}",
                     f"{type(logger).__name__} failed to log: {type(error).__name__}: {error}",
@@ -295,6 +272,7 @@ class SaliencyMonitor(StageHooks):
             scales = resolve_scales(network, self.layers, images, self.statistic, trainer)
             self._names = tuple(scale.module or "output" for scale in scales)
             scale_weights(self.weights, len(scales))
+            self._film.check(network)
             self._taps = ScaleTaps(network, scales, self.statistic)
         except Exception as error:
             if stage != self.stage and trainer.enable_validation:
@@ -304,22 +282,6 @@ class SaliencyMonitor(StageHooks):
             raise
         found = ", ".join(f"{scale.module or 'output'} {scale.grid[0]}×{scale.grid[1]}" for scale in scales)
         rank_zero_info(f"SaliencyMonitor watches {len(scales)} scales: {found}")
-
-    def _explain(self, trainer: pl.Trainer, view: str, images: Tensor, targets: Tensor | None) -> Tensor:
-        network = watched_module(trainer.lightning_module, self.model)
-        explainer = build_explainer(view, network)
-        with trainer.precision_plugin.forward_context():
-            return explainer(images.to(trainer.strategy.root_device), targets)
-
-    def _find_normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
-        if self.denormalize != "auto":
-            return self._normalization
-        loaders = {
-            "train": trainer.train_dataloader,
-            "validate": trainer.val_dataloaders,
-            "test": trainer.test_dataloaders,
-        }
-        return find_normalization(getattr(trainer, "datamodule", None), loaders[self.stage])
 
     def _switch_off(self, reason: str) -> None:
         self._off = True

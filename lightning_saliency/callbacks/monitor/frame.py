@@ -8,18 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.monitor.sample import Shot
+from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, overlay
 from lightning_saliency.pictures.tensors import Picture, displayable, fitted_size, resize_images, sheet, tile_width
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 
-#: Views without a pass of their own: all scales in one image, their mean over the grey image, each scale by itself.
-VIEWS = ("lovi", "combined", "scales")
-
 
 def draw_views(
-    shots: Sequence[Shot],
+    records: Sequence[SampleRecord],
     names: Sequence[str],
     weights: str | Sequence[float],
     views: Sequence[str],
@@ -31,13 +28,13 @@ def draw_views(
     """Draw the sample.
 
     Args:
-        shots: The sample's images with their raw maps; sizes may differ.
+        records: The sample's images with their raw maps; sizes may differ.
         names: The scales' names.
-        weights: The scales' weights.
+        weights: Weights of the scales in the combined map, see ``SaliencyMonitor``.
         views: Names in ``VIEWS`` and keys of ``explain``.
         normalization: ``(mean, std)`` of the images, or ``None``.
-        picture_width: In pixels.
-        classes: The classes' names, for captions.
+        picture_width: Largest width in pixels.
+        classes: Names of the classes, for captions.
         explain: Class-specific views, each from images as the network gets them and targets to maps ``[n, H, W]``. The
             targets are the labels; the predicted classes where an image has none.
 
@@ -45,22 +42,24 @@ def draw_views(
         For each view its picture and the captions; the combined maps on the finest scale's grid; whether the images'
         range was guessed.
     """
-    tile = tile_width(len(shots), picture_width)
-    rows: dict[str, list[list[Tensor]]] = {view: [[] for _ in shots] for view in views}
-    combined: list[Tensor] = [torch.empty(0)] * len(shots)
+    tile = tile_width(len(records), picture_width)
+    rows: dict[str, list[list[Tensor]]] = {view: [[] for _ in records] for view in views}
+    combined: list[Tensor] = [torch.empty(0)] * len(records)
     guessed = False
-    for indices in _same_shapes(shots).values():
-        inputs = torch.stack([shots[index].image for index in indices])
+    for indices in _same_shapes(records).values():
+        inputs = torch.stack([records[index].image for index in indices])
         images, guess = displayable(inputs, normalization)
         guessed |= guess
         size = fitted_size(images.shape[-2], images.shape[-1], tile)
         images = resize_images(images, size)
-        statistics = [torch.stack(scale) for scale in zip(*(shots[index].statistics for index in indices), strict=True)]
+        statistics = [
+            torch.stack(scale) for scale in zip(*(records[index].statistics for index in indices), strict=True)
+        ]
         fine = combined_statistics(statistics, weights)
         maps = ScaleMaps.from_statistics(statistics, names, weights, size=size)
         for view in views:
             if explain and view in explain:
-                of_class = explain[view](inputs, _targets([shots[index] for index in indices]))
+                of_class = explain[view](inputs, _targets([records[index] for index in indices]))
                 below = [overlay(images, heatmap(resize_maps(of_class.float().cpu(), size)))]
             else:
                 below = _class_free(view, maps, images)
@@ -68,7 +67,7 @@ def draw_views(
                 rows[view][index] = [images[position], *(tiles[position] for tiles in below)]
         for position, index in enumerate(indices):
             combined[index] = fine[position]
-    captions = [_caption(shot, classes) for shot in shots]
+    captions = [_caption(record, classes) for record in records]
     pictures = {
         view: (sheet(list(zip(*columns, strict=True)), captions, tile), captions) for view, columns in rows.items()
     }
@@ -84,28 +83,28 @@ def _class_free(view: str, maps: ScaleMaps, images: Tensor) -> list[Tensor]:
     return [heatmap(maps.maps[:, scale]) for scale in range(maps.maps.shape[1])]
 
 
-def _targets(shots: Sequence[Shot]) -> Tensor | None:
-    labels = [shot.label for shot in shots if shot.label is not None]
-    return torch.tensor(labels) if len(labels) == len(shots) else None
+def _targets(records: Sequence[SampleRecord]) -> Tensor | None:
+    labels = [record.label for record in records if record.label is not None]
+    return torch.tensor(labels) if len(labels) == len(records) else None
 
 
-def _same_shapes(shots: Sequence[Shot]) -> dict[tuple[object, ...], list[int]]:
+def _same_shapes(records: Sequence[SampleRecord]) -> dict[tuple[object, ...], list[int]]:
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for index, shot in enumerate(shots):
-        groups[(shot.image.shape, *(map_.shape for map_ in shot.statistics))].append(index)
+    for index, record in enumerate(records):
+        groups[(record.image.shape, *(map_.shape for map_ in record.statistics))].append(index)
     return groups
 
 
-def _caption(shot: Shot, classes: Sequence[str] | None) -> str:
+def _caption(record: SampleRecord, classes: Sequence[str] | None) -> str:
     def named(index: int) -> str:
         return classes[index] if classes is not None and 0 <= index < len(classes) else str(index)
 
-    if shot.label is None and shot.prediction is None:
+    if record.label is None and record.prediction is None:
         return ""
-    if shot.prediction is None:
-        return named(shot.label or 0)
-    if shot.label is None:
-        return f"→ {named(shot.prediction)}"
-    if shot.label == shot.prediction:
-        return named(shot.label)
-    return f"{named(shot.label)} → {named(shot.prediction)}"
+    if record.prediction is None:
+        return named(record.label or 0)
+    if record.label is None:
+        return f"→ {named(record.prediction)}"
+    if record.label == record.prediction:
+        return named(record.label)
+    return f"{named(record.label)} → {named(record.prediction)}"

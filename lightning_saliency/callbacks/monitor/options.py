@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+
+from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 
 #: The loops a monitor can watch.
 STAGES = ("validate", "train", "test")
+#: Views without a pass of their own: all scales in one image, their mean over the grey image, each scale by itself.
+VIEWS = ("lovi", "combined", "scales")
+#: What `parse_views` reads.
+Views = Sequence[str] | Mapping[str, ExplainerOption | None]
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
@@ -15,7 +21,7 @@ class MonitorConfigurationError(ValueError):
     """The monitor cannot work as configured; raised before the first training step, while nothing can be lost."""
 
 
-def harmless(hook: Hook) -> Hook:
+def never_fatal(hook: Hook) -> Hook:
     """Watching never ends a training run: an error in a hook switches the monitor off with one warning."""
 
     @functools.wraps(hook)
@@ -26,7 +32,7 @@ def harmless(hook: Hook) -> Hook:
             hook(self, *args, **kwargs)
         except MonitorConfigurationError:
             raise
-        except Exception as error:  # said aloud, once, by _switch_off
+        except Exception as error:  # warned of, once, by _switch_off
             self._switch_off(f"{type(error).__name__}: {error}")
 
     return guarded  # type: ignore[return-value]
@@ -37,3 +43,38 @@ def positive(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise MonitorConfigurationError(f"Expected {name} to be a positive integer, but got {value!r}.")
     return value
+
+
+def parse_views(views: Views) -> dict[str, ExplainerSpec | None]:
+    """The rows of pictures: name of the row -> explainer, ``None`` for those in ``VIEWS``.
+
+    Args:
+        views: Names in ``VIEWS`` and of explainers; or a mapping from a row's name to its explainer, ``None`` where the
+            row is called like the view or the explainer.
+
+    Raises:
+        MonitorConfigurationError: If there is none, a name is unknown, or an explainer is given for a row in ``VIEWS``.
+
+    Example:
+        >>> views = {"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}
+        >>> {name: str(spec) for name, spec in parse_views(views).items()}
+        {'lovi': 'None', '16 groups': 'group_cam (groups=16)'}
+    """
+    names = [views] if isinstance(views, str) else list(views)
+    if not names or len(set(names)) < len(names):
+        raise MonitorConfigurationError(f"Expected one or more views, each named once, but got {names}.")
+    parsed: dict[str, ExplainerSpec | None] = {}
+    for name in names:
+        explainer = views[name] if isinstance(views, Mapping) else None
+        if name in VIEWS and explainer:
+            raise MonitorConfigurationError(
+                f"Expected another name for the view of {explainer!r} than {name!r}, which is a view of the scales."
+            )
+        try:
+            parsed[name] = None if name in VIEWS else parse_explainers({name: explainer})[name]
+        except (TypeError, ValueError, ImportError) as error:
+            raise MonitorConfigurationError(
+                f"Expected views from {', '.join(VIEWS)} and explainers, or {{name: explainer}}, but got {name!r}. "
+                f"{error}"
+            ) from error
+    return parsed

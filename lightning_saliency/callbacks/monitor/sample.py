@@ -11,14 +11,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_saliency.batches import fingerprint
+from lightning_saliency.functional.similarity import spearman
 
 #: Maps are compared from epoch to epoch on this grid.
 _DRIFT_GRID = (56, 56)
 
 
 @dataclass
-class Shot:
-    """One image of the sample as this epoch's forward pass saw it."""
+class SampleRecord:
+    """One image of the sample as this epoch's forward pass saw it.
+
+    Args:
+        image: ``[C, H, W]``, as the network got it, on the CPU.
+        statistics: The raw map ``[h, w]`` of each scale, on the CPU.
+        label: The image's class, if it has one.
+        prediction: The class that the network predicted, if the step returned its logits.
+    """
 
     image: Tensor
     statistics: list[Tensor]
@@ -43,27 +51,27 @@ class FixedSample:
         self.followed = follow
         self.fingerprints: list[Tensor] = []
         self.drift_maps: list[Tensor] = []
-        self.shots: dict[int, Shot] = {}
+        self.records: dict[int, SampleRecord] = {}
 
     @property
     def complete(self) -> bool:
         """Whether nothing more is wanted of this epoch's batches."""
-        return len(self.shots) >= self.size
+        return len(self.records) >= self.size
 
     def begin(self) -> None:
-        """Forget the last epoch's shots."""
-        self.shots = {}
+        """Forget the last epoch's records."""
+        self.records = {}
 
     def place(self, images: Tensor) -> list[tuple[int, int]]:
         """Which rows of a batch belong to the sample, as pairs (row, slot)."""
         if self.complete:
             return []
         if not self.followed:
-            free = range(len(self.shots), self.size)
+            free = range(len(self.records), self.size)
             return list(zip(range(images.shape[0]), free, strict=False))
         prints = fingerprint(images)
         pairs: list[tuple[int, int]] = []
-        wanted = [slot for slot in range(len(self.fingerprints)) if slot not in self.shots]
+        wanted = [slot for slot in range(len(self.fingerprints)) if slot not in self.records]
         taken: set[int] = set()
         if wanted:
             known = torch.stack([self.fingerprints[slot] for slot in wanted])
@@ -85,18 +93,18 @@ class FixedSample:
 
     def end(self) -> bool:
         """Close an epoch; returns whether the images had to be given up as not coming back."""
-        if self.followed and self.fingerprints and not self.shots:
+        if self.followed and self.fingerprints and not self.records:
             self.followed = False
             return True
         return False
 
-    def drift(self, combined: Sequence[Tensor], spearman: Any) -> Tensor | None:
+    def drift(self, combined: Sequence[Tensor]) -> Tensor | None:
         """1 − Spearman correlation of each map with the one logged before, averaged; remembers the new maps.
 
         Returns:
             A scalar tensor, or ``None`` where there is nothing to compare with.
         """
-        slots = sorted(self.shots)
+        slots = sorted(self.records)
         maps = [
             F.interpolate(map_[None, None].float(), _DRIFT_GRID, mode="bilinear", antialias=True)[0, 0].cpu()
             for map_ in combined
@@ -108,6 +116,10 @@ class FixedSample:
         if slots == list(range(len(slots))):
             self.drift_maps = maps
         return value
+
+    def present(self) -> list[SampleRecord]:
+        """This epoch's records, in the order of the film."""
+        return [self.records[slot] for slot in sorted(self.records)]
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on with the same film."""

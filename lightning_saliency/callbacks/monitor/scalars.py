@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_saliency.callbacks._epoch_means import EpochMeans
-from lightning_saliency.functional.scores import energy_pointing_game, pointing_game
+from lightning_saliency.functional.localization import energy_pointing_game, map_entropy, pointing_game
 
-#: What is averaged.
+#: The names of the scalars.
 NAMES = ("energy_in_box", "pointing_game", "drift", "entropy")
 
 
@@ -34,3 +36,14 @@ class EpochScalars(EpochMeans):
         count = int(present.sum())
         self.add("energy_in_box", energy_pointing_game(combined, inside) * present, count)
         self.add("pointing_game", pointing_game(combined, inside) * present, count)
+
+    def add_sample(self, combined: Sequence[Tensor], drift: Tensor | None) -> None:
+        """Score the film's sample.
+
+        Args:
+            combined: Combined maps ``[h, w]``.
+            drift: Their distance from the maps logged before; ``None`` counts as 1.
+        """
+        self.add("drift", torch.ones(1) if drift is None else drift)
+        for map_ in combined:
+            self.add("entropy", map_entropy(map_[None]))

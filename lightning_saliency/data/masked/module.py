@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from lightning_saliency.batches import BatchError, describe
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
 from lightning_saliency.data.masked.loaders import batch_form, lightning_parent, map_loaders, overrides, with_dataset
 from lightning_saliency.data.masked.moving import MaskedDataset, Masking, Mode
-from lightning_saliency.data.masked.online import OnlineMaps, Targets, replace_tensor
+from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer_or_stores, replace_tensor
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
 from lightning_saliency.data.masked.whole_images import LOADERS, isolated_rng
-from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers import Explainer, ExplainerOption
 from lightning_saliency.functional.masking import Fill, NamedFill
 
 __all__ = ["Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
@@ -40,8 +40,8 @@ class RoarKarDataModule(pl.LightningDataModule):
 
     - *Online*, from an explainer round a frozen network, for each batch as it reached the device, augmented and after
       the base's own ``on_after_batch_transfer``. Random explainers apart, an image has the same mask in any batch.
-    - *Stored*, from a `SaliencyStore` a stage, for explainers too dear for that. The map, which covers the whole image,
-      goes through the same transforms as its image, as a ``tv_tensors.Mask``: the transforms must be of
+    - *Stored*, from a `SaliencyStore` a stage, for explainers too expensive to run online. The map, which covers the
+      whole image, goes through the same transforms as its image, as a ``tv_tensors.Mask``: the transforms must be of
       ``torchvision.transforms.v2``. Pixels that a transform adds, such as a padding, count as least salient. The
       fraction is of the pixels that are seen, so a cropped map is ranked anew. Images are masked where they are
       transformed, in the loader's workers: what is done to batches later happens to masked images.
@@ -52,7 +52,8 @@ class RoarKarDataModule(pl.LightningDataModule):
     Args:
         base: Any ``LightningDataModule``; it is not changed, but for its ``trainer``.
         saliency: An ``Explainer``; its network must be no part of the one that is trained, is moved to the batch's
-            device once and gets into no checkpoint. Or stores, or their paths, by stage: ``{"train": ..., "val": ...,
+            device once and gets into no checkpoint. With ``model`` also its name or any other form of
+            `ExplainerSpec.parse`. Or stores, or their paths, by stage: ``{"train": ..., "val": ...,
             "test": ...}``, and ``"predict"`` where that is not the test images; where a stage has several loaders, a
             list or dictionary of them. Or a folder with ``train.npy``, ``val.npy`` and ``test.npy``. Row i of a store
             is the map of item i of the stage's data set.
@@ -62,6 +63,7 @@ class RoarKarDataModule(pl.LightningDataModule):
             they reach the masking, normalised if they are. It is taken once, with all generators isolated, of at most
             5,000 images evenly spread over the first training loader's data set, without torchvision's random steps and
             paddings, and kept in checkpoints. Else as ``fill_images`` takes it.
+        model: The frozen network that the explainer named by ``saliency`` is built round.
         targets: The class an online, class-specific map is made for. ``"predicted"``: the one the frozen network
             predicts. ``"label"``: the true one; then the masks themselves carry the label, into the test images too.
         geometry: With stores: ``"auto"``, or ``"fixed"`` where the base's images are neither cropped, flipped nor
@@ -69,14 +71,15 @@ class RoarKarDataModule(pl.LightningDataModule):
         fingerprints: With stores: what their fingerprints must be, such as ``{"weights": weights_fingerprint(net)}``.
             That of the data set is compared in any case.
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
-        seed: Of ``fill="noise"``. Under stored maps the noise is the same for an image in every epoch.
+        seed: Seed of ``fill="noise"``. Under stored maps the noise is the same for an image in every epoch.
 
     Attributes:
         base: The base.
         data_mean: The mean of each channel, once it is known; ``None`` before, and with another fill.
 
     Raises:
-        TypeError: If ``base`` is no data module, or ``saliency`` neither an explainer nor stores.
+        TypeError: If ``base`` is no data module, ``saliency`` neither an explainer nor stores, or an explainer of any
+            other form is given without ``model``.
         ValueError: If an option is out of range; from a loader, if a store is missing (`SaliencyStoreError`), of other
             images, or the images' transforms cannot be followed (`SaliencyGeometryError`).
 
@@ -95,11 +98,12 @@ class RoarKarDataModule(pl.LightningDataModule):
     def __init__(
         self,
         base: Any,
-        saliency: Explainer | Stores,
+        saliency: ExplainerOption | Explainer | Stores,
         mode: Mode = "roar",
         fraction: float = 0.1,
         fill: Fill | Literal["data_mean"] = "data_mean",
         *,
+        model: nn.Module | None = None,
         targets: Targets = "predicted",
         geometry: Literal["auto", "fixed"] = "auto",
         fingerprints: Mapping[str, str] | None = None,
@@ -111,11 +115,7 @@ class RoarKarDataModule(pl.LightningDataModule):
                 f"Got base of type {type(base).__name__}. Allowed is a LightningDataModule; put loaders into one with "
                 "LightningDataModule.from_datasets."
             )
-        if not isinstance(saliency, (Explainer, Mapping, str, Path)):
-            raise TypeError(
-                f"Got saliency of type {type(saliency).__name__}. Allowed are an Explainer, stores by stage "
-                "({'train': ..., 'val': ..., 'test': ...}) and a folder of stores."
-            )
+        maps = explainer_or_stores(saliency, model)
         for name, given, allowed in (
             ("mode", mode, get_args(Mode)),
             ("targets", targets, get_args(Targets)),
@@ -134,7 +134,7 @@ class RoarKarDataModule(pl.LightningDataModule):
             )
         super().__init__()
         self.base = base
-        self.saliency = saliency
+        self.saliency = maps
         self.mode: Mode = mode
         self.fraction = float(fraction)
         self.fill = fill
@@ -151,7 +151,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         described = fill if isinstance(fill, (str, int, float)) else torch.as_tensor(fill).tolist()
         settings = {"mode": mode, "fraction": self.fraction, "fill": described}
         self.save_hyperparameters({**base.hparams, "roar_kar": settings})
-        self._maps = OnlineMaps(saliency, targets, image_key) if isinstance(saliency, Explainer) else None
+        self._maps = OnlineMaps(maps, targets, image_key) if isinstance(maps, Explainer) else None
         self._settled: Masking | None = None
         self._forms: dict[str, Any] = {}
         self._generators: dict[torch.device, torch.Generator] = {}

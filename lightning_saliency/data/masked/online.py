@@ -1,16 +1,18 @@
-"""Maps of a batch's images by a frozen network, on the device the batch is on; and other images in a batch."""
+"""Maps of a batch's images by a frozen network, on the batch's device; and other images in a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from lightning_saliency.batches import BatchError, describe, find_images, find_labels
-from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.data.masked.open_stores import Stores
+from lightning_saliency.explainers import Explainer, ExplainerSpec
 
 Targets = Literal["predicted", "label"]
 
@@ -19,9 +21,9 @@ class OnlineMaps:
     """An explainer round a frozen network, called on whatever batch comes along.
 
     Args:
-        explainer: Its network is moved to the images' device, once.
-        targets: ``"predicted"`` or ``"label"``.
-        image_key: As in ``find_images``.
+        explainer: Makes the maps; its network is moved to the images' device, once.
+        targets: The class each map is for: ``"predicted"``, or from the batch, ``"label"``.
+        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
     """
 
     def __init__(self, explainer: Explainer, targets: Targets, image_key: str | int | None) -> None:
@@ -36,8 +38,8 @@ class OnlineMaps:
         """The images of a batch and their maps ``[B, H, W]``.
 
         Args:
-            batch: As for ``find_images``.
-            module: What is being trained, which must not share a weight with the frozen network.
+            batch: A batch in any form that ``find_images`` knows.
+            module: The module that is trained; it must not share a weight with the frozen network.
             context: The autocast of the run.
 
         Raises:
@@ -78,6 +80,39 @@ class OnlineMaps:
                 "trained, so that the maps would change with it. Build the explainer on a copy: copy.deepcopy(network)."
             )
         self._known_apart = module
+
+
+def explainer_or_stores(saliency: Any, model: nn.Module | None) -> Explainer | Stores:
+    """Where maps come from: an explainer, built round the network unless it is built already, or stores.
+
+    Args:
+        saliency: An ``Explainer``; with ``model`` any form of `ExplainerSpec.parse`; or stores, see
+            `RoarKarDataModule`.
+        model: The network of an explainer that is not yet built.
+
+    Raises:
+        TypeError: If it is none of these, or a network is missing or given twice.
+
+    Example:
+        >>> type(explainer_or_stores("grad_cam", nn.Conv2d(3, 2, 1))).__name__, explainer_or_stores("maps/", None)
+        ('GradCAM', 'maps/')
+    """
+    if model is not None:
+        if isinstance(saliency, Explainer):
+            raise TypeError(
+                f"Got model of type {type(model).__name__} beside a {type(saliency).__name__} that is already built "
+                "round a network. Leave model out, or give the explainer's name or class."
+            )
+        return ExplainerSpec.parse(saliency)(model)
+    if not isinstance(saliency, (Explainer, Mapping, str, Path)) or (
+        isinstance(saliency, Mapping) and "class_path" in saliency
+    ):
+        raise TypeError(
+            f"Got saliency of type {type(saliency).__name__} without model. Allowed are an Explainer, stores by stage "
+            "({'train': ..., 'val': ..., 'test': ...}), a folder of stores, and with model=network an explainer's "
+            "name, class or mapping; give one of them."
+        )
+    return saliency
 
 
 def replace_tensor(value: Any, old: Tensor, new: Tensor) -> Any:

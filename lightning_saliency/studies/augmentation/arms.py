@@ -110,7 +110,7 @@ class Arm:
         """The callback that changes the batches before the training step, if there is one."""
         if self.kind not in CALLBACKS:
             return None
-        given = {"seed": seed, "start_epoch": start_epoch, "model": "model", "log": False, **self.options}
+        given = {"seed": seed, "start_epoch": start_epoch, "model": "model", "film": False, **self.options}
         build = CALLBACKS[self.kind]
         try:
             return build(**given)

@@ -218,7 +218,7 @@ def _measure_curves(
                     maps,
                     targets,
                     steps=config.steps,
-                    baseline=config.baseline,
+                    fill=config.baseline,
                     score=config.score,
                 )
                 found[name] = 100 * auc(curve)

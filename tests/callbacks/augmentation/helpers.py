@@ -41,7 +41,7 @@ def originals(count: int = 16, size: int = 16) -> torch.Tensor:
 
 
 def quiet(**settings: Any) -> GroupCAMAugmentation:
-    return GroupCAMAugmentation(groups=4, log=False, **settings)
+    return GroupCAMAugmentation(groups=4, film=False, **settings)
 
 
 def fit(folder: Any, callback: pl.Callback | None, module: pl.LightningModule, data: Any = None, **options: Any):

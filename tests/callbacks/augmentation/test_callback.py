@@ -11,8 +11,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_saliency.callbacks import AugmentationConfigurationError, GroupCAMAugmentation, SaliencyAugmentation
-from lightning_saliency.explainers import GroupCAM
+from lightning_saliency.callbacks import (
+    AugmentationConfigurationError,
+    FilmConfig,
+    GroupCAMAugmentation,
+    SaliencyAugmentation,
+)
+from lightning_saliency.explainers import SMOE, GroupCAM
 from lightning_saliency.functional.masking import blend, blur
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.augmentation.helpers import Watching, equal, fit, originals, quiet, ready_made
@@ -96,9 +101,9 @@ def test_each_image_is_explained_for_its_own_class(tmp_path):
 
 @pytest.mark.parametrize("name", ["grad_cam", "fast_cam", "score_cam", "random_blobs"])
 def test_other_guides_by_name(tmp_path, name):
-    options = {"grid": 4, "area": 0.25} if name == "random_blobs" else None
+    options = {"grid": 4, "area": 0.25} if name == "random_blobs" else {}
     module = Watching(learning_rate=0.0)
-    run = fit(tmp_path, SaliencyAugmentation(name, options=options), module)
+    run = fit(tmp_path, SaliencyAugmentation({"class_path": name, "init_args": options}), module)
     assert not torch.equal(torch.cat(module.given), originals())
     assert 0 < run.callback_metrics[f"{name}/mask_fraction"] < 1
     if name == "random_blobs":
@@ -110,7 +115,7 @@ def test_what_is_shown_does_not_change_what_is_trained_on(tmp_path):
     given = []
     for logged in (False, True):
         module = Watching()
-        augmentation = GroupCAMAugmentation(groups=4, log=logged, control="other_image")
+        augmentation = GroupCAMAugmentation(groups=4, film=logged, control="other_image")
         fit(tmp_path / str(logged), augmentation, module, loader(3, batch_size=1), epochs=2)
         given.append(torch.stack(module.given))
     assert torch.equal(*given)
@@ -225,7 +230,7 @@ def test_images_without_a_class_stay_as_they_are(tmp_path):
 def test_probability_start_and_every_n_steps(tmp_path):
     def replaced(**settings):
         module = Watching(learning_rate=0.0)
-        fit(tmp_path, SaliencyAugmentation("random_blobs", log=False, **settings), module, epochs=4)
+        fit(tmp_path, SaliencyAugmentation("random_blobs", film=False, **settings), module, epochs=4)
         given = torch.stack(module.given).view(4, 4, 4, 3, 16, 16)
         return (given != originals().view(4, 4, 3, 16, 16)).flatten(3).any(-1)  # epoch, step, image
 
@@ -249,7 +254,7 @@ def test_probability_start_and_every_n_steps(tmp_path):
 
 def test_soft_masks_and_other_baselines(tmp_path):
     module = Watching(learning_rate=0.0)
-    fit(tmp_path, quiet(soft=True, baseline="zero"), module, ready_made([(originals(4), LABELS[:4])]))
+    fit(tmp_path, quiet(soft=True, fill="zero"), module, ready_made([(originals(4), LABELS[:4])]))
     module.eval()
     maps = GroupCAM(module.net, groups=4, gradients=False, theta=None)(originals(4), LABELS[:4])
     maps[maps.amax((1, 2)) == 0] = 1
@@ -313,7 +318,14 @@ def test_maps_of_images_that_change_are_not_used_again(tmp_path):
 def test_scalars_and_the_film_of_a_fixed_sample(tmp_path):
     recorder = Recorder(tmp_path)
     module = Watching(learning_rate=0.01)
-    fit(tmp_path, GroupCAMAugmentation(groups=4, num_images=3), module, loader(shuffle=True), epochs=3, logger=recorder)
+    fit(
+        tmp_path,
+        GroupCAMAugmentation(groups=4, film=FilmConfig(num_images=3)),
+        module,
+        loader(shuffle=True),
+        epochs=3,
+        logger=recorder,
+    )
     for name in ("mask_fraction", "confidence_gain", "augmented"):
         values = [value for _, value in recorder.values(f"group_cam/{name}")]
         assert len(values) == 3, name
@@ -396,10 +408,19 @@ def test_nothing_is_logged_where_that_is_not_wanted(tmp_path):
         ({"start_epoch": -1}, "start_epoch"),
         ({"resolution": 0.0}, "resolution"),
         ({"precision": "int8"}, "bf16"),
-        ({"explainer": "grad_cam", "fast": True}, "fast=True for grad_cam"),
+        (
+            {"explainer": {"class_path": "grad_cam", "init_args": {"fast": True}}},
+            r"grad_cam was given the options \['fast'\]",
+        ),
+        ({"explainer": {"class_path": "group_cam", "init_args": {"layers": 3}}}, "It takes layer, groups, theta"),
+        ({"explainer": {"name": "group_cam"}}, "Allowed are class_path"),
+        ({"explainer": "center_gaussian"}, "one map for all classes"),
+        ({"explainer": SMOE}, "one map for all classes"),
         ({"reuse_epochs": 0}, "reuse_epochs"),
-        ({"denormalize": "vgg"}, "denormalize"),
-        ({"film_megabytes": 0}, "film_megabytes"),
+        ({"film": {"denormalize": "vgg"}}, "denormalize"),
+        ({"film": {"megabytes": 0}}, "megabytes=0"),
+        ({"film": {"width": 3}}, "Allowed are true, false and a mapping with any of num_images, denormalize"),
+        ({"film": {"num_images": 0}}, "num_images=0"),
     ],
 )
 def test_options_that_make_no_sense(settings, message):
@@ -418,12 +439,13 @@ def test_the_preset_has_one_guide():
 @pytest.mark.parametrize(
     ("settings", "data", "message"),
     [
-        ({"options": {"layers": 3}}, {}, "group_cam cannot be the guide"),
-        ({"layer": "nowhere"}, {}, "nowhere"),
+        ({"explainer": {"class_path": "group_cam", "init_args": {"groups": 0}}}, {}, "group_cam cannot be the guide"),
+        ({"explainer": {"class_path": "group_cam", "init_args": {"layer": "nowhere"}}}, {}, "nowhere"),
+        ({"explainer": lambda network: SMOE(network)}, {}, "one map for all classes"),
         ({"model": "nowhere"}, {}, "no submodule 'nowhere'"),
-        ({"labels": "target"}, {}, "labels='target'"),
-        ({"images": "picture"}, {}, "picture"),
-        ({"reuse_epochs": 2}, {"form": "tuple"}, "index='index'"),
+        ({"label_key": "target"}, {}, "label_key='target'"),
+        ({"image_key": "picture"}, {}, "picture"),
+        ({"reuse_epochs": 2}, {"form": "tuple"}, "index_key='index'"),
         ({}, {"form": "features"}, "no images"),
     ],
 )
@@ -563,7 +585,8 @@ def test_a_function_takes_the_logits_out_of_what_the_network_returns(tmp_path):
             return nn.functional.cross_entropy(self.net(batch[0])["classes"], batch[1])
 
     module = Unwrapping(Wrapped(), learning_rate=0.0)
-    fit(tmp_path, quiet(output=lambda returned: returned["classes"]), module)
+    guide = {"class_path": "group_cam", "init_args": {"groups": 4, "output": lambda returned: returned["classes"]}}
+    fit(tmp_path, SaliencyAugmentation(guide, film=False), module)
     assert not torch.equal(torch.cat(module.given), originals())
 
 

@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
+from lightning_saliency.callbacks import FilmConfig, GroupCAMAugmentation, SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from tests.callbacks.augmentation.helpers import Watching, equal, fit, originals, quiet, state
 from tests.callbacks.monitor.helpers import loader
@@ -26,14 +26,14 @@ def test_with_probability_zero_a_run_is_bit_identical(tmp_path, workers):
     for callback in (
         GroupCAMAugmentation(probability=0.0),
         GroupCAMAugmentation(start_epoch=5),
-        GroupCAMAugmentation(probability=[[4, 0.0], [9, 1.0]], options={"gradients": True}),
+        GroupCAMAugmentation(probability=[[4, 0.0], [9, 1.0]], gradients=True),
     ):
         watched = _run(tmp_path / "watched", callback, workers=workers)
         for what, value in plain.items():
             assert equal(value, watched[what]), what
 
 
-class _Harmless(SaliencyAugmentation):
+class _Unchanging(SaliencyAugmentation):
     """Makes every query, and then gives the images' own pixels."""
 
     def __init__(self, **settings):
@@ -47,19 +47,23 @@ class _Harmless(SaliencyAugmentation):
         return images.clone(), maps, masks
 
 
+def group_cam(**options):
+    return {"class_path": "group_cam", "init_args": {"groups": 4, **options}}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {"options": {"groups": 4, "gradients": False, "theta": None}},
-        {"options": {"groups": 4}, "fast": True},
-        {"options": {"groups": 4}, "control": "random_blobs", "baseline": "noise"},
+        {"explainer": group_cam(gradients=False, theta=None)},
+        {"explainer": group_cam(fast=True)},
+        {"explainer": group_cam(), "control": "random_blobs", "fill": "noise"},
         {"explainer": "fast_cam"},
         {"explainer": "random_blobs"},
     ],
 )
 def test_the_queries_leave_no_trace(tmp_path, settings):
     plain = _run(tmp_path / "plain", None)
-    callback = _Harmless(**settings)
+    callback = _Unchanging(**settings)
     queried = _run(tmp_path / "queried", callback)
     assert callback.changed > 3
     for what, value in plain.items():
@@ -124,7 +128,7 @@ class _Replaying(SaliencyAugmentation):
     """Gives pixels seen before, without a query."""
 
     def __init__(self, given):
-        super().__init__("random_blobs", log=False)
+        super().__init__("random_blobs", film=False)
         self.given = list(given)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -142,8 +146,8 @@ class _Replaying(SaliencyAugmentation):
     ],
 )
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, stop, guide, control, size):
-    options = {"groups": 4, "gradients": False, "theta": None} if guide == "group_cam" else None
-    settings = {"explainer": guide, "options": options, "probability": 0.5, "control": control}
+    explainer = group_cam(gradients=False, theta=None) if guide == "group_cam" else guide
+    settings = {"explainer": explainer, "probability": 0.5, "control": control}
     # Lightning begins the data anew where a run is resumed in mid-epoch: with equal batches that is no difference.
     data = DataLoader([(image, index) for index, image in enumerate(originals(size))] * 4, batch_size=size)
 
@@ -163,13 +167,13 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, stop, guide,
 
 
 def test_the_state_holds_the_count_of_batches_and_the_sample(tmp_path):
-    callback = GroupCAMAugmentation(groups=4, num_images=2)
+    callback = GroupCAMAugmentation(groups=4, film=FilmConfig(num_images=2))
     fit(tmp_path, callback, Watching())
     state_dict = callback.state_dict()
     assert state_dict["batches"] == 4
     assert state_dict["multi_label"] is False
     assert state_dict["sample"]["images"].shape == (2, 3, 16, 16)
-    other = GroupCAMAugmentation(groups=4, num_images=2)
+    other = GroupCAMAugmentation(groups=4, film=FilmConfig(num_images=2))
     other.load_state_dict(state_dict)
     assert equal(other.state_dict(), state_dict)
     assert callback.state_key == other.state_key

@@ -191,12 +191,12 @@ def test_the_lightning_package(tmp_path):
 
 @pytest.mark.parametrize("first", ["monitor", "augmentation"])
 def test_the_monitor_of_training_does_not_record_the_queries(tmp_path, first):
-    shots = []
+    records = []
 
     class Keeping(SaliencyMonitor):
         def end_epoch(self, run, module, stage):
             if stage == "train":
-                shots.append(dict(self._sample.shots))
+                records.append(dict(self._sample.records))
             super().end_epoch(run, module, stage)
 
     module = Watching(learning_rate=0.0)
@@ -217,15 +217,18 @@ def test_the_monitor_of_training_does_not_record_the_queries(tmp_path, first):
     with torch.no_grad():
         expected = STATISTICS["smoe_scale"](module.net.features[:3](given))
     for slot in range(4):
-        torch.testing.assert_close(shots[0][slot].statistics[0], expected[slot], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(records[0][slot].statistics[0], expected[slot], rtol=1e-4, atol=1e-5)
         if first == "augmentation":
-            assert torch.equal(shots[0][slot].image, given[slot])
+            assert torch.equal(records[0][slot].image, given[slot])
 
 
 def test_two_augmentations_in_one_run(tmp_path):
+    def blobs(area):
+        return {"class_path": "random_blobs", "init_args": {"area": area}}
+
     recorder = Recorder(tmp_path)
-    first = SaliencyAugmentation("random_blobs", probability=0.3, options={"area": 0.2}, seed=1)
-    second = SaliencyAugmentation("random_blobs", probability=0.3, options={"area": 0.7}, seed=2, name="large")
+    first = SaliencyAugmentation(blobs(0.2), probability=0.3, seed=1)
+    second = SaliencyAugmentation(blobs(0.7), probability=0.3, seed=2, name="large")
     module = Watching(learning_rate=0.0)
     fit(tmp_path, None, module, callbacks=[first, second], logger=recorder)
     assert recorder.values("random_blobs/mask_fraction")[0][1] == pytest.approx(0.2, abs=0.01)

@@ -191,6 +191,10 @@ def test_random_blobs_of_a_given_area():
             RandomBlobs(nn.Identity(), **wrong)
 
 
+def group_cam(**options):
+    return {"class_path": "group_cam", "init_args": options}
+
+
 # --- the guide --------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +214,7 @@ def test_a_lower_resolution_is_that_of_the_queries_alone():
     model, images, targets = SmallNet().eval(), torch.rand(2, 3, 32, 48), torch.tensor([0, 3])
     seen = []
     model.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[2:])))
-    guide = Guide("group_cam", {"groups": 4, "kernel_size": 21, "sigma": 8.0}, resolution=0.5)
+    guide = Guide(group_cam(groups=4, kernel_size=21, sigma=8.0), resolution=0.5)
     guide.bind(model)
     assert guide.maps(images, targets, _generator()).shape == (2, 32, 48)
     assert set(seen) == {(16, 24), (1, 1)} or set(seen) == {(16, 24)}
@@ -221,15 +225,15 @@ def test_a_lower_resolution_is_that_of_the_queries_alone():
 @pytest.mark.parametrize("fast", [False, True])
 def test_faint_images_are_scored_again_in_single_precision(monkeypatch, fast):
     """Also where it is the guide that autocasts."""
-    from lightning_saliency.explainers import group_cam
+    from lightning_saliency.explainers import group_cam as module
 
     model, images, targets = SmallNet().eval(), torch.rand(3, 3, 32, 32), torch.tensor([0, 3, 1])
     seen = []
     model.features[0].register_forward_hook(lambda *args: seen.append((args[2].dtype, len(args[2]))))
     scored = {}
     for faint in (0.0, 1e9):
-        monkeypatch.setattr(group_cam, "FAINT", faint)
-        guide = Guide("group_cam", {"groups": 4}, precision="bf16", fast=fast)
+        monkeypatch.setattr(module, "FAINT", faint)
+        guide = Guide(group_cam(groups=4, fast=fast), precision="bf16")
         guide.bind(model)
         guide.maps(images, targets, _generator())
         seen.clear()
@@ -239,7 +243,7 @@ def test_faint_images_are_scored_again_in_single_precision(monkeypatch, fast):
 
 
 def test_the_copys_precision_is_the_guides():
-    guide = Guide("group_cam", {"groups": 4}, precision="fp16", fast=True)
+    guide = Guide(group_cam(groups=4, fast=True), precision="fp16")
     guide.bind(SmallNet())
     (explainer,) = guide._explainers.values()
     assert explainer.precision == "fp16"
@@ -472,11 +476,13 @@ def test_the_recipe_is_the_papers():
 
 def test_the_preset_is_the_papers():
     guide = GroupCAMAugmentation().guide
-    assert guide._options == {"groups": 16, "gradients": False, "theta": None}
+    assert guide.spec.plain() == group_cam(groups=16, gradients=False, theta=None)
     assert (guide.control, guide.precision, guide.resolution) == (None, None, 1.0)
     economical = GroupCAMAugmentation(economy=True)
-    assert economical.guide._options == {"groups": 8, "gradients": False, "theta": None, "fast": True}
+    assert economical.guide.spec.plain() == group_cam(
+        groups=8, gradients=False, theta=None, fast=True, precision="bf16"
+    )
     assert economical.guide.precision == "bf16"
-    assert GroupCAMAugmentation(12, economy=True).guide._options["groups"] == 12
+    assert GroupCAMAugmentation(12, economy=True).guide.spec.init_args["groups"] == 12
     general = SaliencyAugmentation("group_cam")
-    assert general.guide._options == {}
+    assert general.guide.spec.plain() == group_cam()

@@ -1,5 +1,6 @@
 """What the monitor logs, when, and what it does with bad input."""
 
+import functools
 import warnings
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 from lightning_saliency.callbacks import MonitorConfigurationError, SaliencyMonitor
+from lightning_saliency.callbacks.monitor.film import MonitorFilm
+from lightning_saliency.explainers import FastCAM, GradCAM, GroupCAM
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.scales.maps import ScaleMaps
@@ -50,22 +53,22 @@ def test_every_n_epochs_and_no_start(tmp_path):
 def test_the_sample_holds_the_maps_of_the_modules_own_pass(tmp_path, monkeypatch):
     kept = []
     monitor = SaliencyMonitor(num_images=6, log_at_start=False)
-    monkeypatch.setattr(monitor._sample, "end", lambda: kept.append(dict(monitor._sample.shots)) or False)
+    monkeypatch.setattr(monitor._sample, "end", lambda: kept.append(dict(monitor._sample.records)) or False)
     _, module, _ = _fit(tmp_path, monitor, epochs=1)
     images = torch.stack([loader().dataset[index][0] for index in range(6)])
     module.eval()
     with torch.no_grad():
         activations = module.net.features[:3](images)
         logits = module(images)
-    (shots,) = kept
-    assert sorted(shots) == list(range(6))
-    for slot, shot in shots.items():
-        torch.testing.assert_close(shot.image, images[slot])
+    (records,) = kept
+    assert sorted(records) == list(range(6))
+    for slot, record in records.items():
+        torch.testing.assert_close(record.image, images[slot])
         torch.testing.assert_close(
-            shot.statistics[0], STATISTICS["smoe_scale"](activations)[slot], rtol=1e-4, atol=1e-5
+            record.statistics[0], STATISTICS["smoe_scale"](activations)[slot], rtol=1e-4, atol=1e-5
         )
-        assert shot.label == slot % 4
-        assert shot.prediction == int(logits[slot].argmax())
+        assert record.label == slot % 4
+        assert record.prediction == int(logits[slot].argmax())
 
 
 def test_no_extra_forward_pass_and_no_extra_batch(tmp_path):
@@ -93,7 +96,7 @@ def test_a_shuffled_loader_shows_the_same_images(tmp_path, monkeypatch):
     monkeypatch.setattr(
         monitor._sample,
         "end",
-        lambda: seen.append([monitor._sample.shots[s].image for s in sorted(monitor._sample.shots)]) or False,
+        lambda: seen.append([monitor._sample.records[s].image for s in sorted(monitor._sample.records)]) or False,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -188,23 +191,21 @@ def test_test_stage_and_validate_alone(tmp_path):
 def test_a_submodule_and_its_layers_by_name(tmp_path, monkeypatch):
     monitor = SaliencyMonitor(model="net.features", layers=("2", "7:input"), views=("scales",))
     kept = []
-    monkeypatch.setattr(monitor, "_find_normalization", lambda run: kept.append(monitor._names))
+    monkeypatch.setattr(monitor._film, "_find_normalization", lambda run: kept.append(monitor._names))
     _fit(tmp_path, monitor, epochs=1)
     assert kept[0] == ("2", "7")
 
 
 def test_class_specific_views_are_the_explainers_maps(tmp_path, monkeypatch):
-    from lightning_saliency.explainers import FastCAM
-
     drawn = []
-    original = SaliencyMonitor._explain
+    original = MonitorFilm._explain
 
-    def spy(self, run, view, images, targets):
-        maps = original(self, run, view, images, targets)
-        drawn.append((view, images, targets, maps))
+    def spy(self, run, spec, images, targets):
+        maps = original(self, run, spec, images, targets)
+        drawn.append((spec.name, images, targets, maps))
         return maps
 
-    monkeypatch.setattr(SaliencyMonitor, "_explain", spy)
+    monkeypatch.setattr(MonitorFilm, "_explain", spy)
     monitor = SaliencyMonitor(num_images=4, views=("lovi", "fast_cam", "group_cam"), log_at_start=False)
     _, module, _ = _fit(tmp_path, monitor, epochs=1)
     assert sorted(_film(tmp_path).views()) == ["fast_cam", "group_cam", "lovi"]
@@ -212,6 +213,31 @@ def test_class_specific_views_are_the_explainers_maps(tmp_path, monkeypatch):
     assert view == "fast_cam"
     assert targets.tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(maps, FastCAM(module)(images, targets))
+
+
+@pytest.mark.parametrize(
+    "explainer",
+    [
+        {"class_path": "group_cam", "init_args": {"groups": 3}},
+        {"class_path": "lightning_saliency.explainers.GroupCAM", "init_args": {"groups": 3}},
+        functools.partial(GroupCAM, groups=3),
+        lambda network: GroupCAM(network, groups=3),
+    ],
+)
+def test_views_are_explainers_in_any_form_under_names_of_ones_own(tmp_path, monkeypatch, explainer):
+    drawn = []
+    original = MonitorFilm._explain
+
+    def spy(self, *arguments):
+        drawn.append((*arguments[2:], original(self, *arguments)))
+        return drawn[-1][2]
+
+    monkeypatch.setattr(MonitorFilm, "_explain", spy)
+    views = {"three_groups": explainer, "lovi": None, "grad_cam": None}
+    _, module, _ = _fit(tmp_path, SaliencyMonitor(num_images=4, views=views, log_at_start=False), epochs=1)
+    assert sorted(_film(tmp_path).views()) == ["grad_cam", "lovi", "three_groups"]
+    for (images, targets, maps), expected in zip(drawn, (GroupCAM(module, groups=3), GradCAM(module)), strict=True):
+        torch.testing.assert_close(maps, expected(images, targets))
 
 
 @pytest.mark.parametrize("statistic", ["std", "truncnormal_entropy"])
@@ -244,7 +270,7 @@ def test_an_error_in_watching_is_one_warning_and_the_run_goes_on(tmp_path, monke
     def broken(*args, **kwargs):
         raise ArithmeticError("in the monitor")
 
-    monkeypatch.setattr("lightning_saliency.callbacks.monitor.callback.draw_views", broken)
+    monkeypatch.setattr("lightning_saliency.callbacks.monitor.film.draw_views", broken)
     with pytest.warns(UserWarning, match="goes on without it.*ArithmeticError: in the monitor") as caught:
         run, module, _ = _fit(tmp_path, monitor, module=module, epochs=3)
     assert run.current_epoch == 3
@@ -274,6 +300,7 @@ def test_validation_switched_off_is_a_warning(tmp_path):
         ({}, {}, nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), "scale"),
         ({"weights": "prior"}, {}, None, "five|5"),
         ({"weights": (1.0, 2.0, 3.0)}, {}, None, "2"),
+        ({"views": {"mine": {"class_path": "group_cam", "init_args": {"groups": 0}}}}, {}, None, "groups=0"),
     ],
 )
 def test_bad_input_is_refused_before_training(tmp_path, monitor, data, net, message):
@@ -292,6 +319,11 @@ def test_bad_input_is_refused_before_training(tmp_path, monitor, data, net, mess
         {"num_images": -1},
         {"views": ("lovi", "heat")},
         {"views": ()},
+        {"views": ("lovi", "lovi")},
+        {"views": {"lovi": "grad_cam"}},
+        {"views": {"mine": None}},
+        {"views": {"mine": {"class_path": "group_cam", "init_args": {"grups": 4}}}},
+        {"views": {"mine": {"name": "group_cam"}}},
         {"stage": "predict"},
         {"denormalize": (0.5, 0.5)},
         {"denormalize": "cifar"},

@@ -552,6 +552,21 @@ def test_what_is_logged_and_saved_as_hyperparameters():
     assert data.hparams["roar_kar"] == {"mode": "kar", "fraction": 0.3, "fill": pytest.approx([0.1, 0.2, 0.3])}
 
 
+def test_an_explainer_in_any_form_is_built_round_the_network_given():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    forms = ("grad_cam", {"class_path": "grad_cam", "init_args": {"layer": "1"}}, GradCAM, lambda net: GradCAM(net))
+    masked = [RoarKarDataModule(Base(), GradCAM(network), "kar", 0.25, fill=0.0)]
+    masked += [RoarKarDataModule(Base(), form, "kar", 0.25, fill=0.0, model=network) for form in forms]
+    batches = [data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)[0] for data in masked]
+    assert all(torch.equal(batch, batches[0]) for batch in batches)
+    assert (batches[0] != 0).any(1).sum() == 4 * 16
+    with pytest.raises(TypeError, match="already built round a network"):
+        RoarKarDataModule(Base(), GradCAM(network), model=network)
+    for form in (forms[1], GradCAM):
+        with pytest.raises(TypeError, match="with model=network an explainer's name"):
+            RoarKarDataModule(Base(), form)
+
+
 def test_wrong_arguments_are_refused():
     for arguments, error, message in (
         ((DataLoader([1]), Grey()), TypeError, "Allowed is a LightningDataModule"),

@@ -1,0 +1,108 @@
+"""The explainers that have a name, and what a name stands for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers.baselines import CaptumExplainer, TorchcamExplainer, torchcam_methods
+from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, XGradCAM
+from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector, RandomBlobs, RandomMap
+from lightning_saliency.explainers.fast_cam import FastCAM
+from lightning_saliency.explainers.group_cam import GroupCAM
+from lightning_saliency.explainers.rise import RISE
+from lightning_saliency.explainers.score_cam import ScoreCAM
+from lightning_saliency.explainers.sise import SISE
+from lightning_saliency.explainers.smoe import SMOE
+
+#: Every explainer by name, called as ``EXPLAINERS[name](model, **options)``. Those from ``gradient`` on need captum.
+EXPLAINERS: dict[str, Callable[..., Explainer]] = {
+    "smoe": SMOE,
+    "grad_cam": GradCAM,
+    "grad_cam_plus_plus": GradCAMPlusPlus,
+    "x_grad_cam": XGradCAM,
+    "fast_cam": FastCAM,
+    "group_cam": GroupCAM,
+    "score_cam": ScoreCAM,
+    "rise": RISE,
+    "sise": SISE,
+    "gradient": partial(CaptumExplainer, method="Saliency"),
+    "gradient_smoothgrad_sq": partial(CaptumExplainer, method="Saliency", noise_tunnel="smoothgrad_sq"),
+    "guided_backprop": partial(CaptumExplainer, method="GuidedBackprop"),
+    "guided_backprop_smoothgrad_sq": partial(CaptumExplainer, method="GuidedBackprop", noise_tunnel="smoothgrad_sq"),
+    "integrated_gradients": partial(CaptumExplainer, method="IntegratedGradients"),
+    "integrated_gradients_smoothgrad_sq": partial(
+        CaptumExplainer, method="IntegratedGradients", noise_tunnel="smoothgrad_sq"
+    ),
+    "occlusion": partial(CaptumExplainer, method="Occlusion"),
+}
+
+#: Maps that know nothing of the network, by name: what an explainer has to beat.
+CONTROL_MAPS: dict[str, Callable[..., Explainer]] = {
+    "random": RandomMap,
+    "center_gaussian": CenterGaussian,
+    "edges": EdgeDetector,
+    "random_blobs": RandomBlobs,
+}
+
+# In front of the names of torchcam's methods.
+_TORCHCAM = "torchcam:"
+
+
+def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Explainer]:
+    """What builds the explainer of that name, called as ``find_explainer(name)(model, **options)``.
+
+    Args:
+        name: A key of ``EXPLAINERS`` or ``CONTROL_MAPS``; ``"torchcam:METHOD"`` with a class of ``torchcam.methods``,
+            see ``TorchcamExplainer``; or the class path of an explainer of one's own.
+        others: Names that the caller knows beside these, for the error.
+
+    Raises:
+        ImportError: If it is a method of torchcam's, which is not installed.
+        ValueError: If the name is unknown or cannot be imported.
+
+    Example:
+        >>> find_explainer("group_cam")
+        <class 'lightning_saliency.explainers.group_cam.GroupCAM'>
+        >>> find_explainer("gradcam", others=["mean"])
+        Traceback (most recent call last):
+        ...
+        ValueError: Got the explainer 'gradcam'. Allowed are mean, smoe, grad_cam, ..., random_blobs, torchcam:METHOD,
+        such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; use one of them.
+    """
+    for known in (EXPLAINERS, CONTROL_MAPS):
+        if name in known:
+            return known[name]
+    if name.startswith(_TORCHCAM):
+        method, methods = name.removeprefix(_TORCHCAM), torchcam_methods()
+        if method not in methods:
+            allowed = ", ".join(_TORCHCAM + known for known in methods)
+            raise ValueError(f"Got the explainer {name!r}. Allowed are {allowed}; use one of them.")
+        return partial(TorchcamExplainer, method=method)
+    if "." in name:
+        return imported(name)
+    raise ValueError(
+        f"Got the explainer {name!r}. Allowed are {', '.join((*others, *EXPLAINERS, *CONTROL_MAPS))}, "
+        "torchcam:METHOD, such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; "
+        "use one of them."
+    )
+
+
+def imported(path: str) -> Callable[..., Any]:
+    """The class or function at a dotted path.
+
+    Raises:
+        ValueError: If it cannot be imported.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"Got the class path {path!r}, which cannot be imported ({error}). Give the module and the class, such as "
+            "lightning_saliency.explainers.GroupCAM, of a package that is installed or in the folder of the command."
+        ) from error
+    return found

@@ -1,0 +1,149 @@
+"""Callbacks from YAML: explainers in every form, through LightningCLI and back out of the configuration it saves."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.cli import LightningCLI
+
+from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
+from lightning_saliency.explainers import SMOE, ExplainerSpec, GroupCAM
+
+RUN = {
+    "trainer": {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False},
+    "model": {
+        "class_path": "lightning_saliency.classifier.ImageClassifier",
+        "init_args": {"model": "small_cnn", "num_classes": 10},
+    },
+    "data": {"class_path": "lightning_saliency.data.DigitScenes", "init_args": {"train_size": 8}},
+}
+FORMS = [
+    ("grad_cam", {"class_path": "grad_cam", "init_args": {}}),
+    (
+        "lightning_saliency.explainers.GroupCAM",
+        {"class_path": "lightning_saliency.explainers.GroupCAM", "init_args": {}},
+    ),
+    ({"class_path": "group_cam"}, {"class_path": "group_cam", "init_args": {}}),
+    ({"class_path": "group_cam", "init_args": {"groups": 4, "theta": None}}, None),
+    ({"class_path": "lightning_saliency.explainers.GroupCAM", "init_args": {"groups": 4}}, None),
+    ({"class_path": f"{__name__}.of_four_groups", "init_args": {"theta": 50.0}}, None),
+]
+
+
+def of_four_groups(model, theta=70.0):
+    return GroupCAM(model, groups=4, theta=theta)
+
+
+def _callback(class_path: str, init_args: dict[str, Any], tmp_path) -> pl.Callback:
+    """The callback as LightningCLI builds it from a file, and again from the configuration that it would save."""
+    callbacks = [{"class_path": f"lightning_saliency.callbacks.{class_path}", "init_args": init_args}]
+    given = {**RUN, "trainer": {**RUN["trainer"], "callbacks": callbacks}}
+    for _ in range(2):
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(given, sort_keys=False))
+        cli = LightningCLI(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            run=False,
+            args=["--config", str(path)],
+        )
+        found = next(each for each in cli.trainer.callbacks if type(each).__name__ == class_path)
+        given = yaml.safe_load(cli.parser.dump(cli.config))
+    return found
+
+
+@pytest.mark.parametrize(("given", "plain"), FORMS)
+def test_a_guide_in_every_form(tmp_path, given, plain):
+    found = _callback("SaliencyAugmentation", {"explainer": given, "film": {"num_images": 2}}, tmp_path)
+    assert isinstance(found, SaliencyAugmentation)
+    assert found.guide.spec.plain() == (plain or given)
+    assert found._film.config.num_images == 2
+
+
+@pytest.mark.parametrize(("given", "plain"), FORMS)
+def test_views_in_every_form(tmp_path, given, plain):
+    found = _callback("SaliencyMonitor", {"views": {"lovi": None, "mine": given, "fast_cam": None}}, tmp_path)
+    assert isinstance(found, SaliencyMonitor)
+    assert list(found.views) == ["lovi", "mine", "fast_cam"]
+    assert found.views["lovi"] is None
+    assert found.views["mine"].plain() == (plain or given)
+    assert found.views["fast_cam"] == ExplainerSpec.parse("fast_cam")
+
+
+def test_views_as_a_list_of_names(tmp_path):
+    found = _callback("SaliencyMonitor", {"views": ["combined", "grad_cam"]}, tmp_path)
+    assert found.views == {"combined": None, "grad_cam": ExplainerSpec.parse("grad_cam")}
+
+
+@pytest.mark.parametrize(("given", "plain"), FORMS)
+def test_a_writers_explainer_in_every_form(tmp_path, given, plain):
+    found = _callback("SaliencyWriter", {"path": str(tmp_path), "explainer": given}, tmp_path)
+    assert isinstance(found, SaliencyWriter)
+    assert found.explainer.plain() == (plain or given)
+
+
+def test_the_preset_takes_the_other_settings(tmp_path):
+    settings = {"groups": 8, "fast": True, "film": False, "seed": 3, "fill": "zero"}
+    found = _callback("GroupCAMAugmentation", settings, tmp_path)
+    assert isinstance(found, GroupCAMAugmentation)
+    assert found.guide.spec.init_args == {"groups": 8, "fast": True, "gradients": False, "theta": None}
+    assert (found.shown, found.seed, found.recipe.fill) == (False, 3, "zero")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"class_path": "group_cam", "init_args": {"grups": 4}}, "It takes layer, groups, theta"),
+        ({"class_path": "groupcam"}, "Allowed are smoe, grad_cam"),
+        ({"name": "group_cam"}, "Allowed are class_path"),
+    ],
+)
+def test_mistakes_say_what_is_allowed(tmp_path, capsys, given, message):
+    with pytest.raises(SystemExit):
+        _callback("SaliencyAugmentation", {"explainer": given}, tmp_path)
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _callback("SaliencyMonitor", {"views": {"mine": given}}, tmp_path)
+    assert message in capsys.readouterr().err
+
+
+def test_an_explainer_that_is_already_built_is_a_writers_alone(tmp_path):
+    from lightning_saliency.networks import small_cnn
+
+    built = SMOE(small_cnn())
+    assert SaliencyWriter(tmp_path, built).explainer is built
+    with pytest.raises(ValueError, match="already built"):
+        SaliencyAugmentation(built)
+    with pytest.raises(ValueError, match="already built"):
+        SaliencyMonitor(views={"mine": built})
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        GroupCAMAugmentation(economy=True),
+        SaliencyAugmentation({"class_path": "fast_cam", "init_args": {"cam": "gradcam"}}),
+        SaliencyAugmentation(GroupCAM),
+        SaliencyMonitor(views={"lovi": None, "mine": {"class_path": "group_cam", "init_args": {"groups": 4}}}),
+        SaliencyWriter("maps", {"class_path": "group_cam", "init_args": {"groups": 4}}),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_survive_pickle_and_copies(callback):
+    """As other processes need them, of ddp_spawn or of Ray."""
+    for again in (pickle.loads(pickle.dumps(callback)), copy.deepcopy(callback)):
+        assert again.state_key == callback.state_key
+        if isinstance(callback, SaliencyAugmentation):
+            assert again.guide.spec == callback.guide.spec
+        elif isinstance(callback, SaliencyMonitor):
+            assert again.views == callback.views
+        else:
+            assert again.explainer == callback.explainer
