@@ -41,7 +41,7 @@ def as_spec(part: Any, default: type | None = None) -> dict[str, Any]:
                 f"Got {', '.join(unknown)} beside class_path. Allowed are class_path and init_args; put arguments into "
                 "init_args."
             )
-        return _completed(_class_of(str(part["class_path"])), dict(part.get("init_args") or {}))
+        return _completed(class_at(str(part["class_path"])), dict(part.get("init_args") or {}))
     if isinstance(part, Mapping) and default is not None:
         return _completed(default, dict(part))
     hyperparameters = None if isinstance(part, Mapping) else getattr(part, "hparams", None)
@@ -61,7 +61,7 @@ def as_spec(part: Any, default: type | None = None) -> dict[str, Any]:
 
 def given_arguments(spec: Spec) -> dict[str, Any]:
     """The arguments of a specification that are other than the class's defaults."""
-    defaults = _completed(_class_of(spec["class_path"]), {}, check=False)["init_args"]
+    defaults = _completed(class_at(spec["class_path"]), {}, check=False)["init_args"]
     own = spec.get("init_args") or {}
     return {name: value for name, value in own.items() if name not in defaults or defaults[name] != value}
 
@@ -77,7 +77,7 @@ def build(spec: Spec) -> Any:
         >>> build({"class_path": "DigitScenes", "init_args": {"train_size": 10}}).sizes["train"]
         10
     """
-    found = _class_of(str(spec["class_path"]))
+    found = class_at(str(spec["class_path"]))
     arguments = {key: _built(value) for key, value in (spec.get("init_args") or {}).items()}
     _check_arguments(found, arguments)
     return found(**arguments)
@@ -99,7 +99,12 @@ def _data(text: str) -> Any:
     return build(json.loads(text))
 
 
-def _class_of(path: str) -> Any:
+def class_at(path: str) -> Any:
+    """The class of a class path; without a dot, one of ``lightning_saliency``.
+
+    Raises:
+        ValueError: If it cannot be imported.
+    """
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module or _HOME), name)

@@ -15,6 +15,7 @@ from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentat
 from lightning_saliency.callbacks.augmentation.options import parse_schedule
 from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentation
 from lightning_saliency.studies.isolation import OwnRandomness
+from lightning_saliency.studies.specs import class_at
 
 #: What changes a batch's images and labels, by name, with the options it takes beside ``probability``.
 BATCH_AUGMENTATIONS = ("random_erasing", "cutmix", "mixup")
@@ -34,8 +35,8 @@ class Arm:
 
     Args:
         name: In tables.
-        kind: One of ``KINDS``.
-        options: Of the augmentation: for ``random_erasing`` ``probability`` (of each image) and those of torchvision's
+        kind: One of ``KINDS``, or the class path of a `SaliencyAugmentation` of one's own.
+        options: Arguments of the augmentation: for ``random_erasing`` ``probability`` (of each image) and those of torchvision's
             ``RandomErasing``; for ``cutmix`` and ``mixup`` ``probability`` (of each batch) and ``alpha``; for
             ``saliency`` and ``group_cam`` those of the callback.
     """
@@ -45,16 +46,20 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def by_callback(self) -> bool:
+        """Whether a `SaliencyAugmentation` changes the batches."""
+        return self.kind in CALLBACKS or "." in self.kind
+
+    @property
     def guided(self) -> bool:
         """Whether the images' own saliency maps guide it."""
-        return self.kind in CALLBACKS and not self.is_control
+        return self.by_callback and not self.is_control
 
     @property
     def is_control(self) -> bool:
-        """Whether its masks are such that what they hide has nothing to do with the image."""
-        return self.kind in CALLBACKS and (
-            self.options.get("control") is not None or self.options.get("explainer") == "random_blobs"
-        )
+        """Whether what its masks hide is independent of the image."""
+        callback = self.callback(0, 0)
+        return callback is not None and (callback.guide.control is not None or callback.guide.name == "random_blobs")
 
     @property
     def reuses_maps(self) -> bool:
@@ -69,7 +74,7 @@ class Arm:
         again; CutMix and MixUp mix every batch. Otherwise a share of the images is part of each step, and stays.
         """
         options = dict(self.options)
-        if self.kind in CALLBACKS:
+        if self.by_callback:
             options |= {"start_epoch": 0, "every_n_steps": 1, "reuse_epochs": 1}
             if isinstance(options.get("probability"), (list, tuple)):
                 options["probability"] = max(value for _, value in parse_schedule(options["probability"]))
@@ -78,10 +83,10 @@ class Arm:
         return replace(self, options=options)
 
     def duties(self, steps: int, epoch: int, start_epoch: int) -> list[float]:
-        """Of each of the first steps the share of what the arm does ``at_full_duty``; 0 is a plain step.
+        """For each of the first steps the share of what the arm does ``at_full_duty``; 0 is a plain step.
 
         Args:
-            steps: How many.
+            steps: Number of steps.
             epoch: Batches in an epoch.
             start_epoch: The first epoch in which arms differ that have none of their own.
 
@@ -100,6 +105,13 @@ class Arm:
         share = 0.0 if batch is None else 1.0 if self.kind == "random_erasing" else batch.probability
         return [share if step // epoch >= start_epoch else 0.0 for step in range(steps)]
 
+    def cost_kind(self) -> Arm:
+        """An arm whose steps cost the same: controls and soft masks cost what their guide does."""
+        if not self.by_callback:
+            return replace(self, name="plain", kind="plain", options={})
+        options = {key: value for key, value in self.at_full_duty().options.items() if key not in ("control", "soft")}
+        return replace(self, name="timed", options=options)
+
     def augment(self, num_classes: int, seed: int) -> BatchAugmentation | None:
         """What changes the batches inside the training step, if anything does."""
         if self.kind not in BATCH_AUGMENTATIONS:
@@ -108,10 +120,10 @@ class Arm:
 
     def callback(self, seed: int, start_epoch: int) -> SaliencyAugmentation | None:
         """The callback that changes the batches before the training step, if there is one."""
-        if self.kind not in CALLBACKS:
+        if not self.by_callback:
             return None
         given = {"seed": seed, "start_epoch": start_epoch, "model": "model", "film": False, **self.options}
-        build = CALLBACKS[self.kind]
+        build = CALLBACKS[self.kind] if self.kind in CALLBACKS else class_at(self.kind)
         try:
             return build(**given)
         except TypeError as error:
@@ -121,28 +133,40 @@ class Arm:
             ) from error
 
 
-def parse_arms(arms: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Arm]:
+def parse_arms(arms: Mapping[str, Any]) -> dict[str, Arm]:
     """The arms that a configuration names.
 
     Args:
-        arms: Name in the table -> options. ``augmentation`` among them says which kind; without it the name does.
+        arms: Name in the table -> augmentation: its kind, one of ``KINDS``; ``None``, where the row has the kind's own
+            name; ``{"class_path": kind, "init_args": {...}}``, where the class path may also be that of a
+            `SaliencyAugmentation` of one's own; or an `Arm`.
 
     Raises:
         ValueError: If a kind or an option is unknown.
 
     Example:
-        >>> arms = parse_arms({"plain": None, "mixup": {"alpha": 0.2}, "erased": {"augmentation": "random_erasing"}})
-        >>> [arm.kind for arm in arms.values()]
+        >>> mixed = {"class_path": "mixup", "init_args": {"alpha": 0.2}}
+        >>> [arm.kind for arm in parse_arms({"plain": None, "mixed": mixed, "erased": "random_erasing"}).values()]
         ['plain', 'mixup', 'random_erasing']
     """
     parsed = {}
     for name, given in arms.items():
-        options = dict(given or {})
-        kind = options.pop("augmentation", name)
-        if kind not in KINDS:
+        if isinstance(given, Arm):
+            parsed[name] = given
+            continue
+        value = {"class_path": name} if given is None or given == {} else given
+        if isinstance(value, str):
+            value = {"class_path": value}
+        if not isinstance(value, Mapping) or "class_path" not in value or set(value) - {"class_path", "init_args"}:
             raise ValueError(
-                f"Got the arm {name} of the kind {kind!r}. Allowed are {', '.join(KINDS)}; give the arm such a name, "
-                "or its kind as `augmentation`."
+                f"Got the arm {name} as {given!r}. Allowed are a kind ({', '.join(KINDS)}) and {{class_path: kind, "
+                "init_args: {...}}; write one of them."
+            )
+        kind, options = str(value["class_path"]), dict(value.get("init_args") or {})
+        if kind not in KINDS and "." not in kind:
+            raise ValueError(
+                f"Got the arm {name} of the kind {kind!r}. Allowed are {', '.join(KINDS)} and the class path of a "
+                "SaliencyAugmentation; give the arm such a name, or its kind as class_path."
             )
         if kind == "plain" and options:
             raise ValueError(f"Got the options {sorted(options)} for the plain arm {name}, which has none: drop them.")
@@ -158,9 +182,9 @@ class BatchAugmentation:
 
     Args:
         kind: One of ``BATCH_AUGMENTATIONS``.
-        options: See `Arm`.
+        options: Arguments of the augmentation, see `Arm`.
         num_classes: Number of classes.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Raises:
         ValueError: If an option is unknown or out of range.

@@ -1,4 +1,4 @@
-"""What a comparison of augmentations is told: networks, data, training, arms."""
+"""What a comparison of augmentations consists of: models, data, training, arms."""
 
 from __future__ import annotations
 
@@ -6,75 +6,64 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_saliency.studies.engine.run import Engine
+from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
+from lightning_saliency.studies.engine.config import EngineConfig
+from lightning_saliency.studies.specs import as_spec
 
 Budget = Literal["steps", "time"]
 BUDGETS: tuple[Budget, ...] = ("steps", "time")
 
 
 @dataclass
-class FineTunedNetwork:
-    """A network by name, with the weights that fine-tuning begins with.
+class FineTunedModel:
+    """A network by name, with the weights that fine-tuning begins with; the first fields are `ImageClassifier`'s.
 
     Args:
-        model: Its name, see `lightning_saliency.networks.build_network`; also ``path/file.py:function``.
+        model: Name of the network, see `lightning_saliency.networks.build_network`; also ``path/file.py:function``.
         checkpoint: File of its weights, see `lightning_saliency.networks.load_weights`. ``None``: random ones.
         reset_head: Begin with the file's weights in all but the last layer.
         library: Where the name is looked up.
-        options: Further arguments of the network's builder.
-        without: Modules that are left out, by their dotted names: such as an activation behind the last layer, as
-            SqueezeNet has it, under which those classes of a new head are dead that begin below zero.
+        model_options: Further arguments of the network's builder.
+        optimizer: ``adamw`` or ``sgd``, in place of the training's.
+        learning_rate: The largest learning rate, in place of the training's.
+        without: Dotted names of modules that are replaced by the identity: for example an activation behind the last
+            layer, as SqueezeNet has it, under which those classes of a new head are dead that begin below zero.
         freeze_batch_norm: Leave BatchNorm in evaluation mode: for networks whose statistics must not be touched, for
             example those folded into the convolutions.
-        optimizer: In place of that of the training.
-        learning_rate: Likewise.
     """
 
     model: str
     checkpoint: str | None = None
     reset_head: bool = True
     library: Literal["torchvision", "timm"] = "torchvision"
-    options: dict[str, Any] | None = None
-    without: list[str] = field(default_factory=list)
-    freeze_batch_norm: bool = False
+    model_options: dict[str, Any] | None = None
     optimizer: Literal["adamw", "sgd"] | None = None
     learning_rate: float | None = None
+    without: list[str] = field(default_factory=list)
+    freeze_batch_norm: bool = False
 
 
 @dataclass
-class DataModuleConfig:
-    """A data module by the name of its class.
-
-    Args:
-        class_name: Such as ``lightning_saliency.data.DigitScenes``. It has ``num_classes``, and training, validation
-            and test loaders whose batches hold images and integer labels.
-        options: Its arguments.
-        seeded: Whether each seed of the study has data of its own: ``seed`` in ``options`` (0 where it is left out)
-            is raised by the study's seed. The interval then holds the choice of the data too.
-    """
-
-    class_name: str
-    options: dict[str, Any]
-    seeded: bool = False
-
-
-@dataclass
-class TrainingConfig:
+class FineTuningConfig:
     """How each arm is trained.
 
     Args:
-        steps: Of the optimiser; within equal time so many for an arm whose step costs what one of plain training does.
+        steps: Steps of the optimiser; within equal time so many for an arm whose step costs as much as plain
+            training's.
         start_epoch: First epoch, from 0, in which the arms differ; plain training before.
-        validations: How often the validation set is run in the course of training, its end included.
+        validations: Number of times the validation set is run in the course of training, its end included.
         optimizer: ``adamw`` or ``sgd``.
-        learning_rate: The greatest.
-        weight_decay: Of the optimiser.
-        momentum: Of SGD.
-        nesterov: Give it Nesterov's correction.
+        learning_rate: The largest learning rate.
+        weight_decay: Weight decay of the optimiser.
+        momentum: Momentum of SGD.
+        nesterov: Whether SGD's momentum is Nesterov's.
         scheduler: ``cosine``, ``one_cycle`` or none, see `lightning_saliency.classifier.ImageClassifier`; it ends
             with the arm's own last step.
         precision: Lightning's, such as ``32-true`` or ``bf16-mixed``.
         accelerator: Lightning's, such as ``auto``, ``cpu``, ``gpu``.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
 
     steps: int = 200
@@ -99,7 +88,7 @@ class TrainingConfig:
 
 @dataclass
 class CostConfig:
-    """How it is measured what a step of each arm takes.
+    """How the cost of a step of each arm is measured.
 
     What is timed is a step in which an arm does most, and a plain one. An arm pays for as much of the difference as it
     does in each planned step: in some epochs only (``start_epoch``), with the probability that its schedule has in each
@@ -107,10 +96,14 @@ class CostConfig:
     were made anew, since a few steps do not tell how many images come back unchanged.
 
     Args:
-        steps: Of each arm in each round; two more before them are not counted.
-        rounds: In each of which every arm has its turn; the ratio to plain training is the median of the rounds'.
+        steps: Timed steps of each arm in each round; two more before them are not counted.
+        rounds: Number of rounds, in each of which every arm has its turn; the ratio to plain training is the median of
+            the rounds'.
         tolerance: Arms whose steps cost up to ``1 + tolerance`` times what the reference's do count as equal to it:
             they get as many steps within equal time, and their runs of equal steps serve for both.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
 
     steps: int = 8
@@ -126,14 +119,17 @@ class CostConfig:
 
 
 @dataclass
-class AugmentationConfig:
-    """All of a comparison of augmentations, as a YAML file says it.
+class AugmentationConfig(EngineConfig):
+    """All of a comparison of augmentations; see `EngineConfig` for the fields that are not listed here.
 
     Args:
-        networks: Name in the table -> network.
-        data: The images.
-        arms: Name in the table -> its kind as ``augmentation`` and its options, see
-            `lightning_saliency.studies.augmentation.run.Arm`; without ``augmentation`` the name says the kind.
+        models: Name in the table -> network, as `FineTunedModel` or a mapping of its fields.
+        data: The data module: ``{"class_path": ..., "init_args": {...}}``, or one that saved its arguments with
+            ``save_hyperparameters()``. It has ``num_classes``, and training, validation and test loaders whose batches
+            hold images and integer labels.
+        arms: Name in the table -> augmentation, see `lightning_saliency.studies.augmentation.arms.parse_arms`.
+        seeded_data: Whether each seed of the study has data of its own: the data module's ``seed`` (0 where it is left
+            out) is raised by the study's seed. The interval then holds the choice of the data too.
         training: How each arm is trained.
         cost: How the cost of a step is measured.
         seeds: Each arm is trained once from each.
@@ -143,40 +139,40 @@ class AugmentationConfig:
         controls: Arms that those guided by saliency maps are compared with as well: guided arm -> its own controls, of
             the same guide and options; or a list, the same for all of them. In the table a control that is called
             ``<arm>, <name>`` is its arm's ``its <name>``.
-        confidence: Of the intervals.
-        output: Folder of the results; a run that was killed goes on from what it finds there.
-        data_root: What ``{data_root}`` stands for in the paths of networks and data.
-        engine: ``local`` or ``ray``, see `lightning_saliency.studies.engine.run.run_cells`.
-        workers: Processes.
-        cpus_per_cell: Processors, and threads of PyTorch, for each.
-        gpus_per_cell: GPUs for each.
+        confidence: Confidence of the intervals, in (0, 1).
 
     Raises:
+        TypeError: If the data are something else.
         ValueError: If something is out of range, or an arm that is named does not exist.
     """
 
-    networks: dict[str, FineTunedNetwork]
-    data: DataModuleConfig
-    arms: dict[str, dict[str, Any] | None]
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    models: Any = field(default_factory=dict)
+    data: Any = None
+    arms: Any = field(default_factory=dict)
+    seeded_data: bool = False
+    training: FineTuningConfig = field(default_factory=FineTuningConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     budgets: list[Budget] = field(default_factory=lambda: list(BUDGETS))
     reference: str = "plain"
     controls: dict[str, list[str]] | list[str] = field(default_factory=list)
     confidence: float = 0.95
-    output: str = "runs/compare_augmentation"
-    data_root: str = "."
-    engine: Engine = "local"
-    workers: int = 1
-    cpus_per_cell: float = 1
-    gpus_per_cell: float = 0
+    output: str | None = "runs/compare_augmentation"
 
     def __post_init__(self) -> None:
-        if not self.networks or not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        given: Mapping[str, Any] = self.models
+        self.models: dict[str, FineTunedModel] = {
+            name: model if isinstance(model, FineTunedModel) else _from_mapping(FineTunedModel, model)
+            for name, model in given.items()
+        }
+        self.training = _from_mapping(FineTuningConfig, self.training)
+        self.cost = _from_mapping(CostConfig, self.cost)
+        self.data = as_spec(self.data)
+        self.arms: dict[str, Arm] = parse_arms(self.arms)
+        if not self.models or not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(
-                f"Got {len(self.networks)} networks and seeds={self.seeds}. Allowed are one network and more, and "
-                "different seeds from 0."
+                f"Got {len(self.models)} models and seeds={self.seeds}. Allowed are one model and more, and different "
+                "seeds from 0."
             )
         if not self.budgets or set(self.budgets) - set(BUDGETS):
             raise ValueError(f"Got budgets={self.budgets}. Allowed are {', '.join(BUDGETS)}; name one or both.")
@@ -200,12 +196,13 @@ class AugmentationConfig:
         """The controls that an arm guided by saliency maps is compared with."""
         return list(self.controls.get(arm, []) if isinstance(self.controls, Mapping) else self.controls)
 
-    def located(self, value: Any) -> Any:
-        """A value of the configuration, ``{data_root}`` in its texts replaced."""
-        if isinstance(value, str):
-            return value.replace("{data_root}", self.data_root)
-        if isinstance(value, Mapping):
-            return {key: self.located(inner) for key, inner in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.located(inner) for inner in value]
-        return value
+
+def _from_mapping(config: type[Any], given: Any) -> Any:
+    """A dataclass of the configuration, from its fields where these are given."""
+    if isinstance(given, config):
+        return given
+    try:
+        return config(**given)
+    except TypeError as error:
+        allowed = ", ".join(config.__dataclass_fields__)
+        raise ValueError(f"Got {given!r} ({error}). Allowed are a mapping of {allowed}; correct it.") from error
