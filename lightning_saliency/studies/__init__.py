@@ -1,6 +1,11 @@
 """Studies: whole experiments over networks, explainers and data, whose results are kept and resumed."""
 
-from lightning_saliency.studies.augmentation.run import AugmentationConfig, run_augmentation
+from lightning_saliency.studies.augmentation import (
+    AugmentationConfig,
+    AugmentationResult,
+    plan_augmentation,
+    run_augmentation,
+)
 from lightning_saliency.studies.comparison import (
     ComparisonConfig,
     ComparisonResult,
@@ -19,6 +24,7 @@ from lightning_saliency.studies.sanity_check import (
 
 __all__ = [
     "AugmentationConfig",
+    "AugmentationResult",
     "CellError",
     "ComparisonConfig",
     "ComparisonResult",
@@ -26,6 +32,7 @@ __all__ = [
     "SanityCheckConfig",
     "SanityCheckResult",
     "StaleResultsError",
+    "plan_augmentation",
     "plan_comparison",
     "plan_sanity_check",
     "run_augmentation",

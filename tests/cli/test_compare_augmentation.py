@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_saliency.cli import compare_augmentation, main
-from lightning_saliency.studies.augmentation import plan as planning
-from lightning_saliency.studies.augmentation.arms import parse_arms
-from tests.paths import CONFIGS
+from lightning_saliency.cli import main
+from lightning_saliency.studies.augmentation import AugmentationConfig
+from lightning_saliency.studies.augmentation import grid as planning
+from tests.paths import CONFIGS, ROOT
 
 COMPARISONS = sorted(CONFIGS.glob("compare_augmentation_*.yaml"))
 
@@ -22,15 +22,18 @@ def config(tmp_path, monkeypatch):
         arrays[f"y_{split}"] = np.arange(count) % 2
     np.savez(tmp_path / "images.npz", **arrays)
     content = {
-        "networks": {"Net": {"model": "small_cnn", "options": {"width": 4}}},
+        "models": {"Net": {"model": "small_cnn", "model_options": {"width": 4}}},
         "data": {
-            "class_name": "lightning_saliency.data.modules.array_images.ArrayImagesDataModule",
-            "options": {"path": "{data_root}/images.npz", "batch_size": 8},
+            "class_path": "lightning_saliency.data.ArrayImagesDataModule",
+            "init_args": {"path": str(tmp_path / "images.npz"), "batch_size": 8},
         },
         "arms": {
-            "plain": {},
-            "grad_cam": {"augmentation": "saliency", "explainer": "grad_cam"},
-            "random mask": {"augmentation": "saliency", "explainer": "grad_cam", "control": "random_blobs"},
+            "plain": None,
+            "grad_cam": {"class_path": "saliency", "init_args": {"explainer": "grad_cam"}},
+            "random mask": {
+                "class_path": "saliency",
+                "init_args": {"explainer": "grad_cam", "control": "random_blobs"},
+            },
         },
         "controls": ["random mask"],
         "training": {"steps": 2, "validations": 1, "accelerator": "cpu"},
@@ -39,21 +42,26 @@ def config(tmp_path, monkeypatch):
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
 
-    def measured(network, data, arms, training, steps, rounds, seed, threads):
+    def measured(model, data, arms, training, steps, rounds, seed, threads):
         seconds = {name: [0.5 if name == "plain" else 1.0] * rounds for name in arms}
         return {"seconds": seconds, "evaluation": 0.25, "epoch": 2}
 
+    def timed(model, data, arm, training, seed):
+        return {"seconds": 0.5 if arm.kind == "plain" else 1.0, "evaluation": 0.25, "epoch": 2}
+
     monkeypatch.setattr(planning, "measure_steps", measured)
+    monkeypatch.setattr(planning, "time_steps", timed)
     monkeypatch.setenv("COLUMNS", "200")
-    return ["--config", str(tmp_path / "config.yaml"), "--data-root", str(tmp_path)]
+    return ["--config", str(tmp_path / "config.yaml")]
 
 
 def test_the_plan_trains_nothing(config, capsys, tmp_path):
     assert main(["compare-augmentation", *config, "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert "10 of 10 runs are to be done" in printed
-    assert "2.00 (2.00–2.00)" in printed
-    for word in ("grad_cam", "steps", "time", "s/step"):
+    assert "all 10 0" in " ".join(printed.split())
+    assert "cost of a step" in printed
+    assert "2.00" in printed
+    for word in ("grad_cam, 1 steps (time)", "plain, 2 steps (steps and time)", "time left"):
         assert word in printed
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["costs"]
 
@@ -65,24 +73,28 @@ def test_the_comparison_is_printed_and_written(config, capsys, tmp_path):
     assert "against random mask" in printed
     assert (tmp_path / "out" / "table.md").is_file()
     assert main(["compare-augmentation", *config, "--plan"]) == 0
-    assert "0 of 10 runs are to be done" in capsys.readouterr().out
+    assert "all 10 10" in " ".join(capsys.readouterr().out.split())
 
 
 def test_mistakes_are_told_without_a_traceback(config, capsys, tmp_path):
     for extra, told in (
         (["--reference", "nothing"], "nothing"),
         (["--training.steps", "0"], "steps=0"),
-        (["--data-root", str(tmp_path / "elsewhere")], "elsewhere"),
+        (["--data.init_args.path", str(tmp_path / "elsewhere")], "elsewhere"),
     ):
         assert main(["compare-augmentation", *config, *extra]) == 2
         assert told in capsys.readouterr().err
 
 
+def read(path, **changes):
+    return AugmentationConfig(**{**yaml.safe_load(path.read_text()), **changes})
+
+
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_the_configurations_can_be_read(path):
-    parsed = compare_augmentation._parser().parse_args(["--config", str(path)])
+    parsed = read(path)
     assert len(parsed.seeds) >= 3
-    arms = parse_arms(parsed.arms)
+    arms = parsed.arms
     kinds = {arm.kind for arm in arms.values()}
     assert {"plain", "random_erasing", "cutmix", "mixup", "group_cam", "saliency"} <= kinds
     guides = {arm.options.get("explainer", arm.kind) for arm in arms.values() if arm.guided}
@@ -104,12 +116,8 @@ def test_there_are_configurations():
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["cifar", "coco"])
-def test_networks_and_data_of_the_configurations_are_there(name, shared_data, tmp_path):
+def test_networks_and_data_of_the_configurations_are_there(name, shared_data, tmp_path, monkeypatch):
     path = next(path for path in COMPARISONS if path.stem.endswith(name))
-    content = yaml.safe_load(path.read_text())
-    arguments = ["--config", str(path), "--data-root", str(shared_data), "--output", str(tmp_path)]
-    parser = compare_augmentation._parser()
-    given = vars(parser.instantiate_classes(parser.parse_args(compare_augmentation._dashed(arguments))))
-    config = planning.AugmentationConfig(**{key: given[key] for key in given if key not in ("config", "plan")})
-    planner = planning.Planner(config)
-    assert list(planner.shared) == list(content["networks"])
+    monkeypatch.chdir(ROOT)
+    grid = planning.AugmentationGrid(read(path, output=str(tmp_path)))
+    assert list(grid.shared) == list(read(path).models)

@@ -1,1 +1,20 @@
-"""Augmentations compared by fine-tuning."""
+"""Augmentations compared by fine-tuning: those that saliency maps guide, others, and controls."""
+
+from lightning_saliency.studies.augmentation.config import (
+    AugmentationConfig,
+    CostConfig,
+    FineTunedModel,
+    FineTuningConfig,
+)
+from lightning_saliency.studies.augmentation.results import AugmentationResult
+from lightning_saliency.studies.augmentation.run import plan_augmentation, run_augmentation
+
+__all__ = [
+    "AugmentationConfig",
+    "AugmentationResult",
+    "CostConfig",
+    "FineTunedModel",
+    "FineTuningConfig",
+    "plan_augmentation",
+    "run_augmentation",
+]

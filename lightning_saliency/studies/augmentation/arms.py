@@ -36,9 +36,9 @@ class Arm:
     Args:
         name: In tables.
         kind: One of ``KINDS``, or the class path of a `SaliencyAugmentation` of one's own.
-        options: Arguments of the augmentation: for ``random_erasing`` ``probability`` (of each image) and those of torchvision's
-            ``RandomErasing``; for ``cutmix`` and ``mixup`` ``probability`` (of each batch) and ``alpha``; for
-            ``saliency`` and ``group_cam`` those of the callback.
+        options: Arguments of the augmentation: for ``random_erasing`` ``probability`` (of each image) and those of
+            torchvision's ``RandomErasing``; for ``cutmix`` and ``mixup`` ``probability`` (of each batch) and ``alpha``;
+            otherwise those of the callback.
     """
 
     name: str
@@ -59,7 +59,9 @@ class Arm:
     def is_control(self) -> bool:
         """Whether what its masks hide is independent of the image."""
         callback = self.callback(0, 0)
-        return callback is not None and (callback.guide.control is not None or callback.guide.name == "random_blobs")
+        return callback is not None and (
+            callback.guide.control is not None or callback.guide.spec.name == "random_blobs"
+        )
 
     @property
     def reuses_maps(self) -> bool:
@@ -154,7 +156,7 @@ def parse_arms(arms: Mapping[str, Any]) -> dict[str, Arm]:
         if isinstance(given, Arm):
             parsed[name] = given
             continue
-        value = {"class_path": name} if given is None or given == {} else given
+        value: Any = {"class_path": name} if given is None or given == {} else given
         if isinstance(value, str):
             value = {"class_path": value}
         if not isinstance(value, Mapping) or "class_path" not in value or set(value) - {"class_path", "init_args"}:

@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from time import perf_counter
@@ -15,10 +16,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import DataLoader
 
+from lightning_saliency.batches import find_images
 from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.studies.augmentation.arms import Arm
-from lightning_saliency.studies.augmentation.config import DataModuleConfig, FineTunedNetwork, TrainingConfig
+from lightning_saliency.studies.augmentation.config import FineTunedModel, FineTuningConfig
 from lightning_saliency.studies.augmentation.training import FineTuning, StepClock
 from lightning_saliency.studies.engine.fingerprints import batches_fingerprint
 from lightning_saliency.studies.isolation import OwnRandomness, SeededBatches, quiet
@@ -26,40 +30,53 @@ from lightning_saliency.studies.specs import build
 
 # Streams of random numbers: the network's beginning is the seed's own, the others are counted from here.
 _ORDER, _AUGMENTATION = 1_000_003, 2_000_003
-# Batches of each split that are looked at to tell data apart.
-_LOOKED_AT = 4
+# Batches of each split that are looked at to tell data apart, and images of a step that is timed for a plan.
+_LOOKED_AT, _FEW = 4, 2
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The data of a study.
+
+    Args:
+        spec: ``{"class_path": ..., "init_args": {...}}`` of the data module.
+        seeded: Whether its ``seed`` is raised by the study's seed.
+    """
+
+    spec: Mapping[str, Any]
+    seeded: bool = False
 
 
 @lru_cache(maxsize=2)
-def _built(class_name: str, arguments: str) -> pl.LightningDataModule:
+def _built(class_path: str, arguments: str) -> pl.LightningDataModule:
     try:
-        data = build({"class_path": class_name, "init_args": json.loads(arguments)})
+        data = build({"class_path": class_path, "init_args": json.loads(arguments)})
     except TypeError as error:
         raise ValueError(str(error)) from error
     if not isinstance(data, pl.LightningDataModule):
-        raise ValueError(f"Got {class_name!r}, which is no LightningDataModule. Give the name of the class of one.")
+        raise ValueError(f"Got {class_path!r}, which is no LightningDataModule. Give the class path of one.")
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
     if not isinstance(getattr(data, "num_classes", None), int):
-        raise ValueError(f"{class_name} has no `num_classes` after setup(). Give it this attribute.")
+        raise ValueError(f"{class_path} has no `num_classes` after setup(). Give it this attribute.")
     return data
 
 
-def build_data(config: DataModuleConfig, seed: int) -> pl.LightningDataModule:
+def study_data(data: StudyData, seed: int) -> pl.LightningDataModule:
     """The data module, set up, for one of the study's seeds; the two last ones are kept for the next cell.
 
     Raises:
         ValueError: If there is no such data module, or it does not take its arguments.
     """
-    arguments = dict(config.options)
-    if config.seeded:
-        arguments["seed"] = int(arguments.get("seed", 0)) + seed
-    return _built(config.class_name, json.dumps(arguments, sort_keys=True))
+    arguments = dict(data.spec.get("init_args") or {})
+    if data.seeded:
+        arguments["seed"] = int(arguments.get("seed") or 0) + seed
+    return _built(str(data.spec["class_path"]), json.dumps(arguments, sort_keys=True))
 
 
-def build_module(
-    network: FineTunedNetwork, training: TrainingConfig, num_classes: int, arm: Arm, seed: int, start_epoch: int
+def build_fine_tuning(
+    network: FineTunedModel, training: FineTuningConfig, num_classes: int, arm: Arm, seed: int, start_epoch: int
 ) -> FineTuning:
     """The module to train: its weights depend on the seed alone.
 
@@ -68,7 +85,7 @@ def build_module(
         ValueError: If there is no such network or module of it, or the weights are another network's.
     """
     with OwnRandomness(seed):
-        model = build_network(network.model, num_classes, library=network.library, options=network.options)
+        model = build_network(network.model, num_classes, library=network.library, options=network.model_options)
     if network.checkpoint is not None:
         load_weights(model, network.checkpoint, network.reset_head)
     for name in network.without:
@@ -102,17 +119,17 @@ def _leave_out(model: nn.Module, name: str) -> None:
 
 
 def train_arm(
-    network: FineTunedNetwork, data: DataModuleConfig, arm: Arm, training: TrainingConfig, steps: int, seed: int
+    model: FineTunedModel, data: StudyData, arm: Arm, training: FineTuningConfig, steps: int, seed: int
 ) -> dict[str, Any]:
     """Train one arm from one seed and test it: a cell of the study.
 
     Args:
-        network: Which.
-        data: Which.
-        arm: Which.
-        training: How; its number of steps is not looked at.
-        steps: Of the optimiser.
-        seed: Of the new head, of the order of the batches and of the augmentation.
+        model: The network to train.
+        data: The data to train and test it on.
+        arm: The augmentation.
+        training: How it is trained; its number of steps is not looked at.
+        steps: Steps of the optimiser.
+        seed: Seed of the new head, of the order of the batches and of the augmentation.
 
     Returns:
         ``accuracy`` on the test images, in [0, 1]; ``val_best`` and ``val_last``; ``val``, by step;
@@ -120,7 +137,7 @@ def train_arm(
         replaced, ``None`` where there are none.
     """
     module, clock, trainer, datamodule = _fit(
-        network, data, arm, training, steps, seed, training.start_epoch, training.validations
+        model, data, arm, training, steps, seed, training.start_epoch, training.validations
     )
     with OwnRandomness(seed), quiet():
         if steps not in clock.validations:
@@ -141,10 +158,10 @@ def train_arm(
 
 
 def measure_steps(
-    network: FineTunedNetwork,
-    data: DataModuleConfig,
+    model: FineTunedModel,
+    data: StudyData,
     arms: Mapping[str, Arm],
-    training: TrainingConfig,
+    training: FineTuningConfig,
     steps: int,
     rounds: int,
     seed: int,
@@ -153,14 +170,14 @@ def measure_steps(
     """Measure what a step of each arm takes, the arms in turn, so that what else the machine does meets all alike.
 
     Args:
-        network: Which.
-        data: Which.
+        model: The network to train.
+        data: The data to train it on.
         arms: Name -> arm, at full duty: a few steps from the first epoch on are to tell.
-        training: How.
-        steps: Counted in each round, behind two that are not.
-        rounds: How often all arms have their turn.
-        seed: Of everything, in each round and arm.
-        threads: Of PyTorch meanwhile; ``None``: as they are.
+        training: How it is trained.
+        steps: Steps counted in each round, after two that are not.
+        rounds: Number of rounds, in each of which all arms have their turn.
+        seed: Seed of everything, in each round and arm.
+        threads: PyTorch's threads meanwhile; ``None``: as they are.
 
     Returns:
         ``seconds``: arm -> the mean of each round; ``evaluation``: the seconds of one run of validation and test
@@ -173,7 +190,7 @@ def measure_steps(
             torch.set_num_threads(threads)
         for _ in range(rounds):
             for name, arm in arms.items():
-                module, clock, trainer, datamodule = _fit(network, data, arm, training, steps + 2, seed, 0, 0)
+                module, clock, trainer, datamodule = _fit(model, data, arm, training, steps + 2, seed, 0, 0)
                 seconds[name].append(clock.mean_seconds() or 0.0)
         with quiet():
             start = perf_counter()
@@ -185,19 +202,55 @@ def measure_steps(
     return {"seconds": seconds, "evaluation": evaluation, "epoch": len(datamodule.train_dataloader())}
 
 
+def time_steps(
+    model: FineTunedModel, data: StudyData, arm: Arm, training: FineTuningConfig, seed: int
+) -> dict[str, Any]:
+    """Tell by one step, after a first one, on a few images of a batch, what a step of an arm takes.
+
+    Args:
+        model: The network to train.
+        data: The data to train it on.
+        arm: The augmentation, at full duty.
+        training: How it is trained.
+        seed: Seed of everything.
+
+    Returns:
+        ``seconds`` of a whole batch; ``evaluation``: the seconds of one run of validation and test images, as passes
+        that take a third of a plain step; ``epoch``: the number of batches in an epoch.
+    """
+    datamodule: Any = study_data(data, seed)
+    loader = datamodule.train_dataloader()
+    with OwnRandomness(seed):
+        batch = next(iter(loader))
+    size = len(find_images(batch))
+    few = tree_map_only(torch.Tensor, lambda tensor: tensor[:_FEW], batch)
+    module = build_fine_tuning(model, training, datamodule.num_classes, arm, seed, 0)
+    callback = arm.callback(seed + _AUGMENTATION, 0)
+    clock = StepClock(callback, warm_up=1)
+    with quiet():
+        trainer = _trainer(training, 2, 0, [*([] if callback is None else [callback]), clock])
+    with OwnRandomness(seed), quiet():
+        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
+        warnings.filterwarnings("error", message=".*goes on unaugmented")
+        trainer.fit(module, DataLoader([few, few], batch_size=None))  # type: ignore[arg-type]
+    seconds = (clock.mean_seconds() or 0.0) * size / min(size, _FEW)
+    images = sum(len(each.dataset) for each in (datamodule.val_dataloader(), datamodule.test_dataloader()))
+    return {"seconds": seconds, "evaluation": images * seconds / size / 3, "epoch": len(loader)}
+
+
 def _fit(
-    network: FineTunedNetwork,
-    data: DataModuleConfig,
+    model: FineTunedModel,
+    data: StudyData,
     arm: Arm,
-    training: TrainingConfig,
+    training: FineTuningConfig,
     steps: int,
     seed: int,
     start_epoch: int,
     validations: int,
 ) -> tuple[FineTuning, StepClock, pl.Trainer, Any]:
     """Train; the module, its clock, its trainer, its data. ``validations`` is their number, 0 for none at all."""
-    datamodule: Any = build_data(data, seed)
-    module = build_module(network, training, datamodule.num_classes, arm, seed, start_epoch)
+    datamodule: Any = study_data(data, seed)
+    module = build_fine_tuning(model, training, datamodule.num_classes, arm, seed, start_epoch)
     callback = arm.callback(seed + _AUGMENTATION, start_epoch)
     clock = StepClock(callback)
     with quiet():
@@ -213,7 +266,7 @@ def _fit(
     return module, clock, trainer, datamodule
 
 
-def _trainer(training: TrainingConfig, steps: int, validations: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(training: FineTuningConfig, steps: int, validations: int, callbacks: list[pl.Callback]) -> pl.Trainer:
     return pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -232,11 +285,11 @@ def _trainer(training: TrainingConfig, steps: int, validations: int, callbacks: 
     )
 
 
-def data_fingerprint(config: DataModuleConfig, seed: int) -> str:
+def study_data_fingerprint(data: StudyData, seed: int) -> str:
     """A hash of the first batches of each split and of the lengths of its loaders."""
-    data: Any = build_data(config, seed)
+    module: Any = study_data(data, seed)
     digest = hashlib.sha256()
     with OwnRandomness(seed):
-        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
             digest.update(f"{len(loader)};{batches_fingerprint(islice(loader, _LOOKED_AT))}".encode())
     return digest.hexdigest()

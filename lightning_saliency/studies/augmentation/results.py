@@ -9,11 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.augmentation.config import Budget
 from lightning_saliency.studies.augmentation.figures import Role, difference_figure
-from lightning_saliency.studies.engine.files import as_csv, as_json, file_name, finite_or_none, write_texts
+from lightning_saliency.studies.engine.files import (
+    as_csv,
+    as_json,
+    file_name,
+    finite_or_none,
+    result_folder,
+    write_texts,
+)
 from lightning_saliency.studies.estimates import mean_interval, paired_difference
 
 #: How budgets are called.
@@ -24,17 +32,18 @@ Runs = dict[str, dict[Budget, dict[str, dict[int, dict[str, Any]]]]]
 
 
 @dataclass
-class AugmentationComparison:
+class AugmentationResult:
     """The results of a comparison of augmentations.
 
     Attributes:
         runs: Network -> budget -> arm -> seed -> ``accuracy`` on the test images in [0, 1], ``val_best``, ``steps``, …
-        costs: Network -> arm -> what its step costs, in steps of the reference arm; the least and greatest measured.
+        costs: Network -> arm -> cost of a step relative to the reference arm's; minimum and maximum of the rounds.
         roles: Arm -> whether saliency maps guide it, it is a control, or another augmentation.
         reference: The arm that the others are compared with.
         controls: Guided arm -> the arms that it is compared with as well.
-        confidence: Of the intervals.
+        confidence: Confidence of the intervals.
         caption: What the numbers are from.
+        folder: Where `save` writes by default.
     """
 
     runs: Runs
@@ -44,6 +53,7 @@ class AugmentationComparison:
     controls: Mapping[str, Sequence[str]]
     confidence: float = 0.95
     caption: str = ""
+    folder: Path | None = None
 
     @cached_property
     def estimates(self) -> dict[str, dict[Budget, dict[str, dict[str, Estimate]]]]:
@@ -103,18 +113,42 @@ class AugmentationComparison:
         verdicts = "".join(f"- {line}\n" for line in self.verdicts())
         return f"{self.table().markdown()}\n{verdicts}"
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def tables(self) -> list[TableData]:
+        """The table."""
+        return [self.table()]
+
+    def sections(self) -> list[Section]:
+        """The parts of the page."""
+        text = [
+            "All arms of a seed begin with the same weights and see the same training images in the same order. An arm "
+            "that saliency maps guide is worth its cost if it beats plain training, and its map is worth something if "
+            "it beats the arm's own control, whose masks are independent of the image.",
+            *self.verdicts(),
+        ]
+        pictures = [
+            ReportPicture(self.figure(network), f"{network}: differences to {self.reference}, with their intervals.")
+            for network in self.runs
+            if len(self.roles) > 1
+        ]
+        return [Section("Augmentations compared", text, self.tables(), pictures)]
+
+    def save(self, folder: str | Path | None = None) -> list[Path]:
         """Write everything.
 
         Args:
-            folder: For ``table.md`` with the verdicts; ``summary.csv``, a line a network, budget, arm and number;
-                ``results.csv``, a line a run; ``results.json``; and for each network ``differences_*.png``.
+            folder: For ``report.html``; ``table.md`` with the verdicts; ``summary.csv``, a line a network, budget,
+                arm and number; ``results.csv``, a line a run; ``results.json``; and for each network
+                ``differences_*.png``. ``None``: the comparison's own folder.
 
         Returns:
             The files.
+
+        Raises:
+            ValueError: If no folder is given and there is none of the comparison.
         """
-        folder = Path(folder)
+        folder = result_folder(folder, self.folder)
         texts = {
+            "report.html": render_page("Augmentations compared", self.sections()),
             "table.md": str(self),
             "summary.csv": self._summary(),
             "results.csv": self._all_runs(),

@@ -22,10 +22,10 @@ class FineTuning(ImageClassifier):
     """An `ImageClassifier` whose training batches an augmentation may change, and whose BatchNorms may be frozen.
 
     Args:
-        augment: Changes images and labels; ``None``: nothing.
-        start_epoch: From which epoch on.
-        freeze_batch_norm: See `FineTunedNetwork`.
-        **options: Of `ImageClassifier`.
+        augment: What changes images and labels; ``None``: nothing does.
+        start_epoch: First epoch, from 0, in which it does.
+        freeze_batch_norm: See `FineTunedModel`.
+        **options: Arguments of `ImageClassifier`.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class FineTuning(ImageClassifier):
 class StepClock(pl.Callback):
     """What the steps take, from the end of one to the end of the next, validation left out.
 
-    It goes behind the other callbacks, whose time it counts.
+    It goes after the other callbacks, whose time it counts.
 
     Args:
         augmentation: The augmentation of the run, if that is a callback.
-        warm_up: So many first steps are left out of the mean.
+        warm_up: Number of first steps that are left out of the mean.
 
     Attributes:
-        seconds: Of each step.
+        seconds: Seconds of each step.
         validations: Step -> accuracy on the validation images.
-        masks: Of each epoch in which the augmentation did anything, the means that it keeps.
+        masks: For each epoch in which the augmentation did anything, the means that it keeps.
     """
 
     def __init__(self, augmentation: SaliencyAugmentation | None = None, warm_up: int = 2) -> None:

@@ -26,7 +26,8 @@ class PlanRow:
         passes: Images that are passed forward through a network, all cells together; backward passes come on top.
         storage: Bytes that they leave on the disk.
         seconds: What the cells that are not done will take, one after the other.
-        measured: Whether that is told from finished cells of the kind, and not from a few batches.
+        measured: Whether that is told from finished cells of the kind, and not from a few steps.
+        note: What else is to be known of the part, under the plan's ``note``.
     """
 
     part: str
@@ -37,6 +38,7 @@ class PlanRow:
     storage: int
     seconds: float
     measured: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class Plan:
     Args:
         rows: Its parts.
         workers: Processes that share the work; 0: it is not known how many.
+        note: Heading of the parts' notes.
     """
 
     rows: Sequence[PlanRow]
     workers: int
+    note: str = ""
 
     @property
     def cells(self) -> int:
@@ -101,11 +105,14 @@ class Plan:
 
     def _shown(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """The headings and lines, without columns that say nothing of this study."""
-        empty = {HEADINGS.index("epochs"): self.epochs == 0, HEADINGS.index("storage"): self.storage == 0}
-        kept = [number for number in range(len(HEADINGS)) if not empty.get(number)]
-        return tuple(HEADINGS[number] for number in kept), [
-            tuple(line[number] for number in kept) for line in self.lines()
-        ]
+        sums = {"epochs": self.epochs, "passes": self.passes, "storage": self.storage}
+        kept = [number for number, heading in enumerate(HEADINGS) if sums.get(heading, 1)]
+        headings = [HEADINGS[number] for number in kept]
+        lines = [[line[number] for number in kept] for line in self.lines()]
+        if self.note:
+            headings.append(self.note)
+            lines = [[*line, note] for line, note in zip(lines, [*(row.note for row in self.rows), ""], strict=True)]
+        return tuple(headings), [tuple(line) for line in lines]
 
     def rich(self) -> Table:
         """For a terminal."""
@@ -136,24 +143,29 @@ class Plan:
         how = f"with {self.workers} worker{'s' if self.workers > 1 else ''}"
         if self.workers == 0:
             how = "one cell after the other; a cluster divides it by the cells that it computes at a time"
-        return (
-            f"Passes: images passed forward through a network. Time left: {how}; told by finished cells of the kind, "
-            "or by a few steps timed just now."
-        )
+        passes = "Passes: images passed forward through a network. " if self.passes else ""
+        return f"{passes}Time left: {how}; told by finished cells of the kind, or by a few steps timed just now."
 
 
 HEADINGS = ("part", "cells", "done", "epochs", "passes", "storage", "time left", "told by")
 
 
 def plan_row(
-    part: str, folder: Any, cells: Sequence[Cell], epochs: int, passes: float, storage: int, seconds: float
+    part: str,
+    folder: Any,
+    cells: Sequence[Cell],
+    epochs: int,
+    passes: float,
+    storage: int,
+    seconds: float,
+    note: str = "",
 ) -> PlanRow:
     """A part of equal cells; passes, storage and seconds are those of one of them."""
     found = cell_seconds(cells, folder)
     each = sum(found.values()) / len(found) if found else seconds
     count = len(cells)
     left = each * (count - len(found))
-    return PlanRow(part, count, len(found), count * epochs, count * passes, count * storage, left, bool(found))
+    return PlanRow(part, count, len(found), count * epochs, count * passes, count * storage, left, bool(found), note)
 
 
 def _count(number: float) -> str:

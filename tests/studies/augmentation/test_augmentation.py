@@ -13,41 +13,46 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_saliency.callbacks.augmentation.presets import ECONOMY
 from lightning_saliency.reports.tables import Estimate
-from lightning_saliency.studies.augmentation import cells as cells
-from lightning_saliency.studies.augmentation import plan as planning
-from lightning_saliency.studies.augmentation.arms import Arm, BatchAugmentation, parse_arms
-from lightning_saliency.studies.augmentation.plan import Planner, StepCost
-from lightning_saliency.studies.augmentation.results import AugmentationComparison
-from lightning_saliency.studies.augmentation.run import (
+from lightning_saliency.studies import CellError, StaleResultsError
+from lightning_saliency.studies.augmentation import (
     AugmentationConfig,
+    AugmentationResult,
     CostConfig,
-    DataModuleConfig,
-    FineTunedNetwork,
-    TrainingConfig,
-    affordable_steps,
-    paired_difference,
+    FineTuningConfig,
+    cells,
     plan_augmentation,
     run_augmentation,
 )
-from lightning_saliency.studies.engine.files import StaleResultsError
-from lightning_saliency.studies.engine.run import CellError
-from lightning_saliency.studies.estimates import mean_interval, student_cdf, student_quantile
+from lightning_saliency.studies.augmentation import grid as planning
+from lightning_saliency.studies.augmentation.arms import Arm, BatchAugmentation, parse_arms
+from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps
+from lightning_saliency.studies.augmentation.grid import AugmentationGrid
+from lightning_saliency.studies.estimates import mean_interval, paired_difference, student_cdf, student_quantile
 from lightning_saliency.studies.isolation import OwnRandomness, SeededBatches
 
+
+def arm(kind, **options):
+    return {"class_path": kind, "init_args": options}
+
+
 ARMS = {
-    "plain": {},
-    "random_erasing": {"probability": 1.0},
-    "cutmix": {"alpha": 1.0},
-    "mixup": {"alpha": 0.4},
-    "group_cam": {"groups": 2},
-    "group_cam gradients": {"augmentation": "group_cam", "groups": 2, "gradients": True},
-    "group_cam soft": {"augmentation": "group_cam", "groups": 2, "soft": True},
-    "grad_cam": {"augmentation": "saliency", "explainer": "grad_cam"},
-    "fast_cam": {"augmentation": "saliency", "explainer": "fast_cam"},
-    "random mask": {"augmentation": "group_cam", "groups": 2, "control": "random_blobs"},
-    "other image": {"augmentation": "group_cam", "groups": 2, "control": "other_image"},
-    "cheap": {"augmentation": "saliency", "explainer": "random_blobs"},
+    "plain": None,
+    "random_erasing": arm("random_erasing", probability=1.0),
+    "cutmix": arm("cutmix", alpha=1.0),
+    "mixup": arm("mixup", alpha=0.4),
+    "group_cam": arm("group_cam", groups=2),
+    "group_cam gradients": arm("group_cam", groups=2, gradients=True),
+    "group_cam soft": arm("group_cam", groups=2, soft=True),
+    "grad_cam": arm("saliency", explainer="grad_cam"),
+    "fast_cam": arm("saliency", explainer="fast_cam"),
+    "random mask": arm("group_cam", groups=2, control="random_blobs"),
+    "other image": arm("group_cam", groups=2, control="other_image"),
+    "cheap": arm("saliency", explainer="random_blobs"),
 }
+
+
+def changed(given, **options):
+    return {**given, "init_args": {**given["init_args"], **options}}
 
 
 @pytest.fixture
@@ -62,25 +67,24 @@ def config(tmp_path):
         arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
     np.savez(tmp_path / "images.npz", **arrays)
     return AugmentationConfig(
-        networks={"Net": FineTunedNetwork("small_cnn", options={"width": 4})},
-        data=DataModuleConfig(
-            "lightning_saliency.data.modules.array_images.ArrayImagesDataModule",
-            {"path": "{data_root}/images.npz", "batch_size": 8, "padding": 2},
-        ),
+        models={"Net": {"model": "small_cnn", "model_options": {"width": 4}}},
+        data={
+            "class_path": "lightning_saliency.data.ArrayImagesDataModule",
+            "init_args": {"path": str(tmp_path / "images.npz"), "batch_size": 8, "padding": 2},
+        },
         arms={name: ARMS[name] for name in ("plain", "mixup", "grad_cam", "random mask")},
-        training=TrainingConfig(steps=2, validations=1, accelerator="cpu"),
+        training=FineTuningConfig(steps=2, validations=1, accelerator="cpu"),
         cost=CostConfig(steps=1, rounds=1),
         seeds=[0, 1],
         controls=["random mask"],
         output=str(tmp_path / "out"),
-        data_root=str(tmp_path),
     )
 
 
 def fixed_costs(monkeypatch, ratios, calls=None):
     """Steps that cost what is said, in place of the clock's reading."""
 
-    def measured(network, data, arms, training, steps, rounds, seed, threads):
+    def measured(model, data, arms, training, steps, rounds, seed, threads):
         if calls is not None:
             calls.append(list(arms))
         seconds = {name: [0.5 * ratios.get(name, 1.0)] * rounds for name in arms}
@@ -178,20 +182,22 @@ def test_mixing_is_as_probable_as_asked(kind):
 
 def test_what_is_guided_and_what_is_a_control():
     arms = parse_arms(ARMS)
-    guided = [name for name, arm in arms.items() if arm.guided]
+    guided = [name for name, each in arms.items() if each.guided]
     assert guided == ["group_cam", "group_cam gradients", "group_cam soft", "grad_cam", "fast_cam"]
-    assert [name for name, arm in arms.items() if arm.is_control] == ["random mask", "other image", "cheap"]
+    assert [name for name, each in arms.items() if each.is_control] == ["random mask", "other image", "cheap"]
 
 
 @pytest.mark.parametrize(
     ("arms", "match"),
     [
         ({"grid_mask": {}}, "kind 'grid_mask'"),
-        ({"plain": {"probability": 1.0}}, "plain arm"),
-        ({"mixup": {"beta": 1.0}}, "beta"),
-        ({"cutmix": {"probability": 2.0}}, "probability"),
-        ({"saliency": {"explainer": "magic"}}, "magic"),
-        ({"saliency": {"colour": 1}}, "colour"),
+        ({"grid_mask": {"probability": 1.0}}, "Allowed are a kind"),
+        ({"plain": arm("plain", probability=1.0)}, "plain arm"),
+        ({"mixup": arm("mixup", beta=1.0)}, "beta"),
+        ({"cutmix": arm("cutmix", probability=2.0)}, "probability"),
+        ({"saliency": arm("saliency", explainer="magic")}, "magic"),
+        ({"saliency": arm("saliency", colour=1)}, "colour"),
+        ({"mine": arm("nowhere.Mine")}, "cannot be imported"),
     ],
 )
 def test_wrong_arms(arms, match):
@@ -201,20 +207,20 @@ def test_wrong_arms(arms, match):
 
 @pytest.mark.parametrize("name", list(ARMS))
 def test_every_arm_trains(config, name):
-    arm = parse_arms(ARMS)[name]
-    planner = Planner(replace(config, arms={"plain": {}}, controls=[]))
-    result = cells.train_arm(planner.networks["Net"], planner.data, arm, config.training, 2, 0)
+    own = parse_arms(ARMS)[name]
+    planner = AugmentationGrid(replace(config, arms={"plain": None}, controls=[]))
+    result = cells.train_arm(config.models["Net"], planner.data, own, config.training, 2, 0)
     assert 0 <= result["accuracy"] <= 1
     assert list(result["val"]) == ["2"]
-    assert (result["mask_fraction"] is not None) == (arm.guided or arm.is_control)
-    if arm.guided and "soft" not in name:
+    assert (result["mask_fraction"] is not None) == (own.guided or own.is_control)
+    if own.guided and "soft" not in name:
         assert 0.05 < result["mask_fraction"] < 0.95
         # An untrained network has no map of some images.
         assert result["augmented"] > 0.4
     assert json.loads(json.dumps(result)) == result
 
 
-def losses(config, arm, monkeypatch):
+def losses(config, given, monkeypatch):
     """The loss and the labels of each training step."""
     found = []
     own = cells.FineTuning.training_step
@@ -224,29 +230,29 @@ def losses(config, arm, monkeypatch):
         found.append((loss.item(), batch[1].tolist()))
         return loss
 
-    planner = Planner(replace(config, arms={"plain": {}}, controls=[]))
+    planner = AugmentationGrid(replace(config, arms={"plain": None}, controls=[]))
     with monkeypatch.context() as patch:
         patch.setattr(cells.FineTuning, "training_step", step)
-        cells.train_arm(planner.networks["Net"], planner.data, parse_arms({"arm": arm})["arm"], config.training, 7, 3)
+        cells.train_arm(config.models["Net"], planner.data, parse_arms({"arm": given})["arm"], config.training, 7, 3)
     return found
 
 
 def test_all_arms_begin_alike_and_see_the_same_images(config, monkeypatch):
-    plain = losses(config, {"augmentation": "plain"}, monkeypatch)
-    never = losses(config, {"augmentation": "group_cam", "groups": 2, "probability": 0.0}, monkeypatch)
-    mixed = losses(config, {"augmentation": "mixup", "alpha": 1.0}, monkeypatch)
+    plain = losses(config, "plain", monkeypatch)
+    never = losses(config, arm("group_cam", groups=2, probability=0.0), monkeypatch)
+    mixed = losses(config, arm("mixup", alpha=1.0), monkeypatch)
     assert plain == never
     assert [labels for _, labels in plain] == [labels for _, labels in mixed]
     assert plain[0][0] != mixed[0][0]
     # Also where the augmentation draws, but changes nothing.
-    assert losses(config, {"augmentation": "mixup", "probability": 0.0}, monkeypatch) == plain
+    assert losses(config, arm("mixup", probability=0.0), monkeypatch) == plain
 
 
 def test_the_arms_part_at_the_start_epoch(config, monkeypatch):
     config = replace(config, training=replace(config.training, start_epoch=1))
-    plain = losses(config, {"augmentation": "plain"}, monkeypatch)
-    for arm in ({"augmentation": "mixup"}, {"augmentation": "saliency", "explainer": "grad_cam"}):
-        other = losses(config, arm, monkeypatch)
+    plain = losses(config, "plain", monkeypatch)
+    for given in ("mixup", ARMS["grad_cam"]):
+        other = losses(config, given, monkeypatch)
         # Five batches are an epoch.
         assert other[:5] == plain[:5]
         assert other[5][0] != plain[5][0]
@@ -261,36 +267,35 @@ def test_a_guide_that_fails_fails_its_arm(config, monkeypatch):
     monkeypatch.setattr(SaliencyAugmentation, "_augment", broken)
     config = replace(config, arms={name: ARMS[name] for name in ("plain", "grad_cam")}, controls=[])
     with pytest.raises(CellError, match="no map today"):
-        run_augmentation(config)
+        run_augmentation(config, progress=False)
 
 
 def test_frozen_batch_norms_keep_their_statistics(config):
-    planner = Planner(config)
-    arm = planner.arms["plain"]
+    planner = AugmentationGrid(config)
     for frozen in (True, False):
-        network = replace(planner.networks["Net"], freeze_batch_norm=frozen)
-        module, *_ = cells._fit(network, planner.data, arm, config.training, 2, 0, 0, 1)
+        model = replace(config.models["Net"], freeze_batch_norm=frozen)
+        module, *_ = cells._fit(model, planner.data, planner.arms["plain"], config.training, 2, 0, 0, 1)
         moved = [bool((buffer != 0).any()) for name, buffer in module.named_buffers() if name.endswith("running_mean")]
         assert moved == [not frozen] * 7
 
 
 def test_modules_may_be_left_out(config):
-    planner = Planner(config)
-    network = replace(planner.networks["Net"], without=["stage4.2", "pool1"])
-    built = cells.build_module(network, config.training, 4, planner.arms["plain"], 0, 0).model
+    planner = AugmentationGrid(config)
+    model = replace(config.models["Net"], without=["stage4.2", "pool1"])
+    built = cells.build_fine_tuning(model, config.training, 4, planner.arms["plain"], 0, 0).model
     assert [type(built.get_submodule(name)).__name__ for name in ("stage4.2", "pool1", "pool2")] == [
         *("Identity", "Identity", "MaxPool2d")
     ]
     with pytest.raises(ValueError, match=r"stage9"):
-        Planner(replace(config, networks={"Net": replace(config.networks["Net"], without=["stage9"])}))
+        AugmentationGrid(replace(config, models={"Net": replace(config.models["Net"], without=["stage9"])}))
 
 
 def test_a_network_may_have_an_optimiser_of_its_own(config):
-    planner = Planner(config)
+    planner = AugmentationGrid(config)
     training = replace(config.training, nesterov=True)
     for own, used in (({}, ("adamw", 1e-3, False)), ({"optimizer": "sgd", "learning_rate": 0.5}, ("sgd", 0.5, True))):
-        network = replace(planner.networks["Net"], **own)
-        options = cells.build_module(network, training, 4, planner.arms["plain"], 0, 0).hparams
+        model = replace(config.models["Net"], **own)
+        options = cells.build_fine_tuning(model, training, 4, planner.arms["plain"], 0, 0).hparams
         assert (options["optimizer"], options["learning_rate"], options["nesterov"]) == used
 
 
@@ -326,7 +331,7 @@ def measured(seconds, epoch=5):
 
 def test_the_ratio_is_the_median_of_the_rounds():
     seconds = measured({"plain": [1.0, 2.0, 4.0], "arm": [3.0, 4.0, 20.0]})
-    cost = StepCost.measured(seconds, GUIDED, PLAIN, TrainingConfig(steps=4))
+    cost = StepCost.measured(seconds, GUIDED, PLAIN, FineTuningConfig(steps=4))
     assert cost.ratio == Estimate(3.0, 2.0, 5.0, 3)
     assert (cost.seconds, cost.reference) == ([6.0] * 4, [2.0] * 4)
 
@@ -349,29 +354,35 @@ def test_the_ratio_is_the_median_of_the_rounds():
     ],
 )
 def test_an_arm_pays_for_what_it_does(options, training, duties, ratio):
-    arm = Arm("arm", "saliency", {"explainer": "random_blobs", **options})
-    assert arm.duties(12, 3, training.get("start_epoch", 0)) == pytest.approx(duties)
+    own = Arm("arm", "saliency", {"explainer": "random_blobs", **options})
+    assert own.duties(12, 3, training.get("start_epoch", 0)) == pytest.approx(duties)
     seconds = measured({"plain": [2.0], "arm": [6.0]}, epoch=3)
-    cost = StepCost.measured(seconds, arm, PLAIN, TrainingConfig(steps=12, **training))
+    cost = StepCost.measured(seconds, own, PLAIN, FineTuningConfig(steps=12, **training))
     assert cost.seconds == pytest.approx([2 + 4 * duty for duty in duties])
     assert cost.ratio.value == pytest.approx(ratio)
 
 
 def test_other_augmentations_pay_for_what_they_do():
-    arms = parse_arms({"plain": {}, "random_erasing": {"probability": 0.1}, "mixup": {"probability": 0.25}})
-    assert [arm.duties(4, 2, 1) for arm in arms.values()] == [[0.0] * 4, [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.25, 0.25]]
-    full = [arm.at_full_duty().options.get("probability") for arm in arms.values()]
+    arms = parse_arms(
+        {
+            "plain": None,
+            "random_erasing": arm("random_erasing", probability=0.1),
+            "mixup": arm("mixup", probability=0.25),
+        }
+    )
+    assert [each.duties(4, 2, 1) for each in arms.values()] == [[0.0] * 4, [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.25, 0.25]]
+    full = [each.at_full_duty().options.get("probability") for each in arms.values()]
     assert full == [None, 0.1, 1.0]
 
 
 def test_what_is_timed_is_a_step_at_full_duty(config):
     given = {"probability": [[0, 0.0], [5, 0.5]], "every_n_steps": 8, "start_epoch": 3, "reuse_epochs": 2}
     arms = {
-        "plain": {},
-        "late": {**ARMS["grad_cam"], **given},
-        "economic": {"augmentation": "group_cam", "economy": True},
+        "plain": None,
+        "late": changed(ARMS["grad_cam"], **given),
+        "economic": arm("group_cam", economy=True),
     }
-    planner = Planner(replace(config, arms=arms, controls=[], budgets=["steps"]))
+    planner = AugmentationGrid(replace(config, arms=arms, controls=[], budgets=["steps"]))
     timed = {name: planner._cost_cell("Net", name).arguments["arms"][name] for name in arms}
     late = timed["late"].callback(0, 7)
     assert [late.probability(epoch) for epoch in (0, 9)] == [0.5, 0.5]
@@ -379,28 +390,29 @@ def test_what_is_timed_is_a_step_at_full_duty(config):
     assert timed["economic"].callback(0, 0).probability(0) == ECONOMY["probability"]
     # It is timed once for all that differ in their duties alone.
     for probability, same in ((0.5, True), ([[0, 0.1], [3, 0.5]], True), (0.25, False)):
-        other = {"plain": {}, "late": {**ARMS["grad_cam"], "probability": probability}}
+        other = {"plain": None, "late": changed(ARMS["grad_cam"], probability=probability)}
         cells_of = (
-            each._cost_cell("Net", "late") for each in (planner, Planner(replace(config, arms=other, controls=[])))
+            each._cost_cell("Net", "late")
+            for each in (planner, AugmentationGrid(replace(config, arms=other, controls=[])))
         )
         first, second = (cell.fingerprint for cell in cells_of)
         assert (first == second) is same
 
 
 def test_costs_are_those_of_a_machine(config):
-    [network] = config.networks
-    own = Planner(config)._cost_cell(network, "mixup").fingerprint["cost"]
+    [network] = config.models
+    own = AugmentationGrid(config)._cost_cell(network, "mixup").fingerprint["cost"]
     assert own == {"steps": 1, "rounds": 1, "threads": torch.get_num_threads(), "device": "cpu", "engine": "local"}
-    ray = Planner(replace(config, engine="ray", cpus_per_cell=3))._cost_cell(network, "mixup")
+    ray = AugmentationGrid(replace(config, engine="ray", cpus_per_cell=3))._cost_cell(network, "mixup")
     assert (ray.fingerprint["cost"]["engine"], ray.arguments["threads"]) == ("ray", 3)
 
 
 def test_a_reference_that_is_not_plain(config):
-    planner = Planner(replace(config, reference="mixup"))
+    planner = AugmentationGrid(replace(config, reference="mixup"))
     timed = planner._cost_cell("Net", "grad_cam").arguments["arms"]
-    assert [arm.kind for arm in timed.values()] == ["plain", "mixup", "saliency"]
+    assert [each.kind for each in timed.values()] == ["plain", "mixup", "saliency"]
     seconds = dict(zip(timed, ([2.0], [3.0], [6.0]), strict=True))
-    training = TrainingConfig(steps=10, start_epoch=1)
+    training = FineTuningConfig(steps=10, start_epoch=1)
     cost = StepCost.measured(measured(seconds), planner.arms["grad_cam"], planner.arms["mixup"], training)
     assert (cost.seconds, cost.reference) == ([2.0] * 5 + [6.0] * 5, [2.0] * 5 + [3.0] * 5)
     assert cost.ratio.value == pytest.approx(2.0)
@@ -408,16 +420,16 @@ def test_a_reference_that_is_not_plain(config):
 
 
 def test_maps_used_again_have_no_price(config):
-    arms = {"plain": {}, "kept": {**ARMS["grad_cam"], "reuse_epochs": 3}}
+    arms = {"plain": None, "kept": changed(ARMS["grad_cam"], reuse_epochs=3)}
     with pytest.raises(ValueError, match="'time' with kept, which uses maps again"):
-        Planner(replace(config, arms=arms, controls=[]))
-    Planner(replace(config, arms=arms, controls=[], budgets=["steps"]))
+        AugmentationGrid(replace(config, arms=arms, controls=[]))
+    AugmentationGrid(replace(config, arms=arms, controls=[], budgets=["steps"]))
 
 
 def test_the_clock_counts_the_steps_behind_the_first(config):
-    planner = Planner(config)
+    planner = AugmentationGrid(config)
     arms = {name: planner.arms[name] for name in ("plain", "random mask")}
-    found = cells.measure_steps(planner.networks["Net"], planner.data, arms, config.training, 2, 2, seed=0, threads=1)
+    found = cells.measure_steps(config.models["Net"], planner.data, arms, config.training, 2, 2, seed=0, threads=1)
     assert {name: len(values) for name, values in found["seconds"].items()} == {"plain": 2, "random mask": 2}
     assert all(seconds > 0 for values in found["seconds"].values() for seconds in values)
     assert found["epoch"] == 5
@@ -428,9 +440,14 @@ def test_costs_are_measured_once_and_decide_the_steps(config, monkeypatch):
     config = replace(config, training=replace(config.training, steps=8))
     calls = []
     fixed_costs(monkeypatch, {"mixup": 1.01, "grad_cam": 2.0, "random mask": 4.0}, calls)
-    plan = plan_augmentation(config)
+    planner = AugmentationGrid(config)
+    costs = planner.costs(progress=False)
     assert calls == [["plain"], ["plain", "mixup"], ["plain", "grad_cam"], ["plain", "random mask"]]
-    steps = {(run.arm, run.budgets): run.steps for run in plan.runs if run.seed == 0}
+
+    def steps_of(costs):
+        return {(run.arm, run.budgets): run.steps for run in planner.runs(costs) if run.seed == 0}
+
+    steps = steps_of(costs)
     assert steps == {
         ("plain", ("steps", "time")): 8,
         ("mixup", ("steps", "time")): 8,
@@ -439,21 +456,46 @@ def test_costs_are_measured_once_and_decide_the_steps(config, monkeypatch):
         ("random mask", ("steps",)): 8,
         ("random mask", ("time",)): 2,
     }
-    assert len(plan.missing) == len(plan.runs) == 12
     # Two seeds, half a second a plain step, a validation and test of a quarter of a second for each of six runs.
+    plan = plan_augmentation(config)
+    assert (plan.cells, plan.done) == (12, 0)
     assert plan.seconds == pytest.approx(2 * (0.5 * (8 + 8.08 + 16 + 8 + 32 + 8) + 0.25 * 6))
     # Measured otherwise now, but what is on the disk decides.
     fixed_costs(monkeypatch, {}, calls)
-    assert {(run.arm, run.budgets): run.steps for run in plan_augmentation(config).runs if run.seed == 0} == steps
+    assert steps_of(AugmentationGrid(config).costs(progress=False)) == steps
     assert len(calls) == 4
 
 
 def test_time_is_counted_from_the_start_epoch(config, monkeypatch):
     config = replace(config, training=replace(config.training, steps=12, start_epoch=2))
     fixed_costs(monkeypatch, {"grad_cam": 2.0})
-    steps = {run.budgets: run.steps for run in plan_augmentation(config).runs if run.arm == "grad_cam"}
+    planner = AugmentationGrid(config)
+    runs = planner.runs(planner.costs(progress=False))
+    steps = {run.budgets: run.steps for run in runs if run.arm == "grad_cam"}
     # Two epochs of five batches are plain; of the two steps behind them one is affordable.
     assert steps == {("steps",): 12, ("time",): 11}
+
+
+def test_the_plan_times_each_kind_of_step_once(config, monkeypatch, tmp_path):
+    timed = []
+    own = planning.time_steps
+
+    def counted(model, data, arm, training, seed):
+        timed.append((arm.kind, arm.options.get("explainer"), arm.options.get("control")))
+        return own(model, data, arm, training, seed)
+
+    monkeypatch.setattr(planning, "time_steps", counted)
+    arms = {**{name: ARMS[name] for name in ("plain", "mixup", "cutmix", "group_cam", "random mask", "grad_cam")}}
+    config = replace(config, arms=arms, controls=["random mask"])
+    plan = plan_augmentation(config)
+    assert timed == [("plain", None, None), ("group_cam", None, None), ("saliency", "grad_cam", None)]
+    assert plan.cells >= 12
+    assert plan.seconds > 0
+    assert "cost of a step" in str(plan)
+    again = plan_augmentation(config)
+    assert len(timed) == 3
+    assert str(again) == str(plan)
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 # All of it
@@ -464,12 +506,12 @@ def test_each_guide_has_its_own_controls(config, monkeypatch):
     blobs = {"control": "random_blobs"}
     arms = {
         **{name: ARMS[name] for name in ("plain", "mixup", "grad_cam", "fast_cam", "group_cam")},
-        "grad_cam, random mask": {**ARMS["grad_cam"], **blobs},
-        "group_cam, random mask": {**ARMS["group_cam"], "augmentation": "group_cam", **blobs},
+        "grad_cam, random mask": changed(ARMS["grad_cam"], **blobs),
+        "group_cam, random mask": changed(ARMS["group_cam"], **blobs),
     }
     controls = {name: [f"{name}, random mask"] for name in ("grad_cam", "group_cam")}
     config = replace(config, arms=arms, controls=controls, seeds=[0], budgets=["steps"])
-    comparison = run_augmentation(config)
+    comparison = run_augmentation(config, progress=False)
     assert comparison.controls == {**controls, "fast_cam": []}
     assert "wall time" not in comparison.caption
     estimates = comparison.estimates["Net"]["steps"]
@@ -491,7 +533,8 @@ def test_a_control_has_as_many_steps_as_its_guide(config, monkeypatch):
     fixed_costs(monkeypatch, {"grad_cam": 2.0, "random mask": 4.0})
     config = replace(config, training=replace(config.training, steps=8), seeds=[0], budgets=["time"])
     config = replace(config, controls={"grad_cam": ["random mask"]})
-    steps = {run.arm: run.steps for run in plan_augmentation(config).runs}
+    planner = AugmentationGrid(config)
+    steps = {run.arm: run.steps for run in planner.runs(planner.costs(progress=False))}
     assert steps == {"plain": 8, "mixup": 8, "grad_cam": 4, "random mask": 4}
 
 
@@ -500,12 +543,12 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
     trained = []
     own = planning.train_arm
 
-    def counted(network, data, arm, training, steps, seed):
+    def counted(model, data, arm, training, steps, seed):
         trained.append((arm.name, steps, seed))
-        return own(network, data, arm, training, steps, seed)
+        return own(model, data, arm, training, steps, seed)
 
     monkeypatch.setattr(planning, "train_arm", counted)
-    comparison = run_augmentation(config)
+    comparison = run_augmentation(config, progress=False)
     assert len(trained) == len(set(trained)) == 2 * (1 + 1 + 2 + 2)
     assert comparison.roles == {"plain": "other", "mixup": "other", "grad_cam": "guided", "random mask": "control"}
     for budget, steps in (("steps", 2), ("time", 1)):
@@ -523,8 +566,9 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
         assert 0 < keys["kept"].value < 100
     assert "versus random mask" not in comparison.estimates["Net"]["steps"]["mixup"]
     out = tmp_path / "out"
+    assert comparison.save()[0] == out / "report.html"
     assert {path.name for path in out.iterdir() if path.is_file()} == {
-        *("table.md", "summary.csv", "results.csv", "results.json", "differences_Net.png")
+        *("report.html", "table.md", "summary.csv", "results.csv", "results.json", "differences_Net.png")
     }
     table = (out / "table.md").read_text()
     assert "### Net, equal steps: test accuracy in %" in table
@@ -537,37 +581,38 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
     lost = next((out / "runs").glob("Net__grad_cam__steps1__seed1.json"))
     lost.unlink()
     trained.clear()
-    again = run_augmentation(config)
+    again = run_augmentation(config, progress=False)
     assert trained == [("grad_cam", 1, 1)]
     assert again.estimates == comparison.estimates
     # A further arm and a further seed leave what there is alone.
     trained.clear()
-    run_augmentation(replace(config, seeds=[0, 1, 2], arms={**config.arms, "cutmix": {}}))
+    run_augmentation(replace(config, seeds=[0, 1, 2], arms={**config.arms, "cutmix": None}), progress=False)
     assert sorted({name for name, _, seed in trained if seed < 2}) == ["cutmix"]
     assert len(trained) == 2 + 7
     with pytest.raises(StaleResultsError, match="training"):
-        run_augmentation(replace(config, training=replace(config.training, learning_rate=0.5)))
+        run_augmentation(replace(config, training=replace(config.training, learning_rate=0.5)), progress=False)
 
 
 def test_other_data_are_noticed(config, monkeypatch, tmp_path):
     fixed_costs(monkeypatch, {})
-    config = replace(config, arms={"plain": {}, "mixup": {}}, controls=[], seeds=[0], budgets=["steps"])
-    comparison = run_augmentation(config)
+    config = replace(config, arms={"plain": None, "mixup": None}, controls=[], seeds=[0], budgets=["steps"])
+    comparison = run_augmentation(config, progress=False)
     assert comparison.as_dict()["results"]["Net"]["steps"]["mixup"]["difference"]["low"] is None
     content = dict(np.load(tmp_path / "images.npz"))
     content["x_test"] = 255 - content["x_test"]
     np.savez(tmp_path / "images.npz", **content)
     cells._built.cache_clear()
     with pytest.raises(StaleResultsError, match="data"):
-        run_augmentation(config)
+        run_augmentation(config, progress=False)
 
 
 def test_each_seed_may_have_data_of_its_own(config):
-    data = Planner(config).data
-    seeded = replace(data, options={**data.options, "train_size": 20, "seed": 5}, seeded=True)
-    ids = [cells.build_data(seeded, seed).datasets["train"].labels.tolist() for seed in (0, 1)]
+    data = AugmentationGrid(config).data
+    own = {**data.spec["init_args"], "train_size": 20, "seed": 5}
+    seeded = replace(data, spec={**data.spec, "init_args": own}, seeded=True)
+    ids = [cells.study_data(seeded, seed).datasets["train"].labels.tolist() for seed in (0, 1)]
     assert ids[0] != ids[1]
-    assert cells.build_data(data, 0) is cells.build_data(data, 1)
+    assert cells.study_data(data, 0) is cells.study_data(data, 1)
 
 
 @pytest.mark.parametrize(
@@ -589,20 +634,20 @@ def test_wrong_configurations(config, change, match):
 
 def test_only_guided_arms_have_controls(config):
     with pytest.raises(ValueError, match=r"Got controls of mixup.* Allowed are grad_cam"):
-        Planner(replace(config, controls={"mixup": ["random mask"]}))
+        AugmentationGrid(replace(config, controls={"mixup": ["random mask"]}))
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("change", "error", "match"),
     [
-        ({"class_name": "lightning_saliency.data.Nothing"}, "cannot be imported"),
-        ({"class_name": "pathlib.Path"}, "no LightningDataModule"),
-        ({"options": {"colour": 1}}, "colour"),
+        ({"class_path": "lightning_saliency.data.Nothing"}, ValueError, "cannot be imported"),
+        ({"class_path": "pathlib.Path", "init_args": {}}, ValueError, "no LightningDataModule"),
+        ({"init_args": {"colour": 1}}, TypeError, "colour"),
     ],
 )
-def test_wrong_data(config, change, match):
-    with pytest.raises(ValueError, match=match):
-        Planner(replace(config, data=replace(config.data, **change)))
+def test_wrong_data(config, change, error, match):
+    with pytest.raises(error, match=match):
+        AugmentationGrid(replace(config, data={**config.data, **change}))
 
 
 def test_verdicts_say_what_the_intervals_say():
@@ -621,7 +666,7 @@ def test_verdicts_say_what_the_intervals_say():
     costs = {"Net": {name: Estimate(2.5, 2.0, 3.0, 3) for name in arms}}
     roles = {"plain": "other", "control": "control", "guide": "guided", "bad": "guided"}
     controls = {"guide": ["control"], "bad": ["control"]}
-    comparison = AugmentationComparison({"Net": {"steps": arms}}, costs, roles, "plain", controls)
+    comparison = AugmentationResult({"Net": {"steps": arms}}, costs, roles, "plain", controls)
     good, bad = comparison.verdicts()
     assert good.startswith("Net, equal steps, guide: +10.33 [")
     assert "against plain, better" in good
