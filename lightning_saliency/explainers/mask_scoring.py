@@ -360,6 +360,9 @@ class MaskScoringExplainer(Explainer):
         ValueError: If an option is unknown.
     """
 
+    #: A map costs many passes.
+    expensive = True
+
     def __init__(
         self,
         model: nn.Module,

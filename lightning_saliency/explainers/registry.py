@@ -101,6 +101,13 @@ class ExplainerSpec:
             "'init_args': ...}, a class, and a function of a network; give one of them."
         )
 
+    @property
+    def expensive(self) -> bool:
+        """Whether a map costs many passes: the explainer scores masked images, or averages over noise or steps."""
+        factory = self.factory.func if isinstance(self.factory, partial) else self.factory
+        many = self.option("method") in ("IntegratedGradients", "Occlusion")
+        return bool(getattr(factory, "expensive", False)) or many or self.option("noise_tunnel") is not None
+
     def __call__(self, model: nn.Module) -> Explainer:
         """Build the explainer round a network."""
         return self.factory(model, **{key: _argument(key, value) for key, value in self.init_args.items()})
@@ -180,8 +187,8 @@ def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerOption | None]
     """The rows of a table: name in the table -> explainer.
 
     Args:
-        given: Names of explainers; or a mapping from a row's name to its explainer, ``None`` or an empty mapping where
-            the row is called like the explainer.
+        given: Names of explainers; or a mapping from a row's name to its explainer, where the row is called like the
+            explainer also ``None`` or ``{"init_args": {...}}`` alone.
 
     Returns:
         Row -> specification, in the order given.
@@ -200,9 +207,11 @@ def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerOption | None]
         raise ValueError(f"Got the explainers {names}. Allowed are one or more, each named once.")
     found = {}
     for name in names:
-        value = given[name] if isinstance(given, Mapping) else None
+        value: Any = given[name] if isinstance(given, Mapping) else None
+        if isinstance(value, Mapping) and "class_path" not in value and not set(value) - {"init_args"}:
+            value = {"class_path": name, **value}
         try:
-            found[name] = ExplainerSpec.parse(name if value is None or value == {} else value)
+            found[name] = ExplainerSpec.parse(name if value is None else value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"The explainer {name!r} cannot be used. {error}") from error
     return found

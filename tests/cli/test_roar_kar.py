@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lightning_saliency.cli import main, roar_kar
+from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS
 from lightning_saliency.studies.layer_masking.run import LayerMaskingConfig
 from lightning_saliency.studies.roar_kar.run import RoarKarConfig
 from tests.paths import CONFIGS
@@ -35,10 +36,12 @@ def write(tmp_path, monkeypatch):
 
 
 def test_roar_kar_plans_runs_and_goes_on(write, tmp_path, capsys):
-    config = write(explainers={"smoe": None, "ramp": {"explainer": "smoe", "weights": "ramp"}}, fractions=[0.5])
+    config = write(
+        explainers={"smoe": None, "ramp": {"class_path": "smoe", "init_args": {"weights": "ramp"}}}, fractions=[0.5]
+    )
     assert main(["roar-kar", "--config", config, "--plan"]) == 0
     assert "nothing has been run" in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["costs"]
     arguments = ["roar-kar", "--config", config, "--modes", "[kar]", "--examples", "1"]
     assert main(arguments) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -46,8 +49,8 @@ def test_roar_kar_plans_runs_and_goes_on(write, tmp_path, capsys):
     assert "report.html" in shown
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
-    assert "smoe (explainer=smoe" not in page
-    assert "ramp (explainer=smoe, weights=ramp)" in page
+    assert "smoe: smoe" not in page
+    assert "ramp: smoe (weights=ramp)" in page
     assert main(arguments) == 0
     assert (tmp_path / "out" / "report.html").read_text() == page
     capsys.readouterr()
@@ -71,7 +74,7 @@ def test_layer_masking_plans_and_runs(write, tmp_path, capsys):
         (["--fractions", "[10]"], "the fraction 10"),
         (["--data.class_path", "lightning_saliency.data.NoScenes"], "cannot be imported"),
         (["--model.init_args.model", "small_cnn"], "It takes model"),
-        (["--explainers.smoe.statistics", "std"], "It takes statistic"),
+        (["--explainers.smoe.init_args.statistics", "std"], "It takes statistic"),
         (["--trainer.precision"], "without a value"),
         (["--model", '{"model": "resnet1"}'], "num_classes"),
     ],
@@ -92,11 +95,10 @@ def test_the_configuration_of_layer_masking_is_understood():
     assert len(config.statistics) == 9
 
 
-@pytest.mark.parametrize("name", ["digit_scenes", "cifar10", "imagenet"])
+@pytest.mark.parametrize("name", ["digit_scenes", "cifar10", "cifar10_subset", "imagenet"])
 def test_the_configurations_of_the_project_are_understood(name):
     content = yaml.safe_load((CONFIGS / f"roar_kar_{name}.yaml").read_text())
     config = RoarKarConfig(**content)
     assert {"random"} < set(config.explainers)
-    for explainer in config.explainers:
-        config.explainer_of(explainer)
+    assert {spec.name for spec in config.explainers.values()} <= {*EXPLAINERS, *CONTROL_MAPS}
     assert config.modes == ("kar", "roar") if "modes" in content else config.modes == ("roar", "kar")

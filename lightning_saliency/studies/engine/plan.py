@@ -117,7 +117,11 @@ class Plan:
     def rich(self) -> Table:
         """For a terminal."""
         table = Table(
-            title="Plan; nothing has been run", caption=self._caption(), title_justify="left", box=SIMPLE_HEAD
+            title="Plan; nothing has been run",
+            caption=self._caption(),
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
         )
         headings, lines = self._shown()
         for heading in headings:

@@ -198,11 +198,16 @@ class LayerGrid:
         return Cell(key.name, tune_masked, arguments, fingerprint)
 
 
-def scales_of(config: LayerMaskingConfig) -> tuple[Scale, ...]:
-    """The scales of a study's network, for images as its data module makes them."""
+def scales_of(config: LayerMaskingConfig, check: bool = True) -> tuple[Scale, ...]:
+    """The scales of a study's network, for images as its data module makes them.
+
+    Args:
+        config: The study.
+        check: Whether a batch is tested first, see `checked_network`.
+    """
     training = training_of(config)
-    network = checked_network(training)
     with quiet(), seeded(0):
+        network = checked_network(training) if check else network_of(build_module(training.model), training.network)
         image = first_images(build_data(training.data), 1)
         return find_scales(network, image) if config.layers is None else named_scales(network, config.layers, image)
 

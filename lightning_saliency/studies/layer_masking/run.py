@@ -9,7 +9,7 @@ from lightning_saliency.studies.engine.run import read_cells, run_cells
 from lightning_saliency.studies.layer_masking.cells import STATISTICS, LayerGrid, LayerMaskingConfig, scales_of
 from lightning_saliency.studies.layer_masking.mask import LayerMask, modules_before
 from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
-from lightning_saliency.studies.retraining.costs import measure_costs, plan_workers
+from lightning_saliency.studies.retraining.costs import training_costs
 from lightning_saliency.studies.retraining.grid import forget_lost
 
 __all__ = [
@@ -74,7 +74,7 @@ def run_layer_masking(
 def plan_layer_masking(config: LayerMaskingConfig | None = None, /, **options: Any) -> Plan:
     """What a layer-masking study costs, without running it.
 
-    The time is told from the cells that are done, and otherwise from a few batches of whole training, which takes
+    The time is told from the cells that are done, and otherwise from a few steps of whole training, which take
     longer than that of the layers after a scale.
 
     Args:
@@ -85,8 +85,8 @@ def plan_layer_masking(config: LayerMaskingConfig | None = None, /, **options: A
         Cells, epochs, forward passes, storage and time of each part; ``print(plan)`` shows them.
     """
     config = LayerMaskingConfig(**options) if config is None else config
-    grid = LayerGrid(config, scales_of(config))
-    costs = measure_costs(grid.training)
+    grid = LayerGrid(config, scales_of(config, check=False))
+    costs = training_costs(grid.training, grid.fingerprint, grid.output)
     unmasked = grid.unmasked()
     epochs = config.epochs if config.checkpoint is None else 0
     rows = [
@@ -113,4 +113,4 @@ def plan_layer_masking(config: LayerMaskingConfig | None = None, /, **options: A
                 costs.cell_seconds(config.fine_tuning_epochs),
             )
         )
-    return Plan(rows, plan_workers(config))
+    return Plan(rows, config.plan_workers())

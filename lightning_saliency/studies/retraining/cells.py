@@ -19,7 +19,7 @@ from lightning_saliency.callbacks.saliency_writer import write_maps
 from lightning_saliency.data.masked.module import RoarKarDataModule
 from lightning_saliency.data.masked.store import SaliencyStore, rank_levels
 from lightning_saliency.data.masked.whole_images import whole_image_loaders
-from lightning_saliency.explainers import Explainer, build_explainer
+from lightning_saliency.explainers import Explainer, ExplainerSpec
 from lightning_saliency.files import replacing
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable, find_normalization, to_uint8
@@ -45,15 +45,13 @@ class MapSource:
     """Which maps mask the images, as plain data.
 
     Args:
-        explainer: Name in ``EXPLAINERS`` or ``CONTROL_MAPS``.
-        options: Of the explainer.
+        explainer: The explainer.
         weights: File of the weights of the network that is explained.
         hash: Their fingerprint.
-        folder: Of the stores of these maps; ``None``: made of each batch anew.
+        folder: Folder of the stores of these maps; ``None``: they are made of each batch anew.
     """
 
-    explainer: str
-    options: Mapping[str, Any]
+    explainer: ExplainerSpec
     weights: str
     hash: str
     folder: str | None = None
@@ -63,8 +61,8 @@ def train_unmasked(training: Training, seed: int, weights: str) -> dict[str, Any
     """Train a network on whole images, keep its weights and measure its accuracy.
 
     Args:
-        training: How.
-        seed: Of the initial weights and the order of the data.
+        training: How the network is trained.
+        seed: Seed of the initial weights and of the order of the data.
         weights: File that its weights are written to.
 
     Returns:
@@ -97,7 +95,7 @@ def store_maps(
     Args:
         training: Names the data and the kind of network.
         source: Names the explainer; ``source.folder`` is where the store is written, as ``{stage}.npy``.
-        seed: Of what the explainer draws.
+        seed: Seed of what the explainer draws.
         stage: ``"train"`` or ``"test"``.
         size: Side of the maps in pixels; ``None``: the images' own size.
         batch_size: Images explained at a time; ``None``: the data's.
@@ -123,8 +121,8 @@ def train_masked(
     """Train a new network on masked images and measure its accuracy on masked test images.
 
     Args:
-        training: How; from the same initial weights as every other cell of the seed.
-        source: Of the maps.
+        training: How the network is trained, from the same initial weights as in every other cell of the seed.
+        source: The maps.
         seed: As in `train_unmasked`.
         mode: ``"roar"`` or ``"kar"``.
         fraction: Share of the pixels that is removed or kept.
@@ -163,7 +161,7 @@ def example_maps(training: Training, source: MapSource, count: int) -> dict[str,
 
     Args:
         training: Names the data and the kind of network.
-        source: Of the maps.
+        source: The maps.
         count: Number of images.
 
     Returns:
@@ -188,7 +186,7 @@ def build_explainer_of(training: Training, source: MapSource) -> Explainer:
             "choose another output folder."
         )
     network.eval().requires_grad_(False)
-    return build_explainer(source.explainer, network, **dict(source.options))
+    return source.explainer(network)
 
 
 def store_path(source: MapSource, stage: str) -> Path:

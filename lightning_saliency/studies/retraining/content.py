@@ -5,23 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 from lightning_saliency.studies.engine.cell import plain
 from lightning_saliency.studies.engine.fingerprints import batches_fingerprint, files_fingerprint
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.retraining.cells import Training
+from lightning_saliency.studies.retraining.training import first_items
 from lightning_saliency.studies.specs import build_data
 
-# Batches of each stage that are looked at.
-_BATCHES = 2
+# Images of each stage that are looked at.
+_ITEMS = 64
 
 
 def training_fingerprint(training: Training) -> dict[str, Any]:
     """All that the results of a training depend on, beside the seed.
 
-    The data are told by the number of batches and by the first of them, see `batches_fingerprint`; the files that the
+    The data are told by the number of batches and by the first images, see `batches_fingerprint`; the files that the
     arguments name, such as a checkpoint or ``path/file.py:function``, by their sizes and ends, see `files_fingerprint`.
     """
     spec = plain(asdict(training))
@@ -43,5 +43,5 @@ def _data_content(spec: Mapping[str, Any]) -> str:
             data.setup(stage)
             loader = getattr(data, loaders)()
             digest.update(f"{stage} {len(loader) if hasattr(loader, '__len__') else None};".encode())
-            digest.update(batches_fingerprint(islice(loader, _BATCHES)).encode())
+            digest.update(batches_fingerprint([first_items(loader, _ITEMS)]).encode())
     return digest.hexdigest()

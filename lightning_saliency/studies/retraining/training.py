@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
+from torch.utils.data import BatchSampler
 
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.studies.isolation import SeedAtStart
@@ -80,6 +81,22 @@ def fit_and_test(
         fitted()
     (found,) = runner.test(module, datamodule=data, verbose=False)
     return _logged(module, found, metric)
+
+
+def first_items(loader: Any, count: int) -> Any:
+    """A batch of the first items of a loader's data set, at most so many, collated as the loader does.
+
+    Of a data set without a length or an order, the loader's first batch.
+    """
+    dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "batch_sampler", None)
+    if (
+        dataset is not None
+        and type(sampler) is BatchSampler
+        and hasattr(dataset, "__len__")
+        and hasattr(dataset, "__getitem__")
+    ):
+        return loader.collate_fn([dataset[index] for index in range(min(count, len(dataset)))])
+    return next(iter(loader))
 
 
 def check_metric(module: Any, data: Any, trainer: Spec, metric: str) -> None:

@@ -16,8 +16,8 @@ def grid_facts(grid: RoarKarGrid) -> list[tuple[str, str]]:
         maps = f"of the network in {Path(config.checkpoint).name}"
     stored = [name for name in config.explainers if config.stored(name)]
     explained = "; ".join(
-        f"{name} ({', '.join(f'{key}={value}' for key, value in own.items())})" if own else name
-        for name, own in config.explainers.items()
+        str(explainer) if explainer.name == name else f"{name}: {explainer}"
+        for name, explainer in config.explainers.items()
     )
     return [
         *study_facts(grid.training),

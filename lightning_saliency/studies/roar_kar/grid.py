@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_saliency.data.masked.module import Mode, is_data_mean
-from lightning_saliency.explainers import build_explainer
 from lightning_saliency.functional.masking import fill_images
-from lightning_saliency.studies.engine.cell import Cell, plain
+from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.retraining.cells import (
@@ -91,9 +90,8 @@ class RoarKarGrid:
         """
         network = checked_network(self.training)
         with quiet(), seeded(0):
-            for name in self.config.explainers:
-                which, options = self.config.explainer_of(name)
-                build_explainer(which, network, **dict(options))
+            for explainer in self.config.explainers.values():
+                explainer(network)
             if not is_data_mean(self.config.fill):
                 fill_images(first_images(build_data(self.training.data), 1), self.config.fill)
 
@@ -159,16 +157,16 @@ class RoarKarGrid:
 
     def source(self, name: str, seed: int, weights: Mapping[int, Weights], online: bool = False) -> MapSource:
         """Where the maps of an explainer come from in the cells of a seed."""
-        which, options = self.config.explainer_of(name)
-        if which == RANDOM:
-            options = {"seed": seed, **options}
+        explainer = self.config.explainers[name]
+        if explainer.name == RANDOM:
+            explainer = explainer.with_defaults(seed=seed)
         network = weights.get(seed, Weights(network_file(self.output, seed), ""))
         folder = None
         if self.config.stored(name) and not online:
             # One network for all seeds has one set of maps, unless these are drawn anew for each seed.
-            own = self.config.checkpoint is None or which == RANDOM
+            own = self.config.checkpoint is None or explainer.name == RANDOM
             folder = self.output / "maps" / (f"{file_name(name)}-s{seed}" if own else file_name(name))
-        return MapSource(which, options, str(network.path), network.hash, None if folder is None else str(folder))
+        return MapSource(explainer, str(network.path), network.hash, None if folder is None else str(folder))
 
     def _store_cell(self, source: MapSource, seed: int, stage: str) -> Cell:
         config = self.config
@@ -205,4 +203,4 @@ class RoarKarGrid:
 
 
 def _source_fingerprint(source: MapSource) -> dict[str, Any]:
-    return {"explainer": source.explainer, "options": plain(source.options), "weights": source.hash}
+    return {"explainer": source.explainer.plain(), "weights": source.hash}

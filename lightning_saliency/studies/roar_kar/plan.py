@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from lightning_saliency.studies.costs import MapCost
 from lightning_saliency.studies.engine.plan import Plan, plan_row
 from lightning_saliency.studies.engine.run import read_cells
-from lightning_saliency.studies.retraining.costs import map_cost, measure_costs, plan_workers
+from lightning_saliency.studies.retraining.costs import map_costs, training_costs
 from lightning_saliency.studies.roar_kar.grid import STAGES, RoarKarGrid
 
 
 def plan_grid(grid: RoarKarGrid) -> Plan:
     """The plan of a ROAR and KAR study, see `plan_roar_kar`."""
     config, training = grid.config, grid.training
-    costs = measure_costs(training)
+    costs = training_costs(training, grid.fingerprint, grid.output)
     unmasked = grid.unmasked()
     weights = grid.weights(read_cells(unmasked, grid.folder))
     rows = [
@@ -25,10 +26,10 @@ def plan_grid(grid: RoarKarGrid) -> Plan:
             costs.cell_seconds(training.epochs),
         )
     ]
-    maps = {name: map_cost(training, *config.explainer_of(name), costs.batch_size) for name in config.explainers}
+    maps = map_costs(training, grid.fingerprint, config.explainers, grid.output)
     stores = grid.stores(weights)
     for name in filter(config.stored, config.explainers):
-        passes, seconds = maps[name]
+        passes, seconds = maps[name].passes, maps[name].seconds
         folders = {grid.source(name, seed, weights).folder for seed in config.seeds}
         for stage, images in zip(STAGES, (costs.train_images, costs.test_images), strict=True):
             cells = [
@@ -42,16 +43,16 @@ def plan_grid(grid: RoarKarGrid) -> Plan:
     masked = dict(zip(grid.keys, grid.masked(weights), strict=True))
     for name in config.explainers:
         own = [cell for key, cell in masked.items() if key.explainer == name]
-        passes, seconds = (0.0, 0.0) if config.stored(name) else maps[name]
+        cost = MapCost(0.0, 0.0) if config.stored(name) else maps[name]
         rows.append(
             plan_row(
                 f"networks masked by {name}" + (", stored maps" if config.stored(name) else ""),
                 grid.folder,
                 own,
                 training.epochs,
-                costs.cell_passes(training.epochs, passes),
+                costs.cell_passes(training.epochs, cost.passes),
                 0,
-                costs.cell_seconds(training.epochs, seconds),
+                costs.cell_seconds(training.epochs, cost.seconds),
             )
         )
-    return Plan(rows, plan_workers(config))
+    return Plan(rows, config.plan_workers())

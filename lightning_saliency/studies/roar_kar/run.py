@@ -65,7 +65,7 @@ def run_roar_kar(config: RoarKarConfig | None = None, /, *, progress: bool = Tru
         >>> result = run_roar_kar(  # doctest: +SKIP
         ...     data=DigitScenes(train_size=4000),
         ...     model={"model": "small_cnn", "num_classes": 10},
-        ...     explainers={"smoe": {}, "ramp": {"explainer": "smoe", "weights": "ramp"}, "fast_cam": {}},
+        ...     explainers=["smoe", "fast_cam"],
         ...     output="runs/digits",
         ... )
         >>> result.combined("smoe").sum.value  # doctest: +SKIP
@@ -87,7 +87,8 @@ def run_roar_kar(config: RoarKarConfig | None = None, /, *, progress: bool = Tru
 def plan_roar_kar(config: RoarKarConfig | None = None, /, **options: Any) -> Plan:
     """What a ROAR and KAR study costs, without running it.
 
-    The time is told from the cells that are done, and otherwise from a few batches, which are timed here and now.
+    The time is told from the cells that are done, and otherwise from a few steps on a few images and one map of each
+    explainer, which are timed here and now, and kept.
 
     Args:
         config: The study; or its fields as options.
@@ -96,6 +97,4 @@ def plan_roar_kar(config: RoarKarConfig | None = None, /, **options: Any) -> Pla
     Returns:
         Cells, epochs, forward passes, storage and time of each part; ``print(plan)`` shows them.
     """
-    grid = RoarKarGrid(RoarKarConfig(**options) if config is None else config)
-    grid.check()
-    return plan_grid(grid)
+    return plan_grid(RoarKarGrid(RoarKarConfig(**options) if config is None else config))

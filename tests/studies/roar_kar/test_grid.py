@@ -39,7 +39,7 @@ def stamps(tmp_path):
 def test_one_more_explainer_computes_its_own_cells_and_no_others(options, tmp_path):
     first = run_roar_kar(**options, progress=False)
     before = stamps(tmp_path)
-    more = {**options, "explainers": {"smoe": {}, "std": {"explainer": "smoe", "statistic": "std"}}}
+    more = {**options, "explainers": {"smoe": {}, "std": {"class_path": "smoe", "init_args": {"statistic": "std"}}}}
     result = run_roar_kar(**more, progress=False)
     after = stamps(tmp_path)
     assert {name: after[name] for name in before} == before

@@ -44,7 +44,8 @@ def options(tmp_path, monkeypatch):
     return {
         "data": DATA,
         "model": MODEL,
-        "explainers": {"cam": {"explainer": "grad_cam", "source": "stored"}},
+        "explainers": {"cam": "grad_cam"},
+        "source": {"cam": "stored"},
         "epochs": 1,
         "modes": ("roar",),
         "fractions": (0.5,),
@@ -85,7 +86,7 @@ def test_processes_that_die_in_mid_training_cost_their_cells_only(options, tmp_p
 @pytest.mark.slow
 def test_a_cell_is_trained_with_ddp_on_two_processes(options):
     trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    options = {**options, "explainers": {}, "seeds": (0,), "examples": 0, "trainer": trainer}
+    options = {**options, "explainers": {}, "source": "auto", "seeds": (0,), "examples": 0, "trainer": trainer}
     result = run_roar_kar(**options, progress=False)
     # Of 20 test images, which the two processes share out.
     for accuracy in (*result.unmasked, *result.accuracies["random"]["roar"][0.5]):

@@ -21,6 +21,7 @@ import torch
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, SaliencyStore
 from lightning_saliency.data.masked.module import RoarKarDataModule
+from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.networks import small_cnn
 from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies import StaleResultsError
@@ -67,7 +68,8 @@ def options(tmp_path):
     return {
         "data": DATA,
         "model": MODEL,
-        "explainers": {"smoe": {"weights": "ramp"}, "cam": {"explainer": "grad_cam", "source": "stored"}},
+        "explainers": {"smoe": {"class_path": "smoe", "init_args": {"weights": "ramp"}}, "cam": "grad_cam"},
+        "source": {"cam": "stored"},
         "epochs": 1,
         "fractions": (0.1, 0.5),
         "seeds": (0,),
@@ -79,7 +81,7 @@ def options(tmp_path):
 
 def test_a_study_from_plan_to_page(options, tmp_path):
     plan = plan_roar_kar(**options)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["costs"]
     assert (plan.cells, plan.done, plan.epochs) == (1 + 2 + 2 * 2 * 3, 0, 13)
     # Training and testing: 40 images a cell; SMOE one pass more, the random map none; 40 maps stored.
     assert plan.passes == 40 + 4 * 40 * 2 + 4 * 40 + 4 * 40 + 40
@@ -141,7 +143,8 @@ def test_the_networks_of_one_seed_begin_alike_and_see_the_same_images(tmp_path):
         RoarKarConfig(data=DATA, model=MODEL, explainers=["gradient_smoothgrad_sq"], output=str(tmp_path))
     )
     found = train_unmasked(grid.training, 3, str(tmp_path / "net.pt"))
-    source = MapSource("gradient_smoothgrad_sq", {"samples": 2}, str(tmp_path / "net.pt"), found["weights"])
+    spec = ExplainerSpec.parse("gradient_smoothgrad_sq").with_options(samples=2)
+    source = MapSource(spec, str(tmp_path / "net.pt"), found["weights"])
     for name, seed, masked in (("whole", 3, False), ("masked", 3, True), ("other", 4, True)):
         with seeded(seed):
             module = build_module(grid.training.model)
@@ -190,17 +193,19 @@ def test_maps_of_a_given_network_serve_all_seeds(options, tmp_path):
 
 
 def test_other_weights_than_the_studys_are_refused(options, tmp_path):
-    run_roar_kar(**{**options, "explainers": {}, "fractions": (0.5,), "examples": 0}, progress=False)
+    run_roar_kar(**{**options, "explainers": {}, "source": "auto", "fractions": (0.5,), "examples": 0}, progress=False)
     path = tmp_path / "out" / "networks" / "unmasked-s0.pt"
     torch.save(small_cnn(width=4).state_dict(), path)
     with pytest.raises(CellError, match="other weights than those"):
-        run_roar_kar(**{**options, "explainers": {}, "fractions": (0.5, 0.7), "examples": 0}, progress=False)
+        run_roar_kar(
+            **{**options, "explainers": {}, "source": "auto", "fractions": (0.5, 0.7), "examples": 0}, progress=False
+        )
 
 
 @pytest.mark.slow
 def test_killed_ten_times_over_a_study_ends_as_one_left_alone(options, tmp_path):
     """With real trainings: a study in processes of its own, killed at random moments."""
-    options = {**options, "explainers": {"cam": {"explainer": "grad_cam", "source": "stored"}}, "examples": 0}
+    options = {**options, "explainers": {"cam": "grad_cam"}, "examples": 0}
     alone = run_roar_kar(**{**options, "output": str(tmp_path / "alone")}, progress=False)
     options["output"] = str(tmp_path / "killed")
     script = tmp_path / "study.py"
@@ -229,8 +234,9 @@ def test_killed_ten_times_over_a_study_ends_as_one_left_alone(options, tmp_path)
         ({"modes": ("keep",)}, r"modes=\('keep',\)"),
         ({"seeds": (1, 1)}, "some are equal"),
         ({"explainers": ["grandcam"]}, "the explainer 'grandcam'"),
-        ({"explainers": {"smoe": {"source": "disk"}}}, "source='disk'"),
-        ({"explainers": {"random": {"explainer": "smoe"}}}, "under the name 'random'"),
+        ({"source": {"smoe": "disk"}}, "source={'smoe': 'disk'}"),
+        ({"source": {"smoa": "stored"}}, "source={'smoa': 'stored'}"),
+        ({"explainers": {"random": "smoe"}}, "under the name 'random'"),
         ({"source": "disk"}, "source='disk'"),
         ({"epochs": 0}, "epochs=0"),
         ({"trainer": {"max_epochs": 3}}, "max_epochs"),
@@ -244,7 +250,10 @@ def test_options_out_of_range_are_said(options, changes, message):
 
 def test_what_an_explainer_does_not_take_is_said_before_anything_is_trained(options, tmp_path):
     with pytest.raises(TypeError, match="It takes statistic"):
-        run_roar_kar(**{**options, "explainers": {"smoe": {"statistics": "std"}}}, progress=False)
+        run_roar_kar(
+            **{**options, "explainers": {"smoe": {"class_path": "smoe", "init_args": {"statistics": "std"}}}},
+            progress=False,
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -254,10 +263,15 @@ def test_a_strategy_that_would_run_the_whole_command_again_is_replaced(options):
 
 def test_sources_are_chosen_by_cost(options):
     config = RoarKarConfig(
-        **{**options, "explainers": {"smoe": {}, "sise": {}, "quick": {"explainer": "sise", "mu": 0.5}}}
+        **{
+            **options,
+            "explainers": {"smoe": {}, "sise": {}, "quick": {"class_path": "sise", "init_args": {"mu": 0.5}}},
+            "source": "auto",
+        }
     )
     assert [name for name in config.explainers if config.stored(name)] == ["sise", "quick"]
-    online = RoarKarConfig(**{**options, "explainers": {"sise": {}, "smoe": {"source": "stored"}}, "source": "online"})
+    source = {"sise": "online", "smoe": "stored"}
+    online = RoarKarConfig(**{**options, "explainers": ["sise", "smoe"], "source": source})
     assert [name for name in online.explainers if online.stored(name)] == ["smoe"]
 
 
