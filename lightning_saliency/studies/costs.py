@@ -12,7 +12,7 @@ from lightning_saliency.explainers import Explainer
 from lightning_saliency.explainers.mask_scoring import limited_scoring
 from lightning_saliency.studies.passes import counted_passes
 
-# Images that are explained at a time when an explainer is timed.
+# Images that an explainer is timed on that is not so fast that all can be explained.
 _IMAGES = 2
 # Images with sides from this on are first tried at half their size.
 _LARGE = 128
@@ -32,7 +32,7 @@ class MapCost:
 
 
 def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None, budget: float = 1.0) -> MapCost:
-    """Time an explainer on one or two images, after a first one that is not timed.
+    """Time an explainer on a few images, after a first one; fast ones on all that are given.
 
     An explainer that scores masked images is stopped when these have taken ``budget`` seconds, and the rest of its
     masked images is counted at the same rate: RISE with 4,000 masks is told by as many as go into a second.
@@ -50,12 +50,12 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
         >>> map_cost(RISE(network, masks=50), torch.rand(1, 3, 16, 16), torch.tensor([0]), budget=0.0).passes
         50.0
     """
-    if targets is not None:
-        targets = targets[:_IMAGES]
-    images = images[:_IMAGES]
     # The first time, layers are looked for and copies are made; of a slow explainer that is little of it.
-    first, slow = _first_map(explainer, images[:1], None if targets is None else targets[:1])
-    return first if slow and first.seconds > budget else _timed(explainer, images, targets, budget)[0]
+    first, complete = _first_map(explainer, images[:1], None if targets is None else targets[:1])
+    if complete and first.seconds > budget:
+        return first
+    count = len(images) if complete and first.seconds * len(images) < budget else _IMAGES
+    return _timed(explainer, images[:count], None if targets is None else targets[:count], budget)[0]
 
 
 def _first_map(explainer: Explainer, images: Tensor, targets: Tensor | None) -> tuple[MapCost, bool]:

@@ -151,7 +151,7 @@ def time_maps(training: Training, explainer: ExplainerSpec) -> dict[str, Any]:
         network = network_of(build_module(training.model), training.network).eval().requires_grad_(False)
         wanted = training.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
         device = torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
-        images = find_images(first_items(data.test_dataloader(), 2)).to(device)
+        images = find_images(first_items(data.test_dataloader(), _IMAGES[-1])).to(device)
         return asdict(map_cost(explainer(network.to(device)), images, budget=0.25))
 
 
