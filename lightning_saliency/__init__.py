@@ -3,6 +3,7 @@
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
+from lightning_saliency.reports import explain_images
 from lightning_saliency.scales.find import NoScalesError, Scale, find_scales, named_scales
 from lightning_saliency.scales.maps import ScaleMaps
 from lightning_saliency.scales.taps import ScaleTaps
@@ -23,6 +24,7 @@ __all__ = [
     "Scale",
     "ScaleMaps",
     "ScaleTaps",
+    "explain_images",
     "find_scales",
     "named_scales",
 ]

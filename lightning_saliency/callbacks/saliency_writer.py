@@ -56,6 +56,9 @@ class SaliencyWriter(pl.Callback):
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
         fingerprints: Further parts of the stores' fingerprints, beside ``weights``, ``explainer`` and ``data``.
 
+    Attributes:
+        paths: Files of the stores that the latest prediction wrote, one for each loader.
+
     Raises:
         ValueError: If an option is unknown; when prediction starts, if a store holds other maps
             (`SaliencyStoreError`), or a data set does not show whole images (`SaliencyGeometryError`).
@@ -95,6 +98,7 @@ class SaliencyWriter(pl.Callback):
         self.image_key = image_key
         self.fingerprints = dict(fingerprints or {})
         self.stores: list[SaliencyStore] = []
+        self.paths: list[Path] = []
         self._maps: OnlineMaps | None = None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -119,6 +123,7 @@ class SaliencyWriter(pl.Callback):
         trainer.strategy.barrier("saliency stores are created")
         if not trainer.is_global_zero:
             self.stores = [SaliencyStore.create(*plan) for plan in plans]
+        self.paths = [store.path for store in self.stores]
         for store in self.stores:
             there = len(store) - len(store.missing())
             if there:
@@ -194,7 +199,7 @@ def write_maps(
     *,
     model: nn.Module | None = None,
     **options: Any,
-) -> None:
+) -> list[Path]:
     """Make and store the maps of whole data sets with ``Trainer.predict``, no module's forward pass being run beside.
 
     Args:
@@ -204,6 +209,9 @@ def write_maps(
         trainer: The trainer that predicts, with its devices and precision; ``None``: Lightning's defaults, no logs.
         model: The network that the explainer is built round, unless it is built already.
         **options: Other arguments of `SaliencyWriter`.
+
+    Returns:
+        The files of the stores, one for each loader.
 
     Raises:
         ValueError: As `SaliencyWriter` does; or if there is no network for the explainer, or two.
@@ -217,9 +225,9 @@ def write_maps(
         >>> images = TensorDataset(torch.rand(6, 3, 8, 8))
         >>> quiet = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_maps(folder + "/train", smoe, DataLoader(whole_images(images, 8), batch_size=4), quiet)
-        ...     SaliencyStore.open(folder + "/train")[:].shape
-        torch.Size([6, 8, 8])
+        ...     [path] = write_maps(folder + "/train", smoe, DataLoader(whole_images(images, 8), batch_size=4), quiet)
+        ...     path.name, SaliencyStore.open(path)[:].shape
+        ('train.npy', torch.Size([6, 8, 8]))
     """
     if isinstance(explainer, Explainer) != (model is None):
         raise ValueError(
@@ -236,6 +244,7 @@ def write_maps(
         trainer.predict(_Silent(), loaders, return_predictions=False)
     finally:
         trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
+    return writer.paths
 
 
 def describe_explainer(explainer: Explainer) -> str:

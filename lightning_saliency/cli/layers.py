@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import SUPPRESS
 from collections.abc import Sequence
 
 import torch
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.scales.find import SCALE_COLUMNS, NoScalesError, find_scales, scale_table
+from lightning_saliency.scales.find import SCALE_COLUMNS, find_scales, scale_table
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,23 +23,34 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         0.
+
+    Raises:
+        UsageError: If there is no such network, or no scales are found in it.
     """
-    parser = argparse.ArgumentParser("lightning-saliency layers", description="Print the scales found in a network.")
-    parser.add_argument("model", help="a torchvision network, or timm/NAME")
-    parser.add_argument(
-        "--size", type=int, nargs="+", default=[224], metavar="PIXELS", help="height and width of the images"
-    )
-    parser.add_argument("--channels", type=int, default=3, help="channels of the images")
-    add_network_arguments(parser)
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    if "model" not in options:
+        raise UsageError(
+            "Got no model. Allowed is one name, such as resnet50; write: lightning-saliency layers resnet50"
+        )
     height, width = options.size[0], options.size[-1]
-    network = load_network(options.model, options)
     try:
-        scales = find_scales(network, torch.rand(2, options.channels, height, width))
-    except (NoScalesError, RuntimeError) as error:
+        scales = find_scales(load_network(options), torch.rand(2, options.channels, height, width))
+    except (ValueError, ImportError, FileNotFoundError, RuntimeError) as error:
         raise UsageError(str(error)) from error
     table = Table(*SCALE_COLUMNS, title=f"Scales of {options.model} at {height}×{width}")
     for row in scale_table(scales):
         table.add_row(*row)
     Console().print(table)
     return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="lightning-saliency layers", description="Print the scales found in a network.")
+    parser.add_argument(
+        "model", type=str, nargs="?", default=SUPPRESS, help="torchvision's name, timm/NAME, or path/file.py:function"
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--size", type=int, nargs="+", default=[224], help="height and width of the images in pixels")
+    parser.add_argument("--channels", type=int, default=3, help="number of channels of the images")
+    add_network_arguments(parser)
+    return parser

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from lightning_saliency.cli import compare_augmentation, evaluate, explain, layers, roar_kar, sanity_check, train
 from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli._overrides import with_underscores
 
-#: Name -> (what runs it with the arguments behind the name, what it does).
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "fit": (
-        lambda arguments: train.run("fit", arguments),
-        "train a network; callbacks, data and model from a YAML file",
-    ),
-    "validate": (
-        lambda arguments: train.run("validate", arguments),
-        "run validation with a configuration and a checkpoint",
-    ),
-    "test": (lambda arguments: train.run("test", arguments), "run the test set with a configuration and a checkpoint"),
-    "explain": (explain.run, "write LOVI and combined maps, or any explainer's, for image files"),
-    "evaluate": (evaluate.run, "compare explainers on a data set, as the papers' tables do"),
-    "sanity-check": (sanity_check.run, "randomise the weights from top to bottom and compare the maps"),
-    "compare-augmentation": (
-        compare_augmentation.run,
-        "compare training on saliency-guided blends with other augmentations and controls",
-    ),
-    "roar-kar": (roar_kar.run, "retrain on images masked by saliency maps: do the maps point at what is needed?"),
-    "layer-masking": (roar_kar.run_layers, "mask one scale inside a network at a time: which statistic tells most?"),
-    "layers": (layers.run, "print the scales that are found in a network"),
+
+class Command(NamedTuple):
+    """A command: the module and function that run it with the arguments behind its name, and what it does."""
+
+    module: str
+    function: str
+    purpose: str
+
+
+#: Every command by name. A command's module is imported when the command runs.
+COMMANDS: dict[str, Command] = {
+    "fit": Command("train", "fit", "train a network, configured by a YAML file"),
+    "validate": Command("train", "validate", "validate a network with a configuration and a checkpoint"),
+    "test": Command("train", "test", "test a network with a configuration and a checkpoint"),
+    "explain": Command("explain", "run", "write LOVI and combined maps, or any explainer's, of images"),
+    "layers": Command("layers", "run", "print the scales that are found in a network"),
+    "write-maps": Command("write_maps", "run", "store the maps of whole data sets, for masked training"),
+    "evaluate": Command("evaluate", "run", "compare explainers on a data set, as the papers do"),
+    "sanity-check": Command("sanity_check", "run", "do maps change when the network's weights are random?"),
+    "compare-augmentation": Command("compare_augmentation", "run", "compare augmentations guided by maps with others"),
+    "roar-kar": Command("roar_kar", "run", "retrain on images that are masked by saliency maps"),
+    "layer-masking": Command("roar_kar", "run_layers", "mask one scale inside a network at a time"),
 }
 
 
@@ -43,11 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in COMMANDS:
+        command = COMMANDS[given[0]]
+        run = getattr(importlib.import_module(f"lightning_saliency.cli.{command.module}"), command.function)
         try:
-            return COMMANDS[given[0]][0](given[1:])
+            status: int = run(with_underscores(given[1:]))
         except UsageError as error:
             print(f"lightning-saliency {given[0]}: {error}", file=sys.stderr)
             return 2
+        return status
     if given and given[0] == "--version":
         from lightning_saliency import __version__
 
@@ -56,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = bool(given) and given[0] in ("-h", "--help")
     stream = sys.stdout if asked else sys.stderr
     if given and not asked:
-        print(f"lightning-saliency: there is no command {given[0]!r}", file=stream)
-    print("usage: lightning-saliency COMMAND [--help] ...\n", file=stream)
-    for name, (_, purpose) in COMMANDS.items():
-        print(f"  {name:<20} {purpose}", file=stream)
+        close = difflib.get_close_matches(given[0].replace("_", "-"), COMMANDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        print(f"lightning-saliency: there is no command {given[0]!r}{hint}", file=stream)
+    print("usage: lightning-saliency COMMAND [--help] ...\n       lightning-saliency --version\n", file=stream)
+    for name, command in COMMANDS.items():
+        print(f"  {name:<20} {command.purpose}", file=stream)
     return 0 if asked else 2

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import sys
+import warnings
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
 
 
-def run(subcommand: str, arguments: Sequence[str]) -> int:
-    """Run one of LightningCLI's subcommands.
+def fit(arguments: Sequence[str]) -> int:
+    """Train a network.
 
     Args:
-        subcommand: ``"fit"``, ``"validate"`` or ``"test"``.
         arguments: For example ``["--config", "configs/digit_scenes.yaml", "--trainer.max_epochs", "3"]``.
 
     Returns:
         0; errors in the arguments end the process with status 2, as LightningCLI does.
     """
-    given = [subcommand, *arguments]
+    return _run("fit", arguments)
+
+
+def validate(arguments: Sequence[str]) -> int:
+    """Run a network on the validation data; arguments and status as for `fit`."""
+    return _run("validate", arguments)
+
+
+def test(arguments: Sequence[str]) -> int:
+    """Run a network on the test data; arguments and status as for `fit`."""
+    return _run("test", arguments)
+
+
+def _run(subcommand: str, arguments: Sequence[str]) -> int:
+    # LightningCLI warns where it is handed arguments although the process has some; these are the same.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     LightningCLI(
         pl.LightningModule,
         pl.LightningDataModule,
@@ -27,7 +41,6 @@ def run(subcommand: str, arguments: Sequence[str]) -> int:
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
         parser_kwargs={"prog": "lightning-saliency"},
-        # LightningCLI warns where it is handed arguments although the process has some: let it read its own.
-        args=None if sys.argv[1:] == given else given,
+        args=[subcommand, *arguments],
     )
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,3 +95,27 @@ def read_image(path: Path, resize: int, crop: int) -> Tensor:
     steps.append(v2.ToDtype(torch.float32, scale=True))
     shown: Tensor = v2.Compose(steps)(image)
     return torch.as_tensor(shown)
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    r"""The names of classes in a file: the column ``name`` of a CSV file (or its last column), else one name a line.
+
+    Raises:
+        ValueError: If the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "classes.csv").write_text("index,name,colour\n0,cat,grey\n1,dog,brown\n")
+        ...     read_class_names(Path(folder, "classes.csv"))
+        ['cat', 'dog']
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Got the file of class names {path}, which cannot be read ({error}). Check it.") from error
+    if rows and "name" in rows[0]:
+        column = rows[0].index("name")
+        return [row[column] for row in rows[1:]]
+    return [row[-1] for row in rows if row]

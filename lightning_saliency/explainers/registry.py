@@ -202,7 +202,7 @@ def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerOption | None]
         >>> {name: str(spec) for name, spec in parse_explainers(rows).items()}
         {'smoe': 'smoe', 'ramp': 'smoe (weights=ramp)'}
     """
-    names = [given] if isinstance(given, str) else list(given)
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"Got the explainers {names}. Allowed are one or more, each named once.")
     found = {}

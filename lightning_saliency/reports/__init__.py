@@ -1,5 +1,6 @@
 """What a person looks at: tables and plots of results."""
 
+from lightning_saliency.reports.explain import ExplainedImage, ExplainedImages, explain_images
 from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 
@@ -7,9 +8,12 @@ __all__ = [
     "Column",
     "Estimate",
     "Example",
+    "ExplainedImage",
+    "ExplainedImages",
     "TableData",
     "bar_plot",
     "curve_plot",
     "example_sheet",
+    "explain_images",
     "save_figure",
 ]

@@ -1,0 +1,255 @@
+"""Pictures of what explainers say of image files: maps, overlays, and one sheet for each image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from lightning_saliency.data.image_files import image_files, read_class_names, read_image
+from lightning_saliency.explainers import SMOE, Explainer, ExplainerOption, ExplainerSpec, find_explainer
+from lightning_saliency.explainers.registry import parse_explainers
+from lightning_saliency.functional.statistics import STATISTICS
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, Picture
+from lightning_saliency.reports.explain_pictures import (
+    class_caption,
+    class_probabilities,
+    explainer_pictures,
+    lovi_pictures,
+    picture_kinds,
+    usage_errors,
+)
+from lightning_saliency.reports.picture_names import check_no_image_replaced, picture_names
+
+#: Mean and standard deviation that networks want their images normalised by, by name.
+NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+    "imagenet": IMAGENET_NORMALIZATION,
+    "half": ((0.5,), (0.5,)),
+    "none": ((0.0,), (1.0,)),
+}
+
+Normalize = Literal["imagenet", "half", "none"]
+
+
+@dataclass(frozen=True)
+class ExplainedImage:
+    """The pictures of one image.
+
+    Args:
+        file: The image's file.
+        name: What the names of its pictures begin with: the file's stem, or as much more of its path as sets it apart.
+        pictures: Kind -> ``[H, W, 3]`` uint8: ``lovi`` and ``combined``; or, for each explainer (and each target, if
+            there are several), its map and its overlay; and ``sheet``, all of them side by side.
+    """
+
+    file: Path
+    name: str
+    pictures: dict[str, Picture]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write each picture as ``<name>_<kind>.png``; returns the files."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files = [Path(folder) / f"{self.name}_{kind}.png" for kind in self.pictures]
+        for file, picture in zip(files, self.pictures.values(), strict=True):
+            Image.fromarray(picture).save(file)
+        return files
+
+
+class ExplainedImages(Sequence[ExplainedImage]):
+    """What `explain_images` returns: a sequence of `ExplainedImage`, each explained when it is asked for.
+
+    Attributes:
+        files: The image files, each once.
+        names: What the names of each file's pictures begin with, no two pictures having one name.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        model: nn.Module,
+        explainers: Mapping[str, Explainer] | SMOE,
+        targets: Sequence[int],
+        class_names: Sequence[str] | None,
+        resize: int,
+        crop: int,
+        normalization: tuple[Sequence[float], Sequence[float]],
+    ) -> None:
+        self.files = list(files)
+        self._model, self._explainers, self._targets, self._class_names = model, explainers, targets, class_names
+        self._resize, self._crop = resize, crop
+        self._normalize = v2.Normalize(list(normalization[0]), list(normalization[1]))
+        self._kinds = picture_kinds([] if isinstance(explainers, SMOE) else list(explainers), targets)
+        self.names = picture_names(self.files, self._kinds)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        file = self.files[index]
+        shown = read_image(file, self._resize, self._crop)[None]
+        images: Tensor = torch.as_tensor(self._normalize(shown)).to(_device_of(self._model))
+        with usage_errors(f"{file} cannot be explained"):
+            probabilities = class_probabilities(self._model, images)
+        if isinstance(self._explainers, SMOE):
+            caption = class_caption(probabilities, int(probabilities.argmax()), self._class_names)
+            with usage_errors(f"LOVI of {file} failed"):
+                return ExplainedImage(file, self.names[index], lovi_pictures(self._explainers, shown, images, caption))
+        wrong = [target for target in self._targets if not 0 <= target < len(probabilities)]
+        if wrong:
+            raise ValueError(
+                f"Got the target {wrong[0]}. Allowed are the network's classes, 0 to {len(probabilities) - 1}; give "
+                "numbers of classes, or none for the predicted class."
+            )
+        captions = {
+            target: class_caption(probabilities, target, self._class_names)
+            for target in self._targets or [int(probabilities.argmax())]
+        }
+        pictures = explainer_pictures(self._explainers, shown, images, captions, file)
+        return ExplainedImage(file, self.names[index], pictures)
+
+    def __iter__(self) -> Iterator[ExplainedImage]:
+        return (self[index] for index in range(len(self)))
+
+    def save(self, folder: str | Path = "explained", *, progress: bool = True) -> list[Path]:
+        """Explain the images one after the other, and write the pictures of each as ``<name>_<kind>.png``.
+
+        Args:
+            folder: Where the pictures go; it is made if need be.
+            progress: Show a progress bar.
+
+        Returns:
+            The files written.
+
+        Raises:
+            ValueError: If a picture would take an image's place, the folder is a file, or an image cannot be explained.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"Got the output {folder}, which is no folder. Allowed is a folder; choose another name.")
+        check_no_image_replaced(
+            [folder / f"{name}_{kind}.png" for name in self.names for kind in self._kinds], self.files
+        )
+        written: list[Path] = []
+        for explained in track(self, "Explaining", total=len(self), transient=True, disable=not progress):
+            written += explained.save(folder)
+        return written
+
+
+def explain_images(
+    images: str | Path | Sequence[str | Path],
+    model: nn.Module,
+    explainers: Iterable[str] | Mapping[str, ExplainerOption | None] | None = None,
+    *,
+    targets: Sequence[int] = (),
+    statistic: str | None = None,
+    weights: str | Sequence[float] | None = None,
+    layers: Sequence[str] | None = None,
+    class_names: str | Path | Sequence[str] | None = None,
+    resize: int = 256,
+    crop: int = 224,
+    normalize: Normalize | tuple[Sequence[float], Sequence[float]] = "imagenet",
+) -> ExplainedImages:
+    """Pictures of what explainers say of image files.
+
+    Args:
+        images: Image files, or folders of them.
+        model: The network; it is run in eval mode and left as it was.
+        explainers: A list of names; or a mapping from the name in the sheet to an explainer in any form, see
+            `lightning_saliency.explainers.parse_explainers`. The name of a statistic stands for SMOE with it. ``None``:
+            all scales in one LOVI picture, and the combined SMOE map over the image.
+        targets: Numbers of the classes that the explainers explain; empty: the predicted class.
+        statistic: Statistic of the activations for LOVI, and for explainers that take one and have none of their own.
+        weights: Weights of the scales, for the same: ``"equal"``, ``"prior"``, ``"ramp"`` or a number for each scale.
+        layers: Dotted paths of the modules that are read in place of the scales found, for the same.
+        class_names: Names of the network's classes, for captions; or a file of them, see
+            `lightning_saliency.data.image_files.read_class_names`.
+        resize: Shorter side of the images in pixels.
+        crop: Side of the centre crop in pixels; 0: the whole image.
+        normalize: What the network wants its images normalised by: ``"imagenet"``, ``"half"`` (to [-1, 1]), ``"none"``
+            ([0, 1]) or (mean, std).
+
+    Returns:
+        A sequence of the images' pictures, each made when it is asked for; ``.save(folder)`` writes them all.
+
+    Raises:
+        ImportError: If an explainer needs a package that is not installed.
+        TypeError: If an explainer has no such option.
+        ValueError: If a file, a name or an option is wrong, or the network cannot be explained so.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_saliency.networks import small_cnn
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> Image.new("RGB", (40, 30), "red").save(f"{folder.name}/red.png")
+        >>> explained = explain_images(folder.name, small_cnn(), ["grad_cam", "fast_cam"], resize=32, crop=32)
+        >>> list(explained[0].pictures)
+        ['grad_cam', 'grad_cam_overlay', 'fast_cam', 'fast_cam_overlay', 'sheet']
+        >>> [file.name for file in explained.save(f"{folder.name}/out", progress=False)][-1]
+        'red_sheet.png'
+        >>> folder.cleanup()
+    """
+    given = {"statistic": statistic, "weights": weights, "layers": layers}
+    shared = {name: value for name, value in given.items() if value is not None}
+    if targets and explainers is None:
+        raise ValueError(
+            "Got targets without explainers. LOVI pictures are of no class; name explainers, or leave targets out."
+        )
+    found = image_files([images] if isinstance(images, (str, Path)) else images)
+    files = list({os.path.abspath(file): file for file in found}.values())
+    built: Mapping[str, Explainer] | SMOE
+    if explainers is None:
+        with usage_errors("LOVI cannot be made"):
+            built = SMOE(model, **shared)
+    else:
+        built = {}
+        for name, spec in _with_shared(_parsed(explainers), shared).items():
+            with usage_errors(f"{spec} cannot be made"):
+                built[name] = spec(model)
+    names = read_class_names(class_names) if isinstance(class_names, (str, Path)) else class_names
+    if isinstance(normalize, str) and normalize not in NORMALIZATIONS:
+        raise ValueError(f"Got normalize={normalize!r}. Allowed are {', '.join(NORMALIZATIONS)} and (mean, std).")
+    normalization = NORMALIZATIONS[normalize] if isinstance(normalize, str) else normalize
+    return ExplainedImages(files, model, built, list(dict.fromkeys(targets)), names, resize, crop, normalization)
+
+
+def _parsed(explainers: Iterable[str] | Mapping[str, ExplainerOption | None]) -> dict[str, ExplainerSpec]:
+    """The explainers, where the name of a statistic stands for SMOE with it."""
+    names = [explainers] if isinstance(explainers, str) else list(explainers)
+    rows: dict[str, Any] = dict(explainers) if isinstance(explainers, Mapping) else dict.fromkeys(names)
+    for name, row in rows.items():
+        called_like_it = row is None or (isinstance(row, Mapping) and not set(row) - {"init_args"})
+        if called_like_it and name in STATISTICS:
+            own = dict((row or {}).get("init_args") or {})
+            rows[name] = {"class_path": "smoe", "init_args": {"statistic": name, **own}}
+        elif called_like_it:
+            find_explainer(name, others=STATISTICS)
+    return parse_explainers(rows)
+
+
+def _with_shared(specs: Mapping[str, ExplainerSpec], shared: Mapping[str, Any]) -> dict[str, ExplainerSpec]:
+    """The options for all explainers, given to each that has none of its own."""
+    found = {}
+    for name, spec in specs.items():
+        for option, value in shared.items():
+            if not spec.takes(option) or (option == "statistic" and name in STATISTICS):
+                raise ValueError(
+                    f"Got {option}={value} for {name}, which is {spec} and takes no other {option}. Allowed are "
+                    f"explainers with such an argument; leave {option} out, or put it into the init_args of others."
+                )
+        found[name] = spec.with_defaults(**shared)
+    return found
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    found = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
+    return found or torch.device("cpu")
