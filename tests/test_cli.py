@@ -1,12 +1,16 @@
 """The commands, as a person types them."""
 
+import runpy
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+import lightning_saliency
 from lightning_saliency.cli import main
+from lightning_saliency.cli.main import COMMANDS
 from lightning_saliency.pictures.film import Film
 
 
@@ -31,6 +35,51 @@ def test_unknown_commands_and_no_command(capsys):
     assert main([]) == 2
 
 
+def test_a_mistyped_command_is_told_the_one_meant(capsys):
+    for typed, meant in (("explane", "explain"), ("sanity_check", "sanity-check"), ("writemaps", "write-maps")):
+        assert main([typed]) == 2
+        assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    for arguments, text in ((["--version"], lightning_saliency.__version__), (["--help"], "write-maps")):
+        monkeypatch.setattr("sys.argv", ["lightning_saliency", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("lightning_saliency", run_name="__main__")
+        assert ended.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_of_every_command_fits_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--config" in printed
+    if command not in ("fit", "validate", "test"):  # Lightning's own text
+        assert max(map(len, printed.splitlines())) <= 80
+        assert "`" not in printed
+    assert main(["--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_flags_may_be_spelled_with_dashes(capsys):
+    for spelled in ("--num-classes", "--num_classes"):
+        assert main(["layers", "small_cnn", spelled, "7", "--size", "32"]) == 0
+        assert "stage4" in capsys.readouterr().out
+
+
+def test_layers_takes_a_configuration(tmp_path, capsys):
+    config = tmp_path / "layers.yaml"
+    config.write_text(yaml.safe_dump({"model": "resnet18", "size": [64, 96]}))
+    assert main(["layers", "--config", str(config)]) == 0
+    assert "64×96" in capsys.readouterr().out
+    assert main(["layers"]) == 2
+    assert "Got no model" in capsys.readouterr().err
+
+
 def test_layers_prints_the_scales(capsys):
     assert main(["layers", "resnet18", "--size", "64"]) == 0
     printed = capsys.readouterr().out
@@ -52,16 +101,16 @@ def test_explain_writes_the_pictures(tmp_path, photo, capsys):
     assert np.asarray(Image.open(output / "photo_lovi.png")).shape == (64, 64, 3)
 
 
-def test_explain_with_methods_and_targets(tmp_path, photo):
+def test_explain_with_explainers_and_targets(tmp_path, photo):
     output = tmp_path / "out"
     arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "64", "--crop", "64"]
-    arguments += ["--methods", "smoe_scale,fast_cam", "--method", "group_cam", "--output", str(output)]
-    assert main([*arguments, "--target", "2", "--target", "7", str(photo)]) == 0
+    arguments += ["--explainers", "smoe_scale,fast_cam,group_cam", "--output", str(output)]
+    assert main([*arguments, "--targets", "2,7", str(photo)]) == 0
     names = {path.name for path in output.iterdir()}
-    for method in ("smoe_scale", "fast_cam", "group_cam"):
+    for explainer in ("smoe_scale", "fast_cam", "group_cam"):
         for target in (2, 7):
-            assert {f"photo_{method}_{target}.png", f"photo_{method}_{target}_overlay.png"} <= names
-    # The image and three methods beside one another, two targets below one another.
+            assert {f"photo_{explainer}_{target}.png", f"photo_{explainer}_{target}_overlay.png"} <= names
+    # The image and three explainers beside one another, two targets below one another.
     sheet = np.asarray(Image.open(output / "photo_sheet.png"))
     assert sheet.shape[1] == 4 * 66 - 2
     assert sheet.shape[0] == 2 * (16 + 64) + 2
@@ -88,8 +137,8 @@ def test_explain_takes_folders_whole_images_and_checkpoints(tmp_path, photo):
         (["--layers", "stage9"], "stage9"),
         (["--weights", "1,2"], "2"),
         (["--checkpoint", "missing.pth"], "missing.pth"),
-        (["--methods", "magic"], "'magic'"),
-        (["--methods", "fast_cam", "--target", "10"], "classes are 0 to 9"),
+        (["--explainers", "magic"], "'magic'"),
+        (["--explainers", "fast_cam", "--targets", "10"], "classes, 0 to 9"),
     ],
 )
 def test_explain_says_what_is_wrong(photo, capsys, changes, message, tmp_path):

@@ -91,8 +91,8 @@ def split_overrides(arguments: Sequence[str], into: Sequence[str]) -> tuple[list
         if not name.startswith(prefixes):
             plain.append(name + equals + value)
             continue
-        if not equals:
-            if not left:
+        if not value:
+            if equals or not left:
                 raise UsageError(f"Got {name} without a value. Allowed is any value; write {name} VALUE.")
             value = left.pop(0)
         found.append((name.removeprefix("--").split("."), _value(value)))

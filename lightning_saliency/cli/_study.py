@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import put, split_overrides
+from lightning_saliency.cli._parser import command_parser
 from lightning_saliency.scales.taps import TapError
 from lightning_saliency.studies.engine.cell import CellError
 
@@ -44,10 +44,9 @@ def run_study(
         UsageError: If a file is missing, an option cannot be carried out, the results found are of something else, or
             cells failed.
     """
-    parser = ArgumentParser(prog=f"lightning-saliency {command}", description=description)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser = command_parser(command, "--config FILE [--plan] [OPTIONS]", description)
     parser.add_argument("--plan", action="store_true", help="only say what would run, and for how long")
-    parser.add_class_arguments(config)
+    parser.add_class_arguments(config, as_group=False)
     plain, inner = split_overrides(arguments, into)
     # Classes are named here; each cell builds its own.
     given = parser.parse_args(plain).as_dict()

@@ -12,6 +12,7 @@ from rich.console import Console
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, load_network
 from lightning_saliency.cli._overrides import listed, put, split_overrides
+from lightning_saliency.cli._parser import command_parser
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.reports.explain import NORMALIZATIONS, explain_images
@@ -83,13 +84,13 @@ def _weights(given: Any) -> Any:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning-saliency explain",
-        description="For each image, write all scales in one LOVI picture, the combined SMOE map over the image, and a "
-        "sheet with both beside it; or, with --explainers, each explainer's map, its overlay, and a sheet of all.",
+    parser = command_parser(
+        "explain",
+        "--model NAME [OPTIONS] IMAGE ...",
+        "For each image, write all scales in one LOVI picture, the combined SMOE map over the image, and a sheet with "
+        "both beside it; or, with --explainers, each explainer's map, its overlay, and a sheet of all.",
     )
     parser.add_argument("images", type=str, nargs="*", default=SUPPRESS, help="image files, or folders of them")
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument(
         "--model", type=str, required=True, help="torchvision's name, timm/NAME, or path/file.py:function"
     )
@@ -107,7 +108,7 @@ def _parser() -> ArgumentParser:
         "--targets",
         type=Any,
         metavar="CLASS,...",
-        help="numbers of the classes to explain, separated by commas; else the predicted class",
+        help="numbers of the classes to explain; else the predicted class",
     )
     parser.add_argument(
         "--statistic",
@@ -122,7 +123,7 @@ def _parser() -> ArgumentParser:
         "--layers",
         type=Any,
         metavar="PATH,...",
-        help="modules to read instead of the scales found, for the same, separated by commas",
+        help="modules to read instead of the scales found, for the same",
     )
     parser.add_argument("--resize", type=int, default=256, help="shorter side in pixels")
     parser.add_argument("--crop", type=int, default=224, help="side of the centre crop in pixels, 0: the whole image")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, load_network
+from lightning_saliency.cli._parser import command_parser
 from lightning_saliency.scales.find import SCALE_COLUMNS, find_scales, scale_table
 
 
@@ -45,11 +46,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="lightning-saliency layers", description="Print the scales found in a network.")
+    parser = command_parser("layers", "MODEL [OPTIONS]", "Print the scales found in a network.")
     parser.add_argument(
         "model", type=str, nargs="?", default=SUPPRESS, help="torchvision's name, timm/NAME, or path/file.py:function"
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--size", type=int, nargs="+", default=[224], help="height and width of the images in pixels")
     parser.add_argument("--channels", type=int, default=3, help="number of channels of the images")
     add_network_arguments(parser)

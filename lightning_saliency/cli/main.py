@@ -23,14 +23,14 @@ class Command(NamedTuple):
 #: Every command by name. A command's module is imported when the command runs.
 COMMANDS: dict[str, Command] = {
     "fit": Command("train", "fit", "train a network, configured by a YAML file"),
-    "validate": Command("train", "validate", "validate a network with a configuration and a checkpoint"),
-    "test": Command("train", "test", "test a network with a configuration and a checkpoint"),
-    "explain": Command("explain", "run", "write LOVI and combined maps, or any explainer's, of images"),
+    "validate": Command("train", "validate", "validate a network of a configuration, a checkpoint"),
+    "test": Command("train", "test", "test a network of a configuration, a checkpoint"),
+    "explain": Command("explain", "run", "draw LOVI pictures, or any explainer's maps, of images"),
     "layers": Command("layers", "run", "print the scales that are found in a network"),
     "write-maps": Command("write_maps", "run", "store the maps of whole data sets, for masked training"),
     "evaluate": Command("evaluate", "run", "compare explainers on a data set, as the papers do"),
-    "sanity-check": Command("sanity_check", "run", "do maps change when the network's weights are random?"),
-    "compare-augmentation": Command("compare_augmentation", "run", "compare augmentations guided by maps with others"),
+    "sanity-check": Command("sanity_check", "run", "compare maps with those of randomised networks"),
+    "compare-augmentation": Command("compare_augmentation", "run", "compare augmentations that maps guide with others"),
     "roar-kar": Command("roar_kar", "run", "retrain on images that are masked by saliency maps"),
     "layer-masking": Command("roar_kar", "run_layers", "mask one scale inside a network at a time"),
 }

@@ -13,11 +13,12 @@ from lightning_saliency.callbacks.saliency_writer import write_maps
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import listed, put, split_overrides
+from lightning_saliency.cli._parser import command_parser
 from lightning_saliency.data import SaliencyStore, SaliencyStoreError, whole_image_loaders
 from lightning_saliency.scales.taps import TapError
-from lightning_saliency.studies.recipes import network_from
+from lightning_saliency.studies.isolation import seeded
 from lightning_saliency.studies.retraining.cells import image_size
-from lightning_saliency.studies.specs import as_spec, build_data
+from lightning_saliency.studies.specs import as_spec, build_data, build_module
 
 #: Options that are mappings, into which an argument may reach.
 _INTO = ("model", "data", "explainer", "trainer")
@@ -56,27 +57,27 @@ def run(arguments: Sequence[str]) -> int:
 
 def _written(given: dict[str, Any]) -> list[Any]:
     """The stores' files."""
-    pl.seed_everything(given["seed"], verbose=False)
-    network = network_from(as_spec(given["model"], ImageClassifier))
-    data = build_data(as_spec(given["data"]))
-    loaders = whole_image_loaders(
-        data,
-        given["image_size"] or image_size(data),
-        stages=listed("--stages", given["stages"]),
-        batch_size=given["batch_size"],
-        num_workers=given["num_workers"],
-    )
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    return write_maps(
-        given["output"],
-        given["explainer"],
-        loaders,
-        pl.Trainer(**{**quiet, **given["trainer"]}),
-        model=network,
-        size=given["size"],
-        targets=given["targets"],
-        image_key=given["image_key"],
-    )
+    with seeded(given["seed"]):
+        module = build_module(as_spec(given["model"], ImageClassifier)).eval()
+        data = build_data(as_spec(given["data"]))
+        loaders = whole_image_loaders(
+            data,
+            given["image_size"] or image_size(data),
+            stages=listed("--stages", given["stages"]),
+            batch_size=given["batch_size"],
+            num_workers=given["num_workers"],
+        )
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        return write_maps(
+            given["output"],
+            given["explainer"],
+            loaders,
+            pl.Trainer(**{**quiet, **given["trainer"]}),
+            model=module.model if isinstance(module, ImageClassifier) else module,
+            size=given["size"],
+            targets=given["targets"],
+            image_key=given["image_key"],
+        )
 
 
 def _described(path: Any) -> str:
@@ -88,14 +89,14 @@ def _described(path: Any) -> str:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning-saliency write-maps",
-        description="Explain every image of a data module's stages once, whole and not augmented, and keep the maps in "
-        "one store for each stage, OUTPUT/train.npy and so on. A run that was killed goes on where it stopped when it "
-        "is started again; a store of another network, explainer or data set is refused. RoarKarDataModule and "
-        "SaliencyStore read the stores.",
+    parser = command_parser(
+        "write-maps",
+        "--config FILE [OPTIONS]",
+        "Explain every image of a data module's stages once, whole and not augmented, and keep the maps in one store "
+        "for each stage, OUTPUT/train.npy and so on. A run that was killed goes on where it stopped when it is started "
+        "again; a store of another network, explainer or data set is refused. RoarKarDataModule and SaliencyStore read "
+        "the stores.",
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_argument(
         "--model",
         type=Any,

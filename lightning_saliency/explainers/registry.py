@@ -116,6 +116,11 @@ class ExplainerSpec:
         """Whether the explainer has an argument of that name."""
         return option in self._parameters()
 
+    @property
+    def options(self) -> list[str]:
+        """Names of the explainer's own arguments, without the network and what the explainer's name already says."""
+        return [name for name in list(self._parameters())[1:] if name not in _fixed(self.factory)]
+
     def option(self, name: str) -> Any:
         """The value of an argument, given or the explainer's default; ``None`` if it has neither."""
         default = self._parameters()[name].default if self.takes(name) else None
@@ -134,13 +139,15 @@ class ExplainerSpec:
             TypeError: If the explainer has no such argument.
         """
         init_args = {**self.init_args, **options}
+        fixed = sorted(init_args.keys() & _fixed(self.factory).keys())
         try:
+            if fixed:
+                raise TypeError(f"its name already says {', '.join(fixed)}")
             inspect.signature(self.factory).bind(None, **init_args)
         except TypeError as error:
-            allowed = list(self._parameters())[1:]
             raise TypeError(
                 f"{self.name} was given the options {sorted(init_args)}, but {error}. It takes "
-                f"{', '.join(allowed) or 'none'}."
+                f"{', '.join(self.options) or 'none'}."
             ) from None
         return replace(self, init_args=init_args)
 
@@ -254,6 +261,11 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_value(one) for one in value]
     return value
+
+
+def _fixed(factory: Callable[..., Explainer]) -> Mapping[str, Any]:
+    """Arguments that belong to a registered name, such as captum's method."""
+    return factory.keywords if isinstance(factory, partial) else {}
 
 
 def _named(function: Callable[..., Any]) -> str:

@@ -198,7 +198,7 @@ def explain_images(
         'red_sheet.png'
         >>> folder.cleanup()
     """
-    given = {"statistic": statistic, "weights": weights, "layers": layers}
+    given: dict[str, Any] = {"statistic": statistic, "weights": weights, "layers": layers}
     shared = {name: value for name, value in given.items() if value is not None}
     if targets and explainers is None:
         raise ValueError(
@@ -240,11 +240,12 @@ def _with_shared(specs: Mapping[str, ExplainerSpec], shared: Mapping[str, Any]) 
     """The options for all explainers, given to each that has none of its own."""
     found = {}
     for name, spec in specs.items():
+        own = [option for option in spec.options if option != "statistic" or name not in STATISTICS]
         for option, value in shared.items():
-            if not spec.takes(option) or (option == "statistic" and name in STATISTICS):
+            if option not in own:
                 raise ValueError(
-                    f"Got {option}={value} for {name}, which is {spec} and takes no other {option}. Allowed are "
-                    f"explainers with such an argument; leave {option} out, or put it into the init_args of others."
+                    f"Got {option}={value} for {name}, which takes {', '.join(own)}. Allowed is {option} where each "
+                    f"explainer takes it; leave {option} out, or put it into the init_args of those that do."
                 )
         found[name] = spec.with_defaults(**shared)
     return found

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from lightning_saliency.cli import explain, main
-from lightning_saliency.cli._networks import normalized, read_image
+from lightning_saliency.data.image_files import read_image
 from lightning_saliency.explainers import SMOE, build_explainer
 from lightning_saliency.networks import build_network
-from lightning_saliency.pictures.tensors import to_uint8
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, to_uint8
 from tests.paths import ROOT
 
 SIZE = ["--resize", "32", "--crop", "32"]
@@ -74,6 +75,18 @@ def draw(path, seed=0, size=(40, 50)):
     return path
 
 
+def as_given(photo):
+    """A photo as the network is given it, ``[1, 3, 32, 32]``."""
+    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in IMAGENET_NORMALIZATION)
+    return (read_image(photo, 32, 32)[None] - mean) / std
+
+
+def argument(text):
+    """An explainer's own argument on the command line."""
+    explainer, _, given = text.partition(".")
+    return f"--explainers.{explainer}.init_args.{given}"
+
+
 def pixels_of(path):
     return np.asarray(Image.open(path))
 
@@ -88,7 +101,7 @@ def network(tmp_path):
     """A network, and the arguments that name it."""
     built = build_network("small_cnn", 10)
     torch.save(built.state_dict(), tmp_path / "weights.pth")
-    arguments = ["--model", "small_cnn", "--num-classes", "10", "--checkpoint", str(tmp_path / "weights.pth"), *SIZE]
+    arguments = ["--model", "small_cnn", "--num_classes", "10", "--checkpoint", str(tmp_path / "weights.pth"), *SIZE]
     return built.eval(), arguments
 
 
@@ -96,7 +109,7 @@ def network(tmp_path):
 def networks(tmp_path):
     path = tmp_path / "networks.py"
     path.write_text(NETWORKS)
-    return lambda name, classes=5: ["--model", f"{path}:{name}", "--num-classes", str(classes), *SIZE]
+    return lambda name, classes=5: ["--model", f"{path}:{name}", "--num_classes", str(classes), *SIZE]
 
 
 def documented():
@@ -113,7 +126,7 @@ def test_commands_of_the_documentation_run_as_they_are_written(tmp_path, monkeyp
     Path("imagenet_classes.csv").write_text("name\n" + "something\n" * 1000)
     commands = list(documented())
     assert len(commands) >= 4
-    ours = {"squeezenet1_0": "small_cnn", "mobilenet_v2": "small_cnn", "rise.masks=500": "rise.masks=20"}
+    ours = {"squeezenet1_0": "small_cnn", "mobilenet_v2": "small_cnn", "500": "20"}
     for number, command in enumerate(commands):
         for checkpoint in (part for part in command if part.endswith(".pth")):
             torch.save(build_network("small_cnn", 1000).state_dict(), checkpoint)
@@ -129,16 +142,17 @@ def test_commands_of_the_documentation_run_as_they_are_written(tmp_path, monkeyp
 
 def test_lists_are_separated_by_commas_and_leave_the_images_alone(tmp_path, network, photo):
     model, arguments = network
-    layers = ["--layers", "stage1,pool2:input", "--layers", "stage4"]
+    layers = ["--layers", "stage1,pool2:input,stage4"]
     output = ["--output", str(tmp_path / "out")]
-    assert main(["explain", *arguments, *output, "--methods", "smoe", *layers, str(photo)]) == 0
-    images = normalized(read_image(photo, 32, 32)[None], "imagenet")
+    assert main(["explain", *arguments, *output, "--explainers", "smoe", *layers, str(photo)]) == 0
+    images = as_given(photo)
     maps = SMOE(model, layers=["stage1", "pool2:input", "stage4"])(images)
     assert (pixels_of(tmp_path / "out" / "photo_smoe.png") == to_uint8(maps.expand(3, -1, -1))).all()
-    for number, targets in enumerate((["2,7,2"], ["2", "7"])):
-        given = [part for target in targets for part in ("--target", target)]
+    for number, given in enumerate((["--targets", "2,7,2"], ["--targets=[2, 7]"])):
         output = tmp_path / str(number)
-        assert main(["explain", *arguments, "--output", str(output), "--methods", "grad_cam", *given, str(photo)]) == 0
+        assert (
+            main(["explain", *arguments, "--output", str(output), "--explainers", "grad_cam", *given, str(photo)]) == 0
+        )
         shown = {path.name for path in output.iterdir()}
         assert shown == {
             "photo_sheet.png",
@@ -149,29 +163,31 @@ def test_lists_are_separated_by_commas_and_leave_the_images_alone(tmp_path, netw
 @pytest.mark.parametrize(
     ("name", "given", "options"),
     [
-        ("rise", ["--option", "rise.masks=6", "--option", "rise.seed=3"], {"masks": 6, "seed": 3}),
-        ("rise", ["--option", "rise.masks=6", "--option", "rise.fast=true"], {"masks": 6, "fast": True}),
-        ("grad_cam", ["--option", "grad_cam.layer=[stage2, stage3]"], {"layer": ["stage2", "stage3"]}),
-        ("group_cam", ["--option", "group_cam.theta=null"], {"theta": None}),
+        ("rise", [argument("rise.masks=6"), argument("rise.seed=3")], {"masks": 6, "seed": 3}),
+        ("rise", [argument("rise.masks=6"), argument("rise.fast=true")], {"masks": 6, "fast": True}),
+        ("grad_cam", [argument("grad_cam.layer=[stage2, stage3]")], {"layer": ["stage2", "stage3"]}),
+        ("group_cam", [argument("group_cam.theta=null")], {"theta": None}),
         (
             "fast_cam",
             ["--statistic", "std", "--weights", "1,3", "--layers", "stage1,stage4"],
             {"statistic": "std", "weights": [1, 3], "layers": ["stage1", "stage4"]},
         ),
         ("smoe", ["--weights", "ramp"], {"weights": "ramp"}),
-        ("smoe", ["--weights", "ramp", "--option", "smoe.weights=[0, 0, 0, 1]"], {"weights": [0, 0, 0, 1]}),
+        ("smoe", ["--weights", "ramp", argument("smoe.weights=[0, 0, 0, 1]")], {"weights": [0, 0, 0, 1]}),
         ("sise", ["--layers", "stage3,stage4"], {"layers": ["stage3", "stage4"]}),
-        ("mean", ["--option", "mean.layers=[stage2]"], {"layers": ["stage2"]}),
+        ("mean", [argument("mean.layers=[stage2]")], {"layers": ["stage2"]}),
     ],
 )
 def test_options_reach_the_explainers(tmp_path, network, photo, name, given, options):
     model, arguments = network
     output = tmp_path / "out"
     assert (
-        main(["explain", *arguments, "--methods", name, "--target", "4", *given, "--output", str(output), str(photo)])
+        main(
+            ["explain", *arguments, "--explainers", name, "--targets", "4", *given, "--output", str(output), str(photo)]
+        )
         == 0
     )
-    images = normalized(read_image(photo, 32, 32)[None], "imagenet")
+    images = as_given(photo)
     explainer = SMOE(model, name, **options) if name == "mean" else build_explainer(name, model, **options)
     plain = SMOE(model, name) if name == "mean" else build_explainer(name, model)
     written = pixels_of(output / f"photo_{name}.png")
@@ -185,11 +201,11 @@ def test_options_of_captum_and_torchcam(tmp_path, network, photo):
     pytest.importorskip("torchcam")
     model, arguments = network
     output = tmp_path / "out"
-    methods = ["--methods", "occlusion,torchcam:LayerCAM", "--target", "1"]
-    given = ["--option", "occlusion.sliding_window_shapes=[3, 8, 8]", "--option", "occlusion.strides=[3, 8, 8]"]
-    given += ["--option", "torchcam:LayerCAM.layer=stage3"]
+    methods = ["--explainers", "occlusion,torchcam:LayerCAM", "--targets", "1"]
+    given = [argument("occlusion.sliding_window_shapes=[3, 8, 8]"), argument("occlusion.strides=[3, 8, 8]")]
+    given += [argument("torchcam:LayerCAM.layer=stage3")]
     assert main(["explain", *arguments, *methods, *given, "--output", str(output), str(photo)]) == 0
-    images = normalized(read_image(photo, 32, 32)[None], "imagenet")
+    images = as_given(photo)
     for name, options in (
         ("occlusion", {"sliding_window_shapes": (3, 8, 8), "strides": (3, 8, 8)}),
         ("torchcam:LayerCAM", {"layer": "stage3"}),
@@ -202,31 +218,33 @@ def test_options_of_captum_and_torchcam(tmp_path, network, photo):
 @pytest.mark.parametrize(
     ("given", "messages"),
     [
-        (["--methods", "rise", "--layers", "stage1"], ["Got --layers for rise", "masks, grid", "leave --layers out"]),
         (
-            ["--methods", "fast_cam,group_cam", "--weights", "ramp"],
-            ["for group_cam", "--option fast_cam.weights=VALUE"],
+            ["--explainers", "rise", "--layers", "stage1"],
+            ["Got layers=['stage1'] for rise", "masks, grid", "leave lay"],
         ),
-        (["--methods", "grad_cam", "--statistic", "std"], ["Got --statistic for grad_cam", "layer"]),
-        (["--methods", "mean", "--statistic", "std"], ["Got --statistic for mean", "weights, layers"]),
-        (["--methods", "rise", "--option", "rise.mask=5"], ["Got rise.mask=5", "masks, grid", "leave it out"]),
-        (["--methods", "rise", "--option", "rise.output=5"], ["Got rise.output=5"]),
-        (["--methods", "gradient", "--option", "gradient.method=Occlusion"], ["Got gradient.method=Occlusion"]),
-        (["--methods", "rise", "--option", "sise.mu=0.3"], ["Got --option sise.mu=0.3", "asked for, rise;"]),
-        (["--methods", "rise", "--option", "rise.masks"], ["EXPLAINER.NAME=VALUE"]),
-        (["--methods", "rise", "--option", "rise.masks="], ["EXPLAINER.NAME=VALUE"]),
-        (["--methods", "rise", "--option", "masks=5"], ["EXPLAINER.NAME=VALUE"]),
-        (["--methods", "rise", "--option", "rise.masks=0"], ["rise masks=0 cannot be made", "whole numbers from 1"]),
-        (["--methods", "rise", "--option", "rise.masks=many"], ["rise masks=many cannot be made"]),
-        (["--methods", "rise", "--option", "rise.masks=2.5"], ["rise of", "photo.png failed"]),
-        (["--methods", "group_cam", "--option", "group_cam.layer=stage9"], ["group_cam of", "stage9"]),
-        (["--methods", "smoe", "--weights", "1,2"], ["smoe of", "each of the 4 scales"]),
-        (["--methods", "magic"], ["'magic'", "smoe_scale", "group_cam"]),
-        (["--methods", ","], ["Got --methods without a value"]),
-        (["--methods", "rise", "--target", "dog"], ["Got --target dog", "243,281"]),
-        (["--methods", "rise", "--target", "3,10"], ["--target 10", "0 to 9"]),
-        (["--target", "3"], ["Got --target without --methods"]),
-        (["--option", "rise.masks=5"], ["without --methods"]),
+        (
+            ["--explainers", "fast_cam,group_cam", "--weights", "ramp"],
+            ["Got weights=ramp for group_cam", "init_args of those that do"],
+        ),
+        (["--explainers", "grad_cam", "--statistic", "std"], ["Got statistic=std for grad_cam", "layer"]),
+        (["--explainers", "mean", "--statistic", "std"], ["Got statistic=std for mean", "weights, layers"]),
+        ([argument("rise.mask=5")], ["rise was given the options ['mask']", "It takes masks, grid"]),
+        ([argument("rise.output=5")], ["rise of", "photo.png failed"]),
+        ([argument("gradient.method=Occlusion")], ["gradient was given the options ['method']", "already says method"]),
+        (["--explainers", "rise", argument("sise.mu=many")], ["sise (mu=many) cannot be made"]),
+        ([argument("rise.masks=")], ["without a value"]),
+        (["--explainers.rise.masks=5"], ["the keys masks", "class_path", "init_args"]),
+        (["--explainers", "rise", "--explainers.masks=5"], ["'masks'", "cannot be used"]),
+        ([argument("rise.masks=0")], ["rise (masks=0) cannot be made", "whole numbers from 1"]),
+        ([argument("rise.masks=many")], ["rise (masks=many) cannot be made"]),
+        ([argument("rise.masks=2.5")], ["rise of", "photo.png failed"]),
+        ([argument("group_cam.layer=stage9")], ["group_cam of", "stage9"]),
+        (["--explainers", "smoe", "--weights", "1,2"], ["smoe of", "each of the 4 scales"]),
+        (["--explainers", "magic"], ["'magic'", "smoe_scale", "group_cam"]),
+        (["--explainers", ","], ["Got --explainers without a value"]),
+        (["--explainers", "rise", "--targets", "dog"], ["Got --targets dog", "243,281"]),
+        (["--explainers", "rise", "--targets", "3,10"], ["the target 10", "0 to 9"]),
+        (["--targets", "3"], ["Got targets without explainers"]),
         (["--layers", ""], ["Got --layers without a value"]),
         (["--layers", "stage1,stage9"], ["stage9"]),
         (["--weights", "1,2"], ["each of the 4 scales"]),
@@ -234,7 +252,7 @@ def test_options_of_captum_and_torchcam(tmp_path, network, photo):
     ],
 )
 def test_what_cannot_be_carried_out_is_said(tmp_path, network, photo, capsys, given, messages):
-    if "gradient" in given:
+    if "gradient" in given[0]:
         pytest.importorskip("captum")
     assert main(["explain", *network[1], "--output", str(tmp_path / "out"), *given, str(photo)]) == 2
     told = capsys.readouterr().err
@@ -249,7 +267,7 @@ def test_an_output_that_is_a_file_is_said(network, photo, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dictionary", "pair", "attribute"])
-@pytest.mark.parametrize("methods", [[], ["--methods", "grad_cam,rise,smoe", "--option", "rise.masks=4"]])
+@pytest.mark.parametrize("methods", [[], ["--explainers", "grad_cam,rise,smoe", argument("rise.masks=4")]])
 def test_logits_are_found_in_what_networks_return(tmp_path, networks, photo, kind, methods):
     folders = [tmp_path / "plain", tmp_path / "wrapped"]
     for folder, name in zip(folders, ("tensor", kind), strict=True):
@@ -269,7 +287,7 @@ def test_networks_without_class_scores_are_refused(tmp_path, networks, photo, ca
 
 
 def test_a_network_that_takes_other_images(tmp_path, networks, photo, capsys):
-    arguments = [*networks("mlp"), "--crop", "24", "--methods", "rise", "--output", str(tmp_path / "out")]
+    arguments = [*networks("mlp"), "--crop", "24", "--explainers", "rise", "--output", str(tmp_path / "out")]
     assert main(["explain", *arguments, str(photo)]) == 2
     assert "24×24 pixels" in capsys.readouterr().err
 
@@ -277,19 +295,19 @@ def test_a_network_that_takes_other_images(tmp_path, networks, photo, capsys):
 def test_networks_without_scales_are_explained_by_what_needs_none(tmp_path, networks, photo, capsys):
     pytest.importorskip("captum")
     output = tmp_path / "out"
-    methods = ["--methods", "rise,gradient", "--option", "rise.masks=4"]
+    methods = ["--explainers", "rise,gradient", argument("rise.masks=4")]
     assert main(["explain", *networks("mlp"), *methods, "--output", str(output), str(photo)]) == 0
     assert pixels_of(output / "photo_gradient.png").max() == 255
-    for given in ([], ["--methods", "smoe"]):
+    for given in ([], ["--explainers", "smoe"]):
         assert main(["explain", *networks("mlp"), *given, "--output", str(output), str(photo)]) == 2
         assert "No scales found" in capsys.readouterr().err
 
 
 def test_a_single_output(tmp_path, networks, photo, capsys):
-    methods = ["--methods", "rise", "--option", "rise.masks=4", "--output", str(tmp_path / "out")]
+    methods = ["--explainers", "rise", argument("rise.masks=4"), "--output", str(tmp_path / "out")]
     assert main(["explain", *networks("tensor", 1), *methods, str(photo)]) == 2
     assert "score='sigmoid'" in capsys.readouterr().err
-    assert main(["explain", *networks("tensor", 1), *methods, "--option", "rise.score=sigmoid", str(photo)]) == 0
+    assert main(["explain", *networks("tensor", 1), *methods, argument("rise.score=sigmoid"), str(photo)]) == 0
 
 
 def explained(tmp_path, network, files, *more):
@@ -318,9 +336,9 @@ def test_no_picture_takes_anothers_place(tmp_path, network, paths, stems):
     assert explained(tmp_path, network, reversed(files)) == (0, written)
 
 
-def test_stems_and_methods_that_make_one_name_are_told_apart(tmp_path, network):
+def test_stems_and_explainers_that_make_one_name_are_told_apart(tmp_path, network):
     files = [draw(tmp_path / "a" / name) for name in ("y.png", "y_x.png")]
-    status, written = explained(tmp_path, network, files, "--methods", "grad_cam,x_grad_cam")
+    status, written = explained(tmp_path, network, files, "--explainers", "grad_cam,x_grad_cam")
     assert status == 0
     assert len(written) == 2 * (2 * 2 + 1)
 
@@ -337,7 +355,7 @@ def test_names_that_cannot_be_told_apart_are_refused(tmp_path, network, capsys):
     if files[0].samefile(files[1]):
         pytest.skip("this file system does not tell capitals apart")
     assert explained(tmp_path, network, files) == (2, [])
-    assert "an --output of its own" in capsys.readouterr().err
+    assert "an output folder of its own" in capsys.readouterr().err
 
 
 def test_no_picture_takes_an_images_place(tmp_path, network, capsys):
@@ -349,5 +367,49 @@ def test_no_picture_takes_an_images_place(tmp_path, network, capsys):
 
 
 def test_the_parser_leaves_what_follows_a_list_to_the_images():
-    parsed = explain._parser().parse_args(["--model", "m", "--target", "2", "--layers", "a", "b.png", "c.png"])
-    assert (parsed.target, parsed.layers, parsed.images) == (["2"], ["a"], [Path("b.png"), Path("c.png")])
+    parsed = explain._parser().parse_args(["--model", "m", "--targets", "2", "--layers", "a", "b.png", "c.png"])
+    assert (parsed.targets, parsed.layers, parsed.images) == (2, "a", ["b.png", "c.png"])
+
+
+def test_everything_may_stand_in_a_yaml_file(tmp_path, network, photo):
+    output = tmp_path / "out"
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n")
+    config = {
+        "images": [str(photo)],
+        "model": "small_cnn",
+        "num_classes": 10,
+        "checkpoint": str(tmp_path / "weights.pth"),
+        "explainers": {"fast_cam": None, "my-rise": {"class_path": "rise", "init_args": {"masks": 900}}},
+        "targets": [1, 2],
+        "class_names": str(names),
+        "resize": 32,
+        "crop": 32,
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    more = [
+        "--explainers.my-rise.init-args.masks",
+        "4",
+        "--explainers.my-rise.init_args.seed=5",
+        "--output",
+        str(output),
+    ]
+    assert main(["explain", "--config", str(path), *more]) == 0
+    assert len(list(output.iterdir())) == 2 * 2 * 2 + 1
+    expected = build_explainer("rise", network[0], masks=4, seed=5)(as_given(photo), 2)
+    assert (pixels_of(output / "photo_my-rise_2.png") == to_uint8(expected.expand(3, -1, -1))).all()
+
+
+def test_an_explainers_argument_names_it_too(tmp_path, network, photo):
+    given = ["--explainers", "grad_cam", argument("sise.mu=0.3"), "--output", str(tmp_path / "out")]
+    assert main(["explain", *network[1], *given, str(photo)]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "photo_sheet.png",
+        *(f"photo_{name}{end}.png" for name in ("grad_cam", "sise") for end in ("", "_overlay")),
+    }
+
+
+def test_no_images_are_said(network, capsys):
+    assert main(["explain", *network[1]]) == 2
+    assert "Got no images" in capsys.readouterr().err

@@ -1,0 +1,134 @@
+"""`explain_images`: the pictures that the command writes, from Python; nothing is left behind in the network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from lightning_saliency import explain_images
+from lightning_saliency.cli import main
+from lightning_saliency.data.image_files import read_class_names
+from lightning_saliency.explainers import Explainer, GroupCAM
+from lightning_saliency.networks import small_cnn
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed, name in enumerate(("a.png", "b.png", "c.png")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return small_cnn(10)
+
+
+class LeftHalf(Explainer):
+    """An explainer of one's own."""
+
+    def __init__(self, model: nn.Module, level: float = 1.0) -> None:
+        super().__init__(model)
+        self.level = level
+
+    def _explain(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        left = torch.arange(images.shape[3]) < images.shape[3] // 2
+        return (self.level * left).expand(len(images), *images.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ({}, []),
+        ({"statistic": "std", "weights": [1, 2, 3, 4]}, ["--statistic", "std", "--weights", "1,2,3,4"]),
+        (
+            {"explainers": {"mean": None, "sise": {"init_args": {"mu": 0.3}}}, "targets": [2, 7], "normalize": "half"},
+            [
+                "--explainers",
+                "mean,sise",
+                "--explainers.sise.init_args.mu=0.3",
+                "--targets",
+                "2,7",
+                "--normalize",
+                "half",
+            ],
+        ),
+    ],
+)
+def test_the_function_and_the_command_write_the_same_files(tmp_path, photos, network, options, flags):
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    written = explain_images(photos, network, resize=32, crop=32, **options).save(tmp_path / "python", progress=False)
+    named = ["--model", "small_cnn", "--num_classes", "10", "--checkpoint", str(tmp_path / "weights.pth")]
+    given = [*named, "--resize", "32", "--crop", "32", "--output", str(tmp_path / "command"), *flags, str(photos)]
+    assert main(["explain", *given]) == 0
+    assert {path.name for path in written} == {path.name for path in (tmp_path / "command").iterdir()}
+    for path in written:
+        assert path.read_bytes() == (tmp_path / "command" / path.name).read_bytes()
+
+
+def test_the_result_is_a_sequence_of_pictures_by_name(photos, network):
+    explained = explain_images(photos, network, ["grad_cam"], resize=32, crop=32, class_names=["cat"] * 10)
+    assert len(explained) == 3
+    assert explained.names == ["a", "b", "c"]
+    assert [image.name for image in explained[1:]] == ["b", "c"]
+    assert [image.file.name for image in explained] == ["a.png", "b.png", "c.png"]
+    assert set(explained[-1].pictures) == {"grad_cam", "grad_cam_overlay", "sheet"}
+    assert explained[0].pictures["grad_cam"].shape == (32, 32, 3)
+    with pytest.raises(IndexError):
+        explained[3]
+
+
+def test_explainers_of_ones_own_in_any_form(photos, network):
+    rows = {
+        "left/half": LeftHalf,
+        "half": {"class_path": f"{__name__}.LeftHalf", "init_args": {"level": 0.5}},
+        "groups": lambda model: GroupCAM(model, groups=4),
+    }
+    pictures = explain_images(photos / "a.png", network, rows, resize=32, crop=32)[0].pictures
+    assert list(pictures)[::2] == ["left_half", "half", "groups", "sheet"]
+    assert (pictures["left_half"][:, :16] == 255).all()
+    assert (pictures["half"][:, 16:] == 0).all()
+
+
+def test_the_network_is_left_as_it_was(photos, network):
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    explain_images(photos, network, ["smoe", "grad_cam"], resize=32, crop=32)[0]
+    explain_images(photos, network, resize=32, crop=32)[0]
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"normalize": "minmax"}, ValueError, "Allowed are imagenet, half, none"),
+        ({"explainers": ["magic"]}, ValueError, "smoe_scale"),
+        ({"explainers": {"sise": {"init_args": {"nu": 1}}}}, TypeError, "It takes"),
+        ({"explainers": {"rise": None}, "layers": ["stage1"]}, ValueError, "Got layers="),
+        ({"targets": [1]}, ValueError, "without explainers"),
+        ({"class_names": "missing.csv"}, ValueError, "missing.csv"),
+    ],
+)
+def test_wrong_arguments_are_said_before_anything_is_explained(photos, network, options, error, message):
+    with pytest.raises(error, match=message):
+        explain_images(photos, network, **options)
+
+
+def test_class_names_of_files(tmp_path):
+    for content, names in (
+        ("name\ncat\ndog\n", ["cat", "dog"]),
+        ("name,index\ncat,0\ndog,1\n", ["cat", "dog"]),
+        ("0,cat\n1,dog\n", ["cat", "dog"]),
+        ("cat\n\ndog\n", ["cat", "dog"]),
+    ):
+        (tmp_path / "names.csv").write_text(content)
+        assert read_class_names(tmp_path / "names.csv") == names
