@@ -68,7 +68,7 @@ def test_help_of_every_command_fits_80_columns(command, monkeypatch, capsys):
 def test_flags_may_be_spelled_with_dashes(capsys):
     for spelled in ("--num-classes", "--num_classes"):
         assert main(["layers", "small_cnn", spelled, "7", "--size", "32"]) == 0
-        assert "stage4" in capsys.readouterr().out
+        assert "Scales of small_cnn at 32×32" in capsys.readouterr().out
 
 
 def test_layers_takes_a_configuration(tmp_path, capsys):

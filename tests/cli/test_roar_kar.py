@@ -71,6 +71,7 @@ def test_layer_masking_plans_and_runs(write, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--explainers", '{"grandcam": {}}'], "the explainer 'grandcam'"),
+        (["--explainers", "smoe,grandcam"], "the explainer 'grandcam'"),
         (["--fractions", "[10]"], "the fraction 10"),
         (["--data.class_path", "lightning_saliency.data.NoScenes"], "cannot be imported"),
         (["--model.init_args.model", "small_cnn"], "It takes model"),
