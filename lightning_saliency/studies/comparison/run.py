@@ -55,6 +55,7 @@ def run_comparison(
         ValueError: If a name is unknown or an option out of range.
 
     Example:
+        >>> from torch import nn
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> images, targets = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
         >>> result = run_comparison(
