@@ -1,4 +1,4 @@
-"""Which explainer is best for a network of one's own, on images of one's own: `compute_explainers`."""
+"""Which explainer is best for a network of one's own, on images of one's own: `run_comparison`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import argparse
 import pytorch_lightning as pl
 
 from lightning_saliency import DigitScenes, ImageClassifier
-from lightning_saliency.studies import Comparison, compute_explainers
+from lightning_saliency.studies import ComparisonResult, run_comparison
 
 
 def main(
     epochs: int = 3, train_size: int = 2000, limit: int = 50, output: str = "runs/compare_own_model", **sizes: int
-) -> Comparison:
+) -> ComparisonResult:
     pl.seed_everything(0, workers=True)
     data = DigitScenes(train_size=train_size, val_size=200, **sizes)
     model = ImageClassifier("small_cnn", num_classes=10, learning_rate=1e-2, scheduler="one_cycle")
@@ -20,10 +20,12 @@ def main(
     images = data.val_dataloader().dataset
 
     explainers = ["random", "smoe", "grad_cam", "fast_cam", "group_cam"]
-    comparison = compute_explainers(model, images, explainers, limit=limit, output=output)
-    comparison.save(output)
-    print(comparison)
-    return comparison
+    result = run_comparison(
+        models={"small_cnn": model.model}, data=images, explainers=explainers, limit=limit, output=output
+    )
+    print(result)
+    print(f"The page is {result.save()[0]}")
+    return result
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.explainers import Explainer
 from lightning_saliency.explainers.mask_scoring import limited_scoring
+from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.passes import counted_passes
 
 # Images that an explainer is timed on that is not so fast that all can be explained.
@@ -81,6 +86,25 @@ def _timed(explainer: Explainer, images: Tensor, targets: Tensor | None, budget:
         seconds += scoring.taken * (scoring.asked - scoring.run) / scoring.run
     passes = count[0] + scoring.asked - scoring.run
     return MapCost(passes / len(images), seconds / len(images)), scoring.asked == scoring.run
+
+
+def timing_cell(
+    name: str, function: Callable[..., dict[str, Any]], arguments: Mapping[str, Any], fingerprint: Mapping[str, Any]
+) -> Cell:
+    """A timing as a cell, named also by what it depends on: with other options it is another one, and none is stale.
+
+    Args:
+        name: What is timed.
+        function: What times it.
+        arguments: Its arguments.
+        fingerprint: What the time depends on, by part, as JSON.
+
+    Example:
+        >>> timing_cell("rise", dict, {}, {"masks": 100}).name == timing_cell("rise", dict, {}, {"masks": 200}).name
+        False
+    """
+    content = json.dumps(fingerprint, sort_keys=True).encode()
+    return Cell(f"{name}-{hashlib.sha256(content).hexdigest()[:8]}", function, arguments, fingerprint)
 
 
 def wait_for(device: torch.device) -> None:

@@ -69,18 +69,16 @@ def explain_block(
 def time_explainer(model: Recipe, explainer: ExplainerSpec, data: Recipe, device: str) -> dict[str, Any]:
     """What a map costs, see `map_cost`: ``passes`` and ``seconds``."""
     network = network_from(model, device)
-    images, targets, _ = _prepared(network, [samples_from(data)[0]], 0)
-    at = device_of(network)
-    cost = map_cost(explainer(network), images[:1].to(at), targets[:1].to(at), budget=0.25)
+    images, targets = _first_pair(network, model, data)
+    cost = map_cost(explainer(network), images, targets, budget=0.1)
     return {"passes": cost.passes, "seconds": cost.seconds}
 
 
 def time_scoring(model: Recipe, data: Recipe, metrics: MetricConfig, device: str) -> dict[str, Any]:
     """What one image costs that is scored for a metric: ``seconds``."""
     network = network_from(model, device)
-    images, targets, _ = _prepared(network, [samples_from(data)[0]], 0)
-    at = device_of(network)
-    images, targets = images[:1].to(at).expand(4, -1, -1, -1), targets[:1].to(at).expand(4)
+    images, targets = _first_pair(network, model, data)
+    images, targets, at = images.expand(4, -1, -1, -1), targets.expand(4), images.device
     with scoring(network, metrics.precision) as score_fn:
         for _ in range(2):
             wait_for(at)
@@ -89,6 +87,15 @@ def time_scoring(model: Recipe, data: Recipe, metrics: MetricConfig, device: str
             wait_for(at)
             seconds = perf_counter() - begin
     return {"seconds": seconds / len(images)}
+
+
+def _first_pair(network: nn.Module, model: Recipe, data: Recipe) -> tuple[Tensor, Tensor]:
+    """An image ``[1, C, H, W]`` and its class ``[1]``, on which everything is timed; found once in each process."""
+    images, targets, _ = cached(
+        f"first pair {key_of(model)} {key_of(data)}", lambda: _prepared(network, [samples_from(data)[0]], 0)
+    )
+    at = device_of(network)
+    return images[:1].to(at), targets[:1].to(at)
 
 
 def _built(network: nn.Module, model: Recipe, explainer: ExplainerSpec, images: Tensor, targets: Tensor) -> Explainer:

@@ -6,6 +6,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.studies.comparison.cells import explain_block, time_explainer, time_scoring
 from lightning_saliency.studies.comparison.config import ComparisonConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
+from lightning_saliency.studies.costs import timing_cell
 from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.plan import Plan, plan_row
@@ -53,6 +55,7 @@ def run_comparison(
         ValueError: If a name is unknown or an option out of range.
 
     Example:
+        >>> from torch import nn
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> images, targets = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
         >>> result = run_comparison(
@@ -73,8 +76,8 @@ def plan_comparison(config: ComparisonConfig | None = None, /, **options: Any) -
     """What a comparison costs, without running it.
 
     The time is told from the cells that are done, and otherwise from one map of each explainer and a few scored images,
-    which are timed here and now. An explainer that scores masked images is timed on as many as go into a quarter of a
-    second.
+    which are timed here and now and kept in ``<output>/costs``. An explainer that scores masked images is timed on as
+    many as go into a tenth of a second.
 
     Args:
         config: The comparison; or its fields as options.
@@ -127,7 +130,7 @@ class _Study:
     def cells(self) -> list[Cell]:
         """Block by block of the images, all networks and explainers."""
         pairs = self.samples.pairs
-        weights = {name: weights_fingerprint(network_from(recipe)) for name, recipe in self.models.items()}
+        weights = self._weights
         return [
             Cell(
                 self._name(number, model, row),
@@ -148,6 +151,10 @@ class _Study:
             for model, recipe in self.models.items()
             for row, explainer in self.config.explainers.items()
         ]
+
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        return {name: weights_fingerprint(network_from(recipe)) for name, recipe in self.models.items()}
 
     def result(self, results: Mapping[str, Mapping[str, Any]]) -> ComparisonResult:
         """Put the results of all cells in order."""
@@ -179,22 +186,34 @@ class _Study:
         """What is left to be done."""
         cells = self.cells()
         costs = self.folder / "costs"
+        size = list(self.samples[0].image.shape)
         timings = {
-            (model, row): Cell(
+            (model, row): timing_cell(
                 f"{file_name(model)}-{file_name(row)}",
                 time_explainer,
                 {"model": recipe, "explainer": explainer, "data": self.data, "device": self.device},
-                {"model": plain_value(recipe), "explainer options": explainer.plain(), "device": self.device},
+                {
+                    "weights": self._weights[model],
+                    "explainer options": explainer.plain(),
+                    "image size": size,
+                    "device": self.device,
+                },
             )
             for model, recipe in self.models.items()
             for row, explainer in self.config.explainers.items()
         }
         scorings = {
-            model: Cell(
+            model: timing_cell(
                 f"{file_name(model)}--scoring",
                 time_scoring,
                 {"model": recipe, "data": self.data, "metrics": self.config.metrics, "device": self.device},
-                {"model": plain_value(recipe), "metrics": plain_value(self.config.metrics), "device": self.device},
+                {
+                    "weights": self._weights[model],
+                    "precision": self.config.metrics.precision,
+                    "score": self.config.metrics.score,
+                    "image size": size,
+                    "device": self.device,
+                },
             )
             for model, recipe in self.models.items()
         }

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from lightning_saliency.studies.engine.files import StaleResultsError, write_atomically
+from lightning_saliency.files import write_atomically
+from lightning_saliency.studies.engine.files import StaleResultsError
 
 _NAME = re.compile(r"[\w.,=+@-]+")
 

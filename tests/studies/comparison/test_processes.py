@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -70,6 +73,43 @@ def test_what_cannot_be_sent_is_said(options, tmp_path):
     assert len(run_comparison(**live).rows["Local"]["random"]) == 2
     with pytest.raises(TypeError, match="cannot be sent to other processes"):
         run_comparison(**live, workers=2, output=str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
+def test_killed_in_mid_work_it_ends_with_the_same_results(options, tmp_path):
+    alone = run_comparison(**options)
+    cells = tmp_path / "killed" / "cells"
+    arguments = {**options, "output": str(tmp_path / "killed")}
+    # Slow enough to be killed between its first cell and its last.
+    study = multiprocessing.get_context("spawn").Process(target=run_slowly, kwargs=arguments)
+    study.start()
+    deadline = time.monotonic() + 120
+    while len(list(cells.glob("*.json"))) < 2 and study.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    study.kill()
+    study.join()
+    assert study.exitcode == -signal.SIGKILL
+    before = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    assert 2 <= len(before) < 6
+    same(run_comparison(**arguments), alone)
+    after = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+
+
+def run_slowly(**arguments):
+    """A comparison of which every cell takes half a second more."""
+    from lightning_saliency.studies.comparison import cells
+
+    measure = cells.measure
+
+    def slow(*given):
+        time.sleep(0.5)
+        return measure(*given)
+
+    cells.measure = slow
+    run_comparison(**arguments)
 
 
 @pytest.mark.slow

@@ -101,9 +101,11 @@ def test_results_of_something_else_are_refused_before_anything_is_computed(jobs,
         run_cells(other, tmp_path, progress=False)
     assert log.read_text().split() == ["1"]
     assert read_cells(other, tmp_path) == {}
-    (tmp_path / "cell-0.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="no result of a cell"):
-        run_cells(cells[:1], tmp_path, progress=False)
+    # Of another program, torn, and without its result.
+    for foreign in ("[1, 2]", '{"fingerprint": {"val', '{"fingerprint": {"value": 0}}'):
+        (tmp_path / "cell-0.json").write_text(foreign)
+        with pytest.raises(ValueError, match="no result of a cell"):
+            run_cells(cells[:1], tmp_path, progress=False)
 
 
 def test_a_cell_that_fails_does_not_keep_the_others_back(jobs, tmp_path):

@@ -1,8 +1,6 @@
-"""Result files, bootstrap, promised time and controls: the parts of a comparison."""
+"""Atomic writing, weights' fingerprint, bootstrap, promised time and controls: the parts of a comparison."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -10,58 +8,10 @@ import torch
 from torch import nn
 
 from lightning_saliency.explainers.controls import CenterGaussian, RandomMap
-from lightning_saliency.studies.engine.files import CellFile, StaleResultsError, weights_fingerprint, write_atomically
+from lightning_saliency.files import write_atomically
+from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.studies.engine.progress import TimeLeft
 from lightning_saliency.studies.estimates import bootstrap_mean
-
-
-def test_a_cell_keeps_what_was_appended(tmp_path):
-    path = tmp_path / "deep" / "cell.jsonl"
-    cell = CellFile(path, {"weights": "abc"})
-    cell.append(1, [{"value": 0.1}])
-    cell.append(0, [{"value": 1 / 3}])
-    assert CellFile(path, {"weights": "abc"}).chunks == {1: [{"value": 0.1}], 0: [{"value": 1 / 3}]}
-
-
-@pytest.mark.parametrize("cut", [1, 5, 30])
-def test_a_torn_line_is_taken_off(tmp_path, cut):
-    path = tmp_path / "cell.jsonl"
-    cell = CellFile(path, {"weights": "abc"})
-    cell.append(0, [{"value": 1}])
-    cell.append(1, [{"value": 2}])
-    path.write_bytes(path.read_bytes()[:-cut])
-    again = CellFile(path, {"weights": "abc"})
-    assert again.chunks == {0: [{"value": 1}]}
-    again.append(1, [{"value": 3}])
-    assert CellFile(path, {"weights": "abc"}).chunks[1] == [{"value": 3}]
-
-
-def test_even_a_torn_header_is_begun_anew(tmp_path):
-    path = tmp_path / "cell.jsonl"
-    CellFile(path, {"weights": "abc"})
-    path.write_bytes(path.read_bytes()[:-3])
-    assert CellFile(path, {"weights": "other"}).chunks == {}
-    assert CellFile(path, {"weights": "other"}).chunks == {}
-
-
-def test_what_is_stale_or_foreign_is_refused(tmp_path):
-    path = tmp_path / "cell.jsonl"
-    CellFile(path, {"weights": "abc", "data": "x"})
-    with pytest.raises(StaleResultsError, match="other data than"):
-        CellFile(path, {"weights": "abc", "data": "y"})
-    path.write_text("no JSON\n")
-    with pytest.raises(ValueError, match="no file of results"):
-        CellFile(path, {})
-    path.write_text(json.dumps({"format": 0}) + "\n")
-    with pytest.raises(StaleResultsError, match="another version"):
-        CellFile(path, {})
-
-
-def test_not_a_number_is_no_result(tmp_path):
-    cell = CellFile(tmp_path / "cell.jsonl", {})
-    with pytest.raises(ValueError, match="JSON"):
-        cell.append(0, [{"value": float("nan")}])
-    assert CellFile(tmp_path / "cell.jsonl", {}).chunks == {}
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
