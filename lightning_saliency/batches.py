@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional.scores import boxes_to_masks
+from lightning_saliency.functional.localization import boxes_to_masks
 
 #: Keys under which dictionaries usually carry each thing, the likeliest first.
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "imgs", "x", "input", "inputs", "data")

@@ -55,7 +55,7 @@ def read_annotations(
             XML files, or one of them; their coordinates, which begin at 1, are moved to begin at 0.
         annotation_format: ``"csv"``, ``"coco"`` or ``"voc"``.
         images: Folder that the files' names are relative to. ``None``: the annotations' own; for VOC the folder
-            ``JPEGImages`` beside them.
+            ``JPEGImages`` next to them.
 
     Returns:
         One entry an image that has an object.

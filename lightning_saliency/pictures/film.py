@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_saliency.files import write_atomically
 from lightning_saliency.pictures.tensors import png_bytes
 
 _FILE_NAME = re.compile(r"(?:start|epoch=(?P<epoch>\d+))-step=(?P<step>\d+)\.png")
@@ -44,7 +43,7 @@ class Film:
     """The pictures of a run as PNG files, one folder per view, bounded in size.
 
     ``<folder>/<view>/epoch=0003-step=0000150.png``, and ``start-step=0000000.png`` for the network before training: the
-    names say everything, there is no index beside them. Each file is written under a temporary name and then renamed,
+    names say everything, there is no index file. Each file is written under a temporary name and then renamed,
     so that whoever looks at the folder during the run sees whole pictures only. A film on an existing folder goes on
     where that one ended.
 
@@ -183,7 +182,7 @@ def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8
     Args:
         folder: The film's folder.
         view: One of its views.
-        frames: How many frames at most; the first and the latest are among them (one frame: the latest alone).
+        frames: Maximum number of frames, including the first and the latest (1: only the latest).
 
     Returns:
         ``[H, W, 3]`` uint8: the frames bit for bit, to the right of a white margin with the labels; narrower frames are
@@ -250,18 +249,9 @@ def _frames_in(folder: Path) -> list[Frame]:
 
 
 def _write(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    content = png_bytes(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same name for the same frame, so that a resumed run clears away what a killed one left here.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError:
-        # The first error is the one to report.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of this frame, left by a run that was killed
+        leftover.unlink(missing_ok=True)
+    write_atomically(path, png_bytes(picture))
 
 
 def _every_second(frames: list[Frame], newest: Path) -> list[Path]:

@@ -139,7 +139,7 @@ def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int, 
         rows: R rows of N tiles, each ``[3, h, w]`` in [0, 1] with h and w at most ``tile``.
         captions: N captions; too long ones are cut.
         tile: The side of a tile in pixels.
-        columns: The most images beside one another.
+        columns: Maximum number of images in a row.
 
     Returns:
         ``[H, W, 3]`` uint8.
