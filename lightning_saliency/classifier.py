@@ -50,7 +50,7 @@ def split_logits(output: object) -> tuple[Tensor, list[Tensor]]:
 
 
 class ImageClassifier(pl.LightningModule):
-    """Trains a network to tell classes of images apart: cross-entropy, accuracy, an optimiser and a schedule.
+    """Trains an image classifier: cross-entropy, accuracy, an optimiser and a schedule.
 
     Logs `loss` and `accuracy` under `train/`, `val/` and `test/`. Batches may be tuples, lists or dictionaries; the
     images and labels in them are found by `lightning_saliency.batches`.

@@ -1,4 +1,4 @@
-"""Images with the classes that are to be seen on them and, where they are known, boxes around the objects.
+"""Images with the classes they show and, if known, boxes around the objects.
 
 Read from a CSV file, COCO's JSON or VOC's XML by `read_annotations`, brought to a network's input by `BoxedImages`.
 """
@@ -45,7 +45,7 @@ _MIN_SIDE = 1.0
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as a network takes it, and what is to be seen on it.
+    """An image as a network takes it, with the classes and boxes on it.
 
     Args:
         name: Name of the image, for reports.
@@ -143,12 +143,12 @@ class BoxedImages(Dataset[Sample]):
 
     @property
     def pairs(self) -> list[int]:
-        """How many classes each image has."""
+        """Number of classes of each image."""
         return [len(labels) for _, labels in self._chosen]
 
     @property
     def classes(self) -> set[int]:
-        """The network's classes that are to be seen on the images."""
+        """The network's classes that the images show."""
         return {index for _, labels in self._chosen for candidates, _ in labels.values() for index in candidates}
 
     @property
@@ -167,7 +167,7 @@ class BoxedImages(Dataset[Sample]):
         return digest.hexdigest()
 
     def description(self) -> str:
-        """How many images and pairs there are and how they were chosen, for a caption."""
+        """Number of images and pairs and how they were chosen, for a caption."""
         chosen = f"{len(self)} images" + (
             f", chosen from {self.usable} with seed {self.seed}" if len(self) < self.usable else ""
         )
@@ -224,12 +224,12 @@ class AnnotatedImages(BoxedImages):
         crop: Side of the centre crop in pixels.
         mean: Mean of each channel of RGB in [0, 1].
         std: Standard deviation of each channel.
-        limit: Number of images taken; ``None``: all.
-        seed: Seed of their choice.
+        limit: Maximum number of images; ``None``: all.
+        seed: Seed of the random choice of images.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: As for `BoxedImages`, or if an annotation file cannot be read.
+        ValueError: Where `BoxedImages` raises it, and if an annotation file cannot be read.
     """
 
     def __init__(

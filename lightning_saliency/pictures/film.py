@@ -73,8 +73,7 @@ class Film:
     def __init__(self, folder: Path, max_megabytes: float = 64.0) -> None:
         if not max_megabytes > 0:
             raise ValueError(
-                f"Expected `max_megabytes` to be positive, but got {max_megabytes}: "
-                "give the space that the film may take."
+                f"Got max_megabytes={max_megabytes}. Allowed are positive numbers; give the disk space for the film."
             )
         self.folder = Path(folder)
         self.max_megabytes = max_megabytes
@@ -107,7 +106,7 @@ class Film:
             )
         if epoch < -1 or step < 0:
             raise ValueError(
-                f"Expected `epoch` >= -1 (-1: before training) and `step` >= 0, but got epoch={epoch}, step={step}: "
+                f"Got epoch={epoch}, step={step}. Allowed are epochs from -1 (before training) and steps from 0; "
                 "give trainer.current_epoch and trainer.global_step."
             )
         name = _folder_name(view)
@@ -192,13 +191,13 @@ def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8
         ValueError: If ``frames`` is not positive, or the film has no such view.
     """
     if frames < 1:
-        raise ValueError(f"Expected `frames` to be at least 1, but got {frames}: give the number of pictures to show.")
+        raise ValueError(f"Got frames={frames}. Allowed is at least 1; give the number of pictures to show.")
     film = Film(folder)
     kept = film.frames(view)
     if not kept:
         raise ValueError(
-            f"Expected `view` to be one of the film's views, but got {view!r}: the film in {folder} has "
-            f"{', '.join(film.views()) or 'no frames at all'}."
+            f"Got view={view!r}. The film in {folder} has {', '.join(film.views()) or 'no frames at all'}; "
+            "give one of its views."
         )
     shown = _evenly_spaced(kept, frames)
     pictures = []

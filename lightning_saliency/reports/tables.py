@@ -156,10 +156,10 @@ class TableData:
 
 
 def difference_columns(columns: Sequence[Column]) -> list[Column]:
-    """Scores as columns of differences: none is the best of them, and small ones are to be seen.
+    """Columns for differences of scores: no value is marked, and small differences are visible.
 
     Example:
-        >>> [(column.better, column.digits) for column in difference_columns([Column("kar", "KAR", "high")])]
+        >>> [(column.better, column.digits) for column in difference_columns([Column("kar", "KAR", "high", "kar")])]
         [(None, 3)]
     """
     return [replace(column, better=None, group=f"{column.group}, differences", digits=3) for column in columns]

@@ -68,7 +68,7 @@ class ArrayImagesDataModule(SplitDataModule):
         if train_size is not None:
             check_min({"train_size": (train_size, 1)})
         if not 0 < val_fraction < 1:
-            raise ValueError(f"Expected `val_fraction` to lie between 0 and 1, both excluded, but got {val_fraction}")
+            raise ValueError(f"Got val_fraction={val_fraction}. Allowed are numbers in (0, 1); give one of them.")
         self.save_hyperparameters()
         self.path = Path(path)
         self.augment = augment

@@ -201,7 +201,7 @@ class DigitScenes(SplitDataModule):
             }
         )
         if not 0 <= shortcut <= 1:
-            raise ValueError(f"Expected `shortcut` to be a share of the images in [0, 1], but got {shortcut}")
+            raise ValueError(f"Got shortcut={shortcut}. Allowed is a share of the images in [0, 1]; give one.")
         if len(digit_scale) != 2 or not 0 < digit_scale[0] <= digit_scale[1] <= 0.8:
             raise ValueError(
                 f"Expected `digit_scale` to be (least, greatest) with 0 < least <= greatest <= 0.8, so that a digit "

@@ -77,7 +77,7 @@ class ImageFolderDataModule(SplitDataModule):
         if root is None and train_dir is None and val_dir is None and test_dir is None:
             raise ValueError("Got no folder: give `root`, or at least one of `train_dir`, `val_dir` and `test_dir`")
         if not 0 < val_fraction < 1:
-            raise ValueError(f"Expected `val_fraction` to lie between 0 and 1, both excluded, but got {val_fraction}")
+            raise ValueError(f"Got val_fraction={val_fraction}. Allowed are numbers in (0, 1); give one of them.")
         self.save_hyperparameters()
         self.root = root
         self.given = {"train": train_dir, "val": val_dir, "test": test_dir}

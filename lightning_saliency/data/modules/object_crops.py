@@ -102,7 +102,7 @@ class ObjectCropsDataModule(SplitDataModule):
             }
         )
         if not context >= 0:
-            raise ValueError(f"Expected `context` to be a share of the box's side from 0, but got {context}")
+            raise ValueError(f"Got context={context}. Allowed is a share of the box's side from 0; give one.")
         if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
             raise ValueError(
                 f"Expected `val_fraction` and `test_fraction` to be positive and together less than 1, but got "
