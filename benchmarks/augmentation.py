@@ -27,7 +27,7 @@ from lightning_saliency.batches import fingerprint
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.explainers.fast_forward import FastCopy
-from lightning_saliency.functional.scores import spearman
+from lightning_saliency.functional.similarity import spearman
 
 PLAIN, FULL, ECONOMY = "plain fine-tuning", "full: G = 16, every image", "economy=True"
 #: These do to fewer images what the full form does to all.

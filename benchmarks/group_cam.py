@@ -23,7 +23,7 @@ from benchmarks._shared_data import TRAINED, network, photographs
 from benchmarks._timing import compare, interleaved, print_table, write_results
 from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus, GroupCAM
 from lightning_saliency.functional.masking import blur
-from lightning_saliency.functional.scores import spearman
+from lightning_saliency.functional.similarity import spearman
 
 # What is timed: the highest ratio to the published procedure, or to a forward pass, that is accepted.
 GROUP_TARGETS = {"exact": 0.65, "fast": 0.30}

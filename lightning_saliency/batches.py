@@ -1,4 +1,4 @@
-"""Finding images, labels, objects and logits in whatever a data loader or a step hands out."""
+"""Finding images, labels, objects and logits in a batch or in the output of a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional.scores import boxes_to_masks
+from lightning_saliency.functional.localization import boxes_to_masks
 
 #: Keys under which dictionaries usually carry each thing, the likeliest first.
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "imgs", "x", "input", "inputs", "data")
@@ -19,15 +19,15 @@ LOGIT_KEYS = ("logits", "preds", "predictions", "prediction", "pred", "y_hat", "
 
 
 class BatchError(ValueError):
-    """No images where images were expected; the message describes what was there."""
+    """A batch does not hold the expected tensors; the message describes its content."""
 
 
 def find_images(batch: object, key: str | int | None = None) -> Tensor:
     """The images of a batch.
 
     Args:
-        batch: A tensor, or tuples, lists and dictionaries of tensors, nested at will.
-        key: Where they are: a dictionary key, a position, or a dotted path of both, such as ``"inputs.image"`` or
+        batch: A tensor, or tuples, lists and dictionaries of tensors, nested to any depth.
+        key: Place of the images: a dictionary key, a position, or a dotted path of both, such as ``"inputs.image"`` or
             ``"0.pixel_values"``. ``None`` takes the first ``[B, C, H, W]`` tensor, dictionaries being searched under
             their usual keys first.
 
@@ -67,7 +67,7 @@ def find_labels(batch: object, count: int) -> Tensor | None:
 
 
 def find_objects(batch: object, size: tuple[int, int]) -> Tensor | None:
-    """Where the objects of each image are, from its boxes or masks.
+    """The regions of the objects of each image, from its boxes or masks.
 
     Args:
         batch: Holds, in dictionaries at any depth, ``masks`` (``[B, H, W]`` or ``[B, n, H, W]``, non-zero inside, or a
@@ -139,7 +139,7 @@ def walk(value: object, keys: Sequence[str]) -> Iterator[Any]:
 
 
 def follow(batch: Any, key: str | int) -> Any:
-    """What a nested batch holds under a dotted path of keys, positions and attributes, or ``None``."""
+    """The value in a nested batch at a dotted path of keys, positions and attributes, or ``None``."""
     value = batch
     for part in str(key).split("."):
         if isinstance(value, Mapping):
@@ -152,7 +152,7 @@ def follow(batch: Any, key: str | int) -> Any:
 
 
 def _collect(batch: object, keys: Sequence[str]) -> list[Tensor] | None:
-    """One tensor an image under the first of the keys found in a dictionary at any depth."""
+    """One tensor per image under the first of the keys found in a dictionary at any depth."""
     if isinstance(batch, Mapping):
         for key in keys:
             if key in batch:

@@ -28,7 +28,7 @@ def split_logits(output: object) -> tuple[Tensor, list[Tensor]]:
             tensors of the same shape are those of auxiliary heads, as GoogLeNet and Inception give them in training.
 
     Raises:
-        TypeError: If it is none of these.
+        TypeError: If it has another type.
 
     Example:
         >>> main, auxiliary = split_logits((torch.zeros(2, 10), torch.ones(2, 10)))
@@ -50,7 +50,7 @@ def split_logits(output: object) -> tuple[Tensor, list[Tensor]]:
 
 
 class ImageClassifier(pl.LightningModule):
-    """Trains a network to tell classes of images apart: cross-entropy, accuracy, an optimiser and a schedule.
+    """Trains an image classifier: cross-entropy, accuracy, an optimiser and a schedule.
 
     Logs `loss` and `accuracy` under `train/`, `val/` and `test/`. Batches may be tuples, lists or dictionaries; the
     images and labels in them are found by `lightning_saliency.batches`.
@@ -64,14 +64,14 @@ class ImageClassifier(pl.LightningModule):
         checkpoint: File of weights to begin with (see `load_weights`).
         reset_head: Begin with the checkpoint's weights in all but the last layer.
         optimizer: "adamw" or "sgd".
-        learning_rate: Of the optimiser; the greatest one under "one_cycle".
-        weight_decay: Of the optimiser.
-        momentum: Of SGD. AdamW has its own.
+        learning_rate: Learning rate of the optimiser; under "one_cycle", the maximum.
+        weight_decay: Weight decay of the optimiser.
+        momentum: Momentum of SGD; not used by AdamW.
         scheduler: "cosine": to 0 by the end of training; "one_cycle": up during the first 30 % and then down to
-            nothing; "step": a tenth after each third of the epochs; "multi_step": a tenth after each of the
-            `milestones`; `None`: constant.
-        milestones: Epochs, rising, from 1. Only for "multi_step".
-        nesterov: Give SGD's momentum Nesterov's correction.
+            almost 0; "step": divided by 10 after each third of the epochs; "multi_step": divided by 10 after each
+            of the `milestones`; `None`: constant.
+        milestones: Epochs in increasing order, from 1. Only for "multi_step".
+        nesterov: Use Nesterov momentum in SGD.
 
     Attributes:
         model: The network, `[B, C, H, W]` to logits `[B, num_classes]`.
@@ -198,7 +198,7 @@ class ImageClassifier(pl.LightningModule):
         labels = find_labels(batch, len(images))
         if labels is None:
             raise ValueError(
-                f"Found no integer labels [{len(images)}] beside the images of the batch: {describe(batch)}"
+                f"Found no integer labels [{len(images)}] next to the images of the batch: {describe(batch)}"
             )
         logits, auxiliary = split_logits(self.model(images))
         if logits.shape != (len(images), self.num_classes):

@@ -1,4 +1,4 @@
-"""Networks by name, with random weights or those of a file: nothing is ever downloaded."""
+"""Building networks by name, with random weights or weights from a file; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def build_network(
             and with `num_classes` and `in_channels` where it has arguments of these names.
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        library: Where a name without "timm/" is looked up.
+        library: Library in which a name without "timm/" is looked up.
         options: Further arguments of the network's builder, such as `{"image_size": 64}`.
 
     Returns:
@@ -115,7 +115,7 @@ def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = 
     """Load a file of weights into a network.
 
     Args:
-        network: Changed in place.
+        network: The network, changed in place.
         checkpoint: A state dict, or a dictionary that holds one as "state_dict" (Lightning's checkpoints do), "model"
             or "model_state_dict". Prefixes of wrappers ("module.", Lightning's "model.", the compiler's "_orig_mod.")
             are taken off. Only tensors and plain values are unpickled (`weights_only=True`).
@@ -124,7 +124,7 @@ def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = 
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no state dict, or one that is not this network's.
+        ValueError: If the file holds no state dict, or one that does not fit the network.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -196,7 +196,7 @@ def _timm_network(name: str, **arguments: Any) -> nn.Module:
 def _network_of_file(
     path: Path, function: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
 ) -> nn.Module:
-    """What a function or class in a Python file makes."""
+    """Build a network with a function or class from a Python file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no Python file {path}. Paths are relative to where you are.")
     # Under a name of its own, so that it hides no module that is installed.

@@ -51,10 +51,10 @@ class SaliencyWriter(pl.Callback):
             dictionary, else ``"train"``, ``"val"``, ``"test"`` for three of them.
         targets: The class of each map: ``"predicted"`` or, from the batch, ``"label"``. Maps of the true class carry
             the label, into the test images too.
-        model: Dotted path of the network that the explainer is built round; ``None`` takes the module itself if it
+        model: Dotted path of the network that the explainer explains; ``None`` takes the module itself if it
             defines ``forward``, else its only child with parameters.
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
-        fingerprints: Further parts of the stores' fingerprints, beside ``weights``, ``explainer`` and ``data``.
+        fingerprints: Further parts of the stores' fingerprints, besides ``weights``, ``explainer`` and ``data``.
 
     Attributes:
         paths: Files of the stores that the latest prediction wrote, one for each loader.
@@ -82,7 +82,7 @@ class SaliencyWriter(pl.Callback):
     ) -> None:
         if isinstance(explainer, Explainer) and model:
             raise ValueError(
-                f"Got model={model!r} beside a {type(explainer).__name__} that is already built round a network. Leave "
+                f"Got model={model!r} with a {type(explainer).__name__} that already has a network. Leave "
                 "model out, or give the explainer's name or class."
             )
         if targets not in get_args(Targets):
@@ -200,7 +200,7 @@ def write_maps(
     model: nn.Module | None = None,
     **options: Any,
 ) -> list[Path]:
-    """Make and store the maps of whole data sets with ``Trainer.predict``, no module's forward pass being run beside.
+    """Make and store the maps of whole data sets with ``Trainer.predict``, without a forward pass of a trained module.
 
     Args:
         path: File or folder of the stores, see `SaliencyWriter`.
@@ -248,7 +248,7 @@ def write_maps(
 
 
 def describe_explainer(explainer: Explainer) -> str:
-    """An explainer's class and options, such that two of the same description make the same maps of a network.
+    """An explainer's class and options; explainers with equal descriptions make equal maps of a network.
 
     Example:
         >>> from lightning_saliency.explainers import GradCAM

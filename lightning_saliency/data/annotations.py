@@ -1,4 +1,4 @@
-"""Reading which classes and boxes belong to which image: CSV, COCO's JSON, VOC's XML."""
+"""Reading the classes and boxes of images from CSV, COCO's JSON and VOC's XML files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _NAMES, _INDICES = ("class_name", "name"), ("class_index", "class_id")
 
 @dataclass(frozen=True)
 class LabelledObject:
-    """Something on an image.
+    """An object on an image.
 
     Args:
-        name: Its class.
-        index: Its class's index as the annotations number them; ``None`` where they do not.
+        name: Name of the object's class.
+        index: Index of the class in the annotations; ``None`` if they have no indices.
         box: x1, y1, x2, y2 in the file's pixels, the upper left corner of the image being (0, 0); ``None``: not known.
     """
 
@@ -55,14 +55,14 @@ def read_annotations(
             XML files, or one of them; their coordinates, which begin at 1, are moved to begin at 0.
         annotation_format: ``"csv"``, ``"coco"`` or ``"voc"``.
         images: Folder that the files' names are relative to. ``None``: the annotations' own; for VOC the folder
-            ``JPEGImages`` beside them.
+            ``JPEGImages`` next to them.
 
     Returns:
         One entry an image that has an object.
 
     Raises:
         FileNotFoundError: If ``path`` does not exist.
-        ValueError: If the format is unknown, or what is read is not in it.
+        ValueError: If the format is unknown, or the file is not in that format.
     """
     path = Path(path)
     if annotation_format not in get_args(AnnotationFormat):
@@ -90,7 +90,7 @@ def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else.
+        ValueError: If the file has another content.
     """
     path = Path(path)
     if not path.is_file():
@@ -157,7 +157,7 @@ def _read_csv(path: Path, folder: Path) -> _Found:
 
 
 def _read_coco(path: Path, folder: Path) -> _Found:
-    """Read without pycocotools, which torchvision's reader needs and this package does not otherwise."""
+    """Read COCO's JSON without pycocotools, which this package does not otherwise need."""
     with _said(path, "a file of COCO's instances"):
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, Mapping) or not {"images", "categories", "annotations"} <= content.keys():
@@ -193,7 +193,7 @@ def _read_voc(path: Path, folder: Path) -> _Found:
 
 @contextmanager
 def _said(path: Path, kind: str) -> Iterator[None]:
-    """What is wrong with a file's content as an error that names the file."""
+    """Turn errors in a file's content into an error that names the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, ElementTree.ParseError) as error:

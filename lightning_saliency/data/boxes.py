@@ -1,4 +1,4 @@
-"""Images with the classes that are to be seen on them and, where they are known, boxes around the objects.
+"""Images with the classes they show and, if known, boxes around the objects.
 
 Read from a CSV file, COCO's JSON or VOC's XML by `read_annotations`, brought to a network's input by `BoxedImages`.
 """
@@ -40,15 +40,15 @@ __all__ = [
 ]
 
 # A box of which less than a pixel's breadth is left after cropping shows nothing of its object.
-_LEAST_SIDE = 1.0
+_MIN_SIDE = 1.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as a network takes it, and what is to be seen on it.
+    """An image as a network takes it, with the classes and boxes on it.
 
     Args:
-        name: Of the image, for reports.
+        name: Name of the image, for reports.
         image: ``[C, H, W]``, normalised.
         labels: Names of the ground-truth classes, each once.
         candidates: For each label the network's classes that mean it, usually one; of several, the one with the highest
@@ -72,15 +72,15 @@ class BoxedImages(Dataset[Sample]):
     which no box is left, or which the network does not have, is left out; so is an image of which no class is left.
 
     Args:
-        images: See `read_annotations`.
+        images: Folder of the images, see `read_annotations`.
         classes: Class name -> indices of the network's classes that mean it, see `read_class_indices`. Names are
             compared without case, spaces and punctuation. ``None``: the annotations' own indices are the network's.
         resize: Shorter side in pixels.
         crop: Side of the centre crop in pixels, at most ``resize``.
-        mean: Of the channels, of RGB in [0, 1]; ImageNet's by default.
-        std: Of the channels, likewise.
-        limit: Take so many of the usable images only. ``None``: all.
-        seed: Of that choice. A larger limit with the same seed contains the smaller one.
+        mean: Mean of each channel of RGB in [0, 1]; ImageNet's by default.
+        std: Standard deviation of each channel of RGB in [0, 1]; ImageNet's by default.
+        limit: Maximum number of usable images, chosen at random. ``None``: all.
+        seed: Seed of that random choice. A larger limit with the same seed contains the smaller one.
 
     Raises:
         FileNotFoundError: If an image does not exist.
@@ -143,12 +143,12 @@ class BoxedImages(Dataset[Sample]):
 
     @property
     def pairs(self) -> list[int]:
-        """How many classes each image has."""
+        """Number of classes of each image."""
         return [len(labels) for _, labels in self._chosen]
 
     @property
     def classes(self) -> set[int]:
-        """The network's classes that are to be seen on the images."""
+        """The network's classes that the images show."""
         return {index for _, labels in self._chosen for candidates, _ in labels.values() for index in candidates}
 
     @property
@@ -167,7 +167,7 @@ class BoxedImages(Dataset[Sample]):
         return digest.hexdigest()
 
     def description(self) -> str:
-        """How many images and pairs there are and how they were chosen, for a caption."""
+        """Number of images and pairs and how they were chosen, for a caption."""
         chosen = f"{len(self)} images" + (
             f", chosen from {self.usable} with seed {self.seed}" if len(self) < self.usable else ""
         )
@@ -208,7 +208,7 @@ class BoxedImages(Dataset[Sample]):
             size = (opened.height, opened.width)
         moved = self._geometry(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size))
         cut: Tensor = v2.functional.clamp_bounding_boxes(moved).as_subclass(Tensor)
-        return cut[((cut[:, 2:] - cut[:, :2]) >= _LEAST_SIDE).all(1)]
+        return cut[((cut[:, 2:] - cut[:, :2]) >= _MIN_SIDE).all(1)]
 
 
 class AnnotatedImages(BoxedImages):
@@ -224,12 +224,12 @@ class AnnotatedImages(BoxedImages):
         crop: Side of the centre crop in pixels.
         mean: Mean of each channel of RGB in [0, 1].
         std: Standard deviation of each channel.
-        limit: Number of images taken; ``None``: all.
-        seed: Seed of their choice.
+        limit: Maximum number of images; ``None``: all.
+        seed: Seed of the random choice of images.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: As for `BoxedImages`, or if an annotation file cannot be read.
+        ValueError: Where `BoxedImages` raises it, and if an annotation file cannot be read.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Images from files and folders, without anything that is known of them."""
+"""Images from files and folders, without labels or boxes."""
 
 from __future__ import annotations
 

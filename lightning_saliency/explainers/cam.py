@@ -110,14 +110,14 @@ class GradCAMPlusPlus(ClassActivationMap):
 
         αₖᵢⱼ = ∂²Y/∂Aₖᵢⱼ² / (2 ∂²Y/∂Aₖᵢⱼ² + Σₐᵦ Aₖₐᵦ ∂³Y/∂Aₖᵢⱼ³).
 
-    The shortcut taken, as by everybody: where S is piecewise linear in A (what follows the layer has only ReLUs,
+    The usual shortcut is taken: where S is piecewise linear in A (what follows the layer has only ReLUs,
     pooling, convolutions, linear layers and BatchNorm in eval mode) the derivatives of Y are Y·g, Y·g² and Y·g³ with
     g = ∂S/∂A, so that α = g² / (2g² + g³ ΣA) = 1 / (2 + g ΣA) wherever g ≠ 0. This last form is computed: it needs no
-    powers, which would underflow. Elsewhere, as behind attention, GELU or SiLU, the shortcut is an approximation: the
-    terms with the second and third derivatives of S are left out. The factor Y, one number an image, is left out too;
+    powers, which would underflow. Elsewhere, as after attention, GELU or SiLU, the shortcut is an approximation: the
+    terms with the second and third derivatives of S are left out. The factor Y, one number per image, is left out too;
     it would overflow, and vanishes when the map is stretched to [0, 1].
 
-    The formula was derived for activations ≥ 0, where α is at most 1/2 for every positive gradient. Behind GELU, SiLU
+    The formula was derived for activations ≥ 0, where α is at most 1/2 for every positive gradient. After GELU, SiLU
     and attention ΣA can be negative: 2 + g ΣA may then vanish, or make positive gradients negative weights. A negative
     ΣA is therefore taken as 0.
 

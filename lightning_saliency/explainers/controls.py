@@ -22,7 +22,7 @@ class RandomMap(Explainer):
 
     Args:
         model: Not used.
-        seed: Seed of the noise, beside the image.
+        seed: Seed of the noise, combined with the image.
 
     Example:
         >>> noise = RandomMap(nn.Identity())(torch.rand(2, 3, 8, 8), 0)
@@ -203,7 +203,7 @@ class EdgeDetector(Explainer):
     In a sanity check its similarity to itself is 1 whatever is randomised, which every measure has to find.
 
     Args:
-        model: See ``Explainer``; run only to predict a class.
+        model: The network, run only to predict a class; see ``Explainer``.
 
     Example:
         >>> EdgeDetector(nn.Flatten())(torch.rand(2, 3, 8, 8), targets=0).shape

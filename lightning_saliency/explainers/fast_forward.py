@@ -30,9 +30,9 @@ def fast_inference(model: nn.Module, precision: Precision | None = "bf16") -> nn
     it: it is a snapshot of its weights. Run it under ``torch.no_grad()``, under ``torch.autocast`` of the same
     precision, on images in ``torch.channels_last``.
 
-    A BatchNorm is folded where ``torch.fx`` can follow the network's code and finds it behind a convolution whose
-    output goes nowhere else. Of a network that cannot be followed (control flow that depends on the data), the
-    BatchNorms stay, with a warning; the other two settings still apply. Of a ``LightningModule`` that cannot be
+    A BatchNorm is folded where ``torch.fx`` can follow the network's code and finds it directly after a convolution
+    whose output is not used elsewhere. If the network cannot be followed (control flow that depends on the data),
+    the BatchNorms stay, with a warning; the other two settings still apply. If a ``LightningModule`` cannot be
     followed, its only child with parameters is tried.
 
     Args:

@@ -37,7 +37,7 @@ Targets = Tensor | int | Callable[[Any], Tensor]
 # in bfloat16); 128 images on an accelerator, which needs them to be busy. Twice as many in half precision.
 _PIXELS = {"cpu": 4 * 224 * 224}
 _ACCELERATOR_PIXELS = 128 * 224 * 224
-_MOST_IMAGES = 256
+_MAX_IMAGES = 256
 
 
 def score_masks(
@@ -70,10 +70,10 @@ def score_masks(
             normalised input space: the mean colour.
         batch_size: Images in one pass. ``"auto"``: the pixels of 4 images of 224² on a CPU, of 128 on an accelerator,
             twice that in half precision, halved as often as its memory is exceeded.
-        score: Of the class: ``"softmax"`` probability, ``"sigmoid"`` probability (multi-label heads) or ``"logit"``. A
-            function as ``targets`` returns the score itself.
+        score: Score of the class: ``"softmax"`` probability, ``"sigmoid"`` probability (multi-label heads) or
+            ``"logit"``. Not used if ``targets`` is a function, which returns the score itself.
         output: Takes the logits ``[N, classes]`` out of what the network returns; ``None``: ``logits_of``.
-        precision: ``"bf16"`` or ``"fp16"``: autocast to it. ``None``: as the caller has it.
+        precision: ``"bf16"`` or ``"fp16"``: autocast to it. ``None``: the caller's precision.
         fast: Score with a faster copy of the network, see `fast_inference`.
         progress: Show a progress bar.
 
@@ -112,13 +112,13 @@ def score_masks(
 
 @dataclass
 class ScoringBudget:
-    """How much of the scoring of masked images was done within a time, see `limited_scoring`.
+    """Progress of the scoring of masked images within a time limit, see `limited_scoring`.
 
     Attributes:
-        seconds: The time.
-        asked: How many masked images there were.
-        run: How many of them the network was run on.
-        taken: The seconds that these took.
+        seconds: Time limit in seconds.
+        asked: Number of masked images to score.
+        run: Number of masked images that the network was run on.
+        taken: Seconds spent on these.
     """
 
     seconds: float
@@ -174,17 +174,17 @@ class MaskScorer:
     A context manager: inside, the network is in eval mode (see ``undisturbed``) and no gradients are computed.
 
     Args:
-        model: As for `score_masks`, like all that follows but
-        images: ``[B, C, H, W]``.
-        targets: Of the B images.
+        model: The network; for it and the following arguments see `score_masks`.
+        images: Images ``[B, C, H, W]``.
+        targets: Class of each of the B images.
         fill: What shows where the mask is zero.
         batch_size: Images in one pass.
-        score: Of the class.
+        score: Score of the class.
         output: Takes the logits out of what the network returns.
-        precision: Autocast to it.
-        fast: Score with a faster copy of the network; with one that is kept, where a `FastCopy` is given.
+        precision: Precision to autocast to.
+        fast: Score with a faster copy of the network; a `FastCopy` is reused across calls.
         progress: Show a progress bar.
-        total: The number of masked images there will be, for the progress bar.
+        total: Expected number of masked images, for the progress bar.
 
     Raises:
         ValueError: If an option is unknown or shapes do not fit.
@@ -346,12 +346,12 @@ class MaskScoringExplainer(Explainer):
     """An explainer that scores masked images.
 
     Args:
-        model: As for ``Explainer``.
-        layer: As for ``Explainer``.
-        output: As for ``Explainer``.
+        model: The network, see ``Explainer``.
+        layer: Layer to read, see ``Explainer``.
+        output: Function that takes the logits out of the network's output, see ``Explainer``.
         score: Ψ of the class: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
-        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: the caller's precision.
         fast: Score the masked images with a faster copy of the network, see `fast_inference`; the explainer keeps it
             and brings it up to date at each call, see `FastCopy`. ``"compiled"``: compile it, too.
         progress: Show a progress bar.
@@ -424,4 +424,4 @@ def check_scoring(score: str, batch_size: int | str, precision: str | None) -> N
 
 def _chunk_size(images: Tensor, *, half: bool) -> int:
     budget = _PIXELS.get(images.device.type, _ACCELERATOR_PIXELS) * (2 if half else 1)
-    return min(_MOST_IMAGES, max(1, budget // max(1, images.shape[-2] * images.shape[-1])))
+    return min(_MAX_IMAGES, max(1, budget // max(1, images.shape[-2] * images.shape[-1])))

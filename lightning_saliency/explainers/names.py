@@ -53,12 +53,12 @@ _TORCHCAM = "torchcam:"
 
 
 def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Explainer]:
-    """What builds the explainer of that name, called as ``find_explainer(name)(model, **options)``.
+    """The factory of the explainer of that name, called as ``find_explainer(name)(model, **options)``.
 
     Args:
         name: A key of ``EXPLAINERS`` or ``CONTROL_MAPS``; ``"torchcam:METHOD"`` with a class of ``torchcam.methods``,
             see ``TorchcamExplainer``; or the class path of an explainer of one's own.
-        others: Names that the caller knows beside these, for the error.
+        others: Further names that the caller allows, for the error message.
 
     Raises:
         ImportError: If it is a method of torchcam's, which is not installed.

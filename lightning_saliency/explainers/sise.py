@@ -37,7 +37,7 @@ class SISE(MaskScoringExplainer):
             (the paper's Table 6).
         layers: The blocks, shallow to deep: names of modules whose outputs are read (``"name:input"``: their inputs).
             ``"auto"``: the network's scales.
-        max_masks: Per image and block, keep only so many maps, those with the largest α. ``None``: all.
+        max_masks: Maximum number of maps per image and block; those with the largest α are kept. ``None``: all.
         fill: What shows where a mask is zero, see `fill_images`; ``"zero"`` makes it the paper's product I ⊙ m, in
             the network's normalised input space.
         output: Takes the logits out of what the network returns, see ``Explainer``.
@@ -118,7 +118,7 @@ def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = No
     Args:
         gradients: ∂Ψ/∂A, ``[B, K, h, w]``, or any multiple of it that is positive in each image.
         mu: μ in [0, 1).
-        max_masks: Keep only so many an image, those with the largest α; of equals the first. ``None``: all.
+        max_masks: Maximum number of maps per image; those with the largest α are kept, ties in order. ``None``: all.
 
     Returns:
         ``[B, K]`` bool.

@@ -75,7 +75,7 @@ def reduce_columns(
 
     Raises:
         TypeError: If `activations` is not a real floating-point tensor.
-        ValueError: If it has no dimension, `dim` is none of its dimensions, or that dimension is empty.
+        ValueError: If `activations` is a scalar, or `dim` is out of range or empty.
     """
     check_floating(activations, "activations")
     if not -activations.ndim <= dim < activations.ndim:

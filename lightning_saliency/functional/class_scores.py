@@ -1,4 +1,4 @@
-"""What a class scores: probability or logit, and the odds behind a probability."""
+"""The score of a class: probability or logit, and the log-odds of a probability."""
 
 from __future__ import annotations
 

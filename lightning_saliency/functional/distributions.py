@@ -38,7 +38,7 @@ def lognormal_mean(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rect
 
     Raises:
         TypeError: If `activations` is not a real floating-point tensor.
-        ValueError: If `dim` is none of its dimensions or an empty one, `eps` not positive, or `rectify` unknown.
+        ValueError: If `dim` is out of range or empty, `eps` not positive, or `rectify` unknown.
 
     >>> round(lognormal_mean(torch.tensor([[1.0, math.e**2]])).item(), 4)  # exp(1 + 1/2)
     4.4817
@@ -88,7 +88,7 @@ def truncnormal_mean(activations: Tensor, *, dim: int = 1) -> Tensor:
 
     Raises:
         TypeError: If `activations` is not a real floating-point tensor.
-        ValueError: If `dim` is none of its dimensions or an empty one.
+        ValueError: If `dim` is out of range or empty.
 
     >>> round(truncnormal_mean(torch.tensor([[-1.0, 1.0]])).item(), 4)  # the half-normal's √(2/π)
     0.7979

@@ -67,7 +67,7 @@ def combine(maps: Tensor, weights: str | Sequence[float] = "equal") -> Tensor:
 
     Args:
         maps: `[B, K, H, W]`, each scale's map after normalisation and upsampling to one size.
-        weights: As in `scale_weights`.
+        weights: Weights of the K scales, see `scale_weights`.
 
     Returns:
         `[B, H, W]`, at each pixel between the smallest and the largest of its K values.

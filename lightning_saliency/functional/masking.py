@@ -134,8 +134,8 @@ def fill_images(
             - a number for all channels, or C numbers (a sequence or a ``[C]`` tensor), such as the data set's mean;
             - a tensor that broadcasts to ``[B, C, H, W]``: an image of your own.
         generator: Source of the noise, on the images' device; ``None`` is the global one.
-        kernel_size: Of ``"blur"``, in pixels, odd.
-        sigma: Of ``"blur"``, in pixels.
+        kernel_size: Side of the kernel of ``"blur"`` in pixels, odd.
+        sigma: Standard deviation of ``"blur"`` in pixels.
 
     Returns:
         ``[B, C, H, W]`` of the images' dtype; possibly a view that repeats its values.
@@ -266,7 +266,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def attribution_masks(feature_maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Feature maps rescaled such that, upsampled to an image's size, each spans [0, 1] exactly.
+    """Feature maps rescaled so that each spans exactly [0, 1] once upsampled to an image's size.
 
     Ω of SISE's Eq. 6 and the masks of Score-CAM: upsample, then min-max. Bilinear weights sum to one, so the rescaling
     may as well be done before the upsampling; the masks returned are at the feature maps' own, small resolution.

@@ -1,42 +1,12 @@
-"""How good a saliency map is: against ground truth, against the network, and against retraining.
+"""Scores of saliency maps from the network's outputs: Drop, Increase, and the scores of ROAR and KAR.
 
-This module gathers the scores under one name; each is per image, `[B]`, batched, and computed in float32 at least.
+Each score is computed in float32 at least, one value per image or per level.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve
-from lightning_saliency.functional.localization import (
-    bbox_score,
-    boxes_to_masks,
-    energy_pointing_game,
-    map_entropy,
-    pointing_game,
-    top_fraction_iou,
-)
-from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
-
-__all__ = [
-    "auc",
-    "bbox_score",
-    "boxes_to_masks",
-    "deletion_curve",
-    "difference_score",
-    "drop",
-    "energy_pointing_game",
-    "hog_similarity",
-    "increase",
-    "information_score",
-    "insertion_curve",
-    "map_entropy",
-    "pointing_game",
-    "spearman",
-    "ssim",
-    "top_fraction_iou",
-]
 
 
 def drop(original: Tensor, masked: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
 
     Raises:
         TypeError: If `activations` is not a real floating-point tensor.
-        ValueError: If `dim` is none of its dimensions or an empty one, `eps` not positive, or `rectify` unknown.
+        ValueError: If `dim` is out of range or empty, `eps` not positive, or `rectify` unknown.
 
     >>> column = torch.tensor([0.5, 1.0]).repeat(4).reshape(1, 8, 1)  # Table 3, first row
     >>> round(smoe_scale(column).item(), 3)
@@ -124,7 +124,7 @@ def std(activations: Tensor, *, dim: int = 1, rectify: str = "relu") -> Tensor:
     Args:
         activations: `[B, C, *S]`.
         dim: The dimension of the C channels.
-        rectify: As in `smoe_scale`.
+        rectify: Treatment of negative values, see `smoe_scale`.
 
     Returns:
         The map `[B, *S]`, ≥ 0; exactly 0 for a constant column, and for C = 1.
@@ -168,7 +168,7 @@ def shannon_entropy(activations: Tensor, *, dim: int = 1, rectify: str = "relu")
     Args:
         activations: `[B, C, *S]`.
         dim: The dimension of the C channels.
-        rectify: As in `smoe_scale`.
+        rectify: Treatment of negative values, see `smoe_scale`.
 
     Returns:
         The map `[B, *S]`, in [0, log₂ C] bits; 0 for a dead column (all values 0).
@@ -200,7 +200,7 @@ def renyi_entropy(activations: Tensor, *, dim: int = 1, order: float = 2.0, rect
         activations: `[B, C, *S]`.
         dim: The dimension of the C channels.
         order: a ≥ 0; `math.inf` is allowed.
-        rectify: As in `smoe_scale`.
+        rectify: Treatment of negative values, see `smoe_scale`.
 
     Returns:
         The map `[B, *S]`, in [0, log₂ C] bits; 0 for a dead column (all values 0).
@@ -263,7 +263,7 @@ def get_statistic(statistic: str | Statistic) -> Statistic:
     """The statistic of that name; a `Statistic` is returned as it is.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the name is unknown.
 
     >>> get_statistic("truncnormal_std").pre_activation
     True

@@ -1,4 +1,4 @@
-"""Metrics of saliency maps as torchmetrics classes, thin over `lightning_saliency.functional.scores`."""
+"""Metrics of saliency maps as torchmetrics classes, based on the functions of `lightning_saliency.functional`."""
 
 from lightning_saliency.metrics.faithfulness import AverageDrop, DeletionAUC, IncreaseRate, InsertionAUC
 from lightning_saliency.metrics.localization import BboxScore, EnergyPointingGame, PointingGame, TopFractionIoU

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.functional.class_scores import Score
-from lightning_saliency.functional.curves import target_scores
+from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.masking import Fill, blend, fill_images, keep_most_salient
-from lightning_saliency.functional.scores import auc, deletion_curve, drop, increase, insertion_curve
+from lightning_saliency.functional.scores import drop, increase
 from lightning_saliency.metrics.base import Average, ImageMean, scoring
 
 
@@ -84,7 +84,7 @@ class InsertionAUC(_CurveAUC):
     """The mean area under the insertion curve: the class's score while the image appears, salient pixels first.
 
     Higher is better (Group-CAM, Sec. 4.3; its over-all score is ``InsertionAUC() - DeletionAUC()``). Each image passes
-    the network ``steps + 1`` times. See `lightning_saliency.functional.scores.insertion_curve`.
+    the network ``steps + 1`` times. See `lightning_saliency.functional.curves.insertion_curve`.
 
     Args:
         steps: Number S of steps; 100 is 1 % of the pixels each.
@@ -126,7 +126,7 @@ class DeletionAUC(_CurveAUC):
     """The mean area under the deletion curve: the class's score while the image goes, salient pixels first.
 
     Lower is better (Group-CAM, Sec. 4.3). Each image passes the network ``steps + 1`` times. See
-    `lightning_saliency.functional.scores.deletion_curve`.
+    `lightning_saliency.functional.curves.deletion_curve`.
 
     Args:
         steps: Number S of steps; 100 is 1 % of the pixels each.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_saliency.functional.scores import bbox_score, energy_pointing_game, pointing_game, top_fraction_iou
+from lightning_saliency.functional.localization import bbox_score, energy_pointing_game, pointing_game, top_fraction_iou
 from lightning_saliency.metrics.base import Average, ImageMean
 
 
@@ -27,7 +27,7 @@ class _AgainstMasks(ImageMean):
             saliency: Maps ``[B, H, W]``.
             masks: Ground truth of the class that each map is for, bool ``[B, H, W]``, or ``[B, n, H, W]`` for n
                 objects, whose union counts. Boxes become masks by
-                `lightning_saliency.functional.scores.boxes_to_masks`. An image whose masks are empty has no right
+                `lightning_saliency.functional.localization.boxes_to_masks`. An image whose masks are empty has no right
                 answer and is not counted.
             targets: The class that each map is for, ``[B]`` int64; not needed for ``average="micro"``.
         """
@@ -40,7 +40,7 @@ class PointingGame(_AgainstMasks):
     """The share of maps whose most salient pixel hits the object, by class and then over classes (Group-CAM, Sec. 4.4).
 
     Accuracy = #Hits / (#Hits + #Misses) of each class, then the mean over the classes that occurred. See
-    `lightning_saliency.functional.scores.pointing_game`.
+    `lightning_saliency.functional.localization.pointing_game`.
 
     Args:
         num_classes: Number of classes; not needed for ``average="micro"``.
@@ -72,7 +72,7 @@ class PointingGame(_AgainstMasks):
 class EnergyPointingGame(_AgainstMasks):
     """The mean fraction of a map's energy that lies on the object (SISE, EBPG).
 
-    See `lightning_saliency.functional.scores.energy_pointing_game`.
+    See `lightning_saliency.functional.localization.energy_pointing_game`.
 
     Args:
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
@@ -97,7 +97,7 @@ class EnergyPointingGame(_AgainstMasks):
 class TopFractionIoU(_AgainstMasks):
     """The mean intersection over union of a map's most salient pixels and the object (SISE, mIoU).
 
-    See `lightning_saliency.functional.scores.top_fraction_iou`.
+    See `lightning_saliency.functional.localization.top_fraction_iou`.
 
     Args:
         fraction: Share of the pixels that are taken; 0.2 in the paper.
@@ -126,7 +126,7 @@ class TopFractionIoU(_AgainstMasks):
 class BboxScore(_AgainstMasks):
     """The mean fraction of a map's N most salient pixels that lie on the object of N pixels (SISE, Bbox).
 
-    See `lightning_saliency.functional.scores.bbox_score`.
+    See `lightning_saliency.functional.localization.bbox_score`.
 
     Args:
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_saliency.files import write_atomically
 from lightning_saliency.pictures.tensors import png_bytes
 
 _FILE_NAME = re.compile(r"(?:start|epoch=(?P<epoch>\d+))-step=(?P<step>\d+)\.png")
@@ -44,7 +43,7 @@ class Film:
     """The pictures of a run as PNG files, one folder per view, bounded in size.
 
     ``<folder>/<view>/epoch=0003-step=0000150.png``, and ``start-step=0000000.png`` for the network before training: the
-    names say everything, there is no index beside them. Each file is written under a temporary name and then renamed,
+    names say everything, there is no index file. Each file is written under a temporary name and then renamed,
     so that whoever looks at the folder during the run sees whole pictures only. A film on an existing folder goes on
     where that one ended.
 
@@ -74,8 +73,7 @@ class Film:
     def __init__(self, folder: Path, max_megabytes: float = 64.0) -> None:
         if not max_megabytes > 0:
             raise ValueError(
-                f"Expected `max_megabytes` to be positive, but got {max_megabytes}: "
-                "give the space that the film may take."
+                f"Got max_megabytes={max_megabytes}. Allowed are positive numbers; give the disk space for the film."
             )
         self.folder = Path(folder)
         self.max_megabytes = max_megabytes
@@ -108,7 +106,7 @@ class Film:
             )
         if epoch < -1 or step < 0:
             raise ValueError(
-                f"Expected `epoch` >= -1 (-1: before training) and `step` >= 0, but got epoch={epoch}, step={step}: "
+                f"Got epoch={epoch}, step={step}. Allowed are epochs from -1 (before training) and steps from 0; "
                 "give trainer.current_epoch and trainer.global_step."
             )
         name = _folder_name(view)
@@ -183,7 +181,7 @@ def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8
     Args:
         folder: The film's folder.
         view: One of its views.
-        frames: How many frames at most; the first and the latest are among them (one frame: the latest alone).
+        frames: Maximum number of frames, including the first and the latest (1: only the latest).
 
     Returns:
         ``[H, W, 3]`` uint8: the frames bit for bit, to the right of a white margin with the labels; narrower frames are
@@ -193,13 +191,13 @@ def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8
         ValueError: If ``frames`` is not positive, or the film has no such view.
     """
     if frames < 1:
-        raise ValueError(f"Expected `frames` to be at least 1, but got {frames}: give the number of pictures to show.")
+        raise ValueError(f"Got frames={frames}. Allowed is at least 1; give the number of pictures to show.")
     film = Film(folder)
     kept = film.frames(view)
     if not kept:
         raise ValueError(
-            f"Expected `view` to be one of the film's views, but got {view!r}: the film in {folder} has "
-            f"{', '.join(film.views()) or 'no frames at all'}."
+            f"Got view={view!r}. The film in {folder} has {', '.join(film.views()) or 'no frames at all'}; "
+            "give one of its views."
         )
     shown = _evenly_spaced(kept, frames)
     pictures = []
@@ -250,18 +248,9 @@ def _frames_in(folder: Path) -> list[Frame]:
 
 
 def _write(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    content = png_bytes(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same name for the same frame, so that a resumed run clears away what a killed one left here.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError:
-        # The first error is the one to report.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of this frame, left by a run that was killed
+        leftover.unlink(missing_ok=True)
+    write_atomically(path, png_bytes(picture))
 
 
 def _every_second(frames: list[Frame], newest: Path) -> list[Path]:

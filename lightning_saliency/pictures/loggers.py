@@ -44,7 +44,7 @@ def log_picture(
             it, as before the names of metrics; MLflow, which allows only ``A-Z a-z 0-9 _ - . /`` and spaces, gets an
             underscore for any other character.
         picture: ``[H, W, 3]`` uint8, RGB. It arrives at each logger bit for bit.
-        step: ``trainer.global_step``. With W&B the picture is logged beside ``trainer/global_step``, the horizontal
+        step: ``trainer.global_step``. With W&B the picture is logged with ``trainer/global_step``, the horizontal
             axis of the metrics that Lightning logs there, and leaves W&B's own step alone.
         captions: Words to go with the picture, joined by ``" | "``: W&B's caption, Comet's metadata ``caption``,
             Neptune's description. TensorBoard and MLflow have no place for them.

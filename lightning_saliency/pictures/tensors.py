@@ -1,4 +1,4 @@
-"""From tensors to what a person looks at: de-normalised images, and sheets of tiles as uint8 pictures."""
+"""Turning tensors into pictures: de-normalised images, and sheets of tiles as uint8."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
 def displayable(
     images: Tensor, normalization: tuple[Sequence[float], Sequence[float]] | None = None
 ) -> tuple[Tensor, bool]:
-    """Images as a person sees them.
+    """Undo the normalisation of images, for display.
 
     Args:
         images: ``[B, C, H, W]``: uint8, or floating point as the network gets them.
@@ -133,13 +133,13 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int, columns: int = _COLUMNS) -> Picture:
-    """Tiles in rows, one column an image, captions above; images beyond the last column continue below.
+    """Tiles in rows, one column per image, captions above; images beyond the last column continue below.
 
     Args:
         rows: R rows of N tiles, each ``[3, h, w]`` in [0, 1] with h and w at most ``tile``.
         captions: N captions; too long ones are cut.
         tile: The side of a tile in pixels.
-        columns: The most images beside one another.
+        columns: Maximum number of images in a row.
 
     Returns:
         ``[H, W, 3]`` uint8.
@@ -215,7 +215,7 @@ def parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[
     """``(mean, std)`` of what ``denormalize`` names, ``None`` for ``"auto"``.
 
     Raises:
-        ValueError: If it names something else.
+        ValueError: If the name is unknown.
     """
     if value == "imagenet":
         return IMAGENET_NORMALIZATION

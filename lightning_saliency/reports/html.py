@@ -52,11 +52,11 @@ class Section:
 
 
 def render_page(title: str, sections: Sequence[Section], facts: Sequence[tuple[str, str]] = ()) -> str:
-    """An HTML page; whatever is shown is escaped, and the pictures are inside it as data URIs.
+    """An HTML page with all text escaped and all pictures embedded as data URIs.
 
     Args:
-        title: Of the page.
-        sections: Its parts.
+        title: Title of the page.
+        sections: Sections of the page, in order.
         facts: Names and values, shown as a list at the beginning.
 
     Returns:

@@ -44,12 +44,12 @@ class Example:
 
 
 def curve_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str = "") -> Figure:
-    """Mean insertion and deletion curves, one line a method.
+    """Mean insertion and deletion curves, one line per method.
 
     Args:
         curves: ``"insertion"`` and ``"deletion"`` (or other names) -> method -> score at evenly spaced shares of the
             pixels, from none to all.
-        title: Of the whole figure.
+        title: Title of the whole figure.
     """
     figure = Figure(figsize=(6.2 * max(1, len(curves)), 4.6), layout="constrained")
     axes: list[Axes] = list(np.ravel(figure.subplots(1, max(1, len(curves)), squeeze=False)))
@@ -71,12 +71,12 @@ def curve_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str =
 
 
 def bar_plot(columns: Sequence[Column], values: Mapping[str, Mapping[str, Estimate]], title: str = "") -> Figure:
-    """One panel a metric, one bar a method, with the interval of each.
+    """One panel per metric and one bar per method, with its interval.
 
     Args:
         columns: The metrics.
         values: Method -> column's key -> value.
-        title: Of the whole figure.
+        title: Title of the whole figure.
     """
     wide = min(4, max(1, len(columns)))
     high = -(-len(columns) // wide) or 1
@@ -106,12 +106,12 @@ def bar_plot(columns: Sequence[Column], values: Mapping[str, Mapping[str, Estima
 
 
 def example_sheet(rows: Mapping[str, Sequence[Example]], headings: Sequence[str], title: str = "") -> Figure:
-    """Images with maps over them, one row a method.
+    """Images overlaid with maps, one row per method.
 
     Args:
         rows: Method -> its examples, one for each heading.
-        headings: Of the columns, for example best, median, worst.
-        title: Of the whole figure.
+        headings: Headings of the columns, for example best, median, worst.
+        title: Title of the whole figure.
     """
     count = max(1, len(headings))
     figure = Figure(figsize=(2.3 * count + 0.6, 2.55 * max(1, len(rows)) + 0.5), layout="constrained")

@@ -29,11 +29,11 @@ class Column:
     """A metric.
 
     Args:
-        key: By which the values are found.
-        title: Shown.
-        better: Which values are better; ``None``: none is, and none is marked.
-        group: Columns of one group are shown in one table.
-        digits: Behind the point.
+        key: Key of the metric's values.
+        title: Heading of the column.
+        better: Whether high or low values are better; ``None``: neither, and no value is marked.
+        group: Name of the table that the column is shown in.
+        digits: Number of decimal places.
     """
 
     key: str
@@ -44,14 +44,14 @@ class Column:
 
 
 def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, digits: int) -> dict[str, int]:
-    """Which methods are best (1) and second best (2).
+    """The methods that are best (1) and second best (2).
 
-    Values are compared as they are printed: what looks equal is equal, and equals share their rank.
+    Values are compared as they are printed: values that print the same share a rank.
 
     Args:
         values: Method -> value.
-        better: Which values are better; ``None``: none.
-        digits: Behind the point.
+        better: Whether high or low values are better; ``None``: neither.
+        digits: Number of decimal places.
 
     Example:
         >>> ranked({"a": 1.004, "b": 1.001, "c": 0.5, "d": 0.1}, "high", 2)
@@ -138,7 +138,7 @@ class TableData:
     def _cell(self, estimate: Estimate | None, column: Column, rank: int | None) -> Text:
         if estimate is None:
             return Text("–")
-        # The figure behind the value, so that the marks are also seen in a log without styles.
+        # A superscript digit after the value shows its rank in logs without styles, too.
         style, mark = {1: ("bold green", "¹"), 2: ("underline", "²")}.get(rank or 0, ("", " "))
         number = Text(f"{estimate.value:.{column.digits}f}{mark}", style=style)
         if estimate.count < 2:
@@ -156,10 +156,10 @@ class TableData:
 
 
 def difference_columns(columns: Sequence[Column]) -> list[Column]:
-    """Scores as columns of differences: none is the best of them, and small ones are to be seen.
+    """Columns for differences of scores: no value is marked, and small differences are visible.
 
     Example:
-        >>> [(column.better, column.digits) for column in difference_columns([Column("kar", "KAR", "high")])]
+        >>> [(column.better, column.digits) for column in difference_columns([Column("kar", "KAR", "high", "kar")])]
         [(None, 3)]
     """
     return [replace(column, better=None, group=f"{column.group}, differences", digits=3) for column in columns]

@@ -21,7 +21,7 @@ def eval_pass(model: nn.Module, *images: Tensor) -> Iterator[None]:
 
     Args:
         model: The network.
-        images: Only their device is looked at, beside the parameters'.
+        images: Images; only their device is used.
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]

@@ -45,7 +45,7 @@ class Grid:
     Attributes:
         size: (h, w); (1, 1) for a vector ``[B, C]``.
         channels: C.
-        layout: How the tensor holds them.
+        layout: Order of the tensor's dimensions.
         prefix_tokens: Tokens before the h·w patch tokens.
         ambiguous: The shape fits NCHW and NHWC alike.
     """
@@ -194,9 +194,9 @@ def settled(grid: Grid, shape: Shape, wider: Shape | None) -> Grid:
     """An ambiguous grid, settled by the shape that the same tensor has for an image twice as wide.
 
     Args:
-        grid: As it was found for ``shape``.
+        grid: The grid found for ``shape``.
         shape: ``[1, a, b, c]``.
-        wider: The shape for the wider image; ``None`` where the network refused it, which leaves ``grid`` as it is.
+        wider: The shape for the wider image; ``None``: the network refused it, and ``grid`` is returned unchanged.
     """
     if wider is None or len(wider) != 4:
         return grid

@@ -14,7 +14,7 @@ from lightning_saliency.scales._trace import Call, Shape, trace
 
 
 @dataclass(frozen=True)
-class Reading:
+class TensorRef:
     """One tensor of a trace: the first that entered a call or came out of it, and the grid it lies on."""
 
     call: Call
@@ -32,8 +32,8 @@ def shape_at(call: Call, side: Side) -> Shape | None:
     return call.inputs if side == "input" else next(iter(call.outputs), None)
 
 
-def settle(model: nn.Module, images: Tensor, root: Call, readings: Sequence[Reading]) -> list[Reading]:
-    """The same readings, NCHW and NHWC told apart where one trace cannot.
+def settle(model: nn.Module, images: Tensor, root: Call, refs: Sequence[TensorRef]) -> list[TensorRef]:
+    """The same references, with NCHW and NHWC told apart where one trace cannot do it.
 
     The width of the images, doubled in a second trace, doubles only in the dimension that is the width. A network that
     raises an error on such images leaves a trace as far as it came; what lies beyond keeps the layout that the types of
@@ -43,19 +43,19 @@ def settle(model: nn.Module, images: Tensor, root: Call, readings: Sequence[Read
         model: The network.
         images: The images that ``root`` was traced with.
         root: The network's own call.
-        readings: What is to be read.
+        refs: The tensors to be read.
     """
-    if not any(reading.grid.ambiguous for reading in readings):
-        return list(readings)
+    if not any(ref.grid.ambiguous for ref in refs):
+        return list(refs)
     wider = trace(model, torch.cat([images, images], dim=3), may_fail=True)
     calls = dict(_numbered(wider))
     numbers = {id(call): number for number, call in _numbered(root)}
     result = []
-    for reading in readings:
-        other = calls.get(numbers[id(reading.call)])
-        if reading.grid.ambiguous and reading.shape is not None and other is not None:
-            reading = replace(reading, grid=settled(reading.grid, reading.shape, shape_at(other, reading.side)))
-        result.append(reading)
+    for ref in refs:
+        other = calls.get(numbers[id(ref.call)])
+        if ref.grid.ambiguous and ref.shape is not None and other is not None:
+            ref = replace(ref, grid=settled(ref.grid, ref.shape, shape_at(other, ref.side)))
+        result.append(ref)
     return result
 
 
@@ -91,7 +91,7 @@ def split_layer(model: nn.Module, layer: str) -> tuple[nn.Module, str, Side]:
     )
 
 
-def named_reading(root: Call, grids: Grids, module: nn.Module, name: str, side: Side) -> Reading:
+def named_tensor_ref(root: Call, grids: Grids, module: nn.Module, name: str, side: Side) -> TensorRef:
     """What is read at a module that the user named.
 
     Args:
@@ -128,11 +128,11 @@ def named_reading(root: Call, grids: Grids, module: nn.Module, name: str, side: 
             "Expected [1, C, h, w], [1, h, w, C] or [1, tokens, C] of more than one position, in the image's "
             "proportions. Name a module nearer to the image, whose tensor is not pooled, flattened or cut into windows."
         )
-    return Reading(calls[-1], side, grid)
+    return TensorRef(calls[-1], side, grid)
 
 
 def _numbered(root: Call) -> Iterator[tuple[tuple[str, int], Call]]:
-    """Each call with its module's name and the how-manieth call of that name it is."""
+    """Each call with its module's name and its 1-based index among the calls of that name."""
     seen: dict[str, int] = {}
     for call in root.walk():
         seen[call.name] = seen.get(call.name, 0) + 1

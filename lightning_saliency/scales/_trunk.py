@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lightning_saliency.scales._grids import Grid, Grids
-from lightning_saliency.scales._tensor_refs import Reading
+from lightning_saliency.scales._tensor_refs import TensorRef
 from lightning_saliency.scales._trace import Call
 
 #: Blocks taken from a network that has one grid only.
@@ -22,16 +22,16 @@ class _Level:
 
     Attributes:
         grid: The grid, as the latest step on it left it.
-        last: The latest step that ended on it and whose module is called once.
-        worked: Whether a layer with weights worked on it.
-        left: What was read where the network left it, the latest time that it did.
-        here: Whether it was not left by a step, or the network came back.
+        last: Latest step that ended on the grid and whose module is called once.
+        worked: Whether a layer with weights ran on the grid.
+        left: Tensor at which the network last left the grid.
+        here: Whether the network is still on this grid.
     """
 
     grid: Grid
     last: Call | None = None
     worked: bool = False
-    left: Reading | None = None
+    left: TensorRef | None = None
     here: bool = True
 
 
@@ -59,8 +59,8 @@ class Trunk:
         self._counts = Counter(id(call.module) for call in root.walk())
         self._opened: set[int] = set()
 
-    def readings(self) -> list[Reading]:
-        """The scales, shallow to deep; empty if there are none."""
+    def refs(self) -> list[TensorRef]:
+        """The tensors of the scales, shallow to deep; empty if there are none."""
         while True:
             steps = list(self._steps(self.root))
             levels = self._levels(steps)
@@ -131,9 +131,9 @@ class Trunk:
             return False
         level.here = True
         if after.smaller_than(level.grid):
-            # A step that begins on a larger grid is a second way down, beside the one walked here.
+            # A step that begins on a larger grid belongs to a parallel branch.
             direct = before.close_to(level.grid) and self._is_called_once(step)
-            level.left = Reading(step, "input", before) if direct else self._output_of_last(level)
+            level.left = TensorRef(step, "input", before) if direct else self._output_of_last(level)
             # Not on the first level: what enters there is the image itself.
             level.worked = level.worked or (len(levels) > 1 and self._works_inside(step, level.grid))
             if after.is_vector:
@@ -162,7 +162,7 @@ class Trunk:
                 return True
         return False
 
-    def _output_of_last(self, level: _Level) -> Reading | None:
+    def _output_of_last(self, level: _Level) -> TensorRef | None:
         """The output of the last step on a level, named by the outermost module that ends with it."""
         call = level.last
         if call is None:
@@ -172,22 +172,22 @@ class Trunk:
             if not (same and self._is_called_once(parent)):
                 break
             call = parent
-        return Reading(call, "output", self.grids.of(call, "output") or level.grid)
+        return TensorRef(call, "output", self.grids.of(call, "output") or level.grid)
 
-    def _before_logits(self, reading: Reading, steps: Sequence[Call]) -> Reading:
-        """What comes out of the network is no scale, as the image is none: step back before a map of logits."""
+    def _before_logits(self, ref: TensorRef, steps: Sequence[Call]) -> TensorRef:
+        """The network's output is not a scale: step back to the tensor before a map of logits."""
         logits = self.grids.of(self.root, "output")
-        if reading.side == "input" or logits is None or logits.channels != reading.grid.channels:
-            return reading
-        inside = {id(call) for call in reading.call.walk()}
+        if ref.side == "input" or logits is None or logits.channels != ref.grid.channels:
+            return ref
+        inside = {id(call) for call in ref.call.walk()}
         last = max((position for position, step in enumerate(steps) if id(step) in inside), default=None)
-        if last is None or logits.close_to(reading.grid):
-            return reading
+        if last is None or logits.close_to(ref.grid):
+            return ref
         before = self.grids.of(steps[last], "input")
         later = (call for step in steps[last + 1 :] for call in step.walk())
-        if before is None or not before.close_to(reading.grid) or any(_has_weights(call.module) for call in later):
-            return reading
-        return Reading(steps[last], "input", before)
+        if before is None or not before.close_to(ref.grid) or any(_has_weights(call.module) for call in later):
+            return ref
+        return TensorRef(steps[last], "input", before)
 
     def _inner_descent(self, steps: Sequence[Call], grid: Grid) -> Call | None:
         """The only step on the last level that goes further down inside and comes back."""
@@ -204,7 +204,7 @@ class Trunk:
                 found.append(step)
         return found[0] if len(found) == 1 else None
 
-    def _blocks(self, grid: Grid) -> list[Reading]:
+    def _blocks(self, grid: Grid) -> list[TensorRef]:
         """Four blocks evenly spread in depth, of the longest row of blocks on the grid; empty if no row has as many."""
         longest: list[Call] = []
         for call in self.root.walk():
@@ -218,18 +218,18 @@ class Trunk:
         if len(longest) < BLOCKS:
             return []
         chosen = [longest[number * len(longest) // BLOCKS - 1] for number in range(1, BLOCKS + 1)]
-        return [Reading(call, "output", self.grids.of(call, "output") or grid) for call in chosen]
+        return [TensorRef(call, "output", self.grids.of(call, "output") or grid) for call in chosen]
 
-    def _named_by_network(self, scales: list[Reading]) -> list[Reading]:
+    def _named_by_network(self, scales: list[TensorRef]) -> list[TensorRef]:
         """The scales, each read at the module that the network's own ``feature_info`` (timm) names for its grid."""
         named = self._feature_info()
         result = []
         for scale in scales:
-            readings = [reading for reading in named if reading.grid.close_to(scale.grid)]
-            result.append(readings[-1] if readings else scale)
+            refs = [ref for ref in named if ref.grid.close_to(scale.grid)]
+            result.append(refs[-1] if refs else scale)
         return result
 
-    def _feature_info(self) -> list[Reading]:
+    def _feature_info(self) -> list[TensorRef]:
         for owner in self.root.walk():
             info = getattr(owner.module, "feature_info", None)
             entries = getattr(info, "info", info)
@@ -239,7 +239,7 @@ class Trunk:
             names = {prefix + str(entry.get("module")) for entry in entries}
             calls = [call for call in owner.walk() if call.name in names and self._is_called_once(call)]
             grids = [(call, self.grids.of(call, "output")) for call in calls]
-            return [Reading(call, "output", grid) for call, grid in grids if grid is not None]
+            return [TensorRef(call, "output", grid) for call, grid in grids if grid is not None]
         return []
 
 

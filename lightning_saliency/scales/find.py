@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from lightning_saliency.scales._grids import Grids, Layout, Side, patch_grid
-from lightning_saliency.scales._tensor_refs import Reading, named_reading, settle, split_layer
+from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, settle, split_layer
 from lightning_saliency.scales._trace import prepared, trace
 from lightning_saliency.scales._trunk import Trunk
 
@@ -116,15 +116,15 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     """
     images = prepared(model, example_input)
     root = trace(model, images)
-    readings = Trunk(root, Grids(root)).readings()
-    if not readings:
+    refs = Trunk(root, Grids(root)).refs()
+    if not refs:
         raise NoScalesError(
             f"No scales found in {type(model).__name__} for an input of {list(images.shape)}: no layer with weights "
             "works on a grid [B, C, h, w], [B, h, w, C] or [B, tokens, C] of more than one position. Expected a "
             "network that keeps the image's two dimensions for a while (an MLP does not; a scripted network cannot be "
             "looked into). If there is such a layer, name it: named_scales(model, layers, example_input)."
         )
-    scales = tuple(_scale(reading) for reading in settle(model, images, root, readings))
+    scales = tuple(_scale(ref) for ref in settle(model, images, root, refs))
     if share_one_grid(scales):
         names = ", ".join(scale.module for scale in scales)
         _log.info("%s has one grid, %d×%d: its scales are %s.", type(model).__name__, *scales[0].grid, names)
@@ -135,16 +135,16 @@ def named_scales(model: nn.Module, layers: Sequence[str], example_input: Tensor)
     """The scales that the user names, in the order given, described by one forward pass that leaves no trace.
 
     Args:
-        model: As for ``find_scales``.
+        model: The network, see ``find_scales``.
         layers: Dotted paths of modules, whose outputs are read; ``"layer1:input"`` reads what enters ``layer1``. ``""``
             is the network itself.
-        example_input: As for ``find_scales``.
+        example_input: Images to run the network on, see ``find_scales``.
 
     Returns:
         One scale for each name.
 
     Raises:
-        TypeError: If ``layers`` is a single string, or as for ``find_scales``.
+        TypeError: If ``layers`` is a single string, and where ``find_scales`` raises it.
         ValueError: If no layer is given, the network has no module of a name, the module is not called or is called on
             different shapes, or its tensor has no grid; or as for ``find_scales``.
         Exception: Whatever the network raises on the example input.
@@ -163,11 +163,11 @@ def named_scales(model: nn.Module, layers: Sequence[str], example_input: Tensor)
     chosen = [split_layer(model, layer) for layer in layers]
     root = trace(model, images)
     grids = Grids(root)
-    readings = [named_reading(root, grids, module, name, side) for module, name, side in chosen]
+    refs = [named_tensor_ref(root, grids, module, name, side) for module, name, side in chosen]
     # A module may have several names; the user's own is kept.
     return tuple(
-        replace(_scale(reading), module=name)
-        for reading, (_, name, _) in zip(settle(model, images, root, readings), chosen, strict=True)
+        replace(_scale(ref), module=name)
+        for ref, (_, name, _) in zip(settle(model, images, root, refs), chosen, strict=True)
     )
 
 
@@ -242,9 +242,9 @@ def share_one_grid(scales: Sequence[Scale]) -> bool:
     return len(scales) > 1 and len({scale.grid for scale in scales}) == 1
 
 
-def _scale(reading: Reading) -> Scale:
-    grid = reading.grid
-    return Scale(reading.call.name, reading.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens)
+def _scale(ref: TensorRef) -> Scale:
+    grid = ref.grid
+    return Scale(ref.call.name, ref.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens)
 
 
 def _token_grid(count: int, scale: Scale, size: tuple[int, int] | None) -> tuple[int, int]:

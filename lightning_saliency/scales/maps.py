@@ -98,7 +98,7 @@ def combined_statistics(statistics: Sequence[Tensor], weights: str | Sequence[fl
 
     Args:
         statistics: K raw maps ``[B, h, w]``.
-        weights: As in ``ScaleMaps.from_statistics``.
+        weights: Weights of the K scales, see ``ScaleMaps.from_statistics``.
 
     Returns:
         ``[B, H, W]`` in [0, 1], with the size of the finest scale (SMOE paper, Eq. 3).

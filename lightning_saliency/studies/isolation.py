@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import warnings
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 from typing_extensions import Self
+
+from lightning_saliency.randomness import GeneratorStates, isolated_rng
 
 
 class Batches(Sized, Protocol):
@@ -33,6 +32,7 @@ class OwnRandomness:
         seed: Where it begins.
 
     Example:
+        >>> import torch
         >>> own = OwnRandomness(0)
         >>> with own:
         ...     first = torch.rand(())
@@ -45,24 +45,20 @@ class OwnRandomness:
     """
 
     def __init__(self, seed: int) -> None:
-        outside = _states()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  (what transforms draw from)
-        torch.default_generator.manual_seed(seed)
-        self._own = _states()
-        self._outside = outside
-        _restore(outside)
+        with isolated_rng(seed):
+            self._own = GeneratorStates.save()
+        self._outside = GeneratorStates.save()
 
     def __enter__(self) -> Self:
-        self._outside = _states()
-        _restore(self._own)
+        self._outside = GeneratorStates.save()
+        self._own.restore()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._own = _states()
-        _restore(self._outside)
+        self._own = GeneratorStates.save()
+        self._outside.restore()
 
 
 class SeededBatches:
@@ -92,31 +88,18 @@ class SeededBatches:
             yield batch
 
 
-def _states() -> tuple[Any, Any, torch.Tensor]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-
-
-def _restore(states: tuple[Any, Any, torch.Tensor]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    torch.set_rng_state(states[2])
-
-
 _SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """All generators seeded inside, and as they were outside, also after an exception."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    """Seed all generators inside the context and restore them afterwards, also after an exception."""
     kept = {name: os.environ.get(name) for name in _SEED_VARIABLES}
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with isolated_rng(cuda=True):
         try:
             reseed(seed)
             yield
         finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
             for name, value in kept.items():
                 if value is None:
                     os.environ.pop(name, None)

@@ -258,7 +258,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path):
     for options, message in (
         ({"explainer": "gradcam"}, "Got the explainer 'gradcam'. Allowed are smoe"),
-        ({"explainer": explainer(), "model": "net"}, "Got model='net' beside a SMOE that is already built"),
+        ({"explainer": explainer(), "model": "net"}, "Got model='net' with a SMOE that already has a network"),
         ({"targets": "true"}, "Allowed are 'predicted' and 'label'"),
         ({"size": 0}, "Got size=0"),
     ):

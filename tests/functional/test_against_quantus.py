@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.functional.curves import deletion_curve, insertion_curve
 from lightning_saliency.functional.localization import bbox_score, energy_pointing_game, pointing_game
-from lightning_saliency.functional.scores import deletion_curve, insertion_curve
 
 # Its OpenCV looks for a graphics library that not every machine has.
 quantus = pytest.importorskip("quantus", exc_type=ImportError)

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.functional.curves import target_scores
+from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.masking import blur
-from lightning_saliency.functional.scores import auc, deletion_curve, insertion_curve
 
 BOTH = pytest.mark.parametrize("curve", [insertion_curve, deletion_curve])
 Curve = Callable[..., Tensor]

@@ -13,8 +13,7 @@ from scipy.stats import entropy
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from lightning_saliency.functional.masking import top_fraction
-from lightning_saliency.functional.scores import (
+from lightning_saliency.functional.localization import (
     bbox_score,
     boxes_to_masks,
     energy_pointing_game,
@@ -22,6 +21,7 @@ from lightning_saliency.functional.scores import (
     pointing_game,
     top_fraction_iou,
 )
+from lightning_saliency.functional.masking import top_fraction
 
 AgainstMasks = Callable[[Tensor, Tensor], Tensor]
 ALL = pytest.mark.parametrize("score", [energy_pointing_game, pointing_game, top_fraction_iou, bbox_score])

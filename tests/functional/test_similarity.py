@@ -10,8 +10,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from lightning_saliency.functional.scores import hog_similarity, spearman, ssim
-from lightning_saliency.functional.similarity import _hog
+from lightning_saliency.functional.similarity import _hog, hog_similarity, spearman, ssim
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 ALL = pytest.mark.parametrize("similarity", [spearman, ssim, hog_similarity])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lightning_saliency.functional import scores as fast
+from lightning_saliency import functional as fast
 from lightning_saliency.functional import statistics
 from tests.paths import TABLES
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lightning_saliency.functional import scores as fast
+from lightning_saliency import functional as fast
 from lightning_saliency.functional.masking import keep_most_salient
 
 from . import scores as loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_saliency.functional.scores import boxes_to_masks, energy_pointing_game, pointing_game
+from lightning_saliency.functional.localization import boxes_to_masks, energy_pointing_game, pointing_game
 from lightning_saliency.metrics import BboxScore, EnergyPointingGame, PointingGame, TopFractionIoU
 
 LOCALIZATION = pytest.mark.parametrize("kind", [PointingGame, EnergyPointingGame, TopFractionIoU, BboxScore])

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lightning_saliency import functional as scores
 from lightning_saliency import metrics
-from lightning_saliency.functional import scores
 from lightning_saliency.functional.curves import target_scores
 from lightning_saliency.functional.masking import keep_most_salient
 

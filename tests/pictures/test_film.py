@@ -270,6 +270,15 @@ def test_a_frame_appears_only_when_it_is_whole(tmp_path: Path, monkeypatch: pyte
     assert everything_in(tmp_path) == ["lovi/epoch=0001-step=0000010.png"]
 
 
+def test_a_repeated_frame_clears_what_a_killed_run_left_of_it(tmp_path: Path) -> None:
+    film = Film(tmp_path)
+    path = film.add("lovi", noise(0), epoch=1, step=10)
+    assert path is not None
+    path.with_name(f".{path.name}.99999.tmp").write_bytes(b"half")
+    film.add("lovi", noise(1), epoch=1, step=10)
+    assert everything_in(tmp_path) == ["lovi/epoch=0001-step=0000010.png"]
+
+
 def test_an_unwritable_folder_turns_the_film_off_with_one_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     film = Film(tmp_path / "file" / "film")

@@ -27,7 +27,7 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
         labels; a yes-no label ``[B]`` of bools or floats becomes ``[B, 1]``).
 
     Raises:
-        BatchError: If there is none for B images.
+        BatchError: If the batch has no ground truth for B images.
 
     Example:
         >>> find_ground_truth((torch.rand(2, 3, 8, 8), torch.tensor([3, 1])), 2)
@@ -38,7 +38,7 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
     where = batch if key is None else follow(batch, key)
     leaves = list(walk(where, LABEL_KEYS))
     likely = [value for value in leaves if isinstance(value, Tensor) and (value.ndim == 2 or _is_class(value, count))]
-    # Under their usual keys first: a batch may carry indices or other whole numbers [B] beside its weights.
+    # The usual keys first: besides its weights, a batch may carry indices or other whole numbers [B].
     for value in (*_usual(where), *likely, *leaves):
         truth = _as_truth(value, count)
         if truth is not None:
@@ -83,7 +83,7 @@ def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
         generator: Source of random numbers, on the CPU.
 
     Returns:
-        ``[B]`` int64 on the CPU: the class; of several, one drawn in proportion to its weight. -1 where there is none:
+        ``[B]`` int64 on the CPU, the class; if there are several, one drawn by its weight. -1 if there is none:
         a negative label, as ``ignore_index`` has it, or an image without a positive class.
 
     Example:

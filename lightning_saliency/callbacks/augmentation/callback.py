@@ -59,7 +59,7 @@ class SaliencyAugmentation(pl.Callback):
     network is surer of the class of Ĩ than of that of I, over the first augmented batch; and as a picture and a film
     under ``<run>/<name>/``, ``<name>/augmentation``: the same few images, their maps, and what became of them.
 
-    In the list of callbacks, one that reads training images (``SaliencyMonitor(stage="train")``) goes behind this one
+    In the list of callbacks, one that reads training images (``SaliencyMonitor(stage="train")``) goes after this one
     to show what the network was given.
 
     Args:
@@ -88,7 +88,7 @@ class SaliencyAugmentation(pl.Callback):
             softmax. ``None``: the run's first batch tells, and a checkpoint keeps it: zeros and ones ``[B, N]`` of
             which not every row has a single one.
         seed: Seed of the choice of images and of everything else that is random here.
-        film: How the augmentation is shown, see `FilmConfig`; ``True``: with its defaults. ``False``: neither pictures
+        film: Settings of the pictures, see `FilmConfig`; ``True``: with its defaults. ``False``: neither pictures
             nor scalars are logged, which saves their forward passes.
         name: Prefix of every key and the film's folder; ``None``: the explainer's name.
 

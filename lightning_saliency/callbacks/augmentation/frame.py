@@ -31,11 +31,11 @@ from lightning_saliency.pictures.tensors import (
 
 @dataclass(frozen=True)
 class FilmConfig:
-    """How the augmentation is shown.
+    """Settings of the augmentation's pictures.
 
     Args:
-        num_images: Number of images in the picture: the first ones of the run that have a class.
-        denormalize: How images are brought back to colours, see ``SaliencyMonitor``.
+        num_images: Number of images in the picture, the first of the run with a class.
+        denormalize: Conversion of images back to colours, see ``SaliencyMonitor``.
         picture_width: Largest width of the picture in pixels.
         megabytes: Largest size of the film on disk, in 10⁶ bytes.
 
@@ -84,7 +84,7 @@ class AugmentationFilm:
 
     Args:
         name: Prefix of the picture's key, and the film's folder.
-        config: How the images are shown.
+        config: Settings of the pictures.
 
     Attributes:
         sample: The images ``[n, C, H, W]`` and their classes ``[n]`` on the CPU; ``None`` before there are any.
@@ -101,7 +101,7 @@ class AugmentationFilm:
         self._film = Film(run_folder(trainer) / self.name, self.config.megabytes)
 
     def take(self, images: Tensor, targets: Tensor) -> None:
-        """Make the first images ``[B, C, H, W]`` that have a class ``[B]``, not -1, the sample, if there is none."""
+        """Keep the first images ``[B, C, H, W]`` with a class ``[B]`` other than -1, unless one is kept."""
         rows = (targets >= 0).nonzero()[:, 0][: self.config.num_images]
         if self.sample is None and len(rows):
             self.sample = (images[rows.to(images.device)].detach().cpu().clone(), targets[rows])

@@ -128,7 +128,7 @@ class Guide:
 
     @contextmanager
     def trial(self) -> Iterator[None]:
-        """Inside, maps are made that no training step sees: they leave nothing behind for the next one."""
+        """Maps made inside the context do not affect the next training step."""
         kept = self._other.last
         try:
             yield
@@ -136,7 +136,7 @@ class Guide:
             self._other.last = kept
 
     def state_dict(self) -> dict[str, Tensor] | None:
-        """What the next maps depend on beside the network: with ``control="other_image"`` the map that was kept."""
+        """State that the next maps depend on: with ``control="other_image"``, the last map."""
         return None if self._other.last is None else {"other": self._other.last.cpu()}
 
     def load_state_dict(self, state: Mapping[str, Tensor] | None) -> None:

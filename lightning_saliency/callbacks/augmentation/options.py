@@ -97,7 +97,7 @@ def batch_generator(seed: int, rank: int, batch: int, device: torch.device | str
     return torch.Generator(device).manual_seed(mixed)
 
 
-#: After so many failures in a row the augmentation is off.
+#: Number of failures in a row after which the augmentation is switched off.
 MAX_FAILURES = 10
 
 

@@ -12,7 +12,7 @@ from lightning_saliency.callbacks._epoch_means import EpochMeans
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.step import Drawn
 
-#: Their names, behind the callback's.
+#: Names of the scalars, after the callback's name.
 SCALARS = ("mask_fraction", "confidence_gain", "augmented")
 
 

@@ -39,7 +39,7 @@ class SaliencyMonitor(StageHooks):
     ``<name>/lovi``, ``<name>/combined``, ``<name>/scales``. Logged as scalars, each time:
 
     - ``<name>/drift``: 1 − Spearman correlation of each sample's combined map with the one logged before, averaged, in
-      [0, 2]; 1 while there is none before. ``EarlyStopping`` can watch it.
+      [0, 2]; 1 while there is no earlier one. ``EarlyStopping`` can watch it.
     - ``<name>/entropy``: of the sample's combined maps, in [0, 1].
     - ``<name>/energy_in_box`` and ``<name>/pointing_game``, where batches carry boxes or masks, over every batch: the
       share of the combined map's energy on the objects, and of images whose maximum lies on an object.
@@ -66,7 +66,7 @@ class SaliencyMonitor(StageHooks):
         stage: ``"validate"``, ``"train"`` or ``"test"``. With ``"train"`` each epoch's first images are shown.
         log_at_start: Also log the untrained network, from the trainer's sanity check (``stage="validate"`` only).
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
-        denormalize: How images are shown: ``"imagenet"``, ``(mean, std)``, ``"none"`` (they are in [0, 1]), or
+        denormalize: Conversion to colours: ``"imagenet"``, ``(mean, std)``, ``"none"`` (they are in [0, 1]), or
             ``"auto"``: the first ``Normalize`` in the data module's or the data sets' transforms, else as
             ``displayable`` guesses.
         name: Prefix of every key, and the film's folder.

@@ -28,7 +28,7 @@ class MonitorFilm:
         weights: Weights of the scales in the combined map.
         model: Dotted path of the watched submodule, or ``None``.
         stage: The loop whose images are shown.
-        denormalize: How images are brought back to colours, see ``SaliencyMonitor``.
+        denormalize: Conversion of images back to colours, see ``SaliencyMonitor``.
         picture_width: Largest width of a picture in pixels.
         megabytes: Largest size of the film on disk, in 10⁶ bytes.
 

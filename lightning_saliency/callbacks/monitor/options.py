@@ -53,7 +53,7 @@ def parse_views(views: Views) -> dict[str, ExplainerSpec | None]:
             row is called like the view or the explainer.
 
     Raises:
-        MonitorConfigurationError: If there is none, a name is unknown, or an explainer is given for a row in ``VIEWS``.
+        MonitorConfigurationError: If no view is given, a name is unknown, or a row in ``VIEWS`` has an explainer.
 
     Example:
         >>> views = {"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}

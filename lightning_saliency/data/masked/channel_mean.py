@@ -1,4 +1,4 @@
-"""The data's channel mean: what ROAR and KAR put in the place of pixels."""
+"""The channel mean of the training images, with which ROAR and KAR replace pixels."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lightning_saliency.data.masked.transforms import (
     split_image,
     takes_batches,
 )
-from lightning_saliency.data.masked.whole_images import isolated_rng
+from lightning_saliency.randomness import isolated_rng
 
-#: Images that a mean is taken over at most: that of a channel is then known to about 0.004 of its range.
-MOST_IMAGES = 5_000
+#: Maximum number of images to average; the mean of a channel is then known to about 0.004 of its range.
+MAX_IMAGES = 5_000
 
-# The beginnings of the names of the steps, in torchvision and here, that draw at random or add pixels.
+# Name prefixes of the transforms, in torchvision and here, that are random or add pixels.
 _OURS = ("torchvision.transforms.", "lightning_saliency.")
 _CHANCE = ("Rand", "Aug", "Auto", "Trivial", "ColorJitter", "Elastic", "Gaussian", "JPEG", "Pad", "ScaleJitter")
 _ALLOWED = (
@@ -38,21 +38,21 @@ _ALLOWED = (
 
 
 def is_data_mean(fill: Any) -> bool:
-    """Whether this is the name of the training images' mean."""
+    """Whether the fill is ``"data_mean"``, the mean of the training images."""
     return isinstance(fill, str) and fill == "data_mean"
 
 
 def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | int | None) -> tuple[float, ...]:
     """The mean of each channel over the images of a loader, the same whenever it is taken.
 
-    The data set is read in order, at most `MOST_IMAGES` evenly spread, and collated as the loader does it; the loader
+    The data set is read in order, at most `MAX_IMAGES` evenly spread, and collated as the loader does it; the loader
     is not touched. Torchvision's steps that draw at random or pad are left out of its transforms, so that the mean is
     that of the images themselves. Whatever else is random draws from generators that are isolated and seeded.
 
     Args:
         loaders: A loader or a collection, the first of which counts.
         prepare: What happens to a batch before it is masked.
-        image_key: As in ``find_images``.
+        image_key: Key or index of the images in a batch, see ``find_images``.
 
     Returns:
         C numbers.
@@ -67,8 +67,8 @@ def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | i
         raise TypeError(f"Got training data of type {type(loader.dataset).__name__}. {_ALLOWED}")
     data: Dataset[Any] = _Seeded(without_chance(loader.dataset))
     count = len(loader.dataset)
-    if count > MOST_IMAGES:
-        data = Subset(data, [place * count // MOST_IMAGES for place in range(MOST_IMAGES)])
+    if count > MAX_IMAGES:
+        data = Subset(data, [place * count // MAX_IMAGES for place in range(MAX_IMAGES)])
     total, pixels = torch.zeros((), dtype=torch.float64), 0
     with isolated_rng(0), torch.no_grad():
         for batch in DataLoader(
@@ -89,29 +89,31 @@ def without_chance(dataset: Any) -> Any:
     """A data set without the steps of its transforms that draw at random or add pixels, its images as large as before.
 
     Returns:
-        A copy with other transforms; the data set itself where there are none to be seen, or where they do not go
-        without.
+        A copy with other transforms; the data set itself if its transforms cannot be found or fail without the removed
+        steps.
     """
     with isolated_rng(0):
         try:
             image, _ = split_image(dataset[0])
-            calm, geometry = replace_transforms(dataset, lambda transform: _Calm(transform, image_size(image)))
-            alike = _form(split_image(calm[0])[0]) == _form(image)
-        except Exception:  # of anybody's transform, which wants a step that is not there
+            deterministic, geometry = replace_transforms(
+                dataset, lambda transform: _Deterministic(transform, image_size(image))
+            )
+            alike = _form(split_image(deterministic[0])[0]) == _form(image)
+        except Exception:  # a transform of the user may need a step that was removed
             return dataset
-    return calm if alike and geometry == "transforms" else dataset
+    return deterministic if alike and geometry == "transforms" else dataset
 
 
-class _Calm:
-    """A transform without chance, of images squeezed to a size beforehand.
+class _Deterministic:
+    """The deterministic part of a transform, applied to images resized to `size`.
 
     Args:
-        transform: Of either version of torchvision's.
+        transform: A transform of torchvision, v1 or v2.
         size: (H, W) of the images that come out.
     """
 
     def __init__(self, transform: Transform, size: tuple[int, int]) -> None:
-        self.transform = _steady(transform)
+        self.transform = _deterministic(transform)
         self.size = size
         self.resize = v2.Resize(list(size), antialias=True)
 
@@ -147,10 +149,10 @@ class _Seeded(Dataset[Any]):
             return samples
 
 
-def _steady(transform: Any) -> Any:
-    """A transform, or what it is composed of, without the steps of chance."""
+def _deterministic(transform: Any) -> Any:
+    """A transform, or the steps it is composed of, without the random steps."""
     if type(transform) in (v1.Compose, v2.Compose):
-        steps = [_steady(step) for step in transform.transforms]
+        steps = [_deterministic(step) for step in transform.transforms]
         kept = [step for step in steps if step is not _same]
         return type(transform)(kept) if kept else _same
     kind = type(transform)

@@ -1,4 +1,4 @@
-"""Data loaders over other data sets than they were made for, and collections of loaders."""
+"""Copying data loaders with another data set, and collections of loaders."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
-# Lightning notes here what a loader was made of, to make it anew with a distributed sampler.
+# Lightning stores a loader's arguments here, to rebuild it with a distributed sampler.
 _SAVED_ARGUMENTS, _SAVED_OPTIONS, _SAVED_DATASET = "__pl_saved_args", "__pl_saved_kwargs", "__dataset"
 
 
 def with_dataset(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
-    """A loader like another, over a data set of the same length; sampler, workers, generator and all else are shared.
+    """A copy of a loader over another data set of the same length; everything else is shared.
 
     A loader refuses a new data set once it is made, and a new loader could not be given what a subclass's constructor
     may want; so it is a shallow copy, and what Lightning remembers of its making is corrected too.
@@ -35,15 +35,15 @@ def with_dataset(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
 
 
 def map_loaders(loaders: Any, stores: Any, change: Callable[[DataLoader[Any], Any], Any]) -> Any:
-    """A loader, or a collection of loaders, each changed with its own part of a collection of the same form.
+    """Change each loader of a collection with its own part of a collection of the same form.
 
     Args:
         loaders: A ``DataLoader``; lists, tuples and dictionaries of them; Lightning's ``CombinedLoader``.
-        stores: One thing for each loader, in a collection of the same form.
+        stores: A collection of the same form, with one store per loader.
         change: Called with each loader and its part.
 
     Raises:
-        TypeError: If there is something else among the loaders.
+        TypeError: If an element is not a loader.
         ValueError: If the forms differ.
     """
     if isinstance(loaders, DataLoader):
@@ -85,7 +85,7 @@ def is_combined(loaders: Any) -> bool:
 
 
 def batch_form(loaders: Any, training: bool) -> Any:
-    """How a batch of these loaders is put together: the collection, where a batch has a part of each loader.
+    """Structure of a batch of these loaders: the collection, if a batch has a part from each loader.
 
     Returns:
         Nested dictionaries and lists, ``None`` standing for the batch of one loader.

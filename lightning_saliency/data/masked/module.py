@@ -17,9 +17,10 @@ from lightning_saliency.data.masked.loaders import batch_form, lightning_parent,
 from lightning_saliency.data.masked.moving import MaskedDataset, Masking, Mode
 from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer_or_stores, replace_tensor
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
-from lightning_saliency.data.masked.whole_images import LOADERS, isolated_rng
+from lightning_saliency.data.masked.whole_images import LOADERS
 from lightning_saliency.explainers import Explainer, ExplainerOption
 from lightning_saliency.functional.masking import Fill, NamedFill
+from lightning_saliency.randomness import isolated_rng
 
 __all__ = ["Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
 
@@ -29,7 +30,7 @@ _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", _AFTE
 
 
 class RoarKarDataModule(pl.LightningDataModule):
-    """A data module whose images miss their most salient pixels (ROAR), or show nothing but these (KAR).
+    """A data module whose images lose their most salient pixels (ROAR) or keep only these (KAR).
 
     Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2): of
     H·W pixels exactly round(fraction · H·W) are chosen, ties in reading order. Training, validation, test and
@@ -50,7 +51,7 @@ class RoarKarDataModule(pl.LightningDataModule):
     same random numbers.
 
     Args:
-        base: Any ``LightningDataModule``; it is not changed, but for its ``trainer``.
+        base: Any ``LightningDataModule``; only its ``trainer`` is changed.
         saliency: An ``Explainer``; its network must be no part of the one that is trained, is moved to the batch's
             device once and gets into no checkpoint. With ``model`` also its name or any other form of
             `ExplainerSpec.parse`. Or stores, or their paths, by stage: ``{"train": ..., "val": ...,
@@ -59,11 +60,11 @@ class RoarKarDataModule(pl.LightningDataModule):
             is the map of item i of the stage's data set.
         mode: ``"roar"`` or ``"kar"``.
         fraction: Share of the pixels, in [0, 1], that are removed or kept.
-        fill: What is put in the place of pixels. ``"data_mean"``: the mean of each channel over the training images as
+        fill: Replacement of hidden pixels. ``"data_mean"``: the mean of each channel over the training images as
             they reach the masking, normalised if they are. It is taken once, with all generators isolated, of at most
             5,000 images evenly spread over the first training loader's data set, without torchvision's random steps and
             paddings, and kept in checkpoints. Else as ``fill_images`` takes it.
-        model: The frozen network that the explainer named by ``saliency`` is built round.
+        model: The frozen network for the explainer named by ``saliency``.
         targets: The class an online, class-specific map is made for. ``"predicted"``: the one the frozen network
             predicts. ``"label"``: the true one; then the masks themselves carry the label, into the test images too.
         geometry: With stores: ``"auto"``, or ``"fixed"`` where the base's images are neither cropped, flipped nor
@@ -74,7 +75,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         seed: Seed of ``fill="noise"``. Under stored maps the noise is the same for an image in every epoch.
 
     Attributes:
-        base: The base.
+        base: The data module whose images are masked.
         data_mean: The mean of each channel, once it is known; ``None`` before, and with another fill.
 
     Raises:
@@ -169,58 +170,58 @@ class RoarKarDataModule(pl.LightningDataModule):
             self.base.trainer = value
 
     def prepare_data(self) -> None:
-        """The base's."""
+        """Call the base's `prepare_data`."""
         self.base.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """The base's."""
+        """Call the base's `setup`."""
         self.base.setup(stage)
 
     def teardown(self, stage: str) -> None:
-        """The base's."""
+        """Call the base's `teardown`."""
         self.base.teardown(stage)
 
     def on_exception(self, exception: BaseException) -> None:
-        """The base's."""
+        """Call the base's `on_exception`."""
         self.base.on_exception(exception)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's state, and the mean of the training images."""
+        """The base's state and the mean of the training images."""
         return {"base": self.base.state_dict(), "data_mean": None if self.data_mean is None else list(self.data_mean)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give the base its state back, and know the mean again."""
+        """Restore the base's state and the mean of the training images."""
         self.base.load_state_dict(state_dict["base"])
         if state_dict["data_mean"] is not None:
             self.data_mean = tuple(state_dict["data_mean"])
             self._settled = None
 
     def train_dataloader(self) -> Any:
-        """The base's, of masked images where maps are stored."""
+        """The base's loaders, with masked images if maps are stored."""
         return self._loaders("train")
 
     def val_dataloader(self) -> Any:
-        """The base's, of masked images where maps are stored."""
+        """The base's loaders, with masked images if maps are stored."""
         return self._loaders("val")
 
     def test_dataloader(self) -> Any:
-        """The base's, of masked images where maps are stored."""
+        """The base's loaders, with masked images if maps are stored."""
         return self._loaders("test")
 
     def predict_dataloader(self) -> Any:
-        """The base's, of masked images where maps are stored."""
+        """The base's loaders, with masked images if maps are stored."""
         return self._loaders("predict")
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The base's."""
+        """Call the base's `on_before_batch_transfer`."""
         return self.base.on_before_batch_transfer(batch, dataloader_idx)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The base's."""
+        """Call the base's `transfer_batch_to_device`."""
         return self.base.transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The base's, or the module's where the base has none; then the masking, unless maps are stored."""
+        """Run the hook of the base, or else of the module; then mask the images, unless maps are stored."""
         batch = self._after_transfer(batch, dataloader_idx)
         if self._maps is None:
             return batch
@@ -248,7 +249,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         if isinstance(form, list) and isinstance(batch, (list, tuple)):
             return [self._mask(part, inner, masking) for part, inner in zip(batch, form, strict=True)]
         if batch is None or self._maps is None:
-            return batch  # of a loader that has come to its end before the others
+            return batch  # from a loader that ended before the others
         context = None if self.trainer is None else self.trainer.precision_plugin.forward_context()
         module = None if self.trainer is None else self.trainer.lightning_module
         images, maps = self._maps(batch, module, context)
@@ -262,7 +263,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         return replaced
 
     def _masking(self, about: tuple[str, Any] | None) -> Masking:
-        """What is done to images; the fill is settled when the first loaders, of the stage given, are asked for."""
+        """The masking of images; the fill is determined when the first loaders are requested."""
         if self._settled is None:
             self._settled = Masking(self.mode, self.fraction, 0.0, self.seed)
             if not self._settled.changes_nothing:
@@ -304,7 +305,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         return self._source_of(_AFTER).on_after_batch_transfer(batch, dataloader_idx)
 
     def _source_of(self, hook: str) -> Any:
-        """Whose hook runs: the base's, the module's where only that defines it."""
+        """The object whose hook runs: the base, or the module if only the module defines the hook."""
         module = None if self.trainer is None else self.trainer.lightning_module
         return self.base if module is None or overrides(self.base, hook) or not overrides(module, hook) else module
 
@@ -323,7 +324,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         return self._generators[device]
 
     def _hide_what_the_base_lacks(self) -> None:
-        """Let Lightning see that the base has no such loader or hook, by showing it its own in that place."""
+        """Show Lightning that the base lacks a loader or hook, by returning Lightning's own default."""
         for hook in ("prepare_data", *LOADER_HOOKS.values(), *_TRANSFER_HOOKS):
             if not overrides(self.base, hook) and not (hook == _AFTER and self._maps is not None):
                 setattr(self, hook, partial(getattr(pl.LightningDataModule, hook), self))

@@ -27,7 +27,7 @@ from lightning_saliency.functional.masking import Fill, keep_most_salient, remov
 
 Mode = Literal["roar", "kar"]
 
-# Maps travel in [1024, 1279]: whatever a transform fills new pixels with lies below, and counts as least salient.
+# Maps are moved with values in [1024, 1279]: any fill value of a transform is below and counts as least salient.
 _LOWEST, _HIGHEST = 1024.0, 1279.0
 _NO_MASKS = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide, v2.AugMix)
 _BLIND = (v2.Normalize, v2.ToDtype, v2.Identity)
@@ -35,13 +35,13 @@ _BLIND = (v2.Normalize, v2.ToDtype, v2.Identity)
 
 @dataclass(frozen=True)
 class Masking:
-    """What is done to images, given their maps.
+    """How images are masked by their maps.
 
     Args:
         mode: ``"roar"`` fills over the most salient pixels, ``"kar"`` all others.
         fraction: Share of the pixels that are most salient, in [0, 1].
-        fill: As ``fill_images`` takes it.
-        seed: Of ``fill="noise"``.
+        fill: Value or kind of the replaced pixels, see ``fill_images``.
+        seed: Seed of ``fill="noise"``.
     """
 
     mode: Mode
@@ -78,11 +78,11 @@ class MaskedDataset(Dataset[Any]):
     Args:
         dataset: A map-style data set with torchvision's v2 transforms, or none at all.
         store: Its maps, one for each index.
-        masking: What is done with them.
-        fixed: The data set's images are not moved at all; its transforms are not looked at.
+        masking: How the images are masked.
+        fixed: The images are not moved; the data set's transforms are ignored.
 
     Raises:
-        SaliencyGeometryError: If it cannot be seen how the images are moved.
+        SaliencyGeometryError: If the transforms that move the images cannot be found.
         ValueError: If there is not one map for each index.
     """
 
@@ -95,7 +95,7 @@ class MaskedDataset(Dataset[Any]):
         self.original = dataset
         self.store = store
         self.masking = masking
-        self._carrier = Carrier(masking)
+        self._carrier = MapCarrier(masking)
         self._inner, self._moves = dataset, False
         if not fixed:
             self._inner, geometry = replace_transforms(dataset, self._carrier.moving)
@@ -156,8 +156,8 @@ class MaskedDataset(Dataset[Any]):
         return masked
 
 
-class Carrier:
-    """Hands the maps of the samples that are being drawn to the transforms of their images."""
+class MapCarrier:
+    """Passes the maps of the samples being drawn to the transforms of their images."""
 
     def __init__(self, masking: Masking) -> None:
         self.masking = masking
@@ -175,7 +175,7 @@ class Carrier:
         self._maps, self._rows, self._used = maps.float().add_(_LOWEST), rows, 0
 
     def take(self, batched: int | None) -> tuple[Tensor, list[int]]:
-        """The maps of the images that a transform is given: of one image, or of a batch of so many."""
+        """The maps of the images that a transform receives, one image or a batch."""
         count = len(self._rows)
         if batched is None:
             place = self._used % count
@@ -190,7 +190,7 @@ class Carrier:
         return self._maps, self._rows
 
     def check_used(self, name: str) -> None:
-        """Raise unless each sample's image passed a transform."""
+        """Raise an error if a sample's image did not pass through a transform."""
         if self._used == 0 or self._used % len(self._rows):
             raise SaliencyGeometryError(
                 f"{name} drew {len(self._rows)} samples, but its image transform was called for {self._used}: it does "
@@ -219,11 +219,11 @@ class MovingTransform:
     """A v2 transform that moves an image's map along and masks the image by it.
 
     Args:
-        transform: Of torchvision's v2.
-        carrier: Has the maps.
+        transform: A transform of torchvision's v2.
+        carrier: Source of the maps.
     """
 
-    def __init__(self, transform: Transform, carrier: Carrier) -> None:
+    def __init__(self, transform: Transform, carrier: MapCarrier) -> None:
         self.transform = transform
         self.carrier = carrier
 
@@ -263,7 +263,7 @@ _ALLOWED = (
 
 
 def check_movable(transform: Any) -> None:
-    """Raise unless a transform can move a map together with an image."""
+    """Raise an error if a transform cannot move a map together with an image."""
     steps = _steps(transform)
     for place, step in enumerate(steps):
         name = f"{type(step).__module__}.{type(step).__qualname__}"

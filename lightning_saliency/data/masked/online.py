@@ -1,4 +1,4 @@
-"""Maps of a batch's images by a frozen network, on the batch's device; and other images in a batch."""
+"""Maps of a batch's images from a frozen network, and replacing the images in a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Targets = Literal["predicted", "label"]
 
 
 class OnlineMaps:
-    """An explainer round a frozen network, called on whatever batch comes along.
+    """Computes the maps of each batch with an explainer and its frozen network.
 
     Args:
         explainer: Makes the maps; its network is moved to the images' device, once.
@@ -83,7 +83,7 @@ class OnlineMaps:
 
 
 def explainer_or_stores(saliency: Any, model: nn.Module | None) -> Explainer | Stores:
-    """Where maps come from: an explainer, built round the network unless it is built already, or stores.
+    """The source of the maps: an explainer, built here unless it is already built, or stores.
 
     Args:
         saliency: An ``Explainer``; with ``model`` any form of `ExplainerSpec.parse`; or stores, see
@@ -91,7 +91,7 @@ def explainer_or_stores(saliency: Any, model: nn.Module | None) -> Explainer | S
         model: The network of an explainer that is not yet built.
 
     Raises:
-        TypeError: If it is none of these, or a network is missing or given twice.
+        TypeError: If ``saliency`` has another type, or a network is missing or given twice.
 
     Example:
         >>> type(explainer_or_stores("grad_cam", nn.Conv2d(3, 2, 1))).__name__, explainer_or_stores("maps/", None)
@@ -100,7 +100,7 @@ def explainer_or_stores(saliency: Any, model: nn.Module | None) -> Explainer | S
     if model is not None:
         if isinstance(saliency, Explainer):
             raise TypeError(
-                f"Got model of type {type(model).__name__} beside a {type(saliency).__name__} that is already built "
+                f"Got model of type {type(model).__name__} with a {type(saliency).__name__} that is already built "
                 "round a network. Leave model out, or give the explainer's name or class."
             )
         return ExplainerSpec.parse(saliency)(model)
@@ -116,7 +116,7 @@ def explainer_or_stores(saliency: Any, model: nn.Module | None) -> Explainer | S
 
 
 def replace_tensor(value: Any, old: Tensor, new: Tensor) -> Any:
-    """A batch with another tensor in the place of one; containers on the way to it are copied, nothing is changed.
+    """A copy of a batch in which one tensor is replaced; the batch itself is not changed.
 
     Example:
         >>> import torch

@@ -17,11 +17,11 @@ from lightning_saliency.data.masked.store_files import (
     allocate_maps,
     maps_path,
     marks_path,
-    replace_file,
     sidecar_path,
     write_json,
     write_pieces,
 )
+from lightning_saliency.files import replacing
 
 _FORMAT = 1
 _LEVELS = 256
@@ -30,7 +30,7 @@ Bytes = np.memmap[Any, np.dtype[np.uint8]]
 
 
 class SaliencyStoreError(ValueError):
-    """A store is missing, incomplete, damaged, or holds the maps of something else."""
+    """A store is missing, incomplete, damaged, or holds other maps."""
 
 
 class SaliencyStore:
@@ -39,7 +39,7 @@ class SaliencyStore:
     Masking by rank (ROAR, KAR) needs the order of a map's pixels only, so a map is kept as `rank_levels`: its pixels'
     ranks in 256 levels, at whatever resolution the maps have, 56² being usual for an image of 224².
 
-    Three files lie beside one another: ``name.npy`` with the maps, ``[N, h, w]`` uint8, which NumPy opens too;
+    A store is three files in one folder: ``name.npy`` with the maps, ``[N, h, w]`` uint8, which NumPy opens too;
     ``name.written`` with one byte a map, set once the map has reached the disk; ``name.json`` with the shape, the
     fingerprints and whether every map is there. Several processes may write disjoint rows of one store, on several
     machines too: no byte is written but those of the rows. A process that is killed loses no more than the maps it was
@@ -80,7 +80,7 @@ class SaliencyStore:
     def create(
         cls, path: str | Path, count: int, size: tuple[int, int], fingerprints: Mapping[str, str]
     ) -> SaliencyStore:
-        """A store to be written to: a new one, or the one that was begun here for the very same maps.
+        """Create a store to write to, or continue one that was begun for the same maps.
 
         Where several processes write one store, let one of them create it before the others do.
 
@@ -91,7 +91,7 @@ class SaliencyStore:
             fingerprints: What the maps depend on, by part.
 
         Raises:
-            SaliencyStoreError: If there are other maps at the path, or files that are no store.
+            SaliencyStoreError: If the path holds other maps, or files that are not a store.
             OSError: If the disk is too small.
             ValueError: If the count or the size is not positive.
         """
@@ -111,11 +111,13 @@ class SaliencyStore:
                     "choose another path."
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(sidecar_path(path), lambda file: write_json(file, {**wanted, "complete": False}))
-        # The sidecar is written first: what a kill left here is then known to be nobody else's.
+            write_json(sidecar_path(path), {**wanted, "complete": False})
+        # The sidecar is written first, so that files left by a killed run are recognised as part of this store.
         if not (path.exists() and marks_path(path).exists()):
-            replace_file(path, lambda file: allocate_maps(file, (count, *size)))
-            replace_file(marks_path(path), lambda file: allocate(file, count))
+            with replacing(path) as file:
+                allocate_maps(file, (count, *size))
+            with replacing(marks_path(path)) as file:
+                allocate(file, count)
         return cls(path, wanted, writable=True)
 
     @classmethod
@@ -128,7 +130,7 @@ class SaliencyStore:
                 compared.
 
         Raises:
-            SaliencyStoreError: If there is no such store, or it is incomplete, truncated or of something else.
+            SaliencyStoreError: If there is no such store, or it is incomplete, truncated or of other maps.
         """
         path = maps_path(path)
         content = _read_sidecar(path)
@@ -206,7 +208,7 @@ class SaliencyStore:
         return bool(self._written[rows].all())
 
     def finish(self) -> bool:
-        """Note in the sidecar that every map is there, if so; returns whether it is.
+        """Mark the store as complete if every map is written, and return whether it is.
 
         ``write`` does this by itself. Where processes on several machines write one store, call it once all are done.
         """
@@ -222,7 +224,7 @@ class SaliencyStore:
         if done and self._writable and not self.complete:
             content = {"format": _FORMAT, "count": self._count, "size": list(self.size)}
             content |= {"fingerprints": self.fingerprints, "complete": True}
-            replace_file(sidecar_path(self.path), lambda file: write_json(file, content))
+            write_json(sidecar_path(self.path), content)
         return done
 
 
@@ -263,7 +265,7 @@ def rank_levels(maps: Tensor) -> Tensor:
 
 
 def _pieces(rows: Tensor, content: Any, length: int, offset: int) -> Iterator[Piece]:
-    """Where the bytes of rows belong in a file, runs of successive rows in one piece."""
+    """Position of each row's bytes in a file, with successive rows joined."""
     begins = [0, *(1 + np.flatnonzero(np.diff(rows.numpy()) != 1)).tolist()]
     for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
         yield offset + int(rows[begin]) * length, content[begin * length : end * length]

@@ -1,14 +1,16 @@
-"""The files of a `SaliencyStore`: their names, making them whole or not at all, writing exact ranges of their bytes."""
+"""The files of a `SaliencyStore`: their names, their allocation, and writing exact ranges of their bytes."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lightning_saliency.files import write_atomically
 
 Piece = tuple[int, Any]
 
@@ -30,13 +32,13 @@ def marks_path(path: Path) -> Path:
 
 
 def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
-    """Write ranges of a file's bytes, and no byte beside them; they are on the disk when this returns.
+    """Write exact ranges of a file's bytes through to the disk.
 
     A memory map would write back whole pages, and on a network file system with them what others wrote there meanwhile.
 
     Args:
-        path: A file that is there.
-        pieces: Where each begins, and its bytes.
+        path: An existing file.
+        pieces: Position of each range in the file, and its bytes.
     """
     with path.open("r+b", buffering=0) as file:
         for start, content in pieces:
@@ -47,33 +49,19 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
         getattr(os, "fdatasync", os.fsync)(file.fileno())
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Make a file such that it is there whole or, whatever happens, as it was before."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file through to the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a JSON file in one step."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def allocate_maps(path: Path, shape: tuple[int, ...]) -> None:
-    """An ``.npy`` file of zeros, uint8."""
+    """Make an ``.npy`` file of zeros, uint8."""
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     allocate(path, path.stat().st_size)
 
 
 def allocate(path: Path, length: int) -> None:
-    """A file of zeros whose place on the disk is taken: that a disk is too small shows before any map is made."""
+    """Make a file of zeros and reserve its disk space, so that a full disk is noticed before any map is made."""
     with path.open("ab") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, length)

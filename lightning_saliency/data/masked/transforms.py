@@ -1,4 +1,4 @@
-"""The image transforms inside a data set: finding them, and copies of the data set in which others stand instead."""
+"""Finding the image transforms of a data set, and copying the data set with other transforms."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class SaliencyGeometryError(ValueError):
-    """It cannot be seen how a data set moves its images, so a map cannot be moved with them."""
+    """The transforms that move a data set's images are unknown, so its maps cannot be moved with them."""
 
 
 def replace_transforms(dataset: Any, replace: Callable[[Transform], Transform]) -> tuple[Any, Geometry]:
-    """A data set whose image transforms are others, without touching the one given.
+    """A copy of a data set with other image transforms.
 
     ``transform`` and ``transforms`` are looked for in the data set itself and below ``Subset``, ``ConcatDataset`` and
     other wrappers that keep theirs as ``dataset``.
@@ -80,7 +80,7 @@ def replace_transforms(dataset: Any, replace: Callable[[Transform], Transform]) 
 
 
 def own_transforms(dataset: Any) -> list[Transform]:
-    """What a data set itself, not one that it wraps, applies to its images."""
+    """The transforms that a data set itself applies to its images, without those of a wrapped data set."""
     found: list[Transform] = []
     joint = getattr(dataset, "transforms", None)
     if isinstance(joint, StandardTransform):
@@ -104,21 +104,21 @@ def dataset_normalization(dataset: Any) -> Normalization | None:
 
 
 def takes_batches(dataset: Any) -> bool:
-    """Whether ``__getitems__`` transforms many images at once, rather than asking for one after the other."""
+    """Whether ``__getitems__`` transforms many images at once."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return callable(getattr(dataset, "__getitems__", None))
 
 
 def split_image(values: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The image in what a transform is given or a data set returns, and how to put another in its place.
+    """The image inside a sample or a transform's input, and a function that replaces it.
 
     Args:
         values: A PIL image, an array ``[H, W, C]`` or ``[H, W]``, a tensor ``[..., C, H, W]``, or tuples, lists and
             dictionaries in which one is the first.
 
     Raises:
-        SaliencyGeometryError: If there is none.
+        SaliencyGeometryError: If no image is found.
 
     Example:
         >>> import torch

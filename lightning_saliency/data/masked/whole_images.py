@@ -1,12 +1,10 @@
-"""The images of a data set whole and unaugmented, to make maps of; and telling one data set from another."""
+"""The whole, unaugmented images of a data set, for computing maps, and the fingerprint of a data set."""
 
 from __future__ import annotations
 
 import hashlib
 import operator
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +22,7 @@ from lightning_saliency.data.masked.transforms import (
     split_image,
     takes_batches,
 )
+from lightning_saliency.randomness import isolated_rng
 
 #: The loaders of a data module by stage.
 LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
@@ -137,12 +136,12 @@ def whole_image_loaders(
 
     Args:
         data: A ``LightningDataModule`` with one loader a stage; it is prepared and set up.
-        size: As for `whole_images`.
-        transform: As for `whole_images`.
-        stages: Of ``"train"``, ``"val"`` and ``"test"``.
-        geometry: As for `whole_images`.
-        batch_size: ``None``: that of the stage's own loader.
-        num_workers: ``None``: that of the stage's own loader.
+        size: Size of the images, see `whole_images`.
+        transform: Deterministic transform of an image, see `whole_images`.
+        stages: Names of the stages, any of ``"train"``, ``"val"`` and ``"test"``.
+        geometry: ``"auto"`` or ``"fixed"``, see `whole_images`.
+        batch_size: Images in a batch. ``None``: as in the stage's own loader.
+        num_workers: Loading processes. ``None``: as in the stage's own loader.
 
     Returns:
         By stage, each in the data set's order.
@@ -179,9 +178,9 @@ def data_fingerprint(dataset: Any, *, geometry: Literal["auto", "fixed"] = "auto
     """A hash of a data set's length and of the pixels of 16 images evenly spread over it, before any transform.
 
     Args:
-        dataset: A map-style data set; it is not touched.
-        geometry: ``"fixed"``, or a data set without transforms: of the images as they come. Where these change from
-            one time to the next, of their sizes alone.
+        dataset: A map-style data set; it is not changed.
+        geometry: With ``"fixed"``, and for a data set without transforms, the images are hashed as the data set returns
+            them. If an image differs between two readings, only its size is hashed.
 
     Raises:
         SaliencyGeometryError: If the images change before the data set's transforms are applied, as by random crops in
@@ -213,16 +212,16 @@ def data_fingerprint(dataset: Any, *, geometry: Literal["auto", "fixed"] = "auto
 
 
 def check_whole(dataset: Any) -> None:
-    """Raise if a data set is seen to crop, resize or change its images at random, rather than show them whole.
+    """Raise an error if a data set visibly crops, resizes or randomly changes its images.
 
     Raises:
-        SaliencyGeometryError: If it is.
+        SaliencyGeometryError: If it does.
     """
     if isinstance(dataset, WholeImages) or not len(dataset):
         return
     raw, kind = replace_transforms(dataset, lambda _: _same)
     if kind != "transforms":
-        return  # there is nothing to be seen
+        return  # without transforms there is nothing to check
     for place in {0, len(dataset) - 1}:
         with isolated_rng(0):
             first, second = (split_image(dataset[place])[0] for _ in range(2))
@@ -232,21 +231,6 @@ def check_whole(dataset: Any) -> None:
                 f"Got a {type(dataset).__name__} whose transform crops, resizes or changes its images at random. "
                 "Stored maps are of whole images: wrap it in whole_images(dataset, size)."
             )
-
-
-@contextmanager
-def isolated_rng(seed: int) -> Iterator[None]:
-    """The CPU's generators of torch, NumPy and Python seeded inside, and as they were outside."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        try:
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 class _OnImage:

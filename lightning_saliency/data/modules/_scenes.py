@@ -43,7 +43,7 @@ _CHUNK = 500  # scenes rendered at a time: bounds the float32 intermediates to s
 _MAX_ROTATION = 12.0  # degrees; more would turn a 6 towards a 9
 _EDGE = (0.40, 0.65)  # glyph intensity at which a digit's edge begins and at which it is opaque
 _FAINTEST = 0.1  # opacity below which a pixel does not count as part of the digit, and is left untouched
-_CONTRAST = 0.35  # least difference of luminance between a digit and what lies under it
+_CONTRAST = 0.35  # minimum difference of luminance between a digit and what lies under it
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -155,7 +155,7 @@ def render_digits(glyphs: Tensor, size: int, scale: tuple[float, float], generat
     Args:
         glyphs: Intensities `[N, 8, 8]` in [0, 1].
         size: Side of the images in pixels.
-        scale: Least and greatest side of the glyph's square, as a share of the image's side.
+        scale: Minimum and maximum side of the glyph's square, as a share of the image's side.
         generator: Source of randomness.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the data modules of this package share: loaders over their splits, the checks and the normalisation."""
+"""Shared parts of the data modules: loaders over their splits, the checks and the normalisation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SplitDataModule(pl.LightningDataModule):
 
     def __init__(self, batch_size: int, num_workers: int) -> None:
         super().__init__()
-        check_least({"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)})
+        check_min({"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)})
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.datasets: dict[str, Dataset[Any]] = {}
@@ -61,7 +61,7 @@ class SplitDataModule(pl.LightningDataModule):
 
     def _loader(self, split: str, **options: Any) -> DataLoader[Any]:
         if split not in self.datasets:
-            raise RuntimeError(f"There are no {split} images yet: call `setup()` first")
+            raise RuntimeError(f"There are no {split} images yet; call `setup()` first.")
         return DataLoader(
             self.datasets[split],
             batch_size=self.batch_size,
@@ -71,11 +71,18 @@ class SplitDataModule(pl.LightningDataModule):
         )
 
 
-def check_least(least: Mapping[str, tuple[int, int]]) -> None:
-    """Raise unless each number, given with the least that is allowed, is at least that."""
-    for name, (number, allowed) in least.items():
+def check_min(minimum: Mapping[str, tuple[int, int]]) -> None:
+    """Check numbers against their minimum.
+
+    Args:
+        minimum: By name, the number given and the smallest one allowed.
+
+    Raises:
+        ValueError: If a number is below its minimum.
+    """
+    for name, (number, allowed) in minimum.items():
         if number < allowed:
-            raise ValueError(f"Expected `{name}` to be at least {allowed}, but got {number}")
+            raise ValueError(f"Got {name}={number}. Allowed are whole numbers from {allowed}; give one of them.")
 
 
 def normalization(mean: Channels, std: Channels) -> v2.Normalize:

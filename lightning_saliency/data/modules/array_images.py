@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.data.modules._image_tensors import ImageTensors
-from lightning_saliency.data.modules._split_data import Channels, PathLike, SplitDataModule, check_least, normalization
+from lightning_saliency.data.modules._split_data import Channels, PathLike, SplitDataModule, check_min, normalization
 from lightning_saliency.data.modules.image_folder import hold_out
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
@@ -29,14 +29,14 @@ class ArrayImagesDataModule(SplitDataModule):
         batch_size: Images in a batch.
         num_workers: Loading processes; the images lie in memory, so 0 is usually fastest.
         mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels, likewise.
+        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
         augment: Shift and mirror training images.
-        padding: Greatest shift in pixels.
+        padding: Maximum shift in pixels.
         mirror: Whether half of the training images are mirrored; not for digits and letters.
         val_fraction: Where there are no validation images, the share of each class's training images, in (0, 1), that
             is set aside.
-        train_size: So many of the training images left then, chosen by ``seed``; ``None``: all.
-        seed: Of these choices.
+        train_size: Number of training images to keep, chosen by ``seed``; ``None``: all.
+        seed: Seed of these random choices.
 
     Attributes:
         classes: The names of the classes.
@@ -64,11 +64,11 @@ class ArrayImagesDataModule(SplitDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        check_least({"padding": (padding, 0)})
+        check_min({"padding": (padding, 0)})
         if train_size is not None:
-            check_least({"train_size": (train_size, 1)})
+            check_min({"train_size": (train_size, 1)})
         if not 0 < val_fraction < 1:
-            raise ValueError(f"Expected `val_fraction` to lie between 0 and 1, both excluded, but got {val_fraction}")
+            raise ValueError(f"Got val_fraction={val_fraction}. Allowed are numbers in (0, 1); give one of them.")
         self.save_hyperparameters()
         self.path = Path(path)
         self.augment = augment

@@ -23,7 +23,7 @@ from lightning_saliency.data.modules._scenes import (
     split_glyphs,
     tight_boxes,
 )
-from lightning_saliency.data.modules._split_data import SplitDataModule, check_least
+from lightning_saliency.data.modules._split_data import SplitDataModule, check_min
 
 # Over the 6,000 training scenes of seed 0.
 MEAN, STD = (0.43, 0.37, 0.33), (0.27, 0.23, 0.23)
@@ -147,7 +147,7 @@ class DigitScenes(SplitDataModule):
         size: Side of the images in pixels, at least 16.
         batch_size: Scenes in a batch.
         num_workers: Loading processes; the scenes lie in memory, so 0 is usually fastest.
-        seed: Of the scenes; the same seed gives the same scenes. The order of training is the global generator's.
+        seed: Seed of the scenes. The order of the training images comes from the global generator instead.
         shortcut: Share of the training images, in [0, 1], that carry in their upper left corner a small mark whose
             colour gives the class away. A network trained on them learns the mark instead of the digit, which a
             saliency map shows and training accuracy hides. The test split never has any.
@@ -191,7 +191,7 @@ class DigitScenes(SplitDataModule):
         background_shift: bool = False,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        check_least(
+        check_min(
             {
                 "train_size": (train_size, 1),
                 "val_size": (val_size, 1),
@@ -201,7 +201,7 @@ class DigitScenes(SplitDataModule):
             }
         )
         if not 0 <= shortcut <= 1:
-            raise ValueError(f"Expected `shortcut` to be a share of the images in [0, 1], but got {shortcut}")
+            raise ValueError(f"Got shortcut={shortcut}. Allowed is a share of the images in [0, 1]; give one.")
         if len(digit_scale) != 2 or not 0 < digit_scale[0] <= digit_scale[1] <= 0.8:
             raise ValueError(
                 f"Expected `digit_scale` to be (least, greatest) with 0 < least <= greatest <= 0.8, so that a digit "

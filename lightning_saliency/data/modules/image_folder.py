@@ -15,7 +15,7 @@ from lightning_saliency.data.modules._split_data import (
     Channels,
     PathLike,
     SplitDataModule,
-    check_least,
+    check_min,
     normalization,
 )
 
@@ -32,18 +32,18 @@ class ImageFolderDataModule(SplitDataModule):
 
     Args:
         root: Folder that holds the splits; `train`, `val` or `validation`, and `test`.
-        train_dir: Training folder, in place of the one under `root`.
-        val_dir: Validation folder, likewise.
-        test_dir: Test folder, likewise.
+        train_dir: Training folder; replaces the one under `root`.
+        val_dir: Validation folder; replaces the one under `root`.
+        test_dir: Test folder; replaces the one under `root`.
         image_size: Side of the images in pixels.
         batch_size: Images in a batch.
         num_workers: Loading processes.
         mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels, likewise.
+        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
         augment: Crop and mirror training images at random. `False`: treat them as in evaluation.
         val_fraction: Where there is no validation folder, the share of each class's training images, in (0, 1), that is
             set aside for validation; at least one image of each class that has two.
-        seed: Of that choice.
+        seed: Seed of that random choice.
 
     Attributes:
         classes: The names of the classes, in the order of their labels.
@@ -73,11 +73,11 @@ class ImageFolderDataModule(SplitDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        check_least({"image_size": (image_size, 1)})
+        check_min({"image_size": (image_size, 1)})
         if root is None and train_dir is None and val_dir is None and test_dir is None:
             raise ValueError("Got no folder: give `root`, or at least one of `train_dir`, `val_dir` and `test_dir`")
         if not 0 < val_fraction < 1:
-            raise ValueError(f"Expected `val_fraction` to lie between 0 and 1, both excluded, but got {val_fraction}")
+            raise ValueError(f"Got val_fraction={val_fraction}. Allowed are numbers in (0, 1); give one of them.")
         self.save_hyperparameters()
         self.root = root
         self.given = {"train": train_dir, "val": val_dir, "test": test_dir}
@@ -161,7 +161,7 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     Args:
         labels: `[N]` int64.
         fraction: Share in (0, 1); rounded, but at least one of each class that has two, and never the whole of a class.
-        seed: Of the choice.
+        seed: Seed of the random choice.
 
     Returns:
         The indices chosen and those left, each in ascending order.

@@ -20,7 +20,7 @@ from lightning_saliency.data.modules._split_data import (
     Channels,
     PathLike,
     SplitDataModule,
-    check_least,
+    check_min,
     normalization,
 )
 
@@ -44,20 +44,20 @@ class ObjectCropsDataModule(SplitDataModule):
         images: Folder that the images' names are relative to; ``None``: the annotations' own.
         groups: Class -> the categories that it is made of, such as ``{"animal": ["cat", "dog"]}``; other categories are
             left out. Names are compared without case, spaces and punctuation. ``None``: each category is a class.
-        context: What is added on each side, as a share of the box's longer side, at least 0.
-        least_side: Boxes less wide or high than so many pixels are left out.
-        least_count: Classes of fewer boxes than that are left out.
-        most_count: Of classes of more boxes than that, so many are kept, chosen at random but for all seeds alike;
-            ``None``: all.
+        context: Margin added on each side of a box, as a share of its longer side, at least 0.
+        min_side: Minimum width and height of a box in pixels; smaller boxes are left out.
+        min_count: Minimum number of boxes in a class; smaller classes are left out.
+        max_count: Maximum number of boxes in a class. A larger class keeps a random choice, the same for every seed.
+            ``None``: no maximum.
         image_size: Side of the images in pixels.
         batch_size: Images in a batch.
         num_workers: Loading processes; the crops lie in memory, so 0 is usually fastest.
         mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels, likewise.
+        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
         augment: Crop and mirror training images at random.
         val_fraction: Share of the crops for validation, in (0, 1).
-        test_fraction: Share for testing, likewise; both together less than 1.
-        seed: Of the split. Its evenness is the same whatever the seed, the crops are not.
+        test_fraction: Share of the crops for testing, in (0, 1); both shares together are less than 1.
+        seed: Seed of the split. It decides which crops go where, not how evenly the classes are divided.
 
     Attributes:
         classes: The names of the classes, in the order of ``groups``, else of the alphabet.
@@ -79,9 +79,9 @@ class ObjectCropsDataModule(SplitDataModule):
         images: PathLike | None = None,
         groups: dict[str, list[str]] | None = None,
         context: float = 0.1,
-        least_side: int = 48,
-        least_count: int = 20,
-        most_count: int | None = None,
+        min_side: int = 48,
+        min_count: int = 20,
+        max_count: int | None = None,
         image_size: int = 112,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -93,16 +93,16 @@ class ObjectCropsDataModule(SplitDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        check_least(
+        check_min(
             {
-                "least_side": (least_side, 1),
-                "least_count": (least_count, 1),
-                "most_count": (1 if most_count is None else most_count, 1),
+                "min_side": (min_side, 1),
+                "min_count": (min_count, 1),
+                "max_count": (1 if max_count is None else max_count, 1),
                 "image_size": (image_size, 1),
             }
         )
         if not context >= 0:
-            raise ValueError(f"Expected `context` to be a share of the box's side from 0, but got {context}")
+            raise ValueError(f"Got context={context}. Allowed is a share of the box's side from 0; give one.")
         if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
             raise ValueError(
                 f"Expected `val_fraction` and `test_fraction` to be positive and together less than 1, but got "
@@ -114,9 +114,9 @@ class ObjectCropsDataModule(SplitDataModule):
         self.folder = images
         self.groups = groups
         self.context = context
-        self.least_side = least_side
-        self.least_count = least_count
-        self.most_count = most_count
+        self.min_side = min_side
+        self.min_count = min_count
+        self.max_count = max_count
         self.image_size = image_size
         self.augment = augment
         self.fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
@@ -146,7 +146,7 @@ class ObjectCropsDataModule(SplitDataModule):
             if lacking:
                 raise ValueError(
                     f"The {split} split has no crop of {', '.join(lacking)}: they are on too few photographs. Raise "
-                    "`least_count`, join categories with `groups`, or change the fractions."
+                    "`min_count`, join categories with `groups`, or change the fractions."
                 )
         self.files = by_split
         for split, files in by_split.items():
@@ -166,22 +166,22 @@ class ObjectCropsDataModule(SplitDataModule):
         for image in images:
             for thing in image.objects:
                 name = members.get(plain_name(thing.name)) if self.groups is not None else thing.name
-                if name is not None and thing.box is not None and _shorter_side(thing.box) >= self.least_side:
+                if name is not None and thing.box is not None and _shorter_side(thing.box) >= self.min_side:
                     found.setdefault(name, []).append((image.path, thing.box))
         order = list(self.groups) if self.groups is not None else sorted(found)
-        self.classes = [name for name in order if len(found.get(name, ())) >= self.least_count]
+        self.classes = [name for name in order if len(found.get(name, ())) >= self.min_count]
         if len(self.classes) < 2:
             counts = ", ".join(f"{name} {len(boxes)}" for name, boxes in found.items()) or "none"
             raise ValueError(
-                f"Got {len(self.classes)} classes of {self.least_count} boxes from {self.least_side} pixels (boxes: "
-                f"{counts}). At least two are needed: lower `least_count` or `least_side`, or join categories with "
+                f"Got {len(self.classes)} classes of {self.min_count} boxes from {self.min_side} pixels (boxes: "
+                f"{counts}). At least two are needed: lower `min_count` or `min_side`, or join categories with "
                 "`groups`."
             )
         used: dict[Path, list[tuple[int, Box]]] = {}
         for label, name in enumerate(self.classes):
             boxes = found[name]
-            if self.most_count is not None and len(boxes) > self.most_count:
-                kept = sorted(random.Random(0).sample(range(len(boxes)), self.most_count))
+            if self.max_count is not None and len(boxes) > self.max_count:
+                kept = sorted(random.Random(0).sample(range(len(boxes)), self.max_count))
                 boxes = [boxes[index] for index in kept]
             for path, box in boxes:
                 used.setdefault(path, []).append((label, box))
@@ -232,7 +232,7 @@ def square_around(box: Box, context: float, size: tuple[int, int]) -> tuple[int,
 
 
 def split_evenly(counts: Sequence[Mapping[int, int]], fractions: Sequence[float], seed: int) -> list[int]:
-    """Share images with several labels each out to splits such that each label is shared out in proportion.
+    """Divide images with several labels each into splits, keeping the proportions of every label.
 
     After the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): the images of the label of which
     fewest are left are dealt next, each to the split that is most in need of that label, then of labels at all. The
@@ -240,8 +240,8 @@ def split_evenly(counts: Sequence[Mapping[int, int]], fractions: Sequence[float]
 
     Args:
         counts: For each image how often each label is on it.
-        fractions: Of the splits; their sum is 1.
-        seed: Of the random order.
+        fractions: Fraction of the images for each split; their sum is 1.
+        seed: Seed of the random order.
 
     Returns:
         For each image its split.

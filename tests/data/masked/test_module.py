@@ -391,7 +391,7 @@ def test_what_is_random_for_another_reason_draws_the_same_in_any_process(own):
 
 
 def test_the_mean_of_many_images_is_taken_of_some_evenly_spread(monkeypatch):
-    monkeypatch.setattr(channel_mean, "MOST_IMAGES", 4)
+    monkeypatch.setattr(channel_mean, "MAX_IMAGES", 4)
     seen: list[int] = []
 
     class Counting(Augmented):

@@ -12,7 +12,7 @@ from torchvision.datasets.vision import VisionDataset
 from torchvision.transforms import v2
 
 from lightning_saliency.data import DigitScenes, SaliencyGeometryError, whole_image_loaders, whole_images
-from lightning_saliency.data.masked.whole_images import check_whole, data_fingerprint, isolated_rng
+from lightning_saliency.data.masked.whole_images import check_whole, data_fingerprint
 
 TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
 
@@ -158,21 +158,3 @@ def test_loaders_of_whole_stages():
         whole_image_loaders(data, 6)
     with pytest.raises(ValueError, match=r"stages \['valid'\]"):
         whole_image_loaders(data, 6, stages=("valid",))
-
-
-def test_generators_are_put_back_after_an_error():
-    import random
-
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-
-    def fail():
-        with isolated_rng(3):
-            raise KeyError(torch.rand(1), random.random(), np.random.rand())  # noqa: NPY002
-
-    with pytest.raises(KeyError) as first:
-        fail()
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]  # noqa: NPY002
-    with pytest.raises(KeyError) as second:
-        fail()
-    assert first.value.args == second.value.args

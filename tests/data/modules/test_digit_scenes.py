@@ -238,10 +238,10 @@ def test_a_loader_before_setup_says_so() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_size": 0}, "`train_size` to be at least 1, but got 0"),
-        ({"size": 8}, "`size` to be at least 16"),
-        ({"seed": -1}, "`seed`"),
-        ({"shortcut": 95}, r"`shortcut` .* in \[0, 1\], but got 95"),
+        ({"train_size": 0}, "Got train_size=0. Allowed are whole numbers from 1"),
+        ({"size": 8}, "Got size=8. Allowed are whole numbers from 16"),
+        ({"seed": -1}, "Got seed=-1"),
+        ({"shortcut": 95}, r"Got shortcut=95\. .* in \[0, 1\]"),
         ({"digit_scale": (0.6, 0.3)}, "`digit_scale`"),
         ({"digit_scale": (0.3, 0.9)}, "0.8"),
         ({"digit_scale": (0.3,)}, "`digit_scale`"),

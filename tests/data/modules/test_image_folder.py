@@ -185,8 +185,8 @@ def test_a_loader_before_setup_says_so(root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "`image_size`"),
-        ({"val_fraction": 1.0}, "`val_fraction`"),
+        ({"image_size": 0}, "Got image_size=0"),
+        ({"val_fraction": 1.0}, r"Got val_fraction=1\.0"),
         ({"mean": (0.5, 0.5)}, "`mean` to be 'imagenet' or three numbers"),
         ({"std": "cifar"}, "`std`"),
         ({"std": (0.0, 1.0, 1.0)}, "three positive numbers"),

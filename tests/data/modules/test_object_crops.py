@@ -30,7 +30,7 @@ def annotated(tmp_path):
 
 
 def module(path, **options):
-    given = {"least_side": 10, "least_count": 3, "image_size": 14, "context": 0.0, "batch_size": 4}
+    given = {"min_side": 10, "min_count": 3, "image_size": 14, "context": 0.0, "batch_size": 4}
     data = ObjectCropsDataModule(path, mean=(0, 0, 0), std=(1, 1, 1), **{**given, **options})
     data.setup()
     return data
@@ -49,7 +49,7 @@ def test_each_crop_shows_its_object(annotated):
 
 def test_small_boxes_are_left_out(annotated):
     assert sum(len(module(annotated).datasets[split]) for split in ("train", "val", "test")) == 36
-    assert sum(len(module(annotated, least_side=2).datasets[split]) for split in ("train", "val", "test")) == 48
+    assert sum(len(module(annotated, min_side=2).datasets[split]) for split in ("train", "val", "test")) == 48
 
 
 def test_context_shows_the_surroundings(annotated):
@@ -75,23 +75,23 @@ def test_categories_are_joined_and_left_out(annotated):
 
 
 def test_no_class_has_more_than_its_share(annotated):
-    data = module(annotated, groups={"warm": ["red"], "cold": ["green", "blue"]}, most_count=12)
+    data = module(annotated, groups={"warm": ["red"], "cold": ["green", "blue"]}, max_count=12)
     counts = sum(data.datasets[split].labels.bincount(minlength=2) for split in ("train", "val", "test"))
     assert counts.tolist() == [12, 12]
 
 
 def test_too_few_boxes_photographs_or_files(annotated):
-    with pytest.raises(ValueError, match="lower `least_count`"):
-        module(annotated, least_count=13)
+    with pytest.raises(ValueError, match="lower `min_count`"):
+        module(annotated, min_count=13)
     with pytest.raises(ValueError, match="split has no crop of"):
-        module(annotated, most_count=2, least_count=2)
+        module(annotated, max_count=2, min_count=2)
     (annotated.parent / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"3\.png"):
         module(annotated)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"context": -0.1}, {"least_side": 0}, {"most_count": 0}, {"val_fraction": 0.7, "test_fraction": 0.3}]
+    "wrong", [{"context": -0.1}, {"min_side": 0}, {"max_count": 0}, {"val_fraction": 0.7, "test_fraction": 0.3}]
 )
 def test_wrong_options(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -130,7 +130,7 @@ def test_real_coco_crops(shared_data):
         "food": ["donut", "carrot"],
     }
     data = ObjectCropsDataModule(
-        shared_data / "coco128_boxes" / "boxes.csv", groups=groups, image_size=64, most_count=60
+        shared_data / "coco128_boxes" / "boxes.csv", groups=groups, image_size=64, max_count=60
     )
     data.setup()
     assert data.classes == ["person", "animal", "food"] or data.classes == ["person", "animal"]
