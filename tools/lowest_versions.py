@@ -23,7 +23,9 @@ def lowest(line: str) -> str | None:
         return None
     bounds = [specifier.version for specifier in requirement.specifier if specifier.operator == ">="]
     if len(bounds) != 1:
-        sys.exit(f"Got the dependency {line!r} in pyproject.toml. Each needs exactly one lower bound: write name>=version.")
+        sys.exit(
+            f"Got the dependency {line!r} in pyproject.toml. Each needs exactly one lower bound: write name>=version."
+        )
     return f"{requirement.name}=={bounds[0]}"
 
 
