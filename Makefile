@@ -41,13 +41,13 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(COVER)
 
-# One process: some libraries' oldest versions are not at their best in several.
+# Exactly the lower bounds of pyproject.toml; the slow tests are left out.
 test-lowest:
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet packaging tomli
 	$(LOWEST)/bin/python tools/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
-		--editable ".[wandb,demo,baselines,timm,ray]" pytest hypothesis scipy lightning
+		--editable ".[wandb,demo,baselines,timm]" pytest hypothesis scipy
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" tests/scales tests/functional tests/explainers \
 		tests/callbacks tests/data tests/metrics tests/pictures tests/literal
 
