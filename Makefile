@@ -41,14 +41,14 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(COVER)
 
-# Exactly the lower bounds of pyproject.toml; the slow tests are left out.
+# Exactly the lower bounds of pyproject.toml; the slow tests are left out. Old libraries may use what others deprecate.
 test-lowest:
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet packaging tomli
 	$(LOWEST)/bin/python tools/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
-		--editable ".[wandb,demo,baselines,timm]" pytest hypothesis scipy
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" tests/scales tests/functional tests/explainers \
+		--editable ".[wandb,demo,baselines,timm]" pytest hypothesis scipy lightning==2.5
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default::DeprecationWarning -m "not slow" tests/scales tests/functional tests/explainers \
 		tests/callbacks tests/data tests/metrics tests/pictures tests/literal
 
 lint: $(VENV)/.installed-dev
