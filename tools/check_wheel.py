@@ -60,4 +60,6 @@ for name in modules:
     except ImportError as error:
         problems.append(f"{name} cannot be imported without extras: {error}")
 
-sys.exit("\n".join(problems) or None) if problems else print(f"{len(modules)} modules imported without extras.")
+if problems:
+    sys.exit("\n".join(problems))
+print(f"{len(modules)} modules imported without extras.")
