@@ -2,16 +2,29 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Environments beside .venv: the wheel alone, and the lowest versions that pyproject.toml allows.
+WHEEL  := .venv-wheel
+LOWEST := .venv-lowest
 
-.PHONY: demo test lint docs bench clean
+# make test COVERAGE=1 measures the branch coverage in the same run; below the floor in pyproject.toml it fails.
+COVERAGE ?=
+ifneq ($(COVERAGE),)
+COVER := --cov --cov-report=term-missing:skip-covered
+endif
+
+.PHONY: help demo test test-lowest lint docs dist wheel bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   train on the embedded data set with the monitor on, and say where to look"
-	@echo "make test   run the tests"
-	@echo "make lint   ruff, mypy and the layers contract"
-	@echo "make docs   build the documentation into site/"
-	@echo "make bench  run the benchmarks and keep their results in benchmarks/results/"
+	@echo "make demo         train on the embedded data set with the monitor on, and say where to look"
+	@echo "make test         run the tests; with COVERAGE=1 measure the branch coverage, too"
+	@echo "make test-lowest  run the main tests with the lowest versions that pyproject.toml allows"
+	@echo "make lint         ruff, mypy and the layers contract"
+	@echo "make docs         build the documentation into site/; a link that leads nowhere is an error"
+	@echo "make dist         build the wheel and the source archive into dist/"
+	@echo "make wheel        install the wheel without extras into a clean environment and import all of it"
+	@echo "make bench        run the benchmarks and keep their results in benchmarks/results/"
+	@echo "make clean        remove the environments and everything built"
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
@@ -26,7 +39,17 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(COVER)
+
+# Exactly the lower bounds of pyproject.toml; the slow tests are left out. Old libraries may use what others deprecate.
+test-lowest:
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet packaging tomli
+	$(LOWEST)/bin/python tools/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
+		--editable ".[wandb,demo,baselines,timm]" pytest hypothesis scipy lightning==2.5
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default::DeprecationWarning -m "not slow" tests/scales tests/functional tests/explainers \
+		tests/callbacks tests/data tests/metrics tests/pictures tests/literal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -35,7 +58,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build
+	$(BIN)/mkdocs build --strict
+
+dist: $(VENV)/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+wheel: dist
+	$(PYTHON) -m venv --clear $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet dist/*.whl
+	cd $(WHEEL) && bin/python -I ../tools/check_wheel.py
+	$(WHEEL)/bin/lightning-saliency --version
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.smoe
@@ -47,4 +80,5 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.roar_kar
 
 clean:
-	rm -rf $(VENV) site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(WHEEL) $(LOWEST) dist site runs .coverage .coverage.* \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -94,7 +94,8 @@ def min_max(maps: Tensor) -> Tensor:
     """
     # Half of each value, so that no difference of two overflows.
     values = _flat(maps) / 2
-    low, high = torch.aminmax(values, dim=-1, keepdim=True)
+    # Not `aminmax`, which has no gradient in torch 2.6.
+    low, high = values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
     reach = high - low
     return ((values - low) / torch.where(reach == 0, 1, reach)).reshape(maps.shape)
 
