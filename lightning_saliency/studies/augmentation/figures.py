@@ -16,10 +16,10 @@ from lightning_saliency.reports.tables import Estimate
 __all__ = ["ROLES", "Role", "difference_figure"]
 
 Role = Literal["guided", "control", "other"]
-#: Colours of the roles, told apart also by the colour-blind (Okabe and Ito, 2008), and how the legend calls them.
+#: Colours of the roles, which the colour-blind can tell apart (Okabe and Ito, 2008), and their names in the legend.
 ROLES: dict[Role, tuple[str, str]] = {
     "guided": ("#0072b2", "guided by saliency maps"),
-    "control": ("#d55e00", "control: masks of no meaning"),
+    "control": ("#d55e00", "control: masks independent of the image"),
     "other": ("#777777", "other augmentations"),
 }
 
