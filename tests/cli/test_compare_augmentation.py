@@ -43,7 +43,7 @@ def config(tmp_path, monkeypatch):
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
 
-    def measured(model, data, arms, training, steps, rounds, seed):
+    def measured(model, data, arms, training, steps, rounds, seed, threads):
         seconds = {name: [0.5 if name == "plain" else 1.0] * rounds for name in arms}
         return {"seconds": seconds, "evaluation": 0.25, "epoch": 2}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from time import perf_counter
 from typing import Any
@@ -73,7 +74,7 @@ def train_arm(model: Spec, data: Spec, arm: Arm, training: FineTuningConfig, ste
 
     Args:
         model: The network to train, as ``class_path`` and ``init_args``.
-        data: The data module, likewise.
+        data: The data module, as ``class_path`` and ``init_args``.
         arm: The augmentation.
         training: How to train; its number of steps is not used.
         steps: Number of steps of the optimiser.
@@ -113,32 +114,35 @@ def measure_steps(
     steps: int,
     rounds: int,
     seed: int,
+    threads: int,
 ) -> dict[str, Any]:
     """Time the steps of some arms in turn, so that whatever else the machine does meets all of them alike.
 
     Args:
         model: The network to train, as ``class_path`` and ``init_args``.
-        data: The data module, likewise.
+        data: The data module, as ``class_path`` and ``init_args``.
         arms: Name -> arm at full duty.
         training: How to train.
         steps: Number of timed steps of each arm in each round, after two that are not timed.
         rounds: Number of rounds.
         seed: Seed of every round and arm.
+        threads: Number of PyTorch's threads while they are timed.
 
     Returns:
         ``seconds``: arm -> the mean time of a step in each round; ``evaluation``: the time of one pass over validation
         and test images; ``epoch``: the number of batches in an epoch.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, arm in arms.items():
-            module, clock, trainer, datamodule = fit_arm(model, data, arm, training, steps + 2, seed, 0, 0)
-            seconds[name].append(clock.mean_seconds() or 0.0)
-    with quiet():
-        start = perf_counter()
-        trainer.validate(module, datamodule.val_dataloader(), verbose=False)
-        trainer.test(module, datamodule.test_dataloader(), verbose=False)
-        evaluation = perf_counter() - start
+    with with_threads(threads):
+        for _ in range(rounds):
+            for name, arm in arms.items():
+                module, clock, trainer, datamodule = fit_arm(model, data, arm, training, steps + 2, seed, 0, 0)
+                seconds[name].append(clock.mean_seconds() or 0.0)
+        with quiet():
+            start = perf_counter()
+            trainer.validate(module, datamodule.val_dataloader(), verbose=False)
+            trainer.test(module, datamodule.test_dataloader(), verbose=False)
+            evaluation = perf_counter() - start
     return {"seconds": seconds, "evaluation": evaluation, "epoch": len(datamodule.train_dataloader())}
 
 
@@ -158,7 +162,7 @@ def fit_arm(
 
     Args:
         model: The network to train, as ``class_path`` and ``init_args``.
-        data: The data module, likewise.
+        data: The data module, as ``class_path`` and ``init_args``.
         arm: The augmentation.
         training: How to train; its numbers of steps, epochs and validations are not used.
         steps: Number of steps of the optimiser.
@@ -209,3 +213,14 @@ def arm_trainer(training: FineTuningConfig, steps: int, validations: int, callba
         val_check_interval=math.ceil(steps / validations) if validations else steps + 1,
         check_val_every_n_epoch=None,
     )
+
+
+@contextmanager
+def with_threads(number: int) -> Iterator[None]:
+    """Inside, PyTorch computes with that number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

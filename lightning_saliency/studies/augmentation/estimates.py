@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any
@@ -22,6 +21,7 @@ from lightning_saliency.studies.augmentation.cells import (
     fit_arm,
     initial_module,
     prepared_data,
+    with_threads,
 )
 from lightning_saliency.studies.augmentation.config import FineTuningConfig
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier, StepClock
@@ -41,7 +41,7 @@ def estimate_step(
 
     Args:
         model: The network to train, as ``class_path`` and ``init_args``.
-        data: The data module, likewise.
+        data: The data module, as ``class_path`` and ``init_args``.
         arm: The arm at full duty.
         training: How to train.
         seed: Seed of the weights and the batches.
@@ -54,7 +54,7 @@ def estimate_step(
     """
     datamodule = prepared_data(data)
     images, _ = _first_batch(datamodule, seed)
-    with _threads(threads), counted_passes((images.shape[2], images.shape[3])) as count:
+    with with_threads(threads), counted_passes((images.shape[2], images.shape[3])) as count:
         _, clock, *_ = fit_arm(model, data, arm, training, 4, seed, 0, 0, _PartBatches, count)
     batch = len(images)
     scale = batch / clock.images[-1]
@@ -75,7 +75,7 @@ def estimate_augmentation(
 
     Args:
         model: The network to train, as ``class_path`` and ``init_args``.
-        data: The data module, likewise.
+        data: The data module, as ``class_path`` and ``init_args``.
         arm: The arm at full duty.
         training: How to train.
         seed: Seed of the weights, the batch and the augmentation.
@@ -108,7 +108,7 @@ def estimate_augmentation(
 
     with (
         OwnRandomness(seed),
-        _threads(threads),
+        with_threads(threads),
         trainer.precision_plugin.forward_context(),
         counted_passes((images.shape[2], images.shape[3])) as count,
     ):
@@ -178,14 +178,3 @@ def _first_batch(datamodule: Any, seed: int) -> tuple[Tensor, Tensor]:
             "Got batches without integer labels. Allowed are batches of images [B, C, H, W] and labels [B]; add them."
         )
     return images, labels
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Inside, PyTorch computes with that number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -163,6 +163,7 @@ class AugmentationGrid:
             "steps": config.cost.steps,
             "rounds": config.cost.rounds,
             "seed": config.seeds[0],
+            "threads": self.threads,
         }
         fingerprint = {
             **self.shared[model],

@@ -107,5 +107,7 @@ def _timing_row(grid: AugmentationGrid, model: str, timing: _Timings) -> PlanRow
         passes += steps * sum(timing.plain["passes"] + timing.passes.get(each, 0.0) for each in timed)
         if cell.name not in done:
             seconds += steps * sum(timing.plain["seconds"] + timing.extra.get(each, 0.0) for each in timed)
+    # They are timed one at a time, however many workers there are.
+    seconds *= max(1, grid.config.plan_workers())
     part = f"{_prefix(grid, model)}costs of steps"
     return PlanRow(part, len(cells), len(done), 0, passes, 0, seconds, False)

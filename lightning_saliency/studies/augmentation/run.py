@@ -79,7 +79,9 @@ def run_augmentation(
     """
     grid = AugmentationGrid(_config(config, options))
     engine = {**grid.config.engine_options(), "progress": progress}
-    costs = grid.measured_costs(run_cells(list(grid.cost_cells.values()), grid.costs_folder, **engine))
+    # On a cluster, where the arms are trained; on this machine one at a time, since timings would disturb each other.
+    measured = run_cells(list(grid.cost_cells.values()), grid.costs_folder, **{**engine, "workers": 1})
+    costs = grid.measured_costs(measured)
     runs = grid.runs(costs)
     return AugmentationResult.gather(grid, runs, costs, run_cells([run.cell for run in runs], grid.folder, **engine))
 

@@ -50,7 +50,7 @@ def runs_of(config):
 def fixed_costs(monkeypatch, ratios, calls=None):
     """Steps that cost what is said, in place of the clock's reading."""
 
-    def measured(model, data, arms, training, steps, rounds, seed):
+    def measured(model, data, arms, training, steps, rounds, seed, threads):
         if calls is not None:
             calls.append(list(arms))
         seconds = {name: [0.5 * ratios.get(name, 1.0)] * rounds for name in arms}
@@ -434,6 +434,7 @@ def test_costs_are_those_of_a_machine(config):
     assert own == {"steps": 1, "rounds": 1, "threads": torch.get_num_threads(), "device": "cpu", "engine": "local"}
     ray = AugmentationGrid(replace(config, engine="ray", cpus_per_cell=3)).cost_cells["Net", "mixup"].fingerprint
     assert (ray["cost"]["engine"], ray["cost"]["threads"]) == ("ray", 3)
+    assert AugmentationGrid(replace(config, workers=2)).cost_cells["Net", "mixup"].arguments["threads"] == 1
 
 
 def test_a_reference_that_is_not_plain(config):
@@ -458,7 +459,7 @@ def test_maps_used_again_have_no_price(config):
 def test_the_clock_counts_the_steps_behind_the_first(config):
     planned = AugmentationGrid(config)
     arms = {name: planned.arms[name] for name in ("plain", "random mask")}
-    found = cells.measure_steps(planned.models["Net"], planned.data[0], arms, config.training, 2, 2, seed=0)
+    found = cells.measure_steps(planned.models["Net"], planned.data[0], arms, config.training, 2, 2, seed=0, threads=1)
     assert {name: len(values) for name, values in found["seconds"].items()} == {"plain": 2, "random mask": 2}
     assert all(seconds > 0 for values in found["seconds"].values() for seconds in values)
     assert found["epoch"] == 5
