@@ -36,8 +36,8 @@ def difference_figure(
     Args:
         panels: Budget -> arm -> difference. An infinite interval, that of a single seed, is not drawn.
         roles: Arm -> what kind it is, by which it is coloured.
-        axis_label: Of the axis of differences.
-        title: Of the whole figure.
+        axis_label: Label of the axis of differences.
+        title: Title of the whole figure.
         runs: Budget -> arm -> the difference of each seed, drawn as small ticks.
 
     Raises:

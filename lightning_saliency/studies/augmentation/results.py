@@ -274,10 +274,13 @@ def _accuracies(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
 
 
 def _signed(difference: Estimate) -> str:
-    return f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    interval = f" [{difference.low:+.2f}, {difference.high:+.2f}]" if difference.count > 1 else ""
+    return f"{difference.value:+.2f}{interval}"
 
 
 def _told(difference: Estimate) -> str:
+    if difference.count == 1:
+        return "one seed, which says nothing of the spread"
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "not told apart"

@@ -21,15 +21,20 @@ def caption(config: AugmentationConfig) -> str:
         if config.seeded_data
         else "the test images are the same for all seeds, so that the intervals say nothing of others"
     )
+    means = "One seed: no intervals; differences are those of that seed"
+    if seeds > 1:
+        means = (
+            f"Means over {seeds} seeds; differences are paired by seed, their {config.confidence:.0%} intervals "
+            f"Student's t with {seeds - 1} degree{'s' if seeds > 2 else ''} of freedom, not corrected for the number "
+            "of arms"
+        )
     equal_time = (
         f"; for equal wall time as many as take as long as those of {config.reference}, up to "
         f"{config.cost.tolerance:.0%} more time counting as equal"
         + (", and a guide's own controls have as many as the guide" if isinstance(config.controls, Mapping) else "")
     )
     return (
-        f"Means over {seeds} seed{'s' if seeds > 1 else ''}; differences are paired by seed, their "
-        f"{config.confidence:.0%} intervals Student's t with {seeds - 1} degrees of freedom, not corrected "
-        f"for the number of arms; {images}. "
+        f"{means}; {images}. "
         f"{training.steps} steps{equal_time if 'time' in config.budgets else ''}. Cost of a step: relative to "
         f"{config.reference}, the mean of the planned steps from epoch {training.start_epoch} on; median, minimum and "
         f"maximum of {config.cost.rounds} rounds."

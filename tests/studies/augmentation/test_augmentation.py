@@ -521,6 +521,9 @@ def test_each_guide_has_its_own_controls(config, monkeypatch):
     verdicts = {line.split(", ")[2].split(":")[0]: line for line in comparison.verdicts()}
     assert "against its random mask" in verdicts["grad_cam"]
     assert "mask" not in verdicts["fast_cam"]
+    assert "one seed" in verdicts["fast_cam"]
+    assert "inf" not in verdicts["fast_cam"]
+    assert comparison.caption.startswith("One seed: no intervals")
     assert comparison.as_dict()["controls"] == comparison.controls
     # A list is for all of them.
     assert replace(config, controls=["grad_cam, random mask"]).controls_of("fast_cam") == ["grad_cam, random mask"]
