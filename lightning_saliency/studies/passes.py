@@ -14,8 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 def counted_passes(size: tuple[int, int]) -> Iterator[list[int]]:
     """Counts the images that are passed through any network as a whole while the context lasts.
 
-    Counted are calls from outside of any module, on images ``[N, C, *size]``: so are passes of a copy of the network,
-    with which some explainers score masked images.
+    Counted are calls of modules with parameters, from outside of any module, on images ``[N, C, *size]``: so are passes
+    of a copy of the network, with which some explainers score masked images; transforms of images are not.
 
     Args:
         size: Height and width of the images.
@@ -26,7 +26,7 @@ def counted_passes(size: tuple[int, int]) -> Iterator[list[int]]:
         depth[0] += 1
         images = arguments[0] if arguments else None
         if depth[0] == 1 and isinstance(images, Tensor) and images.ndim == 4 and tuple(images.shape[2:]) == size:
-            count[0] += len(images)
+            count[0] += len(images) if next(module.parameters(), None) is not None else 0
 
     def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         depth[0] -= 1

@@ -5,9 +5,10 @@ import pytest
 import yaml
 
 from lightning_saliency.cli import main
-from lightning_saliency.studies.augmentation import AugmentationConfig
-from lightning_saliency.studies.augmentation import grid as planning
-from tests.paths import CONFIGS, ROOT
+from lightning_saliency.studies.augmentation import grid
+from lightning_saliency.studies.augmentation.grid import AugmentationGrid
+from lightning_saliency.studies.augmentation.run import AugmentationConfig
+from tests.paths import CONFIGS
 
 COMPARISONS = sorted(CONFIGS.glob("compare_augmentation_*.yaml"))
 
@@ -24,7 +25,7 @@ def config(tmp_path, monkeypatch):
     content = {
         "models": {"Net": {"model": "small_cnn", "model_options": {"width": 4}}},
         "data": {
-            "class_path": "lightning_saliency.data.ArrayImagesDataModule",
+            "class_path": "lightning_saliency.data.modules.array_images.ArrayImagesDataModule",
             "init_args": {"path": str(tmp_path / "images.npz"), "batch_size": 8},
         },
         "arms": {
@@ -46,11 +47,15 @@ def config(tmp_path, monkeypatch):
         seconds = {name: [0.5 if name == "plain" else 1.0] * rounds for name in arms}
         return {"seconds": seconds, "evaluation": 0.25, "epoch": 2}
 
-    def timed(model, data, arm, training, seed):
-        return {"seconds": 0.5 if arm.kind == "plain" else 1.0, "evaluation": 0.25, "epoch": 2}
+    def estimated(model, data, arm, training, seed, threads):
+        return {
+            "seconds": 0.5,
+            "passes": 8.0,
+            **({"batch": 8, "epoch": 2, "evaluated": 12} if arm.kind == "plain" else {}),
+        }
 
-    monkeypatch.setattr(planning, "measure_steps", measured)
-    monkeypatch.setattr(planning, "time_steps", timed)
+    monkeypatch.setattr(grid, "measure_steps", measured)
+    monkeypatch.setattr(grid, "estimating", lambda arm: estimated)
     monkeypatch.setenv("COLUMNS", "200")
     return ["--config", str(tmp_path / "config.yaml")]
 
@@ -58,11 +63,10 @@ def config(tmp_path, monkeypatch):
 def test_the_plan_trains_nothing(config, capsys, tmp_path):
     assert main(["compare-augmentation", *config, "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert "all 10 0" in " ".join(printed.split())
-    assert "cost of a step" in printed
-    assert "2.00" in printed
-    for word in ("grad_cam, 1 steps (time)", "plain, 2 steps (steps and time)", "time left"):
-        assert word in printed
+    for told in ("plain: 2 steps (steps and time)", "grad_cam: about 1 steps (time)", "2.00", "× plain"):
+        assert told in " ".join(printed.split())
+    # Three arms to be timed; ten runs: plain once for both budgets, the others for each, from two seeds.
+    assert [line.split()[1:3] for line in printed.splitlines() if line.split()[:1] == ["all"]] == [["13", "0"]]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["costs"]
 
 
@@ -72,41 +76,41 @@ def test_the_comparison_is_printed_and_written(config, capsys, tmp_path):
     assert "Net, equal wall time, grad_cam:" in printed
     assert "against random mask" in printed
     assert (tmp_path / "out" / "table.md").is_file()
+    assert str(tmp_path / "out" / "report.html") in printed
     assert main(["compare-augmentation", *config, "--plan"]) == 0
-    assert "all 10 10" in " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    assert [line.split()[1:3] for line in printed.splitlines() if line.split()[:1] == ["all"]] == [["13", "13"]]
 
 
 def test_mistakes_are_told_without_a_traceback(config, capsys, tmp_path):
     for extra, told in (
         (["--reference", "nothing"], "nothing"),
         (["--training.steps", "0"], "steps=0"),
-        (["--data.init_args.path", str(tmp_path / "elsewhere")], "elsewhere"),
+        (["--data.init_args.path", str(tmp_path / "elsewhere.npz")], "elsewhere"),
+        (["--arms.grad_cam.init_args.colour", "1"], "colour"),
+        (["--models.Net.without", "[stage9]"], "stage9"),
     ):
         assert main(["compare-augmentation", *config, *extra]) == 2
         assert told in capsys.readouterr().err
 
 
-def read(path, **changes):
-    return AugmentationConfig(**{**yaml.safe_load(path.read_text()), **changes})
-
-
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_the_configurations_can_be_read(path):
-    parsed = read(path)
-    assert len(parsed.seeds) >= 3
-    arms = parsed.arms
+    config = AugmentationConfig(**yaml.safe_load(path.read_text()))
+    assert len(config.seeds) >= 3
+    arms = config.parsed_arms()
     kinds = {arm.kind for arm in arms.values()}
     assert {"plain", "random_erasing", "cutmix", "mixup", "group_cam", "saliency"} <= kinds
-    guides = {arm.options.get("explainer", arm.kind) for arm in arms.values() if arm.guided}
+    guides = {arm.init_args.get("explainer", arm.kind) for arm in arms.values() if arm.guided}
     assert {"group_cam", "grad_cam", "fast_cam"} <= guides
     assert "group_cam gradients" in arms
-    assert {arm.options.get("control") for arm in arms.values() if arm.is_control} >= {"random_blobs", "other_image"}
-    assert set(parsed.controls) - {"group_cam half", "grad_cam half"} == {"group_cam", "grad_cam"}
-    for name, controls in parsed.controls.items():
+    assert {arm.init_args.get("control") for arm in arms.values() if arm.is_control} >= {"random_blobs", "other_image"}
+    assert set(config.controls) - {"group_cam half", "grad_cam half"} == {"group_cam", "grad_cam"}
+    for name, controls in config.controls.items():
         # The same guide, and nothing but the control is another.
-        own = {**arms[name].options}
+        own = {**arms[name].init_args}
         kinds = ["random_blobs"] if name.endswith(" half") else ["random_blobs", "other_image"]
-        assert [{**arms[control].options} for control in controls] == [{**own, "control": kind} for kind in kinds]
+        assert [{**arms[control].init_args} for control in controls] == [{**own, "control": kind} for kind in kinds]
         assert {arms[control].kind for control in controls} == {arms[name].kind}
 
 
@@ -116,8 +120,8 @@ def test_there_are_configurations():
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["cifar", "coco"])
-def test_networks_and_data_of_the_configurations_are_there(name, shared_data, tmp_path, monkeypatch):
+def test_networks_and_data_of_the_configurations_are_there(name, shared_data, tmp_path):
     path = next(path for path in COMPARISONS if path.stem.endswith(name))
-    monkeypatch.chdir(ROOT)
-    grid = planning.AugmentationGrid(read(path, output=str(tmp_path)))
-    assert list(grid.shared) == list(read(path).models)
+    content = yaml.safe_load(path.read_text().replace("../shared/data", str(shared_data)))
+    planned = AugmentationGrid(AugmentationConfig(**{**content, "output": str(tmp_path)}))
+    assert list(planned.models) == list(content["models"])

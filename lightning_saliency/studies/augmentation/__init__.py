@@ -3,17 +3,17 @@
 from lightning_saliency.studies.augmentation.config import (
     AugmentationConfig,
     CostConfig,
-    FineTunedModel,
     FineTuningConfig,
 )
 from lightning_saliency.studies.augmentation.results import AugmentationResult
 from lightning_saliency.studies.augmentation.run import plan_augmentation, run_augmentation
+from lightning_saliency.studies.augmentation.training import FineTunedClassifier
 
 __all__ = [
     "AugmentationConfig",
     "AugmentationResult",
     "CostConfig",
-    "FineTunedModel",
+    "FineTunedClassifier",
     "FineTuningConfig",
     "plan_augmentation",
     "run_augmentation",

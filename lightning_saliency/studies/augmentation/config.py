@@ -1,10 +1,10 @@
-"""What a comparison of augmentations consists of: models, data, training, arms."""
+"""What a comparison of augmentations consists of, as a YAML file says it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
 from lightning_saliency.studies.engine.config import EngineConfig
@@ -13,34 +13,7 @@ from lightning_saliency.studies.specs import as_spec
 Budget = Literal["steps", "time"]
 BUDGETS: tuple[Budget, ...] = ("steps", "time")
 
-
-@dataclass
-class FineTunedModel:
-    """A network by name, with the weights that fine-tuning begins with; the first fields are `ImageClassifier`'s.
-
-    Args:
-        model: Name of the network, see `lightning_saliency.networks.build_network`; also ``path/file.py:function``.
-        checkpoint: File of its weights, see `lightning_saliency.networks.load_weights`. ``None``: random ones.
-        reset_head: Begin with the file's weights in all but the last layer.
-        library: Where the name is looked up.
-        model_options: Further arguments of the network's builder.
-        optimizer: ``adamw`` or ``sgd``, in place of the training's.
-        learning_rate: The largest learning rate, in place of the training's.
-        without: Dotted names of modules that are replaced by the identity: for example an activation behind the last
-            layer, as SqueezeNet has it, under which those classes of a new head are dead that begin below zero.
-        freeze_batch_norm: Leave BatchNorm in evaluation mode: for networks whose statistics must not be touched, for
-            example those folded into the convolutions.
-    """
-
-    model: str
-    checkpoint: str | None = None
-    reset_head: bool = True
-    library: Literal["torchvision", "timm"] = "torchvision"
-    model_options: dict[str, Any] | None = None
-    optimizer: Literal["adamw", "sgd"] | None = None
-    learning_rate: float | None = None
-    without: list[str] = field(default_factory=list)
-    freeze_batch_norm: bool = False
+_Options = TypeVar("_Options")
 
 
 @dataclass
@@ -48,19 +21,18 @@ class FineTuningConfig:
     """How each arm is trained.
 
     Args:
-        steps: Steps of the optimiser; within equal time so many for an arm whose step costs as much as plain
-            training's.
-        start_epoch: First epoch, from 0, in which the arms differ; plain training before.
-        validations: Number of times the validation set is run in the course of training, its end included.
-        optimizer: ``adamw`` or ``sgd``.
-        learning_rate: The largest learning rate.
+        steps: Number of steps of the optimiser. For equal wall time, the number that the reference arm takes.
+        start_epoch: First epoch, from 0, in which the arms differ. Before it all of them train plainly.
+        validations: How often the validation images are tested during training, its end included.
+        optimizer: ``"adamw"`` or ``"sgd"``.
+        learning_rate: Learning rate of the optimiser, the greatest one where a schedule changes it.
         weight_decay: Weight decay of the optimiser.
         momentum: Momentum of SGD.
-        nesterov: Whether SGD's momentum is Nesterov's.
-        scheduler: ``cosine``, ``one_cycle`` or none, see `lightning_saliency.classifier.ImageClassifier`; it ends
-            with the arm's own last step.
-        precision: Lightning's, such as ``32-true`` or ``bf16-mixed``.
-        accelerator: Lightning's, such as ``auto``, ``cpu``, ``gpu``.
+        nesterov: Whether SGD's momentum has Nesterov's correction.
+        scheduler: ``"cosine"``, ``"one_cycle"`` or ``None``, see `lightning_saliency.classifier.ImageClassifier`. The
+            schedule ends with the arm's own last step.
+        precision: Lightning's ``precision``, for example ``"32-true"`` or ``"bf16-mixed"``.
+        accelerator: Lightning's ``accelerator``, for example ``"auto"``, ``"cpu"`` or ``"gpu"``.
 
     Raises:
         ValueError: If a number is out of range.
@@ -82,25 +54,29 @@ class FineTuningConfig:
         if self.steps < 1 or self.start_epoch < 0 or self.validations < 1:
             raise ValueError(
                 f"Got steps={self.steps}, start_epoch={self.start_epoch}, validations={self.validations}. Allowed are "
-                "steps and validations from 1 and start_epoch from 0."
+                "steps and validations from 1 and start_epoch from 0; change the one outside."
             )
+
+    def model_defaults(self) -> dict[str, Any]:
+        """The arguments of a model that are these unless the model has its own."""
+        names = ("optimizer", "learning_rate", "weight_decay", "momentum", "nesterov", "scheduler")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass
 class CostConfig:
-    """How the cost of a step of each arm is measured.
+    """How the study measures what a step of each arm costs.
 
-    What is timed is a step in which an arm does most, and a plain one. An arm pays for as much of the difference as it
-    does in each planned step: in some epochs only (``start_epoch``), with the probability that its schedule has in each
-    epoch, every so many steps (``every_n_steps``). Maps that it uses again (``reuse_epochs``) are counted as if they
-    were made anew, since a few steps do not tell how many images come back unchanged.
+    Two kinds of steps are timed: a plain one, and one in which the arm does as much as it ever does. From these follows
+    the cost of each planned step: an arm may act in some epochs only (``start_epoch``), with a probability that
+    changes with the epoch, or in every n-th step (``every_n_steps``).
 
     Args:
-        steps: Timed steps of each arm in each round; two more before them are not counted.
-        rounds: Number of rounds, in each of which every arm has its turn; the ratio to plain training is the median of
-            the rounds'.
-        tolerance: Arms whose steps cost up to ``1 + tolerance`` times what the reference's do count as equal to it:
-            they get as many steps within equal time, and their runs of equal steps serve for both.
+        steps: Timed steps of each arm in each round, after two that are not timed.
+        rounds: Number of rounds. In each of them the arm and the reference take turns; the ratio of their costs is the
+            median over the rounds.
+        tolerance: Arms whose training costs up to ``1 + tolerance`` times the reference's get as many steps as the
+            reference for equal wall time, and their runs of equal steps serve for both.
 
     Raises:
         ValueError: If a number is out of range.
@@ -114,45 +90,49 @@ class CostConfig:
         if self.steps < 1 or self.rounds < 1 or not self.tolerance >= 0:
             raise ValueError(
                 f"Got steps={self.steps}, rounds={self.rounds}, tolerance={self.tolerance}. Allowed are steps and "
-                "rounds from 1 and a tolerance from 0."
+                "rounds from 1 and a tolerance from 0; change the one outside."
             )
 
 
 @dataclass
 class AugmentationConfig(EngineConfig):
-    """All of a comparison of augmentations; see `EngineConfig` for the fields that are not listed here.
+    """All of a comparison of augmentations, see `EngineConfig` for the fields that are not listed here.
 
     Args:
-        models: Name in the table -> network, as `FineTunedModel` or a mapping of its fields.
-        data: The data module: ``{"class_path": ..., "init_args": {...}}``, or one that saved its arguments with
-            ``save_hyperparameters()``. It has ``num_classes``, and training, validation and test loaders whose batches
-            hold images and integer labels.
-        arms: Name in the table -> augmentation, see `lightning_saliency.studies.augmentation.arms.parse_arms`.
-        seeded_data: Whether each seed of the study has data of its own: the data module's ``seed`` (0 where it is left
-            out) is raised by the study's seed. The interval then holds the choice of the data too.
-        training: How each arm is trained.
-        cost: How the cost of a step is measured.
-        seeds: Each arm is trained once from each.
-        budgets: What the arms have equally much of: ``steps``, wall ``time``, or both. ``time`` takes arms that use no
-            map again.
+        models: Name in the table -> the network to fine-tune: arguments of
+            `lightning_saliency.studies.augmentation.training.FineTunedClassifier`, or ``class_path`` and ``init_args``
+            of a subclass. ``num_classes`` is the data's; the optimiser's arguments are those of ``training`` unless
+            they are given here.
+        data: The data module, ``class_path`` and ``init_args``. It has ``num_classes``, and its batches hold images and
+            integer labels.
+        arms: Name in the table -> the augmentation: ``None`` where the name says it, else its name, or its
+            ``class_path`` and ``init_args``, see `lightning_saliency.studies.augmentation.arms.parse_arms`.
+        training: How each arm is trained; a `FineTuningConfig` or a mapping of its fields.
+        cost: How the cost of a step is measured; a `CostConfig` or a mapping of its fields.
+        seeds: Each arm is trained once from each of these, whole numbers from 0.
+        seeded_data: Whether each seed of the study has data of its own: the data module's ``seed`` is raised by the
+            study's. The intervals then include the choice of the data.
+        budgets: What all arms have the same amount of: ``"steps"``, wall ``"time"``, or both. ``"time"`` does not take
+            arms that use a map for several epochs.
         reference: The arm that the others are compared with.
-        controls: Arms that those guided by saliency maps are compared with as well: guided arm -> its own controls, of
-            the same guide and options; or a list, the same for all of them. In the table a control that is called
-            ``<arm>, <name>`` is its arm's ``its <name>``.
-        confidence: Confidence of the intervals, in (0, 1).
+        controls: Arms that those guided by saliency maps are compared with as well. A mapping gives each guided arm
+            its own controls, with the same guide and options; a list is the same for all of them. A control named
+            ``<arm>, <name>`` is called ``its <name>`` in the table.
+        confidence: Share of the intervals, in (0, 1).
+        output: Folder of all results; a study that was killed goes on from what it finds there.
 
     Raises:
-        TypeError: If the data are something else.
+        TypeError: If an option does not exist.
         ValueError: If something is out of range, or an arm that is named does not exist.
     """
 
     models: Any = field(default_factory=dict)
     data: Any = None
     arms: Any = field(default_factory=dict)
-    seeded_data: bool = False
     training: FineTuningConfig = field(default_factory=FineTuningConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeded_data: bool = False
     budgets: list[Budget] = field(default_factory=lambda: list(BUDGETS))
     reference: str = "plain"
     controls: dict[str, list[str]] | list[str] = field(default_factory=list)
@@ -160,34 +140,62 @@ class AugmentationConfig(EngineConfig):
     output: str | None = "runs/compare_augmentation"
 
     def __post_init__(self) -> None:
-        given: Mapping[str, Any] = self.models
-        self.models: dict[str, FineTunedModel] = {
-            name: model if isinstance(model, FineTunedModel) else _from_mapping(FineTunedModel, model)
-            for name, model in given.items()
-        }
-        self.training = _from_mapping(FineTuningConfig, self.training)
-        self.cost = _from_mapping(CostConfig, self.cost)
-        self.data = as_spec(self.data)
-        self.arms: dict[str, Arm] = parse_arms(self.arms)
-        if not self.models or not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(
-                f"Got {len(self.models)} models and seeds={self.seeds}. Allowed are one model and more, and different "
-                "seeds from 0."
-            )
+        self.training = _options(FineTuningConfig, self.training)
+        self.cost = _options(CostConfig, self.cost)
+        for name, given in (("models", self.models), ("arms", self.arms)):
+            if not isinstance(given, Mapping) or not given:
+                raise ValueError(f"Got {name}={given!r}. Allowed is a mapping from names in the table; give one entry.")
+        self.models = {str(name): dict(given) for name, given in self.models.items()}
+        if self.data is None:
+            raise ValueError("Got no data. Give the class_path and the init_args of a data module.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"Got seeds={self.seeds}. Allowed are different whole numbers from 0; give one at least.")
         if not self.budgets or set(self.budgets) - set(BUDGETS):
             raise ValueError(f"Got budgets={self.budgets}. Allowed are {', '.join(BUDGETS)}; name one or both.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"Got confidence={self.confidence}. Allowed are shares in (0, 1), for example 0.95.")
+        self._check_arms()
+
+    def _check_arms(self) -> None:
+        arms = parse_arms(self.arms)
         named = [self.reference, *self.controls]
         if isinstance(self.controls, Mapping):
             named += [control for own in self.controls.values() for control in own]
-        unknown = [name for name in named if name not in self.arms]
+        unknown = [name for name in named if name not in arms]
         if unknown:
             raise ValueError(
-                f"Got {', '.join(unknown)} as reference or control, which is no arm. Allowed are "
-                f"{', '.join(self.arms)}; add the arm or name another."
+                f"Got {', '.join(unknown)} as reference or control, which is no arm. Allowed are {', '.join(arms)}; "
+                "add the arm or name another."
+            )
+        guided = [name for name, arm in arms.items() if arm.guided]
+        others = [name for name in self.controls if isinstance(self.controls, Mapping) and name not in guided]
+        if others:
+            raise ValueError(
+                f"Got controls of {', '.join(others)}, which no saliency map of its own guides. Allowed are "
+                f"{', '.join(guided)}; leave the others out."
+            )
+        reusing = [name for name, arm in arms.items() if arm.reuses_maps]
+        if "time" in self.budgets and reusing:
+            raise ValueError(
+                f"Got the budget 'time' with {', '.join(reusing)}, which uses maps again (reuse_epochs): a few timed "
+                "steps do not tell how many images come back unchanged, and so not what its step costs. Allowed are "
+                "budgets=[steps], or reuse_epochs=1; choose one."
             )
 
+    def parsed_arms(self) -> dict[str, Arm]:
+        """Name in the table -> arm."""
+        return parse_arms(self.arms)
+
+    def data_spec(self, seed: int) -> dict[str, Any]:
+        """The data module for one of the study's seeds, as ``class_path`` and ``init_args``."""
+        spec = as_spec(self.data)
+        if not self.seeded_data:
+            return spec
+        own = int(spec["init_args"].get("seed") or 0)
+        return as_spec({**spec, "init_args": {**spec["init_args"], "seed": own + seed}})
+
     def guide_of(self, arm: str) -> str:
-        """The guided arm that an arm is the own control of; otherwise the arm itself."""
+        """The guided arm whose own control an arm is; otherwise the arm itself."""
         own = self.controls if isinstance(self.controls, Mapping) else {}
         guides = [guide for guide, controls in own.items() if arm in controls]
         return guides[0] if len(guides) == 1 else arm
@@ -197,12 +205,5 @@ class AugmentationConfig(EngineConfig):
         return list(self.controls.get(arm, []) if isinstance(self.controls, Mapping) else self.controls)
 
 
-def _from_mapping(config: type[Any], given: Any) -> Any:
-    """A dataclass of the configuration, from its fields where these are given."""
-    if isinstance(given, config):
-        return given
-    try:
-        return config(**given)
-    except TypeError as error:
-        allowed = ", ".join(config.__dataclass_fields__)
-        raise ValueError(f"Got {given!r} ({error}). Allowed are a mapping of {allowed}; correct it.") from error
+def _options(kind: type[_Options], given: Any) -> _Options:
+    return kind(**given) if isinstance(given, Mapping) else given

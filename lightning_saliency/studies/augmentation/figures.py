@@ -16,10 +16,10 @@ from lightning_saliency.reports.tables import Estimate
 __all__ = ["ROLES", "Role", "difference_figure"]
 
 Role = Literal["guided", "control", "other"]
-#: Colours of the roles, told apart also by the colour-blind (Okabe and Ito, 2008), and how the legend calls them.
+#: Colours of the roles, which the colour-blind can tell apart (Okabe and Ito, 2008), and their names in the legend.
 ROLES: dict[Role, tuple[str, str]] = {
     "guided": ("#0072b2", "guided by saliency maps"),
-    "control": ("#d55e00", "control: masks of no meaning"),
+    "control": ("#d55e00", "control: masks independent of the image"),
     "other": ("#777777", "other augmentations"),
 }
 
@@ -36,8 +36,8 @@ def difference_figure(
     Args:
         panels: Budget -> arm -> difference. An infinite interval, that of a single seed, is not drawn.
         roles: Arm -> what kind it is, by which it is coloured.
-        axis_label: Of the axis of differences.
-        title: Of the whole figure.
+        axis_label: Label of the axis of differences.
+        title: Title of the whole figure.
         runs: Budget -> arm -> the difference of each seed, drawn as small ticks.
 
     Raises:

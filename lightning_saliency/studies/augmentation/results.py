@@ -1,10 +1,10 @@
-"""What a comparison of augmentations found: differences, their intervals, verdicts, files."""
+"""What a comparison of augmentations found: differences, their intervals, verdicts, files and the page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,15 @@ from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.augmentation.config import Budget
 from lightning_saliency.studies.augmentation.figures import Role, difference_figure
-from lightning_saliency.studies.engine.files import (
-    as_csv,
-    as_json,
-    file_name,
-    finite_or_none,
-    result_folder,
-    write_texts,
-)
+from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid, Costs
+from lightning_saliency.studies.augmentation.texts import caption, facts, runs_csv, summary_csv
+from lightning_saliency.studies.engine.files import as_json, file_name, finite_or_none, result_folder, write_texts
 from lightning_saliency.studies.estimates import mean_interval, paired_difference
 
-#: How budgets are called.
+#: Names of the budgets in tables.
 BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall time"}
 
-#: Network -> budget -> arm -> seed -> what its run gave.
+#: Model -> budget -> arm -> seed -> the result of its run.
 Runs = dict[str, dict[Budget, dict[str, dict[int, dict[str, Any]]]]]
 
 
@@ -35,15 +30,16 @@ Runs = dict[str, dict[Budget, dict[str, dict[int, dict[str, Any]]]]]
 class AugmentationResult:
     """The results of a comparison of augmentations.
 
-    Attributes:
-        runs: Network -> budget -> arm -> seed -> ``accuracy`` on the test images in [0, 1], ``val_best``, ``steps``, …
-        costs: Network -> arm -> cost of a step relative to the reference arm's; minimum and maximum of the rounds.
+    Args:
+        runs: Model -> budget -> arm -> seed -> ``accuracy`` on the test images in [0, 1], ``val_best``, ``steps``, …
+        costs: Model -> arm -> step cost relative to the reference: median, minimum, maximum.
         roles: Arm -> whether saliency maps guide it, it is a control, or another augmentation.
         reference: The arm that the others are compared with.
         controls: Guided arm -> the arms that it is compared with as well.
-        confidence: Confidence of the intervals.
-        caption: What the numbers are from.
-        folder: Where `save` writes by default.
+        confidence: Share of the intervals, in (0, 1).
+        caption: How the numbers came about, shown below the tables.
+        facts: Names and values that say what was studied, for the page.
+        folder: Where ``save`` writes by default.
     """
 
     runs: Runs
@@ -53,26 +49,64 @@ class AugmentationResult:
     controls: Mapping[str, Sequence[str]]
     confidence: float = 0.95
     caption: str = ""
+    facts: Sequence[tuple[str, str]] = ()
     folder: Path | None = None
+
+    @classmethod
+    def gather(
+        cls,
+        grid: AugmentationGrid,
+        planned: Sequence[ArmRun],
+        costs: Costs,
+        results: Mapping[str, Mapping[str, Any]],
+    ) -> AugmentationResult:
+        """Put the results of a comparison's cells in order.
+
+        Args:
+            grid: The comparison.
+            planned: Its trainings.
+            costs: Model -> arm -> cost of its steps.
+            results: Name of a training's cell -> its result.
+        """
+        config = grid.config
+        runs: Runs = {model: {budget: {} for budget in config.budgets} for model in grid.models}
+        for run in planned:
+            for budget in run.budgets:
+                runs[run.model][budget].setdefault(run.arm, {})[run.seed] = dict(results[run.cell.name])
+        roles: dict[str, Role] = {
+            name: "guided" if arm.guided else "control" if arm.is_control else "other"
+            for name, arm in grid.arms.items()
+        }
+        return cls(
+            runs=runs,
+            costs={model: {arm: cost.ratio for arm, cost in arms.items()} for model, arms in costs.items()},
+            roles=roles,
+            reference=config.reference,
+            controls={arm: config.controls_of(arm) for arm, role in roles.items() if role == "guided"},
+            confidence=config.confidence,
+            caption=caption(config),
+            facts=facts(grid),
+            folder=config.folder,
+        )
 
     @cached_property
     def estimates(self) -> dict[str, dict[Budget, dict[str, dict[str, Estimate]]]]:
-        """Network -> budget -> arm -> key -> mean and interval.
+        """Model -> budget -> arm -> key -> mean and interval.
 
         ``accuracy`` and ``val_best`` in %; ``difference`` to the reference and ``versus <control>`` in percentage
         points, paired by seed (``versus its <name>`` where the control is called ``<arm>, <name>``); ``cost``,
-        ``steps``; ``replaced``, the share of the images that were replaced, and ``kept``, the share of their pixels
-        left sharp, in %.
+        ``steps``; ``replaced``, the share of images that were replaced, and ``kept``, the share of their pixels left
+        sharp, in %.
         """
         return {
-            network: {
-                budget: {arm: self._estimates(network, budget, arm) for arm in arms} for budget, arms in budgets.items()
+            model: {
+                budget: {arm: self._estimates(model, budget, arm) for arm in arms} for budget, arms in budgets.items()
             }
-            for network, budgets in self.runs.items()
+            for model, budgets in self.runs.items()
         }
 
-    def table(self) -> TableData:
-        """All arms, to be printed by ``rich`` or as Markdown."""
+    def table(self, model: str | None = None) -> TableData:
+        """All arms, of one model or of all."""
         group, spent = "test accuracy in %", "what a step costs and shows"
         compared = dict.fromkeys(called for arm in self.controls for called in self._controls(arm))
         columns = [
@@ -90,14 +124,21 @@ class AugmentationResult:
                 for arm, keys in arms.items()
             }
             for network, budgets in self.estimates.items()
+            if model in (None, network)
             for budget, arms in budgets.items()
         }
         return TableData(columns, values, self.caption)
 
-    def verdicts(self) -> list[str]:
-        """For each network, budget and guided arm a sentence: does it help, and more than the controls do?"""
+    def tables(self) -> list[TableData]:
+        """One table with a part for each model and budget."""
+        return [self.table()]
+
+    def verdicts(self, model: str | None = None) -> list[str]:
+        """For each model, budget and guided arm a sentence: does it help, and more than the controls do?"""
         lines = []
         for network, budgets in self.estimates.items():
+            if model not in (None, network):
+                continue
             for budget, arms in budgets.items():
                 for arm, keys in arms.items():
                     if self.roles[arm] != "guided":
@@ -113,52 +154,52 @@ class AugmentationResult:
         verdicts = "".join(f"- {line}\n" for line in self.verdicts())
         return f"{self.table().markdown()}\n{verdicts}"
 
-    def tables(self) -> list[TableData]:
-        """The table."""
-        return [self.table()]
-
     def sections(self) -> list[Section]:
-        """The parts of the page."""
-        text = [
-            "All arms of a seed begin with the same weights and see the same training images in the same order. An arm "
-            "that saliency maps guide is worth its cost if it beats plain training, and its map is worth something if "
-            "it beats the arm's own control, whose masks are independent of the image.",
-            *self.verdicts(),
-        ]
-        pictures = [
-            ReportPicture(self.figure(network), f"{network}: differences to {self.reference}, with their intervals.")
-            for network in self.runs
-            if len(self.roles) > 1
-        ]
-        return [Section("Augmentations compared", text, self.tables(), pictures)]
+        """The parts of the page, one for each model."""
+        text = (
+            "Each arm was trained from the same weights, on the same images in the same order; only the augmentation "
+            f"differs. Differences are those to {self.reference} and, for arms guided by saliency maps, to their "
+            "controls, whose masks do not depend on what the image shows. A guide helps if its interval lies above 0; "
+            "its map matters if it also beats its controls."
+        )
+        parts = [Section("How to read this", [text, self.caption])]
+        for model in self.runs:
+            pictures = []
+            if len(self.roles) > 1:
+                explained = f"Differences to {self.reference}; the ticks are single seeds."
+                pictures.append(ReportPicture(self.figure(model), explained))
+            # The caption stands above, once for all.
+            table = replace(self.table(model), caption="")
+            parts.append(Section(model, self.verdicts(model), [table], pictures))
+        return parts
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
         """Write everything.
 
         Args:
-            folder: For ``report.html``; ``table.md`` with the verdicts; ``summary.csv``, a line a network, budget,
-                arm and number; ``results.csv``, a line a run; ``results.json``; and for each network
-                ``differences_*.png``. ``None``: the comparison's own folder.
+            folder: For ``report.html``; ``table.md`` with the verdicts; ``summary.csv``, a line for each model, budget,
+                arm and number; ``results.csv``, a line for each run; ``results.json``; and for each model
+                ``differences_*.png``. ``None``: the study's own folder.
 
         Returns:
-            The files.
+            The files, the page first.
 
         Raises:
-            ValueError: If no folder is given and there is none of the comparison.
+            ValueError: If no folder is given and there is none of the study.
         """
         folder = result_folder(folder, self.folder)
         texts = {
-            "report.html": render_page("Augmentations compared", self.sections()),
+            "report.html": render_page("Augmentations compared", self.sections(), self.facts),
             "table.md": str(self),
-            "summary.csv": self._summary(),
-            "results.csv": self._all_runs(),
+            "summary.csv": summary_csv(self.estimates, self.roles),
+            "results.csv": runs_csv(self.runs),
             "results.json": as_json(self.as_dict()),
         }
         files = write_texts(folder, texts)
         if len(self.roles) > 1:
-            for network in self.runs:
-                files.append(folder / f"differences_{file_name(network)}.png")
-                save_figure(self.figure(network), files[-1])
+            for model in self.runs:
+                files.append(folder / f"differences_{file_name(model)}.png")
+                save_figure(self.figure(model), files[-1])
         return files
 
     def figure(self, network: str) -> Any:
@@ -226,26 +267,6 @@ class AugmentationResult:
                 found[key] = Estimate(math.fsum(shares) / len(shares), min(shares), max(shares), len(shares))
         return found
 
-    def _summary(self) -> str:
-        lines: list[list[Any]] = [["network", "budget", "arm", "role", "key", "value", "low", "high", "count"]]
-        for network, budgets in self.estimates.items():
-            for budget, arms in budgets.items():
-                for arm, keys in arms.items():
-                    for key, value in keys.items():
-                        lines.append([network, budget, arm, self.roles[arm], key, *vars(value).values()])
-        return as_csv(lines)
-
-    def _all_runs(self) -> str:
-        plain = ("accuracy", "loss", "val_best", "val_last", "steps", "seconds_per_step", "mask_fraction", "augmented")
-        lines: list[list[Any]] = [["network", "budget", "arm", "seed", *plain]]
-        for network, budgets in self.runs.items():
-            for budget, arms in budgets.items():
-                for arm, seeds in arms.items():
-                    for seed, run in seeds.items():
-                        values = ["" if run[key] is None else run[key] for key in plain]
-                        lines.append([network, budget, arm, seed, *values])
-        return as_csv(lines)
-
 
 def _accuracies(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
     """Seed -> test accuracy in %."""
@@ -253,10 +274,13 @@ def _accuracies(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
 
 
 def _signed(difference: Estimate) -> str:
-    return f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    interval = f" [{difference.low:+.2f}, {difference.high:+.2f}]" if difference.count > 1 else ""
+    return f"{difference.value:+.2f}{interval}"
 
 
 def _told(difference: Estimate) -> str:
+    if difference.count == 1:
+        return "one seed, which says nothing of the spread"
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "not told apart"

@@ -1,120 +1,112 @@
-"""Augmentations compared: do saliency-guided blends help, beyond masks of no meaning, and at what cost?"""
+"""Augmentations compared: does blending guided by saliency maps help, more than meaningless masks, and at what cost?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from lightning_saliency.studies.augmentation.config import AugmentationConfig
-from lightning_saliency.studies.augmentation.figures import Role
-from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid
-from lightning_saliency.studies.augmentation.results import AugmentationResult, Runs
-from lightning_saliency.studies.engine.plan import Plan, plan_row
+from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
+from lightning_saliency.studies.augmentation.config import AugmentationConfig, CostConfig, FineTuningConfig
+from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps
+from lightning_saliency.studies.augmentation.grid import AugmentationGrid
+from lightning_saliency.studies.augmentation.plan import plan_grid
+from lightning_saliency.studies.augmentation.results import AugmentationResult
+from lightning_saliency.studies.augmentation.training import FineTunedClassifier
+from lightning_saliency.studies.engine.plan import Plan
+from lightning_saliency.studies.engine.run import run_cells
+
+__all__ = [
+    "Arm",
+    "AugmentationConfig",
+    "AugmentationResult",
+    "CostConfig",
+    "FineTunedClassifier",
+    "FineTuningConfig",
+    "Plan",
+    "StepCost",
+    "affordable_steps",
+    "parse_arms",
+    "plan_augmentation",
+    "run_augmentation",
+]
 
 
 def run_augmentation(
     config: AugmentationConfig | None = None, /, *, progress: bool = True, **options: Any
 ) -> AugmentationResult:
-    """Train every arm from every seed, for equal steps and for equal wall time.
+    """Train every arm from every seed, for equal steps and for equal wall time, and test it.
 
     All arms of a seed begin with the same weights and see the same training images in the same order, cropped and
-    mirrored alike; the augmentations draw from random numbers of their own. Within equal time an arm gets as many steps
-    as take as long as all of the reference's, its learning rate's schedule ending with its own last step. What a step
-    costs is measured before, arm by arm in turn with plain training (see `CostConfig`), and kept, so that a resumed
-    comparison goes on with the same numbers.
+    mirrored alike; the augmentations draw from random numbers of their own. For equal wall time an arm gets as many
+    steps as take as long as all of the reference's, its learning rate's schedule ending with its own last step. What a
+    step costs is measured first, arm by arm in turn with the reference (see `CostConfig`), and kept, so that a resumed
+    study goes on with the same numbers.
+
+    Each result is a file of its own, written in one step: whatever is killed, the next call computes what is missing.
 
     Args:
-        config: The comparison; or its fields as options.
+        config: The study; or its fields as options.
         progress: Whether bars are shown on the error stream.
-        **options: The fields of `AugmentationConfig`, where no config is given.
+        **options: The fields of `AugmentationConfig`; beside a config, those that are to be others.
 
     Returns:
-        The results: ``print(result)`` shows the table and the verdicts, ``result.save()`` writes tables, figures and
+        All results; ``print(result)`` shows the table and the verdicts, ``result.save()`` writes tables, figures and
         one HTML page into the output folder.
 
     Raises:
-        CellError: If runs failed, after all others were done.
+        CellError: If cells could not be computed, after all others were.
         FileNotFoundError: If a file does not exist.
-        StaleResultsError: If the folder holds results of something else.
-        ValueError: If the configuration cannot be carried out.
+        StaleResultsError: If the output folder holds results of another study.
+        TypeError: If an option does not exist or is of another type.
+        ValueError: If an option is out of range or a name unknown.
+
+    Example:
+        >>> result = run_augmentation(  # doctest: +SKIP
+        ...     models={"small CNN": {"model": "small_cnn"}},
+        ...     data={"class_path": "lightning_saliency.data.DigitScenes", "init_args": {"train_size": 2000}},
+        ...     arms={
+        ...         "plain": None,
+        ...         "grad_cam": {"class_path": "saliency", "init_args": {"explainer": "grad_cam"}},
+        ...         "random mask": {
+        ...             "class_path": "saliency",
+        ...             "init_args": {"explainer": "grad_cam", "control": "random_blobs"},
+        ...         },
+        ...     },
+        ...     controls=["random mask"],
+        ...     output="runs/digits",
+        ... )
+        >>> print(result)  # doctest: +SKIP
     """
-    config = AugmentationConfig(**options) if config is None else config
-    grid = AugmentationGrid(config)
-    costs = grid.costs(progress)
-    planned = grid.runs(costs)
-    results = grid.compute(planned, progress)
-    runs: Runs = {network: {budget: {} for budget in config.budgets} for network in config.models}
-    for run in planned:
-        for budget in run.budgets:
-            runs[run.network][budget].setdefault(run.arm, {})[run.seed] = dict(results[run.cell.name])
-    ratios = {network: {arm: cost.ratio for arm, cost in arms.items()} for network, arms in costs.items()}
-    roles = _roles(grid)
-    controls = {arm: config.controls_of(arm) for arm, role in roles.items() if role == "guided"}
-    return AugmentationResult(
-        runs, ratios, roles, config.reference, controls, config.confidence, _caption(config), grid.folder
-    )
+    grid = AugmentationGrid(_config(config, options))
+    engine = {**grid.config.engine_options(), "progress": progress}
+    # On a cluster, where the arms are trained; on this machine one at a time, since timings would disturb each other.
+    measured = run_cells(list(grid.cost_cells.values()), grid.costs_folder, **{**engine, "workers": 1})
+    costs = grid.measured_costs(measured)
+    runs = grid.runs(costs)
+    return AugmentationResult.gather(grid, runs, costs, run_cells([run.cell for run in runs], grid.folder, **engine))
 
 
 def plan_augmentation(config: AugmentationConfig | None = None, /, **options: Any) -> Plan:
-    """What a comparison would run and how long it would take; nothing is trained.
+    """What a comparison costs, without running it.
 
-    The cost of a step is taken from the comparison's own measurements where they are on the disk, and otherwise told by
-    one step on a few images, timed here and now for each kind of arm: arms that differ in their control or in soft
-    masks cost the same, and augmentations without maps cost what plain training does.
+    The time is told from the runs that are done and from the study's own measurement of steps. Where there is none yet,
+    a step of each kind is timed here and now, on a few images if it takes long, and kept for the next plan.
 
     Args:
-        config: The comparison; or its fields as options.
+        config: The study; or its fields as options.
         **options: As for `run_augmentation`.
 
     Returns:
-        A row for each network, arm and number of steps; ``print(plan)`` shows them.
+        Cells, epochs, forward passes and time of each part; ``print(plan)`` shows them.
 
     Raises:
         CellError: If an arm cannot be trained at all.
         FileNotFoundError: If a file does not exist.
-        ValueError: If the configuration cannot be carried out.
+        TypeError: If an option does not exist or is of another type.
+        ValueError: If an option is out of range or a name unknown.
     """
-    config = AugmentationConfig(**options) if config is None else config
-    grid = AugmentationGrid(config)
-    costs = grid.rough_costs()
-    groups: dict[tuple[str, str, int], list[ArmRun]] = {}
-    for run in grid.runs(costs):
-        groups.setdefault((run.network, run.arm, run.steps), []).append(run)
-    rows = []
-    for (network, arm, steps), runs in groups.items():
-        cost = costs[network][arm]
-        part = f"{network}: {arm}, {steps} steps ({' and '.join(runs[0].budgets)})"
-        seconds = grid.run_seconds(runs[0], costs)
-        note = f"{cost.ratio.value:.2f}"
-        cells = [run.cell for run in runs]
-        rows.append(plan_row(part, grid.folder / "runs", cells, 0, 0, 0, seconds, note))
-    return Plan(rows, config.plan_workers(), note="cost of a step")
+    return plan_grid(AugmentationGrid(_config(config, options)))
 
 
-def _roles(grid: AugmentationGrid) -> dict[str, Role]:
-    roles: dict[str, Role] = {}
-    for name, arm in grid.arms.items():
-        roles[name] = "guided" if arm.guided else "control" if arm.is_control else "other"
-    return roles
-
-
-def _caption(config: AugmentationConfig) -> str:
-    training, seeds = config.training, len(config.seeds)
-    images = (
-        "each seed has images of its own"
-        if config.seeded_data
-        else "the test images are the same for all seeds, so that the intervals say nothing of others"
-    )
-    equal_time = (
-        f"; within equal wall time as many as take as long as those of {config.reference}, up to "
-        f"{config.cost.tolerance:.0%} more time being equal"
-        + (", and a guide's own controls have as many as the guide" if isinstance(config.controls, Mapping) else "")
-    )
-    return (
-        f"Means over {seeds} seed{'s' if seeds > 1 else ''}; differences are paired by seed, their "
-        f"{config.confidence:.0%} intervals Student's t with {seeds - 1} degrees of freedom, not corrected "
-        f"for the number of arms; {images}. "
-        f"{training.steps} steps{equal_time if 'time' in config.budgets else ''}. Cost of a step: mean of the planned "
-        f"ones from epoch {training.start_epoch} on; median, minimum and maximum of {config.cost.rounds} rounds in "
-        f"turn with {config.reference}."
-    )
+def _config(config: AugmentationConfig | None, options: dict[str, Any]) -> AugmentationConfig:
+    return AugmentationConfig(**options) if config is None else replace(config, **options)

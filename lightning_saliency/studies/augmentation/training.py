@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -15,33 +17,65 @@ from torch.nn import functional as F
 from lightning_saliency.batches import describe, find_images, find_labels
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.classifier import AUXILIARY_WEIGHT, ImageClassifier, split_logits
-from lightning_saliency.studies.augmentation.arms import Augment
+from lightning_saliency.studies.augmentation.batch_augmentation import Augment
 
 
-class FineTuning(ImageClassifier):
-    """An `ImageClassifier` whose training batches an augmentation may change, and whose BatchNorms may be frozen.
+class FineTunedClassifier(ImageClassifier):
+    """An `ImageClassifier` for fine-tuning: modules may be left out, BatchNorms frozen, training batches augmented.
 
     Args:
-        augment: What changes images and labels; ``None``: nothing does.
-        start_epoch: First epoch, from 0, in which it does.
-        freeze_batch_norm: See `FineTunedModel`.
-        **options: Arguments of `ImageClassifier`.
+        model: Name of a network, see `ImageClassifier`; also ``path/file.py:function``.
+        num_classes: Number of classes.
+        without: Dotted names of modules that are replaced by the identity. SqueezeNet for example ends in an
+            activation, under which those classes of a new head that begin below zero never learn.
+        freeze_batch_norm: Whether BatchNorms stay in evaluation mode, for networks whose statistics must not change,
+            for example because they are folded into the convolutions.
+        **options: The other arguments of `ImageClassifier`.
+
+    Attributes:
+        augment: Changes images and labels of training batches; ``None``: nothing does.
+        start_epoch: First epoch in which ``augment`` does so.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        TypeError: If an argument is unknown.
+        ValueError: If an argument is out of range, a module of ``without`` does not exist, or the weights are another
+            network's.
+
+    Example:
+        >>> FineTunedClassifier("small_cnn", 10, without=["pool1"]).model.pool1
+        Identity()
     """
 
     def __init__(
-        self, augment: Augment | None, start_epoch: int, freeze_batch_norm: bool = False, **options: Any
+        self,
+        model: str,
+        num_classes: int,
+        *,
+        without: Sequence[str] = (),
+        freeze_batch_norm: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(**options)
+        allowed = [*inspect.signature(ImageClassifier).parameters, "without", "freeze_batch_norm"]
+        unknown = sorted(set(options) - set(allowed))
+        if unknown:
+            raise TypeError(
+                f"Got the arguments {', '.join(unknown)} for a model. Allowed are {', '.join(allowed)}; drop or rename "
+                "the others."
+            )
+        super().__init__(model, num_classes, **options)
         self.freeze_batch_norm = freeze_batch_norm
-        self.augment = augment
-        self.start_epoch = start_epoch
+        self.augment: Augment | None = None
+        self.start_epoch = 0
+        for name in without:
+            _leave_out(self.model, name)
         # A trainer leaves modes as they are.
         self.train()
 
-    def train(self, mode: bool = True) -> FineTuning:
+    def train(self, mode: bool = True) -> FineTunedClassifier:
         """As every module's, but for frozen BatchNorms."""
         super().train(mode)
-        if self.freeze_batch_norm:
+        if getattr(self, "freeze_batch_norm", False):
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -55,7 +89,8 @@ class FineTuning(ImageClassifier):
         labels = find_labels(batch, len(images))
         if labels is None:
             raise ValueError(
-                f"Found no integer labels [{len(images)}] beside the images of the batch: {describe(batch)}"
+                f"Found no integer labels [{len(images)}] beside the images of the batch: {describe(batch)}. Give a "
+                "data module whose batches hold both."
             )
         images, targets = self.augment(images, labels)
         logits, auxiliary = split_logits(self.model(images))
@@ -65,53 +100,77 @@ class FineTuning(ImageClassifier):
         return loss
 
 
-class StepClock(pl.Callback):
-    """What the steps take, from the end of one to the end of the next, validation left out.
+def _leave_out(model: nn.Module, name: str) -> None:
+    """Put the identity in a module's place."""
+    try:
+        model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(
+            f"Got without={name!r}, but {type(model).__name__} has no such module ({error}). Allowed are dotted names "
+            "such as those of named_modules(); give one of them."
+        ) from error
+    model.set_submodule(name, nn.Identity())
 
-    It goes after the other callbacks, whose time it counts.
+
+class StepClock(pl.Callback):
+    """Times each step, from the end of the one before it to its own end, validation left out.
+
+    It must be the last of the trainer's callbacks, whose time counts.
 
     Args:
-        augmentation: The augmentation of the run, if that is a callback.
-        warm_up: Number of first steps that are left out of the mean.
+        augmentation: The callback that augments, if one does.
+        warm_up: Number of first steps that the mean leaves out.
+        count: A list whose only number rises with the images that are passed forward, see
+            `lightning_saliency.studies.passes.counted_passes`; ``None``: they are not counted.
 
     Attributes:
-        seconds: Seconds of each step.
-        validations: Step -> accuracy on the validation images.
-        masks: For each epoch in which the augmentation did anything, the means that it keeps.
+        seconds: The time of each step.
+        images: The number of images in each step's batch.
+        passes: What ``count`` held at the end of each step.
+        validations: Step -> accuracy on the validation images, in [0, 1].
+        masks: For each epoch the means that the augmentation keeps.
     """
 
-    def __init__(self, augmentation: SaliencyAugmentation | None = None, warm_up: int = 2) -> None:
-        self.augmentation = augmentation
+    def __init__(
+        self, augmentation: pl.Callback | None = None, warm_up: int = 2, count: list[int] | None = None
+    ) -> None:
+        self.augmentation = augmentation if isinstance(augmentation, SaliencyAugmentation) else None
         self.warm_up = warm_up
+        self.count = count
+        self.images: list[int] = []
+        self.passes: list[int] = []
         self.seconds: list[float] = []
         self.validations: dict[int, float] = {}
         self.masks: list[dict[str, float]] = []
         self._last = 0.0
 
     def mean_seconds(self) -> float | None:
-        """The mean of the steps behind the first ones; ``None`` where there are no others."""
+        """The mean time of the steps after the warm-up; ``None`` if there are none."""
         counted = self.seconds[self.warm_up :]
         return math.fsum(counted) / len(counted) if counted else None
 
     def mean_of_masks(self, name: str) -> float | None:
-        """The mean over the epochs of what the augmentation calls so; ``None`` where there is none."""
+        """The mean over the epochs of one of the augmentation's means; ``None`` if there is none of that name."""
         values = [means[name] for means in self.masks if name in means]
         return math.fsum(values) / len(values) if values else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin."""
+        """Start the clock."""
         self._last = self._now(pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Take the time of a step, its batch's loading and all callbacks included."""
+        """Keep the time of a step, the loading of its batch and all callbacks included."""
         now = self._now(pl_module)
         self.seconds.append(now - self._last)
+        self.images.append(len(find_images(batch)))
+        if self.count is not None:
+            self.passes.append(self.count[0])
         self._last = now
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the accuracy; begin anew."""
+        """Keep the accuracy, and start the clock again."""
         self.validations[trainer.global_step] = float(trainer.callback_metrics["val/accuracy"])
         self._last = self._now(pl_module)
 

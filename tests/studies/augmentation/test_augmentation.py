@@ -13,72 +13,38 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_saliency.callbacks.augmentation.presets import ECONOMY
 from lightning_saliency.reports.tables import Estimate
-from lightning_saliency.studies import CellError, StaleResultsError
-from lightning_saliency.studies.augmentation import (
-    AugmentationConfig,
-    AugmentationResult,
-    CostConfig,
+from lightning_saliency.studies.augmentation import cells, grid
+from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
+from lightning_saliency.studies.augmentation.batch_augmentation import BatchAugmentation
+from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps
+from lightning_saliency.studies.augmentation.grid import AugmentationGrid
+from lightning_saliency.studies.augmentation.results import AugmentationResult
+from lightning_saliency.studies.augmentation.run import (
     FineTuningConfig,
-    cells,
     plan_augmentation,
     run_augmentation,
 )
-from lightning_saliency.studies.augmentation import grid as planning
-from lightning_saliency.studies.augmentation.arms import Arm, BatchAugmentation, parse_arms
-from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps
-from lightning_saliency.studies.augmentation.grid import AugmentationGrid
+from lightning_saliency.studies.engine.files import StaleResultsError
+from lightning_saliency.studies.engine.run import CellError, run_cells
 from lightning_saliency.studies.estimates import mean_interval, paired_difference, student_cdf, student_quantile
 from lightning_saliency.studies.isolation import OwnRandomness, SeededBatches
+from tests.studies.augmentation.small import ARMS, arm, given
 
 
-def arm(kind, **options):
-    return {"class_path": kind, "init_args": options}
+def model_of(config, **changes):
+    """The configuration with some of its model's arguments changed."""
+    return replace(config, models={"Net": {**config.models["Net"], **changes}})
 
 
-ARMS = {
-    "plain": None,
-    "random_erasing": arm("random_erasing", probability=1.0),
-    "cutmix": arm("cutmix", alpha=1.0),
-    "mixup": arm("mixup", alpha=0.4),
-    "group_cam": arm("group_cam", groups=2),
-    "group_cam gradients": arm("group_cam", groups=2, gradients=True),
-    "group_cam soft": arm("group_cam", groups=2, soft=True),
-    "grad_cam": arm("saliency", explainer="grad_cam"),
-    "fast_cam": arm("saliency", explainer="fast_cam"),
-    "random mask": arm("group_cam", groups=2, control="random_blobs"),
-    "other image": arm("group_cam", groups=2, control="other_image"),
-    "cheap": arm("saliency", explainer="random_blobs"),
-}
+def costs_of(planned):
+    """The measured costs of a comparison's steps."""
+    return planned.measured_costs(run_cells(list(planned.cost_cells.values()), planned.costs_folder, progress=False))
 
 
-def changed(given, **options):
-    return {**given, "init_args": {**given["init_args"], **options}}
-
-
-@pytest.fixture
-def config(tmp_path):
-    """Two steps of a tiny network on 16-pixel images of four colours."""
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 40), ("val", 8), ("test", 20)):
-        labels = np.arange(count) % 4
-        images = generator.integers(0, 120, (count, 16, 16, 3))
-        images[..., 0] += 40 * labels[:, None, None]
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    np.savez(tmp_path / "images.npz", **arrays)
-    return AugmentationConfig(
-        models={"Net": {"model": "small_cnn", "model_options": {"width": 4}}},
-        data={
-            "class_path": "lightning_saliency.data.ArrayImagesDataModule",
-            "init_args": {"path": str(tmp_path / "images.npz"), "batch_size": 8, "padding": 2},
-        },
-        arms={name: ARMS[name] for name in ("plain", "mixup", "grad_cam", "random mask")},
-        training=FineTuningConfig(steps=2, validations=1, accelerator="cpu"),
-        cost=CostConfig(steps=1, rounds=1),
-        seeds=[0, 1],
-        controls=["random mask"],
-        output=str(tmp_path / "out"),
-    )
+def runs_of(config):
+    """The trainings of a comparison, the costs of steps having been measured."""
+    planned = AugmentationGrid(config)
+    return planned.runs(costs_of(planned))
 
 
 def fixed_costs(monkeypatch, ratios, calls=None):
@@ -90,7 +56,7 @@ def fixed_costs(monkeypatch, ratios, calls=None):
         seconds = {name: [0.5 * ratios.get(name, 1.0)] * rounds for name in arms}
         return {"seconds": seconds, "evaluation": 0.25, "epoch": 5}
 
-    monkeypatch.setattr(planning, "measure_steps", measured)
+    monkeypatch.setattr(grid, "measure_steps", measured)
 
 
 # Statistics
@@ -182,22 +148,21 @@ def test_mixing_is_as_probable_as_asked(kind):
 
 def test_what_is_guided_and_what_is_a_control():
     arms = parse_arms(ARMS)
-    guided = [name for name, each in arms.items() if each.guided]
+    guided = [name for name, arm in arms.items() if arm.guided]
     assert guided == ["group_cam", "group_cam gradients", "group_cam soft", "grad_cam", "fast_cam"]
-    assert [name for name, each in arms.items() if each.is_control] == ["random mask", "other image", "cheap"]
+    assert [name for name, arm in arms.items() if arm.is_control] == ["random mask", "other image", "cheap"]
 
 
 @pytest.mark.parametrize(
     ("arms", "match"),
     [
         ({"grid_mask": {}}, "kind 'grid_mask'"),
-        ({"grid_mask": {"probability": 1.0}}, "Allowed are a kind"),
         ({"plain": arm("plain", probability=1.0)}, "plain arm"),
         ({"mixup": arm("mixup", beta=1.0)}, "beta"),
         ({"cutmix": arm("cutmix", probability=2.0)}, "probability"),
         ({"saliency": arm("saliency", explainer="magic")}, "magic"),
         ({"saliency": arm("saliency", colour=1)}, "colour"),
-        ({"mine": arm("nowhere.Mine")}, "cannot be imported"),
+        ({"mine": "no_such_package.Mine"}, "no_such_package"),
     ],
 )
 def test_wrong_arms(arms, match):
@@ -207,33 +172,34 @@ def test_wrong_arms(arms, match):
 
 @pytest.mark.parametrize("name", list(ARMS))
 def test_every_arm_trains(config, name):
-    own = parse_arms(ARMS)[name]
-    planner = AugmentationGrid(replace(config, arms={"plain": None}, controls=[]))
-    result = cells.train_arm(config.models["Net"], planner.data, own, config.training, 2, 0)
+    arm = parse_arms(ARMS)[name]
+    planned = AugmentationGrid(replace(config, arms={"plain": {}}, controls=[]))
+    result = cells.train_arm(planned.models["Net"], planned.data[0], arm, config.training, 2, 0)
     assert 0 <= result["accuracy"] <= 1
     assert list(result["val"]) == ["2"]
-    assert (result["mask_fraction"] is not None) == (own.guided or own.is_control)
-    if own.guided and "soft" not in name:
+    assert (result["mask_fraction"] is not None) == (arm.guided or arm.is_control)
+    if arm.guided and "soft" not in name:
         assert 0.05 < result["mask_fraction"] < 0.95
         # An untrained network has no map of some images.
         assert result["augmented"] > 0.4
     assert json.loads(json.dumps(result)) == result
 
 
-def losses(config, given, monkeypatch):
+def losses(config, arm, monkeypatch):
     """The loss and the labels of each training step."""
     found = []
-    own = cells.FineTuning.training_step
+    own = cells.FineTunedClassifier.training_step
 
     def step(self, batch, batch_idx):
         loss = own(self, batch, batch_idx)
         found.append((loss.item(), batch[1].tolist()))
         return loss
 
-    planner = AugmentationGrid(replace(config, arms={"plain": None}, controls=[]))
+    planned = AugmentationGrid(replace(config, arms={"plain": {}}, controls=[]))
+    parsed = parse_arms({"arm": arm})["arm"]
     with monkeypatch.context() as patch:
-        patch.setattr(cells.FineTuning, "training_step", step)
-        cells.train_arm(config.models["Net"], planner.data, parse_arms({"arm": given})["arm"], config.training, 7, 3)
+        patch.setattr(cells.FineTunedClassifier, "training_step", step)
+        cells.train_arm(planned.models["Net"], planned.data[0], parsed, config.training, 7, 3)
     return found
 
 
@@ -251,8 +217,8 @@ def test_all_arms_begin_alike_and_see_the_same_images(config, monkeypatch):
 def test_the_arms_part_at_the_start_epoch(config, monkeypatch):
     config = replace(config, training=replace(config.training, start_epoch=1))
     plain = losses(config, "plain", monkeypatch)
-    for given in ("mixup", ARMS["grad_cam"]):
-        other = losses(config, given, monkeypatch)
+    for each in ("mixup", arm("saliency", explainer="grad_cam")):
+        other = losses(config, each, monkeypatch)
         # Five batches are an epoch.
         assert other[:5] == plain[:5]
         assert other[5][0] != plain[5][0]
@@ -271,32 +237,103 @@ def test_a_guide_that_fails_fails_its_arm(config, monkeypatch):
 
 
 def test_frozen_batch_norms_keep_their_statistics(config):
-    planner = AugmentationGrid(config)
     for frozen in (True, False):
-        model = replace(config.models["Net"], freeze_batch_norm=frozen)
-        module, *_ = cells._fit(model, planner.data, planner.arms["plain"], config.training, 2, 0, 0, 1)
+        planned = AugmentationGrid(model_of(config, freeze_batch_norm=frozen))
+        plain = planned.arms["plain"]
+        module, *_ = cells.fit_arm(planned.models["Net"], planned.data[0], plain, config.training, 2, 0, 0, 1)
         moved = [bool((buffer != 0).any()) for name, buffer in module.named_buffers() if name.endswith("running_mean")]
         assert moved == [not frozen] * 7
 
 
 def test_modules_may_be_left_out(config):
-    planner = AugmentationGrid(config)
-    model = replace(config.models["Net"], without=["stage4.2", "pool1"])
-    built = cells.build_fine_tuning(model, config.training, 4, planner.arms["plain"], 0, 0).model
+    planned = AugmentationGrid(model_of(config, without=["stage4.2", "pool1"]))
+    built = cells.initial_module(planned.models["Net"], 0).model
     assert [type(built.get_submodule(name)).__name__ for name in ("stage4.2", "pool1", "pool2")] == [
         *("Identity", "Identity", "MaxPool2d")
     ]
     with pytest.raises(ValueError, match=r"stage9"):
-        AugmentationGrid(replace(config, models={"Net": replace(config.models["Net"], without=["stage9"])}))
+        AugmentationGrid(model_of(config, without=["stage9"]))
 
 
 def test_a_network_may_have_an_optimiser_of_its_own(config):
-    planner = AugmentationGrid(config)
-    training = replace(config.training, nesterov=True)
+    config = replace(config, training=replace(config.training, nesterov=True))
     for own, used in (({}, ("adamw", 1e-3, False)), ({"optimizer": "sgd", "learning_rate": 0.5}, ("sgd", 0.5, True))):
-        model = replace(config.models["Net"], **own)
-        options = cells.build_fine_tuning(model, training, 4, planner.arms["plain"], 0, 0).hparams
+        options = cells.initial_module(AugmentationGrid(model_of(config, **own)).models["Net"], 0).hparams
         assert (options["optimizer"], options["learning_rate"], options["nesterov"]) == used
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"colour": 1}, TypeError, r"Got the arguments colour .* Allowed are model, num_classes"),
+        ({"num_classes": 7}, ValueError, r"Got num_classes=7 for the model Net"),
+        ({"checkpoint": "nowhere.pt"}, FileNotFoundError, "nowhere"),
+    ],
+)
+def test_wrong_models(config, change, error, match):
+    with pytest.raises(error, match=match):
+        AugmentationGrid(model_of(config, **change))
+
+
+def test_a_model_may_be_a_class_of_ones_own(config, own_classes):
+    own = arm("own_classes.Backwards", model="small_cnn", model_options={"width": 4})
+    planned = AugmentationGrid(replace(config, models={"Net": own}))
+    assert type(cells.initial_module(planned.models["Net"], 0)).__name__ == "Backwards"
+    other = arm("lightning_saliency.classifier.ImageClassifier", model="small_cnn")
+    with pytest.raises(ValueError, match="Allowed are FineTunedClassifier and its subclasses"):
+        AugmentationGrid(replace(config, models={"Net": other}))
+
+
+OWN_CLASSES = """
+import pytorch_lightning as pl
+
+from lightning_saliency.studies.augmentation.training import FineTunedClassifier
+
+
+class Backwards(FineTunedClassifier):
+    pass
+
+
+class Negative:
+    def __init__(self, num_classes, seed, strength=1.0):
+        self.num_classes, self.strength = num_classes, strength
+
+    def __call__(self, images, labels):
+        return -self.strength * images, labels
+
+
+class Darker(pl.Callback):
+    def __init__(self, factor=0.5, start_epoch=0):
+        self.factor, self.start_epoch = factor, start_epoch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch >= self.start_epoch:
+            batch[0].mul_(self.factor)
+"""
+
+
+@pytest.fixture
+def own_classes(tmp_path, monkeypatch):
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "own_classes.py").write_text(OWN_CLASSES)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_an_arm_may_be_a_class_of_ones_own(config, own_classes, monkeypatch):
+    config = replace(config, training=replace(config.training, start_epoch=1))
+    plain = losses(config, "plain", monkeypatch)
+    for each, begin in ((arm("own_classes.Negative", strength=2.0), 5), ("own_classes.Darker", 5)):
+        other = losses(config, each, monkeypatch)
+        assert other[:begin] == plain[:begin]
+        assert [loss for loss, _ in other[begin:]] != [loss for loss, _ in plain[begin:]]
+    arms = parse_arms({"mine": arm("own_classes.Darker", start_epoch=2), "batch": "own_classes.Negative"})
+    assert [(each.guided, each.is_control) for each in arms.values()] == [(False, False)] * 2
+    assert [each.duties(4, 1, 1) for each in arms.values()] == [[0.0, 1.0, 1.0, 1.0]] * 2
+    with pytest.raises(ValueError, match=r"colour.*Allowed are factor, start_epoch"):
+        parse_arms({"mine": arm("own_classes.Darker", colour=1)})
+    plan = plan_augmentation(replace(config, arms={"plain": None, "mine": "own_classes.Darker"}, controls=[]))
+    assert [row.part for row in plan.rows][:2] == ["costs of steps", "plain: 2 steps (steps and time)"]
 
 
 # The price of a step
@@ -354,10 +391,10 @@ def test_the_ratio_is_the_median_of_the_rounds():
     ],
 )
 def test_an_arm_pays_for_what_it_does(options, training, duties, ratio):
-    own = Arm("arm", "saliency", {"explainer": "random_blobs", **options})
-    assert own.duties(12, 3, training.get("start_epoch", 0)) == pytest.approx(duties)
+    guide = Arm("arm", "saliency", {"explainer": "random_blobs", **options})
+    assert guide.duties(12, 3, training.get("start_epoch", 0)) == pytest.approx(duties)
     seconds = measured({"plain": [2.0], "arm": [6.0]}, epoch=3)
-    cost = StepCost.measured(seconds, own, PLAIN, FineTuningConfig(steps=12, **training))
+    cost = StepCost.measured(seconds, guide, PLAIN, FineTuningConfig(steps=12, **training))
     assert cost.seconds == pytest.approx([2 + 4 * duty for duty in duties])
     assert cost.ratio.value == pytest.approx(ratio)
 
@@ -365,71 +402,64 @@ def test_an_arm_pays_for_what_it_does(options, training, duties, ratio):
 def test_other_augmentations_pay_for_what_they_do():
     arms = parse_arms(
         {
-            "plain": None,
+            "plain": {},
             "random_erasing": arm("random_erasing", probability=0.1),
             "mixup": arm("mixup", probability=0.25),
         }
     )
     assert [each.duties(4, 2, 1) for each in arms.values()] == [[0.0] * 4, [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.25, 0.25]]
-    full = [each.at_full_duty().options.get("probability") for each in arms.values()]
+    full = [each.at_full_duty().init_args.get("probability") for each in arms.values()]
     assert full == [None, 0.1, 1.0]
 
 
 def test_what_is_timed_is_a_step_at_full_duty(config):
-    given = {"probability": [[0, 0.0], [5, 0.5]], "every_n_steps": 8, "start_epoch": 3, "reuse_epochs": 2}
-    arms = {
-        "plain": None,
-        "late": changed(ARMS["grad_cam"], **given),
-        "economic": arm("group_cam", economy=True),
-    }
-    planner = AugmentationGrid(replace(config, arms=arms, controls=[], budgets=["steps"]))
-    timed = {name: planner._cost_cell("Net", name).arguments["arms"][name] for name in arms}
-    late = timed["late"].callback(0, 7)
-    assert [late.probability(epoch) for epoch in (0, 9)] == [0.5, 0.5]
-    assert (late.every_n_steps, late.start_epoch, late.reuse_epochs) == (1, 0, 1)
+    late = {"probability": [[0, 0.0], [5, 0.5]], "every_n_steps": 8, "start_epoch": 3, "reuse_epochs": 2}
+    arms = {"plain": {}, "late": given("grad_cam", **late), "economic": arm("group_cam", economy=True)}
+    planned = AugmentationGrid(replace(config, arms=arms, controls=[], budgets=["steps"]))
+    timed = {name: planned.cost_cells["Net", name].arguments["arms"][name] for name in arms}
+    callback = timed["late"].callback(0, 7)
+    assert [callback.probability(epoch) for epoch in (0, 9)] == [0.5, 0.5]
+    assert (callback.every_n_steps, callback.start_epoch, callback.reuse_epochs) == (1, 0, 1)
     assert timed["economic"].callback(0, 0).probability(0) == ECONOMY["probability"]
     # It is timed once for all that differ in their duties alone.
     for probability, same in ((0.5, True), ([[0, 0.1], [3, 0.5]], True), (0.25, False)):
-        other = {"plain": None, "late": changed(ARMS["grad_cam"], probability=probability)}
-        cells_of = (
-            each._cost_cell("Net", "late")
-            for each in (planner, AugmentationGrid(replace(config, arms=other, controls=[])))
-        )
-        first, second = (cell.fingerprint for cell in cells_of)
+        other = {"plain": {}, "late": given("grad_cam", probability=probability)}
+        others = AugmentationGrid(replace(config, arms=other, controls=[]))
+        first, second = (each.cost_cells["Net", "late"].fingerprint for each in (planned, others))
         assert (first == second) is same
 
 
 def test_costs_are_those_of_a_machine(config):
-    [network] = config.models
-    own = AugmentationGrid(config)._cost_cell(network, "mixup").fingerprint["cost"]
+    own = AugmentationGrid(config).cost_cells["Net", "mixup"].fingerprint["cost"]
     assert own == {"steps": 1, "rounds": 1, "threads": torch.get_num_threads(), "device": "cpu", "engine": "local"}
-    ray = AugmentationGrid(replace(config, engine="ray", cpus_per_cell=3))._cost_cell(network, "mixup")
-    assert (ray.fingerprint["cost"]["engine"], ray.arguments["threads"]) == ("ray", 3)
+    ray = AugmentationGrid(replace(config, engine="ray", cpus_per_cell=3)).cost_cells["Net", "mixup"].fingerprint
+    assert (ray["cost"]["engine"], ray["cost"]["threads"]) == ("ray", 3)
+    assert AugmentationGrid(replace(config, workers=2)).cost_cells["Net", "mixup"].arguments["threads"] == 1
 
 
 def test_a_reference_that_is_not_plain(config):
-    planner = AugmentationGrid(replace(config, reference="mixup"))
-    timed = planner._cost_cell("Net", "grad_cam").arguments["arms"]
+    planned = AugmentationGrid(replace(config, reference="mixup"))
+    timed = planned.cost_cells["Net", "grad_cam"].arguments["arms"]
     assert [each.kind for each in timed.values()] == ["plain", "mixup", "saliency"]
     seconds = dict(zip(timed, ([2.0], [3.0], [6.0]), strict=True))
     training = FineTuningConfig(steps=10, start_epoch=1)
-    cost = StepCost.measured(measured(seconds), planner.arms["grad_cam"], planner.arms["mixup"], training)
+    cost = StepCost.measured(measured(seconds), planned.arms["grad_cam"], planned.arms["mixup"], training)
     assert (cost.seconds, cost.reference) == ([2.0] * 5 + [6.0] * 5, [2.0] * 5 + [3.0] * 5)
     assert cost.ratio.value == pytest.approx(2.0)
-    assert StepCost.measured(measured(seconds), *[planner.arms["mixup"]] * 2, training).ratio.value == 1
+    assert StepCost.measured(measured(seconds), *[planned.arms["mixup"]] * 2, training).ratio.value == 1
 
 
 def test_maps_used_again_have_no_price(config):
-    arms = {"plain": None, "kept": changed(ARMS["grad_cam"], reuse_epochs=3)}
+    arms = {"plain": {}, "kept": given("grad_cam", reuse_epochs=3)}
     with pytest.raises(ValueError, match="'time' with kept, which uses maps again"):
         AugmentationGrid(replace(config, arms=arms, controls=[]))
     AugmentationGrid(replace(config, arms=arms, controls=[], budgets=["steps"]))
 
 
 def test_the_clock_counts_the_steps_behind_the_first(config):
-    planner = AugmentationGrid(config)
-    arms = {name: planner.arms[name] for name in ("plain", "random mask")}
-    found = cells.measure_steps(config.models["Net"], planner.data, arms, config.training, 2, 2, seed=0, threads=1)
+    planned = AugmentationGrid(config)
+    arms = {name: planned.arms[name] for name in ("plain", "random mask")}
+    found = cells.measure_steps(planned.models["Net"], planned.data[0], arms, config.training, 2, 2, seed=0, threads=1)
     assert {name: len(values) for name, values in found["seconds"].items()} == {"plain": 2, "random mask": 2}
     assert all(seconds > 0 for values in found["seconds"].values() for seconds in values)
     assert found["epoch"] == 5
@@ -440,14 +470,9 @@ def test_costs_are_measured_once_and_decide_the_steps(config, monkeypatch):
     config = replace(config, training=replace(config.training, steps=8))
     calls = []
     fixed_costs(monkeypatch, {"mixup": 1.01, "grad_cam": 2.0, "random mask": 4.0}, calls)
-    planner = AugmentationGrid(config)
-    costs = planner.costs(progress=False)
+    runs = runs_of(config)
     assert calls == [["plain"], ["plain", "mixup"], ["plain", "grad_cam"], ["plain", "random mask"]]
-
-    def steps_of(costs):
-        return {(run.arm, run.budgets): run.steps for run in planner.runs(costs) if run.seed == 0}
-
-    steps = steps_of(costs)
+    steps = {(run.arm, run.budgets): run.steps for run in runs if run.seed == 0}
     assert steps == {
         ("plain", ("steps", "time")): 8,
         ("mixup", ("steps", "time")): 8,
@@ -456,46 +481,19 @@ def test_costs_are_measured_once_and_decide_the_steps(config, monkeypatch):
         ("random mask", ("steps",)): 8,
         ("random mask", ("time",)): 2,
     }
-    # Two seeds, half a second a plain step, a validation and test of a quarter of a second for each of six runs.
-    plan = plan_augmentation(config)
-    assert (plan.cells, plan.done) == (12, 0)
-    assert plan.seconds == pytest.approx(2 * (0.5 * (8 + 8.08 + 16 + 8 + 32 + 8) + 0.25 * 6))
+    assert len(runs) == 12
     # Measured otherwise now, but what is on the disk decides.
     fixed_costs(monkeypatch, {}, calls)
-    assert steps_of(AugmentationGrid(config).costs(progress=False)) == steps
+    assert {(run.arm, run.budgets): run.steps for run in runs_of(config) if run.seed == 0} == steps
     assert len(calls) == 4
 
 
 def test_time_is_counted_from_the_start_epoch(config, monkeypatch):
     config = replace(config, training=replace(config.training, steps=12, start_epoch=2))
     fixed_costs(monkeypatch, {"grad_cam": 2.0})
-    planner = AugmentationGrid(config)
-    runs = planner.runs(planner.costs(progress=False))
-    steps = {run.budgets: run.steps for run in runs if run.arm == "grad_cam"}
+    steps = {run.budgets: run.steps for run in runs_of(config) if run.arm == "grad_cam"}
     # Two epochs of five batches are plain; of the two steps behind them one is affordable.
     assert steps == {("steps",): 12, ("time",): 11}
-
-
-def test_the_plan_times_each_kind_of_step_once(config, monkeypatch, tmp_path):
-    timed = []
-    own = planning.time_steps
-
-    def counted(model, data, arm, training, seed):
-        timed.append((arm.kind, arm.options.get("explainer"), arm.options.get("control")))
-        return own(model, data, arm, training, seed)
-
-    monkeypatch.setattr(planning, "time_steps", counted)
-    arms = {**{name: ARMS[name] for name in ("plain", "mixup", "cutmix", "group_cam", "random mask", "grad_cam")}}
-    config = replace(config, arms=arms, controls=["random mask"])
-    plan = plan_augmentation(config)
-    assert timed == [("plain", None, None), ("group_cam", None, None), ("saliency", "grad_cam", None)]
-    assert plan.cells >= 12
-    assert plan.seconds > 0
-    assert "cost of a step" in str(plan)
-    again = plan_augmentation(config)
-    assert len(timed) == 3
-    assert str(again) == str(plan)
-    assert not (tmp_path / "out" / "runs").exists()
 
 
 # All of it
@@ -506,8 +504,8 @@ def test_each_guide_has_its_own_controls(config, monkeypatch):
     blobs = {"control": "random_blobs"}
     arms = {
         **{name: ARMS[name] for name in ("plain", "mixup", "grad_cam", "fast_cam", "group_cam")},
-        "grad_cam, random mask": changed(ARMS["grad_cam"], **blobs),
-        "group_cam, random mask": changed(ARMS["group_cam"], **blobs),
+        "grad_cam, random mask": given("grad_cam", **blobs),
+        "group_cam, random mask": given("group_cam", **blobs),
     }
     controls = {name: [f"{name}, random mask"] for name in ("grad_cam", "group_cam")}
     config = replace(config, arms=arms, controls=controls, seeds=[0], budgets=["steps"])
@@ -523,6 +521,9 @@ def test_each_guide_has_its_own_controls(config, monkeypatch):
     verdicts = {line.split(", ")[2].split(":")[0]: line for line in comparison.verdicts()}
     assert "against its random mask" in verdicts["grad_cam"]
     assert "mask" not in verdicts["fast_cam"]
+    assert "one seed" in verdicts["fast_cam"]
+    assert "inf" not in verdicts["fast_cam"]
+    assert comparison.caption.startswith("One seed: no intervals")
     assert comparison.as_dict()["controls"] == comparison.controls
     # A list is for all of them.
     assert replace(config, controls=["grad_cam, random mask"]).controls_of("fast_cam") == ["grad_cam, random mask"]
@@ -533,21 +534,20 @@ def test_a_control_has_as_many_steps_as_its_guide(config, monkeypatch):
     fixed_costs(monkeypatch, {"grad_cam": 2.0, "random mask": 4.0})
     config = replace(config, training=replace(config.training, steps=8), seeds=[0], budgets=["time"])
     config = replace(config, controls={"grad_cam": ["random mask"]})
-    planner = AugmentationGrid(config)
-    steps = {run.arm: run.steps for run in planner.runs(planner.costs(progress=False))}
+    steps = {run.arm: run.steps for run in runs_of(config)}
     assert steps == {"plain": 8, "mixup": 8, "grad_cam": 4, "random mask": 4}
 
 
 def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
     fixed_costs(monkeypatch, {"grad_cam": 2.0, "random mask": 2.0})
     trained = []
-    own = planning.train_arm
+    own = grid.train_arm
 
     def counted(model, data, arm, training, steps, seed):
         trained.append((arm.name, steps, seed))
         return own(model, data, arm, training, steps, seed)
 
-    monkeypatch.setattr(planning, "train_arm", counted)
+    monkeypatch.setattr(grid, "train_arm", counted)
     comparison = run_augmentation(config, progress=False)
     assert len(trained) == len(set(trained)) == 2 * (1 + 1 + 2 + 2)
     assert comparison.roles == {"plain": "other", "mixup": "other", "grad_cam": "guided", "random mask": "control"}
@@ -566,14 +566,21 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
         assert 0 < keys["kept"].value < 100
     assert "versus random mask" not in comparison.estimates["Net"]["steps"]["mixup"]
     out = tmp_path / "out"
-    assert comparison.save()[0] == out / "report.html"
-    assert {path.name for path in out.iterdir() if path.is_file()} == {
+    assert not any(path.is_file() for path in out.iterdir())
+    written = comparison.save()
+    assert written[0] == out / "report.html"
+    assert {path for path in out.iterdir() if path.is_file()} == set(written)
+    assert {path.name for path in written} == {
         *("report.html", "table.md", "summary.csv", "results.csv", "results.json", "differences_Net.png")
     }
+    page = (out / "report.html").read_text()
+    for shown in ("test accuracy in %", "Net, equal steps", "data:image/png", "small_cnn", *config.arms):
+        assert shown in page
+    assert all(line.split(" against")[0] in page for line in comparison.verdicts())
     table = (out / "table.md").read_text()
     assert "### Net, equal steps: test accuracy in %" in table
     assert "2 seeds" in table
-    assert "2 steps; within equal wall time" in table
+    assert "2 steps; for equal wall time" in table
     assert len(comparison.verdicts()) == 2
     assert len((out / "results.csv").read_text().splitlines()) == 1 + 2 * 4 * 2
     assert json.loads((out / "results.json").read_text())["roles"] == comparison.roles
@@ -586,33 +593,51 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
     assert again.estimates == comparison.estimates
     # A further arm and a further seed leave what there is alone.
     trained.clear()
-    run_augmentation(replace(config, seeds=[0, 1, 2], arms={**config.arms, "cutmix": None}), progress=False)
+    run_augmentation(replace(config, seeds=[0, 1, 2], arms={**config.arms, "cutmix": {}}), progress=False)
     assert sorted({name for name, _, seed in trained if seed < 2}) == ["cutmix"]
     assert len(trained) == 2 + 7
     with pytest.raises(StaleResultsError, match="training"):
         run_augmentation(replace(config, training=replace(config.training, learning_rate=0.5)), progress=False)
 
 
+def test_a_single_arm_has_no_figure(config, monkeypatch, tmp_path):
+    fixed_costs(monkeypatch, {})
+    config = replace(config, arms={"plain": None}, controls=[], seeds=[0], budgets=["steps"])
+    written = run_augmentation(config, progress=False).save(tmp_path / "elsewhere")
+    assert [path.name for path in written] == ["report.html", "table.md", "summary.csv", "results.csv", "results.json"]
+    assert "data:image/png" not in written[0].read_text()
+
+
+def test_options_may_stand_beside_a_configuration(config, monkeypatch):
+    fixed_costs(monkeypatch, {})
+    result = run_augmentation(config, progress=False, seeds=[1], budgets=["steps"], training={"steps": 1})
+    assert list(result.runs["Net"]["steps"]["plain"]) == [1]
+    assert result.runs["Net"]["steps"]["plain"][1]["steps"] == 1
+    with pytest.raises(TypeError, match="colour"):
+        run_augmentation(colour=1)
+
+
 def test_other_data_are_noticed(config, monkeypatch, tmp_path):
     fixed_costs(monkeypatch, {})
-    config = replace(config, arms={"plain": None, "mixup": None}, controls=[], seeds=[0], budgets=["steps"])
+    config = replace(config, arms={"plain": {}, "mixup": {}}, controls=[], seeds=[0], budgets=["steps"])
     comparison = run_augmentation(config, progress=False)
     assert comparison.as_dict()["results"]["Net"]["steps"]["mixup"]["difference"]["low"] is None
     content = dict(np.load(tmp_path / "images.npz"))
     content["x_test"] = 255 - content["x_test"]
     np.savez(tmp_path / "images.npz", **content)
-    cells._built.cache_clear()
+    cells._prepared.cache_clear()
     with pytest.raises(StaleResultsError, match="data"):
-        run_augmentation(config, progress=False)
+        run_augmentation(config)
 
 
 def test_each_seed_may_have_data_of_its_own(config):
-    data = AugmentationGrid(config).data
-    own = {**data.spec["init_args"], "train_size": 20, "seed": 5}
-    seeded = replace(data, spec={**data.spec, "init_args": own}, seeded=True)
-    ids = [cells.study_data(seeded, seed).datasets["train"].labels.tolist() for seed in (0, 1)]
+    data = {**config.data, "init_args": {**config.data["init_args"], "train_size": 20, "seed": 5}}
+    planned = AugmentationGrid(replace(config, data=data, seeded_data=True))
+    assert [planned.data[seed]["init_args"]["seed"] for seed in (0, 1)] == [5, 6]
+    ids = [cells.prepared_data(planned.data[seed]).datasets["train"].labels.tolist() for seed in (0, 1)]
     assert ids[0] != ids[1]
-    assert cells.study_data(data, 0) is cells.study_data(data, 1)
+    same = AugmentationGrid(config).data
+    assert cells.prepared_data(same[0]) is cells.prepared_data(same[1])
 
 
 @pytest.mark.parametrize(
@@ -625,6 +650,9 @@ def test_each_seed_may_have_data_of_its_own(config):
         ({"controls": {"grad_cam": ["blobs"]}}, "blobs"),
         ({"controls": {"blobs": ["random mask"]}}, "blobs"),
         ({"budgets": ["flops"]}, "flops"),
+        ({"models": {}}, "models"),
+        ({"data": None}, "class_path"),
+        ({"confidence": 1.0}, "confidence"),
     ],
 )
 def test_wrong_configurations(config, change, match):
@@ -634,14 +662,14 @@ def test_wrong_configurations(config, change, match):
 
 def test_only_guided_arms_have_controls(config):
     with pytest.raises(ValueError, match=r"Got controls of mixup.* Allowed are grad_cam"):
-        AugmentationGrid(replace(config, controls={"mixup": ["random mask"]}))
+        replace(config, controls={"mixup": ["random mask"]})
 
 
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
         ({"class_path": "lightning_saliency.data.Nothing"}, ValueError, "cannot be imported"),
-        ({"class_path": "pathlib.Path", "init_args": {}}, ValueError, "no LightningDataModule"),
+        ({"class_path": "fractions.Fraction", "init_args": {}}, ValueError, "no LightningDataModule"),
         ({"init_args": {"colour": 1}}, TypeError, "colour"),
     ],
 )

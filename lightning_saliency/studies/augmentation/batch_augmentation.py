@@ -1,0 +1,95 @@
+"""Augmentations of a batch inside the training step: torchvision's random erasing, CutMix and MixUp, or your own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from lightning_saliency.studies.isolation import OwnRandomness
+from lightning_saliency.studies.specs import class_at
+
+#: torchvision's, by name.
+BATCH_AUGMENTATIONS = ("random_erasing", "cutmix", "mixup")
+
+Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class BatchAugmentation:
+    """An augmentation of images and labels that draws from random numbers of its own.
+
+    Args:
+        kind: One of ``BATCH_AUGMENTATIONS``, or a class path, see
+            `lightning_saliency.studies.augmentation.arms.parse_arms`.
+        init_args: For ``"random_erasing"`` the ``probability`` of each image and the arguments of torchvision's
+            ``RandomErasing``; for ``"cutmix"`` and ``"mixup"`` the ``probability`` of each batch and ``alpha``; for a
+            class path its own.
+        num_classes: Number of classes.
+        seed: Seed of the random numbers.
+
+    Raises:
+        ValueError: If an argument is unknown or out of range.
+
+    Example:
+        >>> mix = BatchAugmentation("mixup", {"alpha": 1.0}, num_classes=3, seed=0)
+        >>> images, targets = mix(torch.rand(2, 3, 8, 8), torch.tensor([0, 2]))
+        >>> targets.shape, targets.sum(1).tolist()
+        (torch.Size([2, 3]), [1.0, 1.0])
+    """
+
+    def __init__(self, kind: str, init_args: Mapping[str, Any], num_classes: int, seed: int) -> None:
+        self.kind = kind
+        options = dict(init_args)
+        self.probability = 1.0
+        if kind in BATCH_AUGMENTATIONS:
+            self.probability = options.pop("probability", 0.5 if kind == "random_erasing" else 1.0)
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"Got probability={self.probability} for {kind}. Allowed are numbers in [0, 1].")
+        self.randomness = OwnRandomness(seed)
+        self.transform: Callable[..., Any]
+        try:
+            if kind == "random_erasing":
+                self.transform = v2.RandomErasing(p=self.probability, **options)
+            elif kind in BATCH_AUGMENTATIONS:
+                self.transform = {"cutmix": v2.CutMix, "mixup": v2.MixUp}[kind](num_classes=num_classes, **options)
+            else:
+                self.transform = _own(kind, options, num_classes, seed)
+        except TypeError as error:
+            raise ValueError(
+                f"Got the arguments {sorted(options)} for {kind}: {error}. Allowed are those that it takes; drop or "
+                "rename the others."
+            ) from error
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Augment a batch.
+
+        Args:
+            images: ``[B, C, H, W]``.
+            labels: ``[B]`` int64.
+
+        Returns:
+            The changed images, and as targets the labels ``[B]`` or the weight of each class ``[B, N]``.
+        """
+        with self.randomness:
+            if self.kind == "random_erasing":
+                # Given a batch, torchvision erases the same rectangle in every image.
+                return torch.stack([self.transform(image) for image in images]), labels
+            if self.kind in BATCH_AUGMENTATIONS and float(torch.rand(())) >= self.probability:
+                return images, labels
+            mixed, targets = self.transform(images, labels)
+        return mixed, targets
+
+
+def _own(path: str, options: Mapping[str, Any], num_classes: int, seed: int) -> Augment:
+    """An augmentation of the user's: what the class or function at a path returns."""
+    found = class_at(path)
+    usual = {"num_classes": num_classes, "seed": seed}
+    taken = inspect.signature(found).parameters
+    augment: Any = found(**{key: value for key, value in usual.items() if key in taken}, **options)
+    if not callable(augment):
+        raise TypeError(f"it returned a {type(augment).__name__}, which is not called as augment(images, labels)")
+    return augment  # type: ignore[no-any-return]
