@@ -15,6 +15,12 @@ from lightning_saliency.studies.comparison import (
 )
 from lightning_saliency.studies.engine.cell import CellError
 from lightning_saliency.studies.engine.files import StaleResultsError
+from lightning_saliency.studies.layer_masking.cells import LayerMaskingConfig
+from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
+from lightning_saliency.studies.layer_masking.run import plan_layer_masking, run_layer_masking
+from lightning_saliency.studies.roar_kar.config import RoarKarConfig
+from lightning_saliency.studies.roar_kar.results import RoarKarResult
+from lightning_saliency.studies.roar_kar.run import plan_roar_kar, run_roar_kar
 from lightning_saliency.studies.sanity_check import (
     SanityCheckConfig,
     SanityCheckResult,
@@ -28,14 +34,22 @@ __all__ = [
     "CellError",
     "ComparisonConfig",
     "ComparisonResult",
+    "LayerMaskingConfig",
+    "LayerMaskingResult",
     "MetricConfig",
+    "RoarKarConfig",
+    "RoarKarResult",
     "SanityCheckConfig",
     "SanityCheckResult",
     "StaleResultsError",
     "plan_augmentation",
     "plan_comparison",
+    "plan_layer_masking",
+    "plan_roar_kar",
     "plan_sanity_check",
     "run_augmentation",
     "run_comparison",
+    "run_layer_masking",
+    "run_roar_kar",
     "run_sanity_check",
 ]
