@@ -26,7 +26,7 @@ from benchmarks._timing import compare, print_table, write_results
 from lightning_saliency.batches import fingerprint
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.cache import MapCache
-from lightning_saliency.explainers.fast_forward import FastCopy
+from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
 from lightning_saliency.functional.similarity import spearman
 
 PLAIN, FULL, ECONOMY = "plain fine-tuning", "full: G = 16, every image", "economy=True"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import activations_and_gradients, activations_only, select_scores
-from lightning_saliency.explainers.fast_forward import Precision
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import fill_images, resize_maps
 from lightning_saliency.scales.find import Scale

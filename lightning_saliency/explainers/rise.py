@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.fast_forward import Precision
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.masking import Fill, resize_maps
 

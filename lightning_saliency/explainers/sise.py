@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import activations_and_gradients, class_logits, select_scores
-from lightning_saliency.explainers.fast_forward import Precision
 from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.cascade import cascade_fusion
 from lightning_saliency.functional.class_scores import Score, log_odds
 from lightning_saliency.functional.masking import Fill, attribution_masks, resize_maps

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_saliency.explainers.base import class_logits, undisturbed, unwrap
-from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision, fast_inference
+from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision, fast_inference
 
 Average = Literal["micro", "macro", "none"]
 

@@ -26,7 +26,7 @@ from lightning_saliency.callbacks.augmentation.options import (
 from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalars
 from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
 from lightning_saliency.explainers import ExplainerOption
-from lightning_saliency.explainers.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.masking import Fill
 
 

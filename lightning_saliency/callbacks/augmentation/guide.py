@@ -16,7 +16,7 @@ from lightning_saliency.callbacks.augmentation.options import (
 )
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
-from lightning_saliency.explainers.fast_forward import PRECISIONS, Precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import Fill, blend, fill_images, resize_maps
 from lightning_saliency.pictures.tensors import resize_images

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_saliency.explainers.fast_forward import fast_inference
+from lightning_saliency.explainers.mask_scoring.fast_forward import fast_inference
 
 
 def _with_statistics(model: nn.Module) -> nn.Module:

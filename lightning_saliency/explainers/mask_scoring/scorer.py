@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from time import perf_counter
 from types import TracebackType
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_saliency.explainers.base import (
-    Explainer,
     as_ordinary,
     checked_targets,
     class_logits,
@@ -26,7 +23,8 @@ from lightning_saliency.explainers.base import (
     undisturbed,
     unwrap,
 )
-from lightning_saliency.explainers.fast_forward import PRECISIONS, FastCopy, Precision
+from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
+from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, FastCopy, Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import Fill, blend, fill_images
 
@@ -108,64 +106,6 @@ def score_masks(
         blocks = [masks] if isinstance(masks, Tensor) else masks
         scored = [scorer.score_block(block) for block in blocks]
     return torch.cat(scored, dim=1) if scored else images.new_zeros(images.shape[0], 0)
-
-
-@dataclass
-class ScoringBudget:
-    """Progress of the scoring of masked images within a time limit, see `limited_scoring`.
-
-    Attributes:
-        seconds: Time limit in seconds.
-        asked: Number of masked images to score.
-        run: Number of masked images that the network was run on.
-        taken: Seconds spent on these.
-    """
-
-    seconds: float
-    asked: int = 0
-    run: int = 0
-    taken: float = 0.0
-
-    @property
-    def used_up(self) -> bool:
-        """Whether no further masked images are to be run."""
-        return self.run > 0 and self.taken >= self.seconds
-
-    def note(self, scores: Tensor, seconds: float) -> None:
-        """Count masked images that were run."""
-        self.asked += len(scores)
-        self.run += len(scores)
-        self.taken += seconds
-
-
-_BUDGET: ContextVar[ScoringBudget | None] = ContextVar("scoring budget", default=None)
-
-
-@contextmanager
-def limited_scoring(seconds: float) -> Iterator[ScoringBudget]:
-    """Inside, explainers stop running the network on masked images once that has taken so long: to tell their cost.
-
-    The first passes are always run; the scores of masked images that are not run are 0. The maps are worth nothing.
-
-    Args:
-        seconds: The time for all passes over masked images.
-
-    Yields:
-        How much was done.
-
-    Example:
-        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        >>> with limited_scoring(0.0) as budget:
-        ...     _ = score_masks(model, torch.ones(1, 2, 8, 8), torch.rand(1, 50, 8, 8), 0, batch_size=4)
-        >>> budget.asked, budget.run
-        (50, 4)
-    """
-    budget = ScoringBudget(seconds)
-    token = _BUDGET.set(budget)
-    try:
-        yield budget
-    finally:
-        _BUDGET.reset(token)
 
 
 class MaskScorer:
@@ -267,7 +207,7 @@ class MaskScorer:
         """The scores ``[N]`` of masks ``[N, h, w]``, the n-th on image ``owners[n]`` (``[N]`` int64)."""
         scores: list[Tensor] = []
         start = 0
-        budget = _BUDGET.get()
+        budget = CURRENT_BUDGET.get()
         while start < len(owners):
             stop = min(start + self.chunk, len(owners))
             if budget is not None and budget.used_up:
@@ -340,68 +280,6 @@ class MaskScorer:
             return scores if scores.dtype == torch.float64 else scores.float()
         scores = class_scores(class_logits(returned, self.output, len(owners)), self.score)
         return select_scores(scores, None if self._classes is None else self._classes[owners])[0]
-
-
-class MaskScoringExplainer(Explainer):
-    """An explainer that scores masked images.
-
-    Args:
-        model: The network, see ``Explainer``.
-        layer: Layer to read, see ``Explainer``.
-        output: Function that takes the logits out of the network's output, see ``Explainer``.
-        score: Ψ of the class: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
-        batch_size: Masked images in one pass, see `score_masks`.
-        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: the caller's precision.
-        fast: Score the masked images with a faster copy of the network, see `fast_inference`; the explainer keeps it
-            and brings it up to date at each call, see `FastCopy`. ``"compiled"``: compile it, too.
-        progress: Show a progress bar.
-
-    Raises:
-        ValueError: If an option is unknown.
-    """
-
-    #: A map costs many passes.
-    expensive = True
-
-    def __init__(
-        self,
-        model: nn.Module,
-        layer: Any = None,
-        *,
-        output: Callable[[Any], Tensor] | None = None,
-        score: Score = "softmax",
-        batch_size: int | Literal["auto"] = "auto",
-        precision: Precision | None = None,
-        fast: bool | Literal["compiled"] = False,
-        progress: bool = False,
-    ) -> None:
-        super().__init__(model, layer, output=output)
-        check_scoring(score, batch_size, precision)
-        if fast not in (False, True, "compiled"):
-            raise ValueError(f"Got fast={fast!r}. Allowed are False, True and 'compiled'; use one of them.")
-        self.score: Score = score
-        self.batch_size: int | Literal["auto"] = batch_size
-        self.precision: Precision | None = precision
-        self.fast = fast
-        self.progress = progress
-        self._copy: FastCopy | None = None
-
-    def _scorer(self, images: Tensor, targets: Tensor, fill: Fill, total: int, exact: bool = False) -> MaskScorer:
-        if self.fast and self._copy is None:
-            self._copy = FastCopy(self.model, self.precision or "bf16", self.fast == "compiled")
-        return MaskScorer(
-            self.model,
-            images,
-            targets,
-            fill=fill,
-            batch_size=self.batch_size,
-            score=self.score,
-            output=self.output,
-            precision=None if exact else self.precision,
-            fast=self._copy if self._copy is not None and not exact else False,
-            progress=self.progress,
-            total=total,
-        )
 
 
 def check_scoring(score: str, batch_size: int | str, precision: str | None) -> None:

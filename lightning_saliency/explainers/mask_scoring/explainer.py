@@ -1,0 +1,76 @@
+"""The base class of explainers that score masked images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, Precision
+from lightning_saliency.explainers.mask_scoring.scorer import MaskScorer, check_scoring
+from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.masking import Fill
+
+
+class MaskScoringExplainer(Explainer):
+    """An explainer that scores masked images.
+
+    Args:
+        model: The network, see ``Explainer``.
+        layer: Layer to read, see ``Explainer``.
+        output: Function that takes the logits out of the network's output, see ``Explainer``.
+        score: Ψ of the class: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
+        batch_size: Masked images in one pass, see `score_masks`.
+        precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: the caller's precision.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`; the explainer keeps it
+            and brings it up to date at each call, see `FastCopy`. ``"compiled"``: compile it, too.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+
+    #: A map costs many passes.
+    expensive = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Any = None,
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+        score: Score = "softmax",
+        batch_size: int | Literal["auto"] = "auto",
+        precision: Precision | None = None,
+        fast: bool | Literal["compiled"] = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(model, layer, output=output)
+        check_scoring(score, batch_size, precision)
+        if fast not in (False, True, "compiled"):
+            raise ValueError(f"Got fast={fast!r}. Allowed are False, True and 'compiled'; use one of them.")
+        self.score: Score = score
+        self.batch_size: int | Literal["auto"] = batch_size
+        self.precision: Precision | None = precision
+        self.fast = fast
+        self.progress = progress
+        self._copy: FastCopy | None = None
+
+    def _scorer(self, images: Tensor, targets: Tensor, fill: Fill, total: int, exact: bool = False) -> MaskScorer:
+        if self.fast and self._copy is None:
+            self._copy = FastCopy(self.model, self.precision or "bf16", self.fast == "compiled")
+        return MaskScorer(
+            self.model,
+            images,
+            targets,
+            fill=fill,
+            batch_size=self.batch_size,
+            score=self.score,
+            output=self.output,
+            precision=None if exact else self.precision,
+            fast=self._copy if self._copy is not None and not exact else False,
+            progress=self.progress,
+            total=total,
+        )
