@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_saliency.batches import find_images
 from lightning_saliency.explainers import ExplainerSpec
-from lightning_saliency.studies.costs import MapCost, map_cost
-from lightning_saliency.studies.engine.cell import Cell
+from lightning_saliency.studies.costs import MapCost, map_cost, timing_cell
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.isolation import quiet, seeded
@@ -60,8 +59,8 @@ class Costs:
 
 def training_costs(training: Training, fingerprint: Any, output: Path) -> Costs:
     """The cost of training, as it is kept in ``<output>/costs``; timed if it is not."""
-    cell = Cell("training", time_training, {"training": training}, {"training": fingerprint})
-    return Costs(**run_cells([cell], output / "costs", progress=False)["training"])
+    cell = timing_cell("training", time_training, {"training": training}, {"training": fingerprint})
+    return Costs(**run_cells([cell], output / "costs", progress=False)[cell.name])
 
 
 def map_costs(
@@ -69,7 +68,7 @@ def map_costs(
 ) -> dict[str, MapCost]:
     """Row -> cost of one map, as it is kept in ``<output>/costs``; timed if it is not."""
     cells = {
-        name: Cell(
+        name: timing_cell(
             f"map-{file_name(name)}",
             time_maps,
             {"training": training, "explainer": explainer},

@@ -17,6 +17,7 @@ from lightning_saliency.explainers.base import undisturbed, unwrap
 from lightning_saliency.explainers.controls import EdgeDetector
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable
+from lightning_saliency.studies.costs import timing_cell
 from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.plan import Plan, plan_row
@@ -207,7 +208,7 @@ class _Study:
         }
         weights = weights_fingerprint(network_from(self.model))
         content = {"weights": weights, "explainer options": explainer.plain(), "device": self.device}
-        return Cell(file_name(name), time_map, arguments, content)
+        return timing_cell(file_name(name), time_map, arguments, content)
 
     def _targets(self, network: nn.Module) -> list[int]:
         """The classes that are explained: those given, or those that the original network predicts."""
