@@ -1,0 +1,37 @@
+"""The cost of a map, told by a part of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_saliency.explainers import RISE, SISE, GroupCAM, ScoreCAM
+from lightning_saliency.networks import build_network
+from lightning_saliency.studies.costs import map_cost, timing_cell
+from lightning_saliency.studies.passes import counted_passes
+
+EXPLAINERS = {
+    "rise": lambda network: RISE(network, masks=300),
+    "score_cam": ScoreCAM,
+    "group_cam": GroupCAM,
+    "sise": SISE,
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_passes_told_by_a_few_are_those_that_a_whole_map_takes(name):
+    torch.manual_seed(0)
+    network, images, targets = build_network("small_cnn", 10).eval(), torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    explainer = EXPLAINERS[name](network)
+    explainer(images, targets)  # layers are looked for the first time
+    with counted_passes((32, 32)) as count:
+        explainer(images, targets)
+    told = map_cost(explainer, images, targets, budget=0.0)
+    assert told.passes == count[0] / 2 > 10
+    assert told.seconds > 0
+
+
+def test_a_timing_of_other_options_is_another_one():
+    names = [timing_cell("rise", dict, {}, {"masks": masks}).name for masks in (100, 200, 100)]
+    assert names[0] == names[2] != names[1]
+    assert names[0].startswith("rise-")
