@@ -15,7 +15,7 @@ from lightning_saliency.studies.comparison import (
 )
 from lightning_saliency.studies.engine.cell import CellError
 from lightning_saliency.studies.engine.files import StaleResultsError
-from lightning_saliency.studies.layer_masking.cells import LayerMaskingConfig
+from lightning_saliency.studies.layer_masking.config import LayerMaskingConfig
 from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
 from lightning_saliency.studies.layer_masking.run import plan_layer_masking, run_layer_masking
 from lightning_saliency.studies.roar_kar.config import RoarKarConfig

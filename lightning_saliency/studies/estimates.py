@@ -18,7 +18,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
 
     Args:
         values: n measurements; for paired arms, their differences.
-        confidence: Of the interval, in (0, 1).
+        confidence: Level of the confidence interval, in (0, 1).
 
     Returns:
         The mean, its interval and n. One value says nothing of the spread: its interval has infinite ends, and tables
@@ -111,7 +111,7 @@ def bootstrap_mean(
             contains). ``None``: the mean over all values.
         resamples: Number of draws.
         confidence: Share of the draws' means that the interval holds, in (0, 1).
-        seed: Of the draws.
+        seed: Seed of the random draws.
 
     Returns:
         The mean, the interval, and N.
@@ -157,7 +157,7 @@ def paired_difference(
     Args:
         values: Seed -> the arm's value.
         reference: Seed -> the reference arm's value; seeds that only one arm has are left out.
-        confidence: Of the interval, in (0, 1).
+        confidence: Level of the confidence interval, in (0, 1).
 
     Returns:
         The mean difference, its interval, which is infinite for a single seed, and the number of seeds; ``None`` where

@@ -66,7 +66,7 @@ class SeededBatches:
 
     Args:
         loader: With ``num_workers=0``, or with workers that it starts anew for each pass.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
 
     def __init__(self, loader: Batches, seed: int) -> None:

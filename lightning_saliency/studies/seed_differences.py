@@ -21,11 +21,11 @@ class SeedDifferences:
     """The scores of a reference less those of each other method, paired by seed.
 
     Args:
-        scores: Of the methods that are compared.
+        scores: Scores of the methods that are compared.
         reference: One of them; ``None``: nothing is compared.
-        columns: Of the scores.
+        columns: Names of the scores.
         seeds: How many there are.
-        confidence: Of the intervals over seeds.
+        confidence: Level of the confidence intervals over seeds, in (0, 1).
     """
 
     scores: SeedScores
@@ -91,7 +91,7 @@ def chosen_reference(given: str | None, names: Sequence[str], usual: str | None 
 
     Args:
         given: By the user; or ``None``: the usual one where it is among the names, else the first of them.
-        names: Of all methods.
+        names: Names of all methods.
         usual: See ``given``.
 
     Raises:

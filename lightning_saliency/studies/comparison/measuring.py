@@ -47,7 +47,7 @@ class MetricConfig:
         top_fraction: Share of the pixels taken for ``miou``.
         kept_fraction: Share of the pixels left for ``drop`` and ``increase``.
         fill: What stands elsewhere for these two, see `lightning_saliency.functional.masking.fill_images`.
-        steps: Of the insertion and deletion curves; 100 is 1 % of the pixels each.
+        steps: Number of steps of the insertion and deletion curves; with 100, each step is 1 % of the pixels.
         baseline: What the image appears from and gives way to in these curves.
         score: What the network's output is turned into: ``softmax``, ``sigmoid`` or ``logit``.
         precision: ``bf16`` or ``fp16``: compute the curves, which cost most of the time, with a faster copy of the
@@ -138,7 +138,7 @@ def measure(
     """Explain a chunk of pairs of image and class, and measure the maps.
 
     Args:
-        explainer: Of the network that is measured against.
+        explainer: Explainer whose network the maps are measured against.
         images: ``[B, C, H, W]``, one for each pair.
         targets: ``[B]`` int64.
         boxes: For each pair the boxes ``[n, 4]`` of the class, or ``None``.

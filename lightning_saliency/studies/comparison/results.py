@@ -45,8 +45,8 @@ class ComparisonResult:
         caption: What the numbers are from.
         samples: The images, for the sheets of examples.
         resamples: Draws of the bootstrap.
-        confidence: Of the intervals.
-        seed: Of the draws.
+        confidence: Level of the confidence intervals.
+        seed: Seed of the bootstrap's random draws.
         pairs: Explainers that are compared with one another, image by image, see `differences`.
         folder: Where `save` writes by default.
     """

@@ -131,7 +131,7 @@ def compute_cell(cell: Cell, folder: Path, retries: int = 0) -> None:
 
     Args:
         cell: The cell.
-        folder: Of the results.
+        folder: Folder of the results.
         retries: How often it is begun anew, with a warning, when one of the processes that it started itself is lost
             (those of ``strategy="ddp_spawn"``); not after an exception in one of them.
 

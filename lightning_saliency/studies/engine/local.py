@@ -43,7 +43,7 @@ def in_processes(
 
     Args:
         cells: What is to be computed.
-        folder: Of the results.
+        folder: Folder of the results.
         workers: Number of processes.
         threads: Of each process.
         devices: For each process the GPUs it sees, as ``CUDA_VISIBLE_DEVICES`` names them; ``None``: as they are.

@@ -23,7 +23,7 @@ def on_ray(
 
     Args:
         cells: What is to be computed.
-        folder: Of the results, absolute.
+        folder: Folder of the results, an absolute path.
         cpus_per_cell: Processors that Ray sets aside for a cell.
         gpus_per_cell: GPUs likewise; with 0 a cell sees none.
         retries: How often a cell is begun anew whose process or machine is lost, or a process that the cell started.

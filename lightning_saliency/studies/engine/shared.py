@@ -62,7 +62,7 @@ def sharing(folder: Path, elsewhere: bool) -> Iterator[Callable[[str, Any], Shar
     """While the context lasts, objects can be shared with cells: ``share(name, value)``.
 
     Args:
-        folder: Of the study; the files are kept below it for as long as the context lasts.
+        folder: Folder of the study; the files are kept below it for as long as the context lasts.
         elsewhere: Whether cells are computed in other processes.
 
     Yields:

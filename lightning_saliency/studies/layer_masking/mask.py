@@ -106,7 +106,7 @@ class LayerMask(pl.Callback):
         mode: ``"kar"`` or ``"roar"``.
         fraction: Share of the positions that is let through, in (0, 1]; rounded, but at least one position: of a 4×4
             grid 2.5 % would be none.
-        seed: Of the random map.
+        seed: Seed of the random map.
 
     Raises:
         ValueError: If the mode is unknown or the fraction out of range.

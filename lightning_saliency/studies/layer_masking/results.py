@@ -16,7 +16,8 @@ from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Estimate, TableData
 from lightning_saliency.studies.engine.files import as_csv, as_json, result_folder, write_texts
 from lightning_saliency.studies.estimates import mean_interval
-from lightning_saliency.studies.layer_masking.cells import MODES, LayerGrid
+from lightning_saliency.studies.layer_masking.config import MODES
+from lightning_saliency.studies.layer_masking.grid import LayerGrid
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.figures import quartile_columns, scale_bars, scale_columns, statistic_columns
 from lightning_saliency.studies.retraining.grid import network_name, study_facts
@@ -46,7 +47,7 @@ class LayerMaskingResult:
         accuracies: Statistic (or ``"random"``) -> ``"kar"`` and ``"roar"`` -> for each scale one accuracy in [0, 1] for
             each seed.
         unmasked: The accuracy of the networks without masks.
-        confidence: Of the intervals over seeds.
+        confidence: Level of the confidence intervals over seeds.
         facts: What was studied, for the report.
         folder: Where ``save`` writes by default.
         reference: The statistic whose differences to each other one are shown; ``None``: ``"smoe_scale"``, or the

@@ -6,14 +6,15 @@ from typing import Any
 
 from lightning_saliency.studies.engine.plan import Plan, plan_row
 from lightning_saliency.studies.engine.run import read_cells, run_cells
-from lightning_saliency.studies.layer_masking.cells import STATISTICS, LayerGrid, LayerMaskingConfig, scales_of
+from lightning_saliency.studies.layer_masking.config import PAPER_STATISTICS, LayerMaskingConfig
+from lightning_saliency.studies.layer_masking.grid import LayerGrid, scales_of
 from lightning_saliency.studies.layer_masking.mask import LayerMask, modules_before
 from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
 from lightning_saliency.studies.retraining.costs import training_costs
 from lightning_saliency.studies.retraining.grid import forget_lost
 
 __all__ = [
-    "STATISTICS",
+    "PAPER_STATISTICS",
     "LayerMask",
     "LayerMaskingConfig",
     "LayerMaskingResult",

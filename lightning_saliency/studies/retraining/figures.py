@@ -117,7 +117,7 @@ def retraining_curves(
             are shaded, but for those of a single seed, which are infinite.
         fractions: The shares of the pixels, in (0, 1).
         unmasked: The accuracy on whole images, drawn as a level line.
-        title: Of the whole figure.
+        title: Title of the whole figure.
 
     Returns:
         A figure with a canvas of its own.
@@ -175,8 +175,8 @@ def scale_bars(
     Args:
         scores: Method -> one score a scale, shallow to deep. 0 is a random map's.
         scales: Names of the scales.
-        label: Of the vertical axis.
-        title: Of the figure.
+        label: Label of the vertical axis.
+        title: Title of the figure.
 
     Returns:
         A figure with a canvas of its own.

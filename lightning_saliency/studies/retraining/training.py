@@ -59,10 +59,10 @@ def fit_and_test(
     Args:
         module: The LightningModule, changed in place.
         data: The LightningDataModule.
-        epochs: Of the training; 0: only test.
-        seed: Of the order of the data and of whatever is random in training.
+        epochs: Number of epochs of training; 0 only tests.
+        seed: Seed of the order of the data and of all random numbers in training.
         trainer: Arguments of the ``Trainer``.
-        callbacks: Of the ``Trainer``, beside those that its arguments name.
+        callbacks: Callbacks of the ``Trainer``, besides those that its arguments name.
         metric: What the module logs its test accuracy as; ``""``: ``test/accuracy``.
         fitted: Called between training and testing.
 

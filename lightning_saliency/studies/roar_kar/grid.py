@@ -45,7 +45,7 @@ class MaskedKey:
         explainer: Its name in the table.
         mode: ``"roar"`` or ``"kar"``.
         fraction: Share of the pixels.
-        seed: Of the training.
+        seed: Seed of the training.
     """
 
     explainer: str

@@ -60,7 +60,7 @@ class RoarKarResult:
         seeds: One training of every cell for each.
         accuracies: Explainer -> mode -> fraction -> one accuracy in [0, 1] for each seed.
         unmasked: The accuracy on whole images, for each seed.
-        confidence: Of the intervals over seeds.
+        confidence: Level of the confidence intervals over seeds.
         facts: What was studied, for the report.
         examples: Images and maps, as PNG in base64: ``{"images": [...], "maps": {explainer: [...]}}``.
         folder: Where ``save`` writes by default.
