@@ -1,0 +1,137 @@
+"""The grid of a layer-masking study: statistics × {KAR, ROAR} × scales × seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_saliency.scales.find import Scale, find_scales, named_scales
+from lightning_saliency.studies.engine.cell import Cell, plain
+from lightning_saliency.studies.engine.files import file_name
+from lightning_saliency.studies.isolation import quiet, seeded
+from lightning_saliency.studies.layer_masking.cells import accuracy_unmasked, tune_masked
+from lightning_saliency.studies.layer_masking.config import MODES, LayerMaskingConfig
+from lightning_saliency.studies.layer_masking.mask import RANDOM
+from lightning_saliency.studies.retraining.cells import first_images
+from lightning_saliency.studies.retraining.content import training_fingerprint
+from lightning_saliency.studies.retraining.grid import (
+    Weights,
+    checked_network,
+    given_weights,
+    network_file,
+    training_of,
+    unmasked_cells,
+)
+from lightning_saliency.studies.retraining.training import network_of
+from lightning_saliency.studies.specs import build_data, build_module
+
+
+@dataclass(frozen=True)
+class LayerKey:
+    """Which cell of the grid.
+
+    Args:
+        statistic: Its name, or ``"random"``.
+        mode: ``"roar"`` or ``"kar"``.
+        scale: Number of the scale, from 0.
+        seed: Seed of the fine-tuning.
+    """
+
+    statistic: str
+    mode: str
+    scale: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the cell."""
+        return f"layer{self.scale + 1}-{self.mode}-{file_name(self.statistic)}-s{self.seed}"
+
+
+class LayerGrid:
+    """All cells of a study.
+
+    Args:
+        config: The study.
+        scales: What is masked.
+    """
+
+    def __init__(self, config: LayerMaskingConfig, scales: Sequence[Scale]) -> None:
+        self.config = config
+        self.scales = tuple(scales)
+        self.output = config.folder
+        self.folder = self.output / "cells"
+        self.training = training_of(config)
+        self.fingerprint = training_fingerprint(self.training)
+        self.keys = [
+            LayerKey(statistic, mode, scale, seed)
+            for seed in config.seeds
+            for scale in range(len(self.scales))
+            for mode in MODES
+            for statistic in (RANDOM, *config.statistics)
+        ]
+
+    def unmasked(self) -> list[Cell]:
+        """The networks that masks are put into: one for each seed, or the accuracy of the one that is given."""
+        if self.config.checkpoint is None:
+            return unmasked_cells(self.training, self.fingerprint, self.config.seeds, self.output)
+        given = given_weights(self.config.checkpoint, self.training)
+        content = {"spec": self.fingerprint["data"], "content": self.fingerprint["content"]["data"]}
+        tested = {"data": content, "weights": given.hash}
+        return [Cell("unmasked", accuracy_unmasked, {"training": self.training, "weights": str(given.path)}, tested)]
+
+    def weights(self, unmasked: Mapping[str, Mapping[str, Any]]) -> dict[int, Weights]:
+        """For each seed the network that masks are put into, of those seeds where it is known by now."""
+        if self.config.checkpoint is not None:
+            return dict.fromkeys(self.config.seeds, given_weights(self.config.checkpoint, self.training))
+        return {
+            seed: Weights(network_file(self.output, seed), unmasked[f"unmasked-s{seed}"]["weights"])
+            for seed in self.config.seeds
+            if f"unmasked-s{seed}" in unmasked
+        }
+
+    def masked(self, weights: Mapping[int, Weights]) -> list[Cell]:
+        """The fine-tunings, in the order of ``keys``."""
+        return [self._cell(key, weights) for key in self.keys]
+
+    def _cell(self, key: LayerKey, weights: Mapping[int, Weights]) -> Cell:
+        network = weights.get(key.seed, Weights(network_file(self.output, key.seed), ""))
+        mask = {
+            "scale": self.scales[key.scale],
+            "statistic": key.statistic,
+            "mode": key.mode,
+            "fraction": self.config.fraction(key.mode),
+        }
+        tuning = {"epochs": self.config.fine_tuning_epochs, "changes": dict(self.config.fine_tuning)}
+        arguments = {
+            "training": self.training,
+            "weights": str(network.path),
+            "hash": network.hash,
+            "seed": key.seed,
+            **mask,
+            **tuning,
+        }
+        fingerprint = {
+            # How long the masked network was trained is told by its weights.
+            "training": {**self.fingerprint, "epochs": None},
+            "weights": network.hash,
+            "seed": key.seed,
+            "mask": plain({**mask, "scale": vars(self.scales[key.scale])}),
+            "fine_tuning": plain(tuning),
+        }
+        return Cell(key.name, tune_masked, arguments, fingerprint)
+
+
+def scales_of(config: LayerMaskingConfig, check: bool = True) -> tuple[Scale, ...]:
+    """The scales of a study's network, for images as its data module makes them.
+
+    Args:
+        config: The study.
+        check: Whether a batch is tested first, see `checked_network`.
+    """
+    training = training_of(config)
+    with quiet(), seeded(0):
+        network = checked_network(training) if check else network_of(build_module(training.model), training.network)
+        image = first_images(build_data(training.data), 1)
+        return find_scales(network, image) if config.layers is None else named_scales(network, config.layers, image)
