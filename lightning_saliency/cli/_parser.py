@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from lightning_saliency.cli._overrides import put, split_overrides
 
 
 def command_parser(command: str, arguments: str, description: str) -> ArgumentParser:
@@ -23,6 +28,32 @@ def command_parser(command: str, arguments: str, description: str) -> ArgumentPa
     )
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of the options below")
     return parser
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str], into: Sequence[str]) -> dict[str, Any]:
+    """The options that arguments and their YAML file give.
+
+    Args:
+        parser: The command's parser.
+        arguments: The command's arguments.
+        into: Options that are mappings, into which an argument may reach: ``--explainers.rise.init_args.masks 500``.
+
+    Returns:
+        Option -> value; with ``--print_config`` they are printed, and the process ends with status 0.
+    """
+    plain, inner = split_overrides(arguments, into)
+    # The parser itself would print what stands there before an argument has reached into a mapping.
+    asked = bool(inner) and any(argument.partition("=")[0] == "--print_config" for argument in plain)
+    if asked:
+        plain = [argument for argument in plain if argument.partition("=")[0] != "--print_config"]
+    options: dict[str, Any] = parser.parse_args(plain).as_dict()
+    for path, value in inner:
+        put(options, path, value)
+    if asked:
+        options.pop("config", None)
+        sys.stdout.write(parser.dump(parser.parse_object(options)))
+        raise SystemExit(0)
+    return options
 
 
 class PlainHelp(DefaultHelpFormatter):

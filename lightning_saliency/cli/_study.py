@@ -8,8 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._overrides import put, split_overrides
-from lightning_saliency.cli._parser import command_parser
+from lightning_saliency.cli._parser import command_parser, parse
 from lightning_saliency.scales.taps import TapError
 from lightning_saliency.studies.engine.cell import CellError
 
@@ -47,11 +46,8 @@ def run_study(
     parser = command_parser(command, "--config FILE [--plan] [OPTIONS]", description)
     parser.add_argument("--plan", action="store_true", help="only say what would run, and for how long")
     parser.add_class_arguments(config, as_group=False)
-    plain, inner = split_overrides(arguments, into)
     # Classes are named here; each cell builds its own.
-    given = parser.parse_args(plain).as_dict()
-    for path, value in inner:
-        put(given, path, value)
+    given = parse(parser, arguments, into)
     planned = given.pop("plan")
     console = Console()
     try:

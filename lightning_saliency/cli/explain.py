@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +11,8 @@ from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.cli._overrides import listed, put, split_overrides
-from lightning_saliency.cli._parser import command_parser
+from lightning_saliency.cli._overrides import listed
+from lightning_saliency.cli._parser import command_parser, parse
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.reports.explain import NORMALIZATIONS, explain_images
@@ -30,20 +30,17 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: If a file, a name or an option is wrong, or the network cannot be explained so.
     """
-    plain, inner = split_overrides(arguments, ["explainers"])
-    options = _parser().parse_args(plain)
-    if not options.get("images"):
+    options = Namespace(**parse(_parser(), arguments, ["explainers"]))
+    if not getattr(options, "images", None):
         raise UsageError("Got no images. Allowed are image files and folders of them; name at least one.")
-    given = {"explainers": options.explainers}
-    if isinstance(options.explainers, (str, list)):
-        given["explainers"] = listed("--explainers", options.explainers)
-    for path, value in inner:
-        put(given, path, value)
+    explainers = options.explainers
+    if isinstance(explainers, (str, list)):
+        explainers = listed("--explainers", explainers)
     try:
         explained = explain_images(
             options.images,
             load_network(options),
-            given["explainers"],
+            explainers,
             targets=_targets(options.targets),
             statistic=options.statistic,
             weights=_weights(options.weights),

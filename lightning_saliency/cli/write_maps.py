@@ -12,8 +12,8 @@ from rich.console import Console
 from lightning_saliency.callbacks.saliency_writer import write_maps
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._overrides import listed, put, split_overrides
-from lightning_saliency.cli._parser import command_parser
+from lightning_saliency.cli._overrides import listed
+from lightning_saliency.cli._parser import command_parser, parse
 from lightning_saliency.data import SaliencyStore, SaliencyStoreError, whole_image_loaders
 from lightning_saliency.scales.taps import TapError
 from lightning_saliency.studies.isolation import seeded
@@ -39,10 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: If a file is missing, an option cannot be carried out, or a store found holds other maps.
     """
-    plain, inner = split_overrides(arguments, _INTO)
-    given = _parser().parse_args(plain).as_dict()
-    for path, value in inner:
-        put(given, path, value)
+    given = parse(_parser(), arguments, _INTO)
     missing = [f"--{name}" for name in ("model", "data") if given[name] is None]
     if missing:
         raise UsageError(f"Got no {' and no '.join(missing)}. Both are needed; give a --config with model and data.")
