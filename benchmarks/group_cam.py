@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 from benchmarks._shared_data import TRAINED, network, photographs
 from benchmarks._timing import compare, interleaved, print_table, write_results
 from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus, GroupCAM
-from lightning_saliency.functional.masking import blur
+from lightning_saliency.functional.fills import blur
 from lightning_saliency.functional.similarity import spearman
 
 # What is timed: the highest ratio to the published procedure, or to a forward pass, that is accepted.

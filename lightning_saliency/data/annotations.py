@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 from torchvision.datasets import VOCDetection
@@ -65,17 +65,13 @@ def read_annotations(
         ValueError: If the format is unknown, or the file is not in that format.
     """
     path = Path(path)
-    if annotation_format not in get_args(AnnotationFormat):
-        raise ValueError(f"Got format={annotation_format!r}. Allowed are 'csv', 'coco' and 'voc'; use one of them.")
+    if annotation_format not in _READERS:
+        raise ValueError(
+            f"Got format={annotation_format!r}. Allowed are {', '.join(map(repr, _READERS))}; use one of them."
+        )
     if not path.exists():
         raise FileNotFoundError(f"There is no {path} to read annotations from. Paths are relative to where you are.")
-    if annotation_format == "csv":
-        found = _read_csv(path, Path(images) if images is not None else path.parent)
-    elif annotation_format == "coco":
-        found = _read_coco(path, Path(images) if images is not None else path.parent)
-    else:
-        folder = path if path.is_dir() else path.parent
-        found = _read_voc(path, Path(images) if images is not None else folder.parent / "JPEGImages")
+    found = _READERS[annotation_format](path, None if images is None else Path(images))
     if not found:
         raise ValueError(f"Got no object from {path}. Expected at least one image with a class; see read_annotations.")
     return [LabelledImage(file, tuple(objects)) for file, objects in found.items()]
@@ -129,7 +125,8 @@ def plain_name(name: str) -> str:
 _Found = dict[Path, list[LabelledObject]]
 
 
-def _read_csv(path: Path, folder: Path) -> _Found:
+def _read_csv(path: Path, images: Path | None) -> _Found:
+    folder = path.parent if images is None else images
     found: _Found = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -156,13 +153,14 @@ def _read_csv(path: Path, folder: Path) -> _Found:
     return found
 
 
-def _read_coco(path: Path, folder: Path) -> _Found:
+def _read_coco(path: Path, images: Path | None) -> _Found:
     """Read COCO's JSON without pycocotools, which this package does not otherwise need."""
-    with _said(path, "a file of COCO's instances"):
+    folder = path.parent if images is None else images
+    with _naming_file(path, "a file of COCO's instances"):
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, Mapping) or not {"images", "categories", "annotations"} <= content.keys():
         raise ValueError(f"Expected images, categories and annotations in {path}; it is no file of COCO's instances.")
-    with _said(path, "a file of COCO's instances"):
+    with _naming_file(path, "a file of COCO's instances"):
         files = {image["id"]: folder / image["file_name"] for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         found: _Found = {file: [] for file in files.values()}
@@ -174,16 +172,17 @@ def _read_coco(path: Path, folder: Path) -> _Found:
     return {file: objects for file, objects in found.items() if objects}
 
 
-def _read_voc(path: Path, folder: Path) -> _Found:
+def _read_voc(path: Path, images: Path | None) -> _Found:
+    folder = (path if path.is_dir() else path.parent).parent / "JPEGImages" if images is None else images
     found: _Found = {}
     for file in sorted(path.glob("*.xml")) if path.is_dir() else [path]:
-        with _said(file, "an annotation of VOC's"):
+        with _naming_file(file, "an annotation of VOC's"):
             parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
         if "annotation" not in parsed or "filename" not in parsed["annotation"]:
             raise ValueError(f"Expected <annotation> with a <filename> in {file}; it is no annotation of VOC's.")
         annotation = parsed["annotation"]
         for thing in annotation.get("object", []):
-            with _said(file, "an annotation of VOC's"):
+            with _naming_file(file, "an annotation of VOC's"):
                 x1, y1, x2, y2 = (float(thing["bndbox"][corner]) for corner in _CORNERS)
                 # Pixels are numbered from 1 and both ends belong to the box.
                 box = _box([x1 - 1, y1 - 1, x2, y2])
@@ -191,8 +190,12 @@ def _read_voc(path: Path, folder: Path) -> _Found:
     return found
 
 
+#: Format -> its reader, called with the annotations' path and the images' folder, if one is given.
+_READERS: dict[str, Callable[[Path, Path | None], _Found]] = {"csv": _read_csv, "coco": _read_coco, "voc": _read_voc}
+
+
 @contextmanager
-def _said(path: Path, kind: str) -> Iterator[None]:
+def _naming_file(path: Path, kind: str) -> Iterator[None]:
     """Turn errors in a file's content into an error that names the file."""
     try:
         yield

@@ -12,7 +12,8 @@ from lightning_saliency.explainers.base import activations_and_gradients, activa
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
-from lightning_saliency.functional.masking import fill_images, resize_maps
+from lightning_saliency.functional.fills import fill_images
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.scales.find import Scale
 
 #: Below this share of the whole image's score, masked images' scores are too small for half precision's rounding.

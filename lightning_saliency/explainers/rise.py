@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
-from lightning_saliency.functional.masking import Fill, resize_maps
+from lightning_saliency.functional.fills import Fill
+from lightning_saliency.functional.masking import resize_maps
 
 
 class RISE(MaskScoringExplainer):

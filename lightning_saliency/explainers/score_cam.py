@@ -12,7 +12,8 @@ from lightning_saliency.explainers.base import activations_only, select_scores
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
-from lightning_saliency.functional.masking import Fill, attribution_masks
+from lightning_saliency.functional.fills import Fill
+from lightning_saliency.functional.masking import attribution_masks
 from lightning_saliency.scales.find import Scale
 
 

@@ -13,7 +13,8 @@ from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringEx
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.cascade import cascade_fusion
 from lightning_saliency.functional.class_scores import Score, log_odds
-from lightning_saliency.functional.masking import Fill, attribution_masks, resize_maps
+from lightning_saliency.functional.fills import Fill
+from lightning_saliency.functional.masking import attribution_masks, resize_maps
 
 
 class SISE(MaskScoringExplainer):

@@ -13,6 +13,7 @@ from lightning_saliency.functional.distributions import (
     truncnormal_mean,
     truncnormal_std,
 )
+from lightning_saliency.functional.fills import Fill, NamedFill, blur, fill_images, is_random
 from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, combine, scale_weights
 from lightning_saliency.functional.localization import (
     bbox_score,
@@ -23,12 +24,8 @@ from lightning_saliency.functional.localization import (
     top_fraction_iou,
 )
 from lightning_saliency.functional.masking import (
-    Fill,
-    NamedFill,
     attribution_masks,
     blend,
-    blur,
-    fill_images,
     keep_most_salient,
     remove_most_salient,
     resize_maps,
@@ -81,6 +78,7 @@ __all__ = [
     "increase",
     "information_score",
     "insertion_curve",
+    "is_random",
     "keep_most_salient",
     "log_odds",
     "lognormal_entropy",

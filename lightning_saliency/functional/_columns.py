@@ -138,3 +138,12 @@ def safe_sqrt(values: Tensor) -> Tensor:
     """√x for x ≥ 0, with gradient 0 instead of infinity at x = 0."""
     zero = values == 0
     return torch.where(zero, values, torch.where(zero, 1, values).sqrt())
+
+
+def check_images(images: Tensor) -> None:
+    """Raise a ValueError unless images are ``[B, C, H, W]`` in floating point."""
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"Got images {list(images.shape)} of {images.dtype}. Allowed are floating-point images [B, C, H, W]; "
+            "convert them."
+        )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.functional.class_scores import Score, class_scores
-from lightning_saliency.functional.masking import Fill, fill_images
+from lightning_saliency.functional.fills import Fill, fill_images
 
 __all__ = ["auc", "deletion_curve", "insertion_curve", "target_scores"]
 
@@ -47,7 +47,7 @@ def insertion_curve(
         targets: Class of each image, ``[B]`` int64, or one class for all.
         steps: Number S of steps: 100 is 1 % of the pixels each.
         fill: What stands where the image does not: ``"blur"`` (the paper's), or any fill of
-            `lightning_saliency.functional.masking.fill_images`, such as ``"zero"`` or a tensor.
+            `lightning_saliency.functional.fills.fill_images`, such as ``"zero"`` or a tensor.
         batch_size: Images in one pass. ``"auto"``: the pixels of 8 images of 224 × 224 on a CPU, of 128 on an
             accelerator.
         score: What turns the output into the score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, ``"logit"``

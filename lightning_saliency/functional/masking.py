@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2.functional import gaussian_blur
 
-NamedFill = Literal["zero", "mean", "blur", "noise"]
-Fill = float | NamedFill | Sequence[float] | Tensor
+from lightning_saliency.functional._columns import check_images, upcast
+from lightning_saliency.functional.fills import Fill, fill_images
 
 
 def top_fraction(saliency: Tensor, fraction: float) -> Tensor:
@@ -40,7 +36,7 @@ def top_fraction(saliency: Tensor, fraction: float) -> Tensor:
         raise ValueError(
             f"Expected saliency maps [..., H, W], but got shape {list(saliency.shape)}; add the missing dimensions."
         )
-    flat = _upcast(saliency).flatten(-2)
+    flat = upcast(saliency).flatten(-2)
     count, pixels = round(fraction * flat.shape[-1]), flat.shape[-1]
     if flat.numel() and bool(flat.amax(-1).isnan().any()):
         raise ValueError(
@@ -113,139 +109,6 @@ def keep_most_salient(
     return torch.where(chosen, images, fill_images(images, fill, generator=generator))
 
 
-def fill_images(
-    images: Tensor,
-    fill: Fill,
-    *,
-    generator: torch.Generator | None = None,
-    kernel_size: int = 51,
-    sigma: float = 50.0,
-) -> Tensor:
-    """What stands in place of hidden pixels: a baseline image for each image.
-
-    Args:
-        images: ``[B, C, H, W]``, floating point.
-        fill: One of
-
-            - ``"zero"``: zero in the space the images are in; the mean colour where they are normalised for a network;
-            - ``"mean"``: each image's own mean of each channel;
-            - ``"blur"``: the image through `blur`;
-            - ``"noise"``: Gaussian noise with each image's own mean and standard deviation of each channel;
-            - a number for all channels, or C numbers (a sequence or a ``[C]`` tensor), such as the data set's mean;
-            - a tensor that broadcasts to ``[B, C, H, W]``: an image of your own.
-        generator: Source of the noise, on the images' device; ``None`` is the global one.
-        kernel_size: Side of the kernel of ``"blur"`` in pixels, odd.
-        sigma: Standard deviation of ``"blur"`` in pixels.
-
-    Returns:
-        ``[B, C, H, W]`` of the images' dtype; possibly a view that repeats its values.
-
-    Raises:
-        ValueError: If the fill is unknown or does not fit the images.
-
-    Example:
-        >>> fill_images(torch.rand(2, 3, 4, 4), (0.1, 0.2, 0.3))[0, :, 0, 0]
-        tensor([0.1000, 0.2000, 0.3000])
-    """
-    _check_images(images)
-    if isinstance(fill, str):
-        if fill == "zero":
-            return images.new_zeros(()).expand(images.shape)
-        if fill == "mean":
-            return _upcast(images).mean((-2, -1), keepdim=True).to(images.dtype).expand(images.shape)
-        if fill == "blur":
-            return blur(images, kernel_size, sigma)
-        if fill == "noise":
-            values = _upcast(images)
-            noise = torch.empty_like(values).normal_(generator=generator)
-            std, mean = torch.std_mean(values, (-2, -1), correction=0, keepdim=True)
-            return (mean + std * noise).to(images.dtype)
-        raise ValueError(
-            f"Got fill={fill!r}. Allowed are {', '.join(map(repr, get_args(NamedFill)))}, a number, one number a "
-            "channel, or a tensor of baseline images; use one of them."
-        )
-    values = torch.as_tensor(fill, dtype=images.dtype, device=images.device)
-    if values.ndim == 1:
-        values = values.view(-1, 1, 1)
-    try:
-        return values.expand(images.shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"Got a fill of shape {list(torch.as_tensor(fill).shape)} for images {list(images.shape)}. Allowed are a "
-            f"number, {images.shape[1]} numbers (one a channel), or a shape that broadcasts to the images'; reshape it."
-        ) from error
-
-
-def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
-    """Images where the mask is one, the baseline where it is zero, and a mixture between (Group-CAM, Eq. 5).
-
-    I' = I ⊙ M + Ĩ ⊙ (1 − M), with Ĩ the baseline.
-
-    Args:
-        images: ``[B, C, H, W]``, floating point.
-        baseline: Broadcasts to ``[B, C, H, W]``, for example ``blur(images)``.
-        masks: ``[B, h, w]`` in [0, 1], one mask an image, or ``[B, M, h, w]``, M of them. Masks of another size than
-            the images' are upsampled bilinearly first.
-
-    Returns:
-        ``[B, C, H, W]`` for one mask an image, ``[B, M, C, H, W]`` for M, of the images' dtype.
-
-    Raises:
-        ValueError: If shapes do not fit.
-
-    Example:
-        >>> blend(torch.ones(1, 1, 1, 3), torch.zeros(1, 1, 1, 3), torch.tensor([[[0.0, 0.25, 1.0]]]))
-        tensor([[[[0.0000, 0.2500, 1.0000]]]])
-    """
-    _check_images(images)
-    if masks.ndim not in (3, 4) or masks.shape[0] != images.shape[0]:
-        raise ValueError(
-            f"Got masks {list(masks.shape)} for images {list(images.shape)}. Allowed are [B, h, w] and [B, M, h, w] "
-            f"with the images' B = {images.shape[0]}; add or drop a dimension."
-        )
-    weights = resize_maps(masks, (images.shape[-2], images.shape[-1])).to(images.dtype).unsqueeze(-3)
-    baseline = baseline.to(images.dtype).expand(images.shape)
-    if masks.ndim == 4:
-        images, baseline = images.unsqueeze(1), baseline.unsqueeze(1)
-    return torch.lerp(baseline, images, weights)
-
-
-def blur(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:
-    """Gaussian blur with the edges reflected, one axis after the other (Group-CAM's baseline image).
-
-    Along an axis too short to be reflected by half the kernel, the kernel is clipped to the largest size that fits,
-    twice the axis' length less one. Autocast is off inside: blurring has no use for half precision.
-
-    Args:
-        images: ``[..., C, H, W]``, floating point.
-        kernel_size: In pixels, odd.
-        sigma: Standard deviation of the kernel, in pixels.
-
-    Returns:
-        ``[..., C, H, W]`` of the images' dtype.
-
-    Raises:
-        ValueError: If the kernel is not odd and positive, or sigma not positive.
-
-    Example:
-        >>> blur(torch.tensor([[[[0.0, 0.0, 3.0, 0.0, 0.0]]]]), kernel_size=3, sigma=1e6)
-        tensor([[[[0., 1., 1., 1., 0.]]]])
-    """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"Got kernel_size={kernel_size}. Allowed are odd sizes from 1; use {max(1, kernel_size + 1)}.")
-    if not sigma > 0:
-        raise ValueError(f"Got sigma={sigma}. Allowed are positive widths in pixels; use kernel_size=1 for no blur.")
-    if images.numel() == 0:
-        return images.clone()
-    height, width = images.shape[-2:]
-    rows, columns = min(kernel_size, 2 * height - 1), min(kernel_size, 2 * width - 1)
-    with torch.autocast(images.device.type, enabled=False):
-        # The kernel is separable: two passes of n taps are the same sum as one of n², and 7 times faster at n = 51.
-        blurred: Tensor = gaussian_blur(_upcast(images), [columns, 1], [float(sigma)] * 2)
-        blurred = gaussian_blur(blurred, [1, rows], [float(sigma)] * 2)
-    return blurred.to(images.dtype)
-
-
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps at another resolution, bilinear, pixel centres aligned as pixels (``align_corners=False``).
 
@@ -256,7 +119,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         ``[..., H, W]``, float32 at least; the very tensor where nothing is to be done.
     """
-    maps = _upcast(maps)
+    maps = upcast(maps)
     if maps.shape[-2:] == torch.Size(size):
         return maps
     if maps.numel() == 0:
@@ -290,12 +153,12 @@ def attribution_masks(feature_maps: Tensor, size: tuple[int, int]) -> tuple[Tens
     # A constant map comes out of the interpolation with rounding noise, which must not be blown up into a mask.
     varied = span > 8 * torch.finfo(span.dtype).eps * torch.maximum(low.abs(), high.abs())
     scale = torch.where(varied, 1 / span.where(varied, torch.ones_like(span)), torch.zeros_like(span))
-    masks = (_upcast(feature_maps) - low[:, None, None]) * scale[:, None, None]
+    masks = (upcast(feature_maps) - low[:, None, None]) * scale[:, None, None]
     return masks, (upsampled - low[:, None, None]).sum((-2, -1)) * scale
 
 
 def _top_of_images(images: Tensor, saliency: Tensor, fraction: float) -> Tensor:
-    _check_images(images)
+    check_images(images)
     expected = (images.shape[0], *images.shape[-2:])
     if saliency.shape != torch.Size(expected):
         raise ValueError(
@@ -305,14 +168,6 @@ def _top_of_images(images: Tensor, saliency: Tensor, fraction: float) -> Tensor:
     return top_fraction(saliency, fraction).unsqueeze(1)
 
 
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"Got images {list(images.shape)} of {images.dtype}. Allowed are floating-point images [B, C, H, W]; "
-            "convert them."
-        )
-
-
 def _check_fraction(fraction: float) -> None:
     if not 0 <= fraction <= 1:
         raise ValueError(
@@ -320,6 +175,35 @@ def _check_fraction(fraction: float) -> None:
         )
 
 
-def _upcast(values: Tensor) -> Tensor:
-    """Half precision and integers as float32; float64 as it is."""
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
+    """Images where the mask is one, the baseline where it is zero, and a mixture between (Group-CAM, Eq. 5).
+
+    I' = I ⊙ M + Ĩ ⊙ (1 − M), with Ĩ the baseline.
+
+    Args:
+        images: ``[B, C, H, W]``, floating point.
+        baseline: Broadcasts to ``[B, C, H, W]``, for example ``blur(images)``.
+        masks: ``[B, h, w]`` in [0, 1], one mask an image, or ``[B, M, h, w]``, M of them. Masks of another size than
+            the images' are upsampled bilinearly first.
+
+    Returns:
+        ``[B, C, H, W]`` for one mask an image, ``[B, M, C, H, W]`` for M, of the images' dtype.
+
+    Raises:
+        ValueError: If shapes do not fit.
+
+    Example:
+        >>> blend(torch.ones(1, 1, 1, 3), torch.zeros(1, 1, 1, 3), torch.tensor([[[0.0, 0.25, 1.0]]]))
+        tensor([[[[0.0000, 0.2500, 1.0000]]]])
+    """
+    check_images(images)
+    if masks.ndim not in (3, 4) or masks.shape[0] != images.shape[0]:
+        raise ValueError(
+            f"Got masks {list(masks.shape)} for images {list(images.shape)}. Allowed are [B, h, w] and [B, M, h, w] "
+            f"with the images' B = {images.shape[0]}; add or drop a dimension."
+        )
+    weights = resize_maps(masks, (images.shape[-2], images.shape[-1])).to(images.dtype).unsqueeze(-3)
+    baseline = baseline.to(images.dtype).expand(images.shape)
+    if masks.ndim == 4:
+        images, baseline = images.unsqueeze(1), baseline.unsqueeze(1)
+    return torch.lerp(baseline, images, weights)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
-from lightning_saliency.functional.masking import Fill, blend, fill_images, keep_most_salient
+from lightning_saliency.functional.fills import Fill, fill_images
+from lightning_saliency.functional.masking import blend, keep_most_salient
 from lightning_saliency.functional.scores import drop, increase
 from lightning_saliency.metrics.base import Average, ImageMean, scoring
 

@@ -157,7 +157,7 @@ def test_class_indices(tmp_path, name, content, expected):
 def test_errors_say_what_to_do(folder):
     with pytest.raises(FileNotFoundError, match=r"no .*nowhere\.csv"):
         read_annotations(folder / "nowhere.csv")
-    with pytest.raises(ValueError, match="csv', 'coco' and 'voc'"):
+    with pytest.raises(ValueError, match="csv', 'coco', 'voc'"):
         read_annotations(folder, "yolo")
     with pytest.raises(ValueError, match="Allowed are file, class_name"):
         read_annotations(csv_file(folder, ["a,b"], "picture,class_name"))

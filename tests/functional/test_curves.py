@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
-from lightning_saliency.functional.masking import blur
+from lightning_saliency.functional.fills import blur
 
 BOTH = pytest.mark.parametrize("curve", [insertion_curve, deletion_curve])
 Curve = Callable[..., Tensor]

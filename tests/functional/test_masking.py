@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate1d
 
+from lightning_saliency.functional.fills import blur, fill_images
 from lightning_saliency.functional.masking import (
     attribution_masks,
     blend,
-    blur,
-    fill_images,
     keep_most_salient,
     remove_most_salient,
     resize_maps,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchmetrics import MetricCollection
 
-from lightning_saliency.functional.masking import blur
+from lightning_saliency.functional.fills import blur
 from lightning_saliency.metrics import AverageDrop, DeletionAUC, IncreaseRate, InsertionAUC
 
 AGAINST_NETWORK = pytest.mark.parametrize("kind", [InsertionAUC, DeletionAUC, AverageDrop, IncreaseRate])

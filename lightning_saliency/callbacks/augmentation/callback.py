@@ -27,7 +27,7 @@ from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalar
 from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
-from lightning_saliency.functional.masking import Fill
+from lightning_saliency.functional.fills import Fill
 
 
 class SaliencyAugmentation(pl.Callback):

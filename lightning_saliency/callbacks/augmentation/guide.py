@@ -18,7 +18,8 @@ from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
-from lightning_saliency.functional.masking import Fill, blend, fill_images, resize_maps
+from lightning_saliency.functional.fills import Fill, fill_images
+from lightning_saliency.functional.masking import blend, resize_maps
 from lightning_saliency.pictures.tensors import resize_images
 
 #: The guides that have a name: every explainer with a map for each class, and random blobs.

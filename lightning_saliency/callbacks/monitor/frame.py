@@ -14,6 +14,14 @@ from lightning_saliency.functional.visualization import heatmap, overlay
 from lightning_saliency.pictures.tensors import Picture, displayable, fitted_size, resize_images, sheet, tile_width
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 
+#: Views without a pass of their own, which make rows of tiles ``[n, 3, h, w]`` of the maps and the images: all scales
+#: in one image, their mean over the grey image, each scale by itself.
+VIEWS: dict[str, Callable[[ScaleMaps, Tensor], list[Tensor]]] = {
+    "lovi": lambda maps, images: [maps.lovi()],
+    "combined": lambda maps, images: [maps.overlay(images)],
+    "scales": lambda maps, images: [heatmap(maps.maps[:, scale]) for scale in range(maps.maps.shape[1])],
+}
+
 
 def draw_views(
     records: Sequence[SampleRecord],
@@ -62,7 +70,7 @@ def draw_views(
                 of_class = explain[view](inputs, _targets([records[index] for index in indices]))
                 below = [overlay(images, heatmap(resize_maps(of_class.float().cpu(), size)))]
             else:
-                below = _class_free(view, maps, images)
+                below = VIEWS[view](maps, images)
             for position, index in enumerate(indices):
                 rows[view][index] = [images[position], *(tiles[position] for tiles in below)]
         for position, index in enumerate(indices):
@@ -72,15 +80,6 @@ def draw_views(
         view: (sheet(list(zip(*columns, strict=True)), captions, tile), captions) for view, columns in rows.items()
     }
     return pictures, combined, guessed
-
-
-def _class_free(view: str, maps: ScaleMaps, images: Tensor) -> list[Tensor]:
-    """The rows of tiles ``[n, 3, h, w]`` of one view in ``VIEWS``."""
-    if view == "lovi":
-        return [maps.lovi()]
-    if view == "combined":
-        return [maps.overlay(images)]
-    return [heatmap(maps.maps[:, scale]) for scale in range(maps.maps.shape[1])]
 
 
 def _targets(records: Sequence[SampleRecord]) -> Tensor | None:

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 
 #: The loops a monitor can watch.
 STAGES = ("validate", "train", "test")
-#: Views without a pass of their own: all scales in one image, their mean over the grey image, each scale by itself.
-VIEWS = ("lovi", "combined", "scales")
 #: What `parse_views` reads.
 Views = Sequence[str] | Mapping[str, ExplainerOption | None]
 Hook = TypeVar("Hook", bound=Callable[..., None])

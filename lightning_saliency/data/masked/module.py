@@ -19,7 +19,7 @@ from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
 from lightning_saliency.data.masked.whole_images import LOADERS
 from lightning_saliency.explainers import Explainer, ExplainerOption
-from lightning_saliency.functional.masking import Fill, NamedFill
+from lightning_saliency.functional.fills import Fill, NamedFill, is_random
 from lightning_saliency.randomness import isolated_rng
 
 __all__ = ["Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
@@ -317,7 +317,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         return "test" if self.trainer.testing else "predict" if self.trainer.predicting else "val"
 
     def _generator(self, device: torch.device) -> torch.Generator | None:
-        if not isinstance(self.fill, str) or self.fill != "noise":
+        if not is_random(self.fill):
             return None
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)

@@ -23,7 +23,8 @@ from lightning_saliency.data.masked.transforms import (
     split_image,
     takes_batches,
 )
-from lightning_saliency.functional.masking import Fill, keep_most_salient, remove_most_salient, resize_maps
+from lightning_saliency.functional.fills import Fill, is_random
+from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient, resize_maps
 
 Mode = Literal["roar", "kar"]
 
@@ -204,7 +205,7 @@ class MapCarrier:
             return image
         pixels = image.as_subclass(Tensor)
         images = pixels if pixels.ndim == 4 else pixels[None]
-        if isinstance(self.masking.fill, str) and self.masking.fill == "noise":
+        if is_random(self.masking.fill):
             parts = [
                 self.masking(images[n : n + 1], maps[n : n + 1], self.masking.generator(row))
                 for n, row in enumerate(rows)

@@ -11,7 +11,7 @@ from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, Precision
 from lightning_saliency.explainers.mask_scoring.scorer import MaskScorer, check_scoring
 from lightning_saliency.functional.class_scores import Score
-from lightning_saliency.functional.masking import Fill
+from lightning_saliency.functional.fills import Fill
 
 
 class MaskScoringExplainer(Explainer):

@@ -26,7 +26,8 @@ from lightning_saliency.explainers.base import (
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, FastCopy, Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
-from lightning_saliency.functional.masking import Fill, blend, fill_images
+from lightning_saliency.functional.fills import Fill, fill_images
+from lightning_saliency.functional.masking import blend
 
 Targets = Tensor | int | Callable[[Any], Tensor]
 

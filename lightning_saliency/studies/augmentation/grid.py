@@ -99,8 +99,7 @@ class AugmentationGrid:
     @property
     def threads(self) -> int:
         """Number of PyTorch's threads where cells are computed: in this process all that it has."""
-        elsewhere = self.config.workers > 1 or self.config.engine == "ray"
-        return max(1, int(self.config.cpus_per_cell)) if elsewhere else torch.get_num_threads()
+        return max(1, int(self.config.cpus_per_cell)) if self.config.elsewhere else torch.get_num_threads()
 
     @cached_property
     def cost_cells(self) -> dict[tuple[str, str], Cell]:
@@ -189,7 +188,8 @@ class AugmentationGrid:
     def _machine(self) -> dict[str, Any]:
         """What timings depend on beside the work; of a cluster this process knows no more than its name."""
         config = self.config
-        device = config.training.accelerator if config.engine == "ray" else device_name(config.training.accelerator)
+        here = config.engine == "local"
+        device = device_name(config.training.accelerator) if here else config.training.accelerator
         return {"threads": self.threads, "device": device, "engine": config.engine}
 
 

@@ -69,7 +69,7 @@ class _Timings:
         }
         distinct = {cell.name: cell for cell in (plain, *cells.values())}
         # On a cluster the steps are timed where they will run; here, in this process alone.
-        engine = grid.config.engine_options() if grid.config.engine == "ray" else {}
+        engine = {} if grid.config.engine == "local" else grid.config.engine_options()
         results = run_cells(list(distinct.values()), grid.plan_folder, **engine)
         self.plain: dict[str, Any] = results[plain.name]
         self.extra, self.passes = (

@@ -15,6 +15,7 @@ from lightning_saliency.explainers import Explainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
+from lightning_saliency.functional.fills import NamedFill
 from lightning_saliency.functional.localization import (
     bbox_score,
     boxes_to_masks,
@@ -22,7 +23,7 @@ from lightning_saliency.functional.localization import (
     pointing_game,
     top_fraction_iou,
 )
-from lightning_saliency.functional.masking import NamedFill, keep_most_salient, resize_maps
+from lightning_saliency.functional.masking import keep_most_salient, resize_maps
 from lightning_saliency.functional.scores import drop, increase
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.reports.tables import Column
@@ -46,7 +47,7 @@ class MetricConfig:
         tolerances: Pixels by which a hit of the pointing game may be off; one column each.
         top_fraction: Share of the pixels taken for ``miou``.
         kept_fraction: Share of the pixels left for ``drop`` and ``increase``.
-        fill: What stands elsewhere for these two, see `lightning_saliency.functional.masking.fill_images`.
+        fill: What stands elsewhere for these two, see `lightning_saliency.functional.fills.fill_images`.
         steps: Number of steps of the insertion and deletion curves; with 100, each step is 1 % of the pixels.
         baseline: What the image appears from and gives way to in these curves.
         score: What the network's output is turned into: ``softmax``, ``sigmoid`` or ``logit``.

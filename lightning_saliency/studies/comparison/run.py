@@ -278,8 +278,7 @@ def _opened(config: ComparisonConfig) -> Iterator[_Study]:
     """The comparison, with its networks and images shared for as long as it is computed."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if config.output is None else config.output).resolve()
-        elsewhere = config.workers > 1 or config.engine == "ray"
-        with sharing(folder, elsewhere) as share:
+        with sharing(folder, config.elsewhere) as share:
             models = {
                 name: model_recipe(model, f"model-{file_name(name)}", share) for name, model in config.models.items()
             }

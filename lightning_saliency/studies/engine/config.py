@@ -40,9 +40,14 @@ class EngineConfig:
             raise ValueError("Got output=None. Allowed is a folder, in which the study keeps its results; name one.")
         return Path(self.output).resolve()
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether cells are computed in other processes than this one."""
+        return self.engine != "local" or self.workers > 1
+
     def plan_workers(self) -> int:
         """How many cells are computed at a time; 0: it is not known."""
-        return 0 if self.engine == "ray" else self.workers
+        return self.workers if self.engine == "local" else 0
 
     def engine_options(self) -> dict[str, Any]:
         """The arguments of ``run_cells``."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
@@ -17,6 +17,9 @@ from lightning_saliency.studies.engine.progress import ProgressBar, TimeLeft
 from lightning_saliency.studies.engine.ray import on_ray
 
 __all__ = ["Cell", "CellError", "Engine", "cell_seconds", "read_cells", "run_cells"]
+
+# What computes cells on other machines, called with the cells, the folder, processors and GPUs for a cell, and retries.
+_CLUSTERS: dict[str, Callable[[Sequence[Cell], Path, float, float, int], Iterator[Outcome]]] = {"ray": on_ray}
 
 
 def run_cells(
@@ -73,8 +76,8 @@ def run_cells(
     folder.mkdir(parents=True, exist_ok=True)
     missing = [cell for cell in cells if read_record(cell, folder) is None]
     if missing:
-        if engine == "ray":
-            outcomes = on_ray(missing, folder, cpus_per_cell, gpus_per_cell, retries)
+        if engine in _CLUSTERS:
+            outcomes = _CLUSTERS[engine](missing, folder, cpus_per_cell, gpus_per_cell, retries)
         else:
             devices = visible_devices(workers, gpus_per_cell)
             if workers == 1:
@@ -147,8 +150,9 @@ def _check(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Got several cells named {', '.join(twice)}. Each cell needs a name of its own; rename them.")
-    if engine not in ("local", "ray"):
-        raise ValueError(f'Got engine={engine!r}. Allowed are "local" and "ray"; use one of them.')
+    if engine not in get_args(Engine):
+        allowed = " and ".join(f'"{name}"' for name in get_args(Engine))
+        raise ValueError(f"Got engine={engine!r}. Allowed are {allowed}; use one of them.")
     if workers < 1 or cpus_per_cell <= 0 or gpus_per_cell < 0 or retries < 0:
         raise ValueError(
             f"Got workers={workers}, cpus_per_cell={cpus_per_cell}, gpus_per_cell={gpus_per_cell}, retries={retries}. "

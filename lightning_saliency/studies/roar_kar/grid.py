@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_saliency.data.masked.module import Mode, is_data_mean
-from lightning_saliency.functional.masking import fill_images
+from lightning_saliency.functional.fills import fill_images
 from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.isolation import quiet, seeded

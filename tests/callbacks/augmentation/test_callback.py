@@ -18,7 +18,8 @@ from lightning_saliency.callbacks import (
     SaliencyAugmentation,
 )
 from lightning_saliency.explainers import SMOE, GroupCAM
-from lightning_saliency.functional.masking import blend, blur
+from lightning_saliency.functional.fills import blur
+from lightning_saliency.functional.masking import blend
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.augmentation.helpers import Watching, equal, fit, originals, quiet, ready_made
 from tests.callbacks.monitor.helpers import Module, Recorder, SmallNet, loader

@@ -30,7 +30,7 @@ from lightning_saliency.cli import main
 from lightning_saliency.explainers import EXPLAINERS, GroupCAM, build_explainer
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, fast_inference
-from lightning_saliency.functional.masking import blur
+from lightning_saliency.functional.fills import blur
 from tests.callbacks.monitor.helpers import SmallNet
 from tests.paths import CONFIGS
 

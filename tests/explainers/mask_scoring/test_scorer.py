@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lightning_saliency.explainers.mask_scoring import MaskScorer, score_masks
-from lightning_saliency.functional.masking import blend, fill_images
+from lightning_saliency.functional.fills import fill_images
+from lightning_saliency.functional.masking import blend
 
 BASELINES = ["blur", "zero", "mean", 0.3, (0.1, 0.2, 0.3)]
 
