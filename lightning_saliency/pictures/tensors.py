@@ -154,12 +154,12 @@ def sheet(rows: Sequence[Sequence[Tensor]], captions: Sequence[str], tile: int, 
     band_height = _BAND + len(rows) * (tile + _GAP) - _GAP
     canvas = Image.new("RGB", (columns * (tile + _GAP) - _GAP, bands * (band_height + _GAP) - _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    font = _font()
+    font = text_font()
     for index in range(count):
         left = (index % columns) * (tile + _GAP)
         top = (index // columns) * (band_height + _GAP)
         draw.text(
-            (left + 2, top + 1), _shortened(captions[index], tile - 4, draw, font), fill=(235, 235, 235), font=font
+            (left + 2, top + 1), shortened(captions[index], tile - 4, draw, font), fill=(235, 235, 235), font=font
         )
         for row, tiles in enumerate(rows):
             pixels = to_uint8(tiles[index])
@@ -175,12 +175,14 @@ def to_uint8(image: Tensor) -> Picture:
 
 
 @functools.cache
-def _font() -> ImageFont.FreeTypeFont:
+def text_font(size: int = 10) -> ImageFont.FreeTypeFont:
+    """The font of captions, in a size in pixels."""
     # matplotlib brings DejaVu Sans along, which has arrows and most alphabets; Pillow's own default has neither.
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size=10)
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size=size)
 
 
-def _shortened(text: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:
+def shortened(text: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:
+    """A text cut so that it is at most so many pixels wide."""
     if draw.textlength(text, font=font) <= width:
         return text
     while text and draw.textlength(text + "…", font=font) > width:

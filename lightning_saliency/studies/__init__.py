@@ -15,12 +15,13 @@ from lightning_saliency.studies.comparison import (
 )
 from lightning_saliency.studies.engine.cell import CellError
 from lightning_saliency.studies.engine.files import StaleResultsError
-from lightning_saliency.studies.layer_masking.config import LayerMaskingConfig
-from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
-from lightning_saliency.studies.layer_masking.run import plan_layer_masking, run_layer_masking
-from lightning_saliency.studies.roar_kar.config import RoarKarConfig
-from lightning_saliency.studies.roar_kar.results import RoarKarResult
-from lightning_saliency.studies.roar_kar.run import plan_roar_kar, run_roar_kar
+from lightning_saliency.studies.layer_masking import (
+    LayerMaskingConfig,
+    LayerMaskingResult,
+    plan_layer_masking,
+    run_layer_masking,
+)
+from lightning_saliency.studies.roar_kar import RoarKarConfig, RoarKarResult, plan_roar_kar, run_roar_kar
 from lightning_saliency.studies.sanity_check import (
     SanityCheckConfig,
     SanityCheckResult,

@@ -1,1 +1,7 @@
 """Masks inside a network, scale by scale and statistic by statistic."""
+
+from lightning_saliency.studies.layer_masking.config import LayerMaskingConfig
+from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
+from lightning_saliency.studies.layer_masking.run import plan_layer_masking, run_layer_masking
+
+__all__ = ["LayerMaskingConfig", "LayerMaskingResult", "plan_layer_masking", "run_layer_masking"]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient
-from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images, to_uint8
+from lightning_saliency.pictures.grid import picture_grid
+from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.reports.plots import _COLORS, _DASHES
 from lightning_saliency.reports.tables import Column, Estimate, difference_columns
 
@@ -33,8 +32,6 @@ _TITLES = {"kar": "KAR: only the most salient pixels kept", "roar": "ROAR: the m
 _VERBS = {"kar": "kept", "roar": "removed"}
 # The grey of removed pixels, about that of the mean colour.
 _FILL = 0.5
-_INK, _MUTED, _BACKGROUND = (25, 25, 25), (110, 110, 110), (255, 255, 255)
-_GAP, _BAND, _MARGIN = 3, 17, 8
 
 
 def accuracy_columns(modes: Sequence[str], fractions: Sequence[float]) -> list[Column]:
@@ -228,7 +225,7 @@ def scale_bars(
 
 
 def mask_sheet(
-    image: Tensor, maps: Mapping[str, Tensor], modes: Sequence[str], fractions: Sequence[float], tile: int = 72
+    image: Tensor, maps: Mapping[str, Tensor], modes: Sequence[str], fractions: Sequence[float], tile: int = 88
 ) -> Picture:
     """One image as the retrained networks see it, as in the SMOE paper's Fig. 3 and 9: a row a method.
 
@@ -246,34 +243,19 @@ def mask_sheet(
         ValueError: If a map has another size than the image.
 
     Example:
+        >>> import torch
         >>> mask_sheet(torch.rand(3, 32, 32), {"smoe": torch.rand(32, 32)}, ["kar", "roar"], [0.1, 0.5], tile=32).shape
-        (69, 188, 3)
+        (74, 192, 3)
     """
-    height, width = fitted_size(image.shape[1], image.shape[2], tile)
     columns = [(mode, fraction) for mode in sorted(modes) for fraction in sorted(fractions)]
-    step = height + _BAND + _GAP
-    canvas = Image.new(
-        "RGB",
-        (2 * _MARGIN + (len(columns) + 1) * (width + _GAP) - _GAP, _BAND + len(maps) * step),
-        _BACKGROUND,
-    )
-    draw, font, small = ImageDraw.Draw(canvas), ImageFont.load_default(size=12), ImageFont.load_default(size=10)
-    captions = ["whole", *(f"{100 * fraction:g} % {_VERBS.get(mode, mode)}" for mode, fraction in columns)]
-    for place, caption in enumerate(captions):
-        while caption and draw.textlength(caption, font=small) > width:
-            caption = caption[:-1]
-        draw.text((_MARGIN + place * (width + _GAP), 3), caption, fill=_MUTED, font=small)
-    for row, (method, saliency) in enumerate(maps.items()):
-        top = _BAND + row * step
-        draw.text((_MARGIN, top + 1), method, fill=_INK, font=font)
-        pictures = [image]
+    rows = {}
+    for method, saliency in maps.items():
+        rows[method] = [image]
         for mode, fraction in columns:
             change = keep_most_salient if mode == "kar" else remove_most_salient
-            pictures.append(change(image[None], saliency[None], fraction, _FILL)[0])
-        for place, tile_image in enumerate(resize_images(torch.stack(pictures), (height, width))):
-            left = _MARGIN + place * (width + _GAP)
-            canvas.paste(Image.fromarray(to_uint8(tile_image)), (left, top + _BAND))
-    return np.array(canvas)
+            rows[method].append(change(image[None], saliency[None], fraction, _FILL)[0])
+    captions = ["whole", *(f"{100 * fraction:g} % {_VERBS.get(mode, mode)}" for mode, fraction in columns)]
+    return picture_grid(captions, rows, tile)
 
 
 def _style(number: int) -> tuple[str, str]:

@@ -8,17 +8,14 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lightning_saliency.functional.visualization import heatmap, overlay
-from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images, to_uint8
+from lightning_saliency.pictures.grid import picture_grid
+from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images
 
 #: A mean and the ends of its interval.
 Band = tuple[float, float, float]
-
-_INK, _MUTED, _BACKGROUND = (25, 25, 25), (110, 110, 110), (255, 255, 255)
-_GAP, _BAND, _MARGIN = 4, 18, 8
 
 
 def similarity_figure(
@@ -131,32 +128,16 @@ def similarity_sheet(image: Tensor, maps: Mapping[str, Tensor], layers: Sequence
             raise ValueError(
                 f"Got {len(own)} maps of {name!r}, but 1 + {len(layers)} were expected: original and layers."
             )
-    height, width = fitted_size(image.shape[-2], image.shape[-1], tile)
-    columns, step = 2 + len(layers), height + _BAND + _GAP
-    canvas = Image.new(
-        "RGB", (2 * _MARGIN + columns * (width + _GAP) - _GAP, _BAND + len(maps) * step + _GAP - 2), _BACKGROUND
-    )
-    draw = ImageDraw.Draw(canvas)
-    font, small = ImageFont.load_default(size=12), ImageFont.load_default(size=10)
-
-    def left(column: int) -> int:
-        return _MARGIN + column * (width + _GAP)
-
-    for column, caption in enumerate(("image", "original", *layers)):
-        while caption and draw.textlength(caption, font=small) > width:
-            caption = caption[:-2] + "…" if len(caption) > 2 else ""
-        draw.text((left(column), 3), caption, fill=_MUTED, font=small)
-    photo = resize_images(image[None].float(), (height, width))
-    for row, (name, own) in enumerate(maps.items()):
-        top = _BAND + row * step
-        draw.text((left(0), top + 1), name, fill=_INK, font=font)
-        small_maps = resize_images(own[:, None].float(), (height, width))[:, 0].clamp(0, 1)
-        drawn = overlay(photo.expand(len(own), -1, -1, -1), heatmap(small_maps))
-        for column, picture in enumerate((photo[0], *drawn)):
-            canvas.paste(Image.fromarray(to_uint8(picture)), (left(column), top + _BAND))
-            if column and bool((own[column - 1] == own[column - 1].flatten()[0]).all()):
-                draw.text((left(column) + 3, top + _BAND + 2), "constant", fill=(255, 255, 255), font=small)
-    return np.array(canvas)
+    size = fitted_size(image.shape[-2], image.shape[-1], tile)
+    photo = resize_images(image[None].float(), size)
+    rows, constant = {}, {}
+    for name, own in maps.items():
+        small = resize_images(own[:, None].float(), size)[:, 0].clamp(0, 1)
+        rows[name] = [photo[0], *overlay(photo.expand(len(own), -1, -1, -1), heatmap(small))]
+        constant[name] = [
+            place for place, saliency in enumerate(own, 1) if bool((saliency == saliency.flatten()[0]).all())
+        ]
+    return picture_grid(["image", "original", *layers], rows, tile, constant, "constant")
 
 
 def _shortened(text: str, length: int) -> str:
