@@ -265,6 +265,10 @@ def test_training_with_an_explainer_in_every_step_equals_training_without(precis
     for explain in (False, True):
         model = copy.deepcopy(start)
         module = Classifier(model, explain)
+        if explain and precision == "bf16-mixed" and torch.__version__ < (2, 7):
+            # The first map's search for layers clears autocast's weights, after which torch 2.6 rounds the two
+            # forward passes' gradients of that step each for itself.
+            module.explainer(*data[:4])
         torch.manual_seed(5)
         trainer = Trainer(
             max_epochs=2,

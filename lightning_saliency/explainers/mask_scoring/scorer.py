@@ -179,6 +179,7 @@ class MaskScorer:
         #: Images in one pass, at present.
         self.chunk = _chunk_size(images, half=self.precision is not None) if batch_size == "auto" else batch_size
         self._progress, self._total = progress, total
+        self._advance: Callable[[float], None] | None = None
         self._network: nn.Module | None = None
         self._stack = ExitStack()
 
@@ -189,12 +190,11 @@ class MaskScorer:
             if self.precision is not None:
                 stack.enter_context(torch.autocast(self.images.device.type, dtype=PRECISIONS[self.precision]))
             self._network = self.model if self._copy is None else self._copy.current()
-            columns = (TextColumn("masked images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            console = Console(stderr=True)
-            bar = stack.enter_context(
-                Progress(*columns, console=console, transient=console.is_terminal, disable=not self._progress)
-            )
-            self._advance = partial(bar.advance, bar.add_task("", total=self._total))
+            if self._progress:
+                columns = (TextColumn("masked images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+                console = Console(stderr=True)
+                bar = stack.enter_context(Progress(*columns, console=console, transient=console.is_terminal))
+                self._advance = partial(bar.advance, bar.add_task("", total=self._total))
             self._stack = stack.pop_all()
         return self
 
@@ -225,7 +225,8 @@ class MaskScorer:
             scores.append(part)
             if budget is not None:
                 budget.note(part, perf_counter() - began)
-            self._advance(stop - start)
+            if self._advance is not None:
+                self._advance(stop - start)
             start = stop
         return torch.cat(scores) if scores else self.images.new_zeros(0)
 
