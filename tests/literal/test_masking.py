@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lightning_saliency.functional import fills
 from lightning_saliency.functional import masking as fast
 
 from . import masking as loop
@@ -98,7 +99,7 @@ def test_blend_upsamples_small_masks() -> None:
 )
 def test_blur_is_the_two_dimensional_convolution(height: int, width: int, kernel_size: int, sigma: float) -> None:
     images = random_images(2, height, width)
-    got = fast.blur(torch.from_numpy(images), kernel_size, sigma)
+    got = fills.blur(torch.from_numpy(images), kernel_size, sigma)
     assert got.dtype == torch.float64
     for b in range(2):
         np.testing.assert_allclose(got[b].numpy(), gaussian_blur(images[b], kernel_size, sigma), atol=1e-9)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,9 +233,8 @@ def in_process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    # A fork has everything imported already; in_process uses one thread, which is safe there.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    torch.multiprocessing.start_processes(in_process, args=(str(tmp_path),), nprocs=2, start_method=method)
+    # Not forked: a process that has run threads of torch's can leave its fork waiting for ever.
+    torch.multiprocessing.start_processes(in_process, args=(str(tmp_path),), nprocs=2, start_method="spawn")
     b = batch()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name in metrics.__all__:
