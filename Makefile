@@ -48,8 +48,9 @@ test-lowest:
 	$(LOWEST)/bin/python tools/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
 		--editable ".[wandb,demo,baselines,timm]" pytest hypothesis scipy lightning==2.5
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default::DeprecationWarning -m "not slow" tests/scales tests/functional tests/explainers \
-		tests/callbacks tests/data tests/metrics tests/pictures tests/literal
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default::DeprecationWarning -W default::FutureWarning -m "not slow" \
+		tests/scales tests/functional tests/explainers \
+		tests/callbacks tests/data tests/metrics tests/pictures tests/literal tests/studies tests/cli tests/test_cli.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
