@@ -33,7 +33,7 @@ def run_study(
         description: What it does, for ``--help``.
         config: The dataclass of its options.
         plan: Called with the options; its result's ``rich()`` is printed.
-        study: Called with the options; returns a result with ``tables()``, ``save()`` and, if it has any, ``verdicts()``.
+        study: Called with the options; its result has ``tables()``, ``save()`` and, if there are any, ``verdicts()``.
         arguments: For example ``["--config", "configs/roar_kar_digit_scenes.yaml", "--plan"]``.
         into: Options that are mappings, into which an argument may reach: ``--explainers.rise.init_args.masks 500``.
 

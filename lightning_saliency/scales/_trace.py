@@ -72,7 +72,7 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
     """
     root = Call("", model, inputs=tuple(images.shape))
     stack = [root]
-    names = {id(module): _plain(name) for name, module in model.named_modules()}
+    names = {id(module): plain_name(name) for name, module in model.named_modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call(names[id(module)], module, parent=stack[-1], inputs=_first_shape((args, kwargs)))
@@ -196,7 +196,7 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
                     parameter.grad = gradient
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 

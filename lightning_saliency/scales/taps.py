@@ -90,6 +90,7 @@ class ScaleTaps:
         self.scales = tuple(scales)
         self.statistic = get_statistic(statistic)
         self.max_images = max_images
+        self.rows: Sequence[int] | None = None
         self.recording = False
         register_recorder(self)
         self._maps: list[Tensor | None] = [None] * len(self.scales)
@@ -102,14 +103,16 @@ class ScaleTaps:
         for index, (module, scale) in enumerate(zip(modules, self.scales, strict=True)):
             self._tap_scale(module, index, scale)
 
-    def start(self, max_images: int | None = None) -> None:
+    def start(self, max_images: int | None = None, rows: Sequence[int] | None = None) -> None:
         """Switch on for the next forward pass, forgetting what was recorded before.
 
         Args:
             max_images: Replaces the constructor's ``max_images`` from now on, if given.
+            rows: Read these rows of the pass; ``None``: the first ``max_images``.
         """
         if max_images is not None:
             self.max_images = max_images
+        self.rows = None if rows is None else list(rows)
         self._forget()
         self.recording = True
 
@@ -208,7 +211,7 @@ class ScaleTaps:
         activations = next(tensors_in(value), None)
         if activations is None:
             raise TapError(f"the {scale.read} of {scale.module!r} holds no tensor")
-        grid, dim = as_grid(activations.detach()[: self.max_images], scale)
+        grid, dim = as_grid(self._read(activations), scale)
         if not self.statistic.pre_activation:
             self._maps[index] = self.statistic(grid, dim=dim)
             return
@@ -225,12 +228,16 @@ class ScaleTaps:
             )
         self._maps[index] = self._pre_activation
 
+    def _read(self, activations: Tensor) -> Tensor:
+        rows = slice(self.max_images) if self.rows is None else self.rows
+        return activations.detach()[rows]
+
     def _record_pre_activation(self, args: tuple[Any, ...]) -> None:
         activations = next(tensors_in(args), None)
         # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
         if activations is None or activations.ndim != 4 or activations.shape[2] * activations.shape[3] == 1:
             return
-        self._pre_activation = self.statistic(activations.detach()[: self.max_images], dim=1)
+        self._pre_activation = self.statistic(self._read(activations), dim=1)
 
 
 def _module_of(model: nn.Module, scale: Scale) -> nn.Module:
