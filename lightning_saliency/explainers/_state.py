@@ -6,23 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from lightning_saliency.scales._eval_pass import eval_pass, put_back
-
-# Their running statistics are only read in eval mode and need no copy. Subclasses may do as they please and get one.
-_READ_ONLY_IN_EVAL: frozenset[type[nn.Module]] = frozenset(
-    {
-        nn.BatchNorm1d,
-        nn.BatchNorm2d,
-        nn.BatchNorm3d,
-        nn.SyncBatchNorm,
-        nn.InstanceNorm1d,
-        nn.InstanceNorm2d,
-        nn.InstanceNorm3d,
-    }
-)
+from lightning_saliency.scales._eval_pass import eval_pass
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -54,9 +41,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     and compiled modules run eagerly, since compiled code does not see hooks registered later. Taps that wait for a pass
     of the caller's do not record. Autocast stays as the caller has it.
 
-    On leaving, also by an exception, each submodule has its own training flag back, each parameter its
-    ``requires_grad``, each buffer its object and its values, and the random number generators of the CPU and of the
-    model's CUDA devices their state. ``.grad`` is not touched. Calls may be nested.
+    On leaving, also by an exception, each parameter has its ``requires_grad`` back, each module what it kept before
+    (its training flag, buffers, counters, queues, caches, generators of its own, the states of metrics), and the random
+    number generators of Python, NumPy, the CPU and the model's CUDA devices their state. What a LightningModule logs in
+    its ``forward`` is not logged. ``.grad`` is not touched. Calls may be nested.
 
     Args:
         model: The network; wrappers are allowed, see ``unwrap``.
@@ -75,7 +63,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     parameters = [
         parameter for parameter in model.parameters() if parameter.requires_grad and not parameter.is_inference()
     ]
-    buffers = _copied_buffers(list(model.modules()))
     with ExitStack() as stack:
         stack.enter_context(eval_pass(model))
         stack.enter_context(torch.enable_grad())
@@ -89,9 +76,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            for module, name, buffer, _ in buffers:
-                module._buffers[name] = buffer
-            put_back((buffer, values) for *_, buffer, values in buffers if buffer is not None and values is not None)
 
 
 def seed_generators(seed: int, model: nn.Module) -> None:
@@ -103,13 +87,3 @@ def seed_generators(seed: int, model: nn.Module) -> None:
     for device in {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}:
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
-
-
-def _copied_buffers(modules: list[nn.Module]) -> list[tuple[nn.Module, str, Tensor | None, Tensor | None]]:
-    """Each buffer with its owner, its name and a copy of its values; buffers that eval mode only reads are left out."""
-    return [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in modules
-        if type(module) not in _READ_ONLY_IN_EVAL
-        for name, buffer in module._buffers.items()
-    ]

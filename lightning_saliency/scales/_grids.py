@@ -132,7 +132,7 @@ class Grids:
     def _four(self, call: Call, side: Side, shape: Shape) -> Grid | None:
         _, a, b, c = shape
         first, last = Grid((b, c), a, "NCHW"), Grid((a, b), c, "NHWC")
-        own = _layout_by_type(call.module)
+        own = layout_by_type(call.module)
         if first.is_vector or own == "NCHW":
             return first
         if last.is_vector:
@@ -227,7 +227,7 @@ def patch_grid(count: int, size: tuple[int, int], expected: tuple[int, int]) -> 
     return grids[skews.index(min(skews))]
 
 
-def _layout_by_type(module: nn.Module) -> Layout | None:
+def layout_by_type(module: nn.Module) -> Layout | None:
     if isinstance(module, _CHANNELS_FIRST):
         return "NCHW"
     # Not their subclasses: several libraries have a LayerNorm2d that works on NCHW.
@@ -238,7 +238,7 @@ def _layout_inside(call: Call, side: Side, shape: Shape) -> Layout | None:
     """The layout for the modules inside that see this shape on the same side."""
     for child in call.children if side == "input" else call.children[::-1]:
         if (child.inputs if side == "input" else next(iter(child.outputs), None)) == shape:
-            layout = _layout_by_type(child.module) or _layout_inside(child, side, shape)
+            layout = layout_by_type(child.module) or _layout_inside(child, side, shape)
             if layout is not None:
                 return layout
     return None

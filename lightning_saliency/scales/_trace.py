@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from lightning_saliency.scales._eval_pass import eval_pass, put_back
+from lightning_saliency.scales._eval_pass import eval_pass
 
 Shape = tuple[int, ...]
 
@@ -72,7 +72,7 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
     """
     root = Call("", model, inputs=tuple(images.shape))
     stack = [root]
-    names = {id(module): _plain(name) for name, module in model.named_modules()}
+    names = {id(module): plain_name(name) for name, module in model.named_modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call(names[id(module)], module, parent=stack[-1], inputs=_first_shape((args, kwargs)))
@@ -145,26 +145,13 @@ def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
 def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
     """Inside, ``model`` is in eval mode and may be run; outside, it is what it was, also after an exception.
 
-    Restored are: every submodule's own training flag, its attributes, and the entries of those attributes that are
-    dicts, lists or sets (so also its tables of hooks, buffers and parameters, and caches it keeps); the values of all
-    buffers; each parameter's ``.grad`` as an object; the random number generators of the CPU and of the CUDA devices in
-    use. Weights that autocast has cast are cast anew. Not restored are the values of parameters and what lies outside
-    the modules.
+    Besides what ``eval_pass`` restores, each parameter has its ``.grad`` back as an object, and weights that autocast
+    has cast are cast anew. Not restored are the weights of layers and what lies outside the modules.
 
     Args:
         model: The network. Its modes are set by attribute: some networks do more than that in their own ``eval()``.
         images: Only their device is looked at.
     """
-    modules = list(model.modules())
-    attributes = [dict(vars(module)) for module in modules]
-    entries = [
-        (value, _copied(value))
-        for each in attributes
-        for value in each.values()
-        if isinstance(value, (dict, list, set))
-    ]
-    # Inference tensors cannot be written to here, and so need no copy.
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_inference()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     with ExitStack() as stack:
         stack.enter_context(eval_pass(model, images))
@@ -175,17 +162,12 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
         try:
             yield
         finally:
-            for module, values in zip(modules, attributes, strict=True):
-                _put_back(vars(module), values)
-            for value, copy in entries:
-                _put_back(value, copy)
-            put_back(buffers)
             for parameter, gradient in gradients:
                 if parameter.grad is not gradient:
                     parameter.grad = gradient
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
@@ -195,27 +177,3 @@ def _shapes(value: object) -> tuple[Shape, ...]:
 
 def _first_shape(value: object) -> Shape | None:
     return next((tuple(tensor.shape) for tensor in tensors_in(value)), None)
-
-
-def _copied(value: dict[Any, Any] | list[Any] | set[Any]) -> dict[Any, Any] | list[Any] | set[Any]:
-    if isinstance(value, dict):
-        return dict(value)
-    return list(value) if isinstance(value, list) else set(value)
-
-
-def _put_back(value: Any, content: Any) -> None:
-    """Give a dict, list or set its former entries back, touching it only if an entry is not the same object."""
-    if isinstance(value, dict):
-        if list(map(id, value.values())) != list(map(id, content.values())) or list(value) != list(content):
-            for key in [key for key in value if key not in content]:
-                del value[key]
-            value.update(content)
-            if list(value) != list(content):
-                value.clear()
-                value.update(content)
-    elif isinstance(value, list):
-        if list(map(id, value)) != list(map(id, content)):
-            value[:] = content
-    elif value != content:
-        value.clear()
-        value.update(content)

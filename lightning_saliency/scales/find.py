@@ -124,7 +124,7 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
             "network that keeps the image's two dimensions for a while (an MLP does not; a scripted network cannot be "
             "looked into). If there is such a layer, name it: named_scales(model, layers, example_input)."
         )
-    scales = tuple(_scale(ref) for ref in settle(model, images, root, refs))
+    scales = tuple(scale_of(ref) for ref in settle(model, images, root, refs))
     if share_one_grid(scales):
         names = ", ".join(scale.module for scale in scales)
         _log.info("%s has one grid, %d×%d: its scales are %s.", type(model).__name__, *scales[0].grid, names)
@@ -166,7 +166,7 @@ def named_scales(model: nn.Module, layers: Sequence[str], example_input: Tensor)
     refs = [named_tensor_ref(root, grids, module, name, side) for module, name, side in chosen]
     # A module may have several names; the user's own is kept.
     return tuple(
-        replace(_scale(ref), module=name)
+        replace(scale_of(ref), module=name)
         for ref, (_, name, _) in zip(settle(model, images, root, refs), chosen, strict=True)
     )
 
@@ -242,7 +242,7 @@ def share_one_grid(scales: Sequence[Scale]) -> bool:
     return len(scales) > 1 and len({scale.grid for scale in scales}) == 1
 
 
-def _scale(ref: TensorRef) -> Scale:
+def scale_of(ref: TensorRef) -> Scale:
     grid = ref.grid
     return Scale(ref.call.name, ref.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales._recording import register_recorder
+from lightning_saliency.scales._recording import Hook, register_recorder
 from lightning_saliency.scales._trace import tensors_in
 from lightning_saliency.scales.find import Scale, as_grid
 
@@ -90,6 +90,7 @@ class ScaleTaps:
         self.scales = tuple(scales)
         self.statistic = get_statistic(statistic)
         self.max_images = max_images
+        self.rows: Sequence[int] | None = None
         self.recording = False
         register_recorder(self)
         self._maps: list[Tensor | None] = [None] * len(self.scales)
@@ -102,14 +103,16 @@ class ScaleTaps:
         for index, (module, scale) in enumerate(zip(modules, self.scales, strict=True)):
             self._tap_scale(module, index, scale)
 
-    def start(self, max_images: int | None = None) -> None:
+    def start(self, max_images: int | None = None, rows: Sequence[int] | None = None) -> None:
         """Switch on for the next forward pass, forgetting what was recorded before.
 
         Args:
             max_images: Replaces the constructor's ``max_images`` from now on, if given.
+            rows: Read these rows of the pass; ``None``: the first ``max_images``.
         """
         if max_images is not None:
             self.max_images = max_images
+        self.rows = None if rows is None else list(rows)
         self._forget()
         self.recording = True
 
@@ -168,14 +171,14 @@ class ScaleTaps:
                 if self.recording and self._maps[index] is None:
                     self._guarded(self._record, index, scale, args or kwargs)
 
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
         else:
 
             def after(_module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
                 if self.recording and self._maps[index] is None:
                     self._guarded(self._record, index, scale, output)
 
-            self._handles.append(module.register_forward_hook(after))
+            self._handles.append(module.register_forward_hook(Hook(after)))
 
     def _tap_activations(self, model: nn.Module) -> None:
         activations = [module for module in model.modules() if isinstance(module, ACTIVATION_MODULES)]
@@ -190,7 +193,7 @@ class ScaleTaps:
             if self.recording and any(map_ is None for map_ in self._maps):
                 self._guarded(self._record_pre_activation, args)
 
-        self._handles.extend(module.register_forward_pre_hook(before) for module in activations)
+        self._handles.extend(module.register_forward_pre_hook(Hook(before)) for module in activations)
 
     def _guarded(self, record: Callable[..., None], *arguments: object) -> None:
         # Watching must not end a training run. Inside a compiled graph there is nothing to catch at run time, and a
@@ -208,7 +211,7 @@ class ScaleTaps:
         activations = next(tensors_in(value), None)
         if activations is None:
             raise TapError(f"the {scale.read} of {scale.module!r} holds no tensor")
-        grid, dim = as_grid(activations.detach()[: self.max_images], scale)
+        grid, dim = as_grid(self._read(activations), scale)
         if not self.statistic.pre_activation:
             self._maps[index] = self.statistic(grid, dim=dim)
             return
@@ -225,12 +228,16 @@ class ScaleTaps:
             )
         self._maps[index] = self._pre_activation
 
+    def _read(self, activations: Tensor) -> Tensor:
+        rows = slice(self.max_images) if self.rows is None else self.rows
+        return activations.detach()[rows]
+
     def _record_pre_activation(self, args: tuple[Any, ...]) -> None:
         activations = next(tensors_in(args), None)
         # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
         if activations is None or activations.ndim != 4 or activations.shape[2] * activations.shape[3] == 1:
             return
-        self._pre_activation = self.statistic(activations.detach()[: self.max_images], dim=1)
+        self._pre_activation = self.statistic(self._read(activations), dim=1)
 
 
 def _module_of(model: nn.Module, scale: Scale) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -29,12 +31,13 @@ class Network(nn.Module):
         )
         self.average = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(channels, classes)
-        self.seen = 0
+        # Outside of the module, where it is not put back after a pass.
+        self.noted = SimpleNamespace(seen=0)
         self.register_forward_pre_hook(self._count)
 
     @staticmethod
     def _count(module: nn.Module, args: tuple[torch.Tensor]) -> None:
-        module.seen += args[0].shape[0]
+        module.noted.seen += args[0].shape[0]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.average(self.block2(self.pool(self.block1(images)))).flatten(1)) * 4
@@ -76,9 +79,9 @@ def test_a_batch_gives_the_maps_of_its_images(network, images, options):
 def test_groups_plus_two_forward_passes_an_image(network, images, targets, gradients):
     explainer = GroupCAM(network, "block2", groups=4, gradients=gradients)
     explainer(images[:1], 0)  # Finds the layer's shape, once.
-    network.seen = 0
+    network.noted.seen = 0
     explainer(images, targets)
-    assert network.seen == 8 * (4 + 2)
+    assert network.noted.seen == 8 * (4 + 2)
 
 
 def test_no_gradient_is_computed_without_gradients_and_one_backward_pass_of_the_head_with_them(

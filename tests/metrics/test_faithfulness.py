@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,12 +26,12 @@ class Counting(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3))
         self.head = nn.Linear(4, 5)
         self.wrap = wrap
-        self.seen = 0
-        self.modes: set[bool] = set()
+        # Outside of the module, where it is not put back after a pass.
+        self.noted = SimpleNamespace(seen=0, modes=set())
 
     def forward(self, images: Tensor) -> object:
-        self.seen += len(images)
-        self.modes |= {module.training for module in self.modules()}
+        self.noted.seen += len(images)
+        self.noted.modes |= {module.training for module in self.modules()}
         return self.wrap(self.head(self.body(images).mean((2, 3))))
 
 
@@ -51,7 +52,7 @@ def test_the_network_is_left_as_it_was(kind: type[InsertionAUC]) -> None:
     model.body[1].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     kind().update(model, *batch())
-    assert model.modes == {False}
+    assert model.noted.modes == {False}
     assert model.training
     assert model.body[0].training
     assert not model.body[1].training
@@ -65,16 +66,16 @@ def test_the_network_is_left_as_it_was(kind: type[InsertionAUC]) -> None:
 def test_passes_per_image(kind: type[InsertionAUC], passes: int) -> None:
     model = Counting()
     kind().update(model, *batch(3))
-    assert model.seen == 3 * passes
+    assert model.noted.seen == 3 * passes
 
 
 def test_a_collection_of_drop_and_increase_runs_the_network_once_for_both() -> None:
     model, data = Counting(), batch(6)
     collection = MetricCollection([AverageDrop(), IncreaseRate()])
     collection.update(model, *data)
-    model.seen = 0
+    model.noted.seen = 0
     collection.update(model, *data)
-    assert model.seen == 2 * 6
+    assert model.noted.seen == 2 * 6
     values = collection.compute()
     for kind in (AverageDrop, IncreaseRate):
         alone = kind()
@@ -159,7 +160,7 @@ def test_options_reach_the_functions() -> None:
     assert len({value(AverageDrop(**options)) for options in drops}) == 5
     assert value(AverageDrop(fraction=1.0)) == 0.0
     assert value(IncreaseRate(fraction=1.0)) == 0.0
-    model.seen = 0
+    model.noted.seen = 0
     with pytest.raises(ValueError, match="steps"):
         DeletionAUC(steps=0)
 

@@ -1,0 +1,186 @@
+"""Which of the passes through a network is the one over a batch's own images, and which row is which image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.scales._trace import tensors_in
+
+# Pixels compared: rows and columns of an even grid over the image.
+_POINTS = 8
+# A row shows an image if their correlation is at least this; a normalised or rounded copy reaches 0.999.
+_SAME = 0.99
+
+
+@dataclass(frozen=True)
+class PassRows:
+    """The images of one pass.
+
+    Attributes:
+        score: Mean correlation of the rows with the images they show, in [-1, 1]; 0 where they cannot be compared.
+        images: For each row of the pass the image of the batch that it shows.
+        exact: Whether every row shows its image, up to a change of brightness and contrast of the channels.
+    """
+
+    score: float
+    images: tuple[int, ...]
+    exact: bool
+
+
+class BatchImages:
+    """The images of a batch, to be recognised at the entrance of a network.
+
+    Each image is told by 64 of its pixels in each channel, standardised channel by channel: images that the module
+    normalises, scales or converts on their way to the network are recognised, mirrored ones are not.
+
+    Args:
+        images: ``[B, C, H, W]`` as the data loader gave them.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.count = images.shape[0]
+        self.size: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
+        self._prints = _prints(images)
+
+    def rows(self, entering: Tensor) -> PassRows:
+        """Which image each row of a tensor ``[n, C, H, W]`` (or ``[n, H, W, C]``) shows.
+
+        Rows that cannot be told are taken in order.
+        """
+        count = entering.shape[0]
+        in_order = tuple(row if row < self.count else -1 for row in range(count))
+        prints = _prints(entering)
+        if prints.shape[1:] != self._prints.shape[1:]:
+            other = _prints(entering.movedim(-1, 1)) if entering.ndim == 4 else prints
+            if other.shape[1:] != self._prints.shape[1:]:
+                return PassRows(0.0, in_order, False)
+            prints = other
+        found = (prints @ self._prints.T) / prints.shape[1]
+        straight = torch.tensor([found[row, row] if row < self.count else -1.0 for row in range(count)])
+        if count <= self.count and bool((straight >= _SAME).all()):
+            return PassRows(float(straight.mean()), in_order, True)
+        best, which = found.max(dim=1)
+        images: list[int] = []
+        for row, image in enumerate(which.tolist()):
+            known = float(best[row]) >= _SAME and image not in images
+            images.append(image if known else -1)
+        if count > self.count and all(number in images for number in range(self.count)):
+            # Several views in one batch: the other rows are no image of it.
+            return PassRows(
+                float(best[[images.index(number) for number in range(self.count)]].mean()), tuple(images), True
+            )
+        if all(image >= 0 for image in images):
+            return PassRows(float(best.mean()), tuple(images), True)
+        return PassRows(float(straight[: self.count].mean()), in_order, False)
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """Images that entered a module: the beginning of a pass.
+
+    Attributes:
+        module: The module.
+        rows: Which image of the batch each row shows.
+        batch: How many rows there are.
+        size: (C, H, W), whatever the layout.
+    """
+
+    module: nn.Module
+    rows: PassRows
+    batch: int
+    size: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, module: nn.Module, entering: Tensor, images: BatchImages) -> Entrance:
+        """What a tensor ``[n, C, H, W]`` or ``[n, H, W, C]`` is that enters a module."""
+        first, second, third = entering.shape[1:]
+        last = third == images.size[0] and first != images.size[0]
+        size = (third, first, second) if last else (first, second, third)
+        return cls(module, images.rows(entering), entering.shape[0], size)
+
+    def read_rows(self, wanted: frozenset[int] | None) -> list[int]:
+        """The rows that show images of the batch, or those of them that are wanted."""
+        known = [row for row, image in enumerate(self.rows.images) if image >= 0]
+        return known if wanted is None else [row for row in known if self.rows.images[row] in wanted]
+
+
+@dataclass(frozen=True)
+class PassMaps:
+    """Maps of images of a batch.
+
+    Attributes:
+        images: The rows of the batch whose maps there are, in order.
+        maps: One map ``[n, h, w]`` a scale, of these rows.
+    """
+
+    images: tuple[int, ...]
+    maps: list[Tensor]
+
+
+def choose_passes(entrances: Sequence[Entrance], count: int) -> list[tuple[int, Entrance]]:
+    """The pass over a batch's own images: several, if the images went through one after another in chunks.
+
+    Modules that are trained go before those that are not (a teacher, an average of the weights); among them the pass
+    that shows the images best, a mirrored one behind the plain one; among equals the first.
+
+    Args:
+        entrances: The passes of one step, at least one.
+        count: How many images the batch has.
+
+    Returns:
+        Positions in ``entrances`` and the passes, their rows told.
+    """
+
+    def trained(each: Entrance) -> bool:
+        return any(parameter.requires_grad for parameter in each.module.parameters())
+
+    numbered = list(enumerate(entrances))
+    candidates = [(number, each) for number, each in numbered if trained(each)] or numbered
+    position, best = max(candidates, key=lambda each: (each[1].rows.exact, round(each[1].rows.score, 3)))
+    same = [(number, each) for number, each in candidates if each.module is best.module]
+    if best.rows.exact:
+        return [(position, best), *(each for each in same if each[0] != position and each[1].rows.exact)]
+    # Images that could not be recognised: that pass, and those behind it that fill the batch up.
+    found, filled = [(position, best)], best.batch
+    for number, each in same:
+        if number > position and filled + each.batch <= count:
+            rows = replace(each.rows, images=tuple(range(filled, filled + each.batch)))
+            found.append((number, replace(each, rows=rows)))
+            filled += each.batch
+    return found
+
+
+def joined(parts: Sequence[tuple[Entrance, list[Tensor]]], wanted: frozenset[int] | None) -> PassMaps:
+    """The maps of passes put together, image by image; of an image that went through twice, the first.
+
+    Args:
+        parts: Passes, each with one map ``[n, h, w]`` a scale of the rows that were read.
+        wanted: The images whose rows were read; ``None``: all.
+    """
+    of_image: dict[int, list[Tensor]] = {}
+    for entrance, maps in parts:
+        for place, row in enumerate(entrance.read_rows(wanted)):
+            of_image.setdefault(entrance.rows.images[row], [map_[place] for map_ in maps])
+    images = tuple(sorted(of_image))
+    levels = len(parts[0][1])
+    return PassMaps(images, [torch.stack([of_image[image][level] for image in images]) for level in range(levels)])
+
+
+def entering_images(args: object) -> Tensor | None:
+    """The first tensor ``[n, C, H, W]`` among what a module was called with."""
+    return next((tensor for tensor in tensors_in(args) if tensor.ndim == 4 and min(tensor.shape) > 0), None)
+
+
+def _prints(images: Tensor) -> Tensor:
+    rows, columns = (
+        torch.linspace(0, side - 1, _POINTS, device=images.device).round().long() for side in images.shape[-2:]
+    )
+    points = images.detach()[:, :, rows][..., columns].float().flatten(2).nan_to_num()
+    spread, mean = torch.std_mean(points, dim=2, keepdim=True, correction=0)
+    # A flat channel says nothing, and agrees with a flat one.
+    standard = torch.where(spread > 1e-6, (points - mean) / spread.clamp_min(1e-6), torch.ones_like(points))
+    return standard.flatten(1).cpu()

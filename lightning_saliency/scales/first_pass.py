@@ -1,0 +1,327 @@
+"""Finding a network's scales, and reading them, in the first ordinary forward pass that comes by.
+
+No pass is run for it: hooks write down which module was called where with what shapes, as a probing pass would, and
+reduce each tensor that may turn out to be a scale to its map at once. When the pass is over, the rule of `find_scales`
+says which of them are the scales; the other maps are forgotten.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import Self
+
+from lightning_saliency.functional.statistics import Statistic, get_statistic
+from lightning_saliency.scales._grids import Grid, Grids, Side, layout_by_type
+from lightning_saliency.scales._passes import BatchImages, Entrance, PassMaps, choose_passes, entering_images, joined
+from lightning_saliency.scales._recording import Hook, register_recorder
+from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, split_layer
+from lightning_saliency.scales._trace import Call, Shape, plain_name, tensors_in
+from lightning_saliency.scales._trunk import Trunk
+from lightning_saliency.scales.find import NoScalesError, Scale, scale_of
+from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
+
+# So many of the latest tensors are known again when they enter the next module.
+_REMEMBERED = 8
+
+
+@dataclass
+class _Maps:
+    """The statistic of one tensor's rows.
+
+    Attributes:
+        by_dim: For each dimension that may hold the channels.
+        modules: What the tensor came out of and went into.
+    """
+
+    by_dim: dict[int, Tensor] = field(default_factory=dict)
+    modules: list[nn.Module] = field(default_factory=list)
+
+
+class FirstPass:
+    """Watches the passes of one batch through a network, and finds the scales in them.
+
+    A context manager, to be entered before the step and left after it; `result` is asked for afterwards. While it is
+    entered every module carries hooks, which return nothing; afterwards none is left. An error inside a hook never
+    reaches the network: `result` raises it.
+
+    Args:
+        model: The network, in whatever mode it is run.
+        images: ``[B, C, H, W]``: the batch's images, by which the pass over them is recognised.
+        statistic: A name in ``STATISTICS`` or a ``Statistic``.
+        rows: The rows of the batch whose maps are wanted; ``None``: all.
+        layers: ``"auto"``, or the modules whose outputs are the scales, see `named_scales`.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.Flatten())
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> with FirstPass(network, images) as first:
+        ...     _ = network(images)
+        >>> scales, entrance, found = first.result()
+        >>> [(scale.module, scale.read) for scale in scales], [tuple(map_.shape) for map_ in found.maps]
+        ([('1', 'input'), ('3', 'input')], [(2, 8, 8), (2, 2, 2)])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        statistic: str | Statistic = "smoe_scale",
+        rows: Sequence[int] | None = None,
+        layers: str | Sequence[str] = "auto",
+    ) -> None:
+        self.model = model
+        self.statistic = get_statistic(statistic)
+        self.layers = None if layers == "auto" else [layers] if isinstance(layers, str) else list(layers)
+        self.recording = False
+        self._images = BatchImages(images)
+        self._wanted = None if rows is None else frozenset(rows)
+        self._names = {id(module): plain_name(name) for name, module in model.named_modules()}
+        self._stack: list[Call] = []
+        self._top: list[Call] = []
+        self._entered: dict[int, Entrance] = {}
+        self._maps: dict[tuple[int, Side], _Maps] = {}
+        self._latest: list[tuple[weakref.ref[Tensor], int, _Maps]] = []
+        self._pre_activation: Tensor | None = None
+        self._error: Exception | None = None
+        self._handles: list[RemovableHandle] = []
+        register_recorder(self)
+
+    def __enter__(self) -> Self:
+        for module in self.model.modules():
+            # Scripted modules take no hooks; they count as functions.
+            if not isinstance(module, torch.jit.ScriptModule):
+                self._handles.append(module.register_forward_pre_hook(Hook(self._before), with_kwargs=True))
+                self._handles.append(module.register_forward_hook(Hook(self._after)))
+        self.recording = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.recording = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def result(self) -> tuple[tuple[Scale, ...], str, PassMaps]:
+        """The scales, the path of the module that the images entered, and the maps of the pass over them.
+
+        Raises:
+            NoScalesError: If the network has no scales, as an MLP.
+            TapError: If no pass over images came by, or a hook failed; the original error is its cause.
+            ValueError: If a layer was named that cannot be read.
+        """
+        if self._error is not None:
+            raise TapError(f"TensorRef the activations failed: {self._error}") from self._error
+        calls = [each for top in self._top for each in self._passes_in(top)]
+        if not calls:
+            raise TapError(
+                f"No module of {type(self.model).__name__} was called with images [B, C, H, W] in this step, so that "
+                "nothing could be read. Name the network that the step runs with model=."
+            )
+        parts: list[tuple[Entrance, list[Tensor]]] = []
+        scales: tuple[Scale, ...] = ()
+        chosen = choose_passes([self._entered[id(call)] for call in calls], self._images.count)
+        for position, entrance in chosen:
+            own, maps = self._read(calls[position], entrance)
+            scales = scales or own
+            if [(scale.module, scale.read) for scale in own] == [(scale.module, scale.read) for scale in scales]:
+                parts.append((entrance, maps))
+        return scales, calls[chosen[0][0]].name, joined(parts, self._wanted)
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.recording:
+            self._guarded(self._enter_call, module, args, kwargs)
+
+    def _after(self, module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
+        if self.recording:
+            self._guarded(self._leave_call, module, output)
+
+    def _guarded(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # reported by result()
+            self._error = error
+            self.recording = False
+
+    def _enter_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = Call(self._names[id(module)], module, parent=self._stack[-1] if self._stack else None)
+        images = entering_images((args, kwargs))
+        if images is not None:
+            self._note_entrance(call, images)
+        (self._stack[-1].children if self._stack else self._top).append(call)
+        self._stack.append(call)
+        entering = next(tensors_in((args, kwargs)), None)
+        call.inputs = self._shape(entering)
+        if self.statistic.pre_activation and isinstance(module, ACTIVATION_MODULES):
+            self._note_pre_activation(entering)
+        # What enters a network is no scale.
+        if id(call) not in self._entered:
+            self._note(call, "input", entering)
+
+    def _leave_call(self, module: nn.Module, output: object) -> None:
+        # A parent that caught a child's error left the child's call on the stack.
+        while self._stack:
+            call = self._stack[-1]
+            if call.module is module:
+                tensors = list(tensors_in(output))
+                call.outputs = tuple(shape for each in tensors if (shape := self._shape(each)) is not None)
+                self._note(call, "output", tensors[0] if tensors else None)
+            self._stack.pop()
+            if call.module is module:
+                break
+
+    def _note_entrance(self, call: Call, images: Tensor) -> None:
+        """Note that images entered a call: any do from outside, inside of a pass the batch's own alone."""
+        if self._current() is None:
+            self._entered[id(call)] = Entrance.of(call.module, images, self._images)
+        elif self._images.size in (tuple(images.shape[1:]), (images.shape[3], *images.shape[1:3])):
+            entrance = Entrance.of(call.module, images, self._images)
+            if entrance.rows.exact:
+                self._entered[id(call)] = entrance
+
+    def _current(self) -> Entrance | None:
+        """The pass that is going on: that of the innermost call that images entered."""
+        return next((self._entered[id(call)] for call in reversed(self._stack) if id(call) in self._entered), None)
+
+    def _shape(self, tensor: Tensor | None) -> Shape | None:
+        """A tensor's shape as it would be for one image; -1 first where the first dimension is not the batch."""
+        if tensor is None:
+            return None
+        current = self._current()
+        first = 1 if tensor.ndim and current is not None and tensor.shape[0] == current.batch else -1
+        return (first, *tensor.shape[1:])
+
+    def _note(self, call: Call, side: Side, tensor: Tensor | None) -> None:
+        """Reduce a tensor to its maps, if it may be a scale."""
+        current, shape = self._current(), self._shape(tensor)
+        if current is None or tensor is None or shape is None or shape[0] != 1 or not tensor.is_floating_point():
+            return
+        dims = _channel_dims(call.module, shape)
+        rows = current.read_rows(self._wanted)
+        if not dims or not rows:
+            return
+        maps = self._remembered(tensor)
+        maps.modules.append(call.module)
+        self._maps[id(call), side] = maps
+        for dim in dims:
+            if dim in maps.by_dim:
+                continue
+            if not self.statistic.pre_activation:
+                chosen = tensor.detach()
+                maps.by_dim[dim] = self.statistic(chosen if len(rows) == len(chosen) else chosen[rows], dim=dim)
+            elif self._pre_activation is not None:
+                maps.by_dim[dim] = self._pre_activation
+
+    def _remembered(self, tensor: Tensor) -> _Maps:
+        """The maps of this very tensor, unless it was written to in between."""
+        # Inference tensors do not count how often they are written to.
+        if tensor.is_inference():
+            return _Maps()
+        for reference, version, maps in reversed(self._latest):
+            if reference() is tensor and version == tensor._version:
+                return maps
+        self._latest = [*self._latest[1 - _REMEMBERED :], (weakref.ref(tensor), tensor._version, _Maps())]
+        return self._latest[-1][2]
+
+    def _note_pre_activation(self, tensor: Tensor | None) -> None:
+        current, shape = self._current(), self._shape(tensor)
+        if current is None or tensor is None or shape is None or shape[0] != 1 or len(shape) != 4:
+            return
+        rows = current.read_rows(self._wanted)
+        # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
+        if rows and shape[2] * shape[3] > 1:
+            self._pre_activation = self.statistic(tensor.detach()[rows], dim=1)
+
+    def _passes_in(self, call: Call) -> list[Call]:
+        """The passes over images that a call consists of: itself, or several inside that do all the work."""
+        inner = [found for child in call.children for found in self._passes_in(child)]
+        if id(call) not in self._entered:
+            return inner
+        modules = {id(found.module) for found in inner}
+        # A tower that is entered several times: the other images need not be the batch's own.
+        towers = [each for each in call.walk() if each is not call and id(each.module) in modules]
+        return inner if len(towers) > 1 and not self._works_beside(call, towers) else [call]
+
+    def _works_beside(self, call: Call, towers: Sequence[Call]) -> bool:
+        """Whether layers with weights inside a call work on grids beside the towers inside it."""
+        inside = {id(each) for tower in towers for each in tower.walk()}
+        return any(
+            shape[0] == 1 and _channel_dims(each.module, shape)
+            for each in call.walk()
+            if each is not call and id(each) not in inside and any(True for _ in each.module.parameters(recurse=False))
+            for shape in each.outputs
+        )
+
+    def _read(self, call: Call, entrance: Entrance) -> tuple[tuple[Scale, ...], list[Tensor]]:
+        """The scales of one pass, and their maps."""
+        # Whatever the network is given, for the rule it is images [1, C, H, W].
+        call.inputs = (1, *entrance.size)
+        grids = Grids(call)
+        if self.layers is None:
+            refs = Trunk(call, grids).refs()
+        else:
+            named = [split_layer(self.model, layer) for layer in self.layers]
+            refs = [named_tensor_ref(call, grids, module, name, side) for module, name, side in named]
+        if not refs:
+            raise NoScalesError(
+                f"No scales found in {type(call.module).__name__} for images of {entrance.size[1]}×{entrance.size[2]}: "
+                "no layer with weights works on a grid of more than one position. Expected a network that keeps the "
+                "image's two dimensions for a while; if there is such a layer, name it with layers=."
+            )
+        found = [self._map_of(ref) for ref in refs]
+        scales = [scale for scale, _ in found]
+        if self.layers is not None:
+            # A module may have several names; the user's own is kept.
+            scales = [replace(scale, module=name) for scale, (_, name, _) in zip(scales, named, strict=True)]
+        return tuple(scales), [map_ for _, map_ in found]
+
+    def _map_of(self, ref: TensorRef) -> tuple[Scale, Tensor]:
+        maps = self._maps.get((id(ref.call), ref.side))
+        if maps is None:
+            raise TapError(f"The {ref.side} of {ref.call.name!r} holds no tensor of the batch's images.")
+        grid = _settled(ref, maps)
+        scale = scale_of(replace(ref, grid=grid))
+        map_ = maps.by_dim.get({"NCHW": 1, "NHWC": 3, "tokens": 2}[grid.layout])
+        if map_ is None:
+            raise TapError(
+                f"No activation module was called before {scale.module!r}; {self.statistic.name} is read at its input."
+            )
+        if grid.layout == "tokens" and not self.statistic.pre_activation:
+            map_ = map_[:, grid.prefix_tokens :].reshape(map_.shape[0], *grid.size)
+        if tuple(map_.shape[1:]) != grid.size:
+            raise TapError(
+                f"The last activation module before {scale.module!r} works on a grid {tuple(map_.shape[1:])}, not on "
+                f"the scale's own {grid.size}; {self.statistic.name} cannot be read for this network."
+            )
+        return scale, map_
+
+
+def _channel_dims(module: nn.Module, shape: Shape) -> list[int]:
+    """The dimensions that may hold the channels of a tensor on a grid; empty for other tensors."""
+    if len(shape) == 3:
+        return [2] if shape[1] > 1 else []
+    if len(shape) != 4:
+        return []
+    own = layout_by_type(module)
+    positions = {1: shape[2] * shape[3], 3: shape[1] * shape[2]}
+    layouts = {1: "NCHW", 3: "NHWC"}
+    return [dim for dim, layout in layouts.items() if own in (None, layout) and positions[dim] > 1]
+
+
+def _settled(ref: TensorRef, maps: _Maps) -> Grid:
+    """The grid, NCHW and NHWC told apart by the modules that the very same tensor came out of or went into."""
+    grid, shape = ref.grid, ref.shape
+    layouts = [layout for module in maps.modules if (layout := layout_by_type(module)) is not None]
+    if not grid.ambiguous or shape is None or not layouts:
+        return grid
+    _, a, b, c = shape
+    return Grid((b, c), a, "NCHW") if layouts[-1] == "NCHW" else Grid((a, b), c, "NHWC")

@@ -1,0 +1,160 @@
+"""Reading the scales of a network in passes that happen anyway, from the very first one on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_saliency.functional.statistics import Statistic, get_statistic
+from lightning_saliency.scales._passes import BatchImages, Entrance, PassMaps, choose_passes, entering_images, joined
+from lightning_saliency.scales._recording import Hook
+from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.first_pass import FirstPass
+from lightning_saliency.scales.taps import ScaleTaps, TapError
+
+
+class ScaleReader:
+    """Reads the maps of a batch's images while somebody else runs the network on them.
+
+    The first batch finds the scales (see `FirstPass`), and yields maps already; later ones read just these. Only
+    between `start` and `take` does the network carry hooks: what is saved, copied or scripted in between carries none.
+    A module that was replaced by another under the same name is found again.
+
+    Of several passes in one step, the maps are those of the pass whose input is the batch's own images, see
+    `choose_passes`; images that go through in chunks are put together again.
+
+    Args:
+        model: The network, or a module that holds it.
+        statistic: A name in ``STATISTICS`` or a ``Statistic``.
+        layers: ``"auto"``, or the modules whose outputs are the scales, see `named_scales`.
+
+    Attributes:
+        scales: The scales; ``None`` until they are found.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.Flatten())
+        >>> reader, images = ScaleReader(network), torch.rand(2, 3, 8, 8)
+        >>> for _ in range(2):
+        ...     reader.start(images)
+        ...     _ = network(images.flip(-1)), network(images)
+        ...     found = reader.take()
+        >>> found.images, [tuple(map_.shape) for map_ in found.maps]
+        ((0, 1), [(2, 8, 8), (2, 2, 2)])
+    """
+
+    def __init__(
+        self, model: nn.Module, statistic: str | Statistic = "smoe_scale", layers: str | Sequence[str] = "auto"
+    ) -> None:
+        self.model = model
+        self.statistic = get_statistic(statistic)
+        self.layers = layers
+        self.scales: tuple[Scale, ...] | None = None
+        self._entrance = ""
+        self._first: FirstPass | None = None
+        self._later: _LaterPass | None = None
+
+    def start(self, images: Tensor, rows: Sequence[int] | None = None) -> None:
+        """Watch the passes to come.
+
+        Args:
+            images: ``[B, C, H, W]``: the batch's images, by which the pass over them is recognised.
+            rows: Read the maps of these rows of the batch only; ``None``: of all.
+        """
+        self.close()
+        if self.scales is None:
+            self._first = FirstPass(self.model, images, self.statistic, rows, self.layers)
+            self._first.__enter__()
+        else:
+            self._later = _LaterPass(self.model, self.scales, self._entrance, self.statistic, images, rows)
+
+    def take(self) -> PassMaps:
+        """Take off the hooks, and hand over the maps.
+
+        Raises:
+            NoScalesError: If the network has no scales.
+            TapError: If the images passed through no module of the network, or an activation could not be read.
+            ValueError: If a layer was named that cannot be read.
+        """
+        first, later = self._first, self._later
+        self.close()
+        if first is not None:
+            self.scales, self._entrance, found = first.result()
+            return found
+        if later is None:
+            raise TapError("take() was called without start(): call start(images) before the step that is to be read.")
+        return later.result()
+
+    def close(self) -> None:
+        """Take off the hooks. A second call does nothing."""
+        if self._first is not None:
+            self._first.__exit__(None, None, None)
+        if self._later is not None:
+            self._later.close()
+        self._first = self._later = None
+
+
+class _LaterPass:
+    """Taps on known scales, begun anew with each pass through the entrance."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scales: Sequence[Scale],
+        entrance: str,
+        statistic: Statistic,
+        images: Tensor,
+        rows: Sequence[int] | None,
+    ) -> None:
+        self._images = BatchImages(images)
+        self._wanted = None if rows is None else frozenset(rows)
+        self._name = type(model).__name__
+        # Behind the taps' own hooks, so that a scale at the entrance itself has been read when the pass is over.
+        self._taps = ScaleTaps(model, scales, statistic)
+        self._open: Entrance | None = None
+        self._passes: list[tuple[Entrance, list[Tensor]]] = []
+        self._error: Exception | None = None
+        module = model.get_submodule(entrance)
+        self._handles: list[RemovableHandle] = [
+            module.register_forward_pre_hook(Hook(self._enter), with_kwargs=True),
+            module.register_forward_hook(Hook(self._leave)),
+        ]
+
+    def result(self) -> PassMaps:
+        if not self._passes:
+            if self._error is not None:
+                raise TapError(f"Reading the activations failed: {self._error}") from self._error
+            raise TapError(f"The images passed through {self._name} in none of this step's passes.")
+        chosen = choose_passes([entrance for entrance, _ in self._passes], self._images.count)
+        return joined([(entrance, self._passes[position][1]) for position, entrance in chosen], self._wanted)
+
+    def close(self) -> None:
+        self._taps.close()
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Where the module is entered once more before it is left, as by Lightning's detour of a step through `forward`
+        # under DDP, the inner pass is meant.
+        try:
+            images = entering_images((args, kwargs))
+            self._open = None if images is None else Entrance.of(module, images, self._images)
+            rows = [] if self._open is None else self._open.read_rows(self._wanted)
+            if rows:
+                self._taps.start(rows=rows)
+            else:
+                self._open = None
+        except Exception as error:  # reported by result()
+            self._error, self._open = error, None
+
+    def _leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: object) -> None:
+        entrance, self._open = self._open, None
+        if entrance is None:
+            return
+        try:
+            self._passes.append((entrance, self._taps.take()))
+        except Exception as error:  # reported by result()
+            self._error = error
