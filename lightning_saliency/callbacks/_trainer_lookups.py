@@ -1,4 +1,4 @@
-"""Which submodule of a LightningModule is watched, at which scales, and where the run keeps its files."""
+"""Which submodule of a LightningModule is watched, how it is run, and where the run keeps its files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
-from torch import Tensor, nn
-
-from lightning_saliency.explainers.base import as_ordinary, undisturbed
-from lightning_saliency.functional.statistics import Statistic
-from lightning_saliency.scales.find import Scale, find_scales, named_scales
-from lightning_saliency.scales.taps import ScaleTaps
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 _LIGHTNING_PACKAGES = ("pytorch_lightning", "lightning")
 
@@ -48,36 +43,34 @@ def watched_module(module: nn.Module, path: str | None, error: type[ValueError] 
     )
 
 
-def resolve_scales(
-    network: nn.Module, layers: str | Sequence[str], images: Tensor, statistic: Statistic, trainer: pl.Trainer
-) -> tuple[Scale, ...]:
-    """The scales to tap, found or as named, by a forward pass of two images that leaves no trace.
+def builds_late(module: nn.Module) -> bool:
+    """Whether a LightningModule makes its layers in ``configure_model``, after ``setup``."""
+    return type(module).configure_model.__module__.split(".")[0] not in _LIGHTNING_PACKAGES  # type: ignore[attr-defined,no-any-return]
 
-    Args:
-        network: The watched submodule.
-        layers: ``"auto"`` or dotted paths.
-        images: A batch ``[B, C, H, W]`` as the network gets it.
-        statistic: One that is read before activation functions is tried once, so that it fails now or never.
-        trainer: Its strategy must keep whole parameters on each device.
 
-    Raises:
-        ValueError: If the network has no scales, a layer is unknown, or the strategy shards the parameters.
-    """
+def is_compiled(*modules: nn.Module) -> bool:
+    """Whether ``torch.compile`` or ``module.compile()`` was applied to a module, or to one inside it."""
+    return any(
+        getattr(each, "_orig_mod", None) is not None
+        or getattr(each, "_compiled_call_impl", None) is not None
+        or getattr(each, "_compiler_ctx", None) is not None
+        for module in modules
+        for each in module.modules()
+    )
+
+
+def is_sharded(trainer: pl.Trainer, module: nn.Module) -> bool:
+    """Whether parameters are spread over processes, so that one process cannot run the network by itself."""
     if any(shards in type(trainer.strategy).__name__ for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
-        raise ValueError(
-            f"{type(trainer.strategy).__name__} shards the parameters, so that a submodule cannot be run by itself to "
-            "find its scales. Use strategy='ddp', or leave the monitor out."
-        )
-    if layers == "auto":
-        scales = find_scales(network, images)
-    else:
-        scales = named_scales(network, [layers] if isinstance(layers, str) else layers, images)
-    if statistic.pre_activation:
-        with ScaleTaps(network, scales, statistic) as taps, undisturbed(network), torch.no_grad():
-            taps.start()
-            network(as_ordinary(images[:1]))
-            taps.take()
-    return scales
+        return True
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def logged_step(trainer: pl.Trainer) -> int:
+    """The step at which Lightning logs metrics now; pictures of the same moment go to the same place on the axis."""
+    if trainer.state.fn == "fit":
+        return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+    return trainer.global_step
 
 
 def run_folder(trainer: pl.Trainer) -> Path:

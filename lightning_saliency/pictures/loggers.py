@@ -62,21 +62,11 @@ def log_picture(
         >>> log_picture([CSVLogger("runs")], "saliency/lovi", np.zeros((4, 6, 3), np.uint8), step=0)
         False
     """
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
-        raise ValueError(
-            f"Expected `picture` to be a non-empty uint8 array [H, W, 3], but got {picture.dtype} "
-            f"{list(picture.shape)}: scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
-        )
-    caption = " | ".join(captions) if captions else None
+    _check(picture)
     taken = False
     for logger in loggers:
-        writer = _writer_of(logger)
-        if writer is None:
-            continue
         try:
-            experiment = logger.experiment  # type: ignore[attr-defined]  # each of these classes has one, the base has not
-            if not _is_placeholder(experiment):
-                taken |= writer(logger, experiment, key, picture, step, caption)
+            taken |= log_picture_to(logger, key, picture, step, captions=captions)
         # Of any kind: a lost connection or a full quota must not end a training run for the sake of a picture.
         except Exception as error:
             warnings.warn(
@@ -86,6 +76,40 @@ def log_picture(
                 stacklevel=2,
             )
     return taken
+
+
+def log_picture_to(
+    logger: Logger,
+    key: str,
+    picture: npt.NDArray[np.uint8],
+    step: int,
+    *,
+    captions: Sequence[str] | None = None,
+) -> bool:
+    """Log one picture with one logger, see ``log_picture``; what the logger raises gets through.
+
+    Returns:
+        Whether it took the picture.
+
+    Raises:
+        ValueError: If ``picture`` is not ``[H, W, 3]`` uint8, or empty.
+        Exception: Whatever the logger raises.
+    """
+    _check(picture)
+    caption = " | ".join(captions) if captions else None
+    writer = _writer_of(logger)
+    if writer is None:
+        return False
+    experiment = logger.experiment  # type: ignore[attr-defined]  # each of these classes has one, the base has not
+    return not _is_placeholder(experiment) and writer(logger, experiment, key, picture, step, caption)
+
+
+def _check(picture: npt.NDArray[np.uint8]) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+        raise ValueError(
+            f"Expected `picture` to be a non-empty uint8 array [H, W, 3], but got {picture.dtype} "
+            f"{list(picture.shape)}: scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
+        )
 
 
 def _writer_of(logger: object) -> _Writer | None:

@@ -11,9 +11,11 @@ from torch.utils.hooks import RemovableHandle
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales._passes import BatchImages, Entrance, PassMaps, choose_passes, entering_images, joined
 from lightning_saliency.scales._recording import Hook
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.scales.first_pass import FirstPass
 from lightning_saliency.scales.taps import ScaleTaps, TapError
+
+__all__ = ["CompiledReader", "PassMaps", "ScaleReader"]
 
 
 class ScaleReader:
@@ -95,6 +97,64 @@ class ScaleReader:
         if self._later is not None:
             self._later.close()
         self._first = self._later = None
+
+
+class CompiledReader:
+    """Reads the maps of a compiled network.
+
+    Hooks are part of what is compiled. So they are registered for good before the first compiled pass, and the scales
+    are found by a probing pass of one image that leaves no trace, see `find_scales`. Of several passes in one step the
+    first is read.
+
+    Args:
+        model: The network, compiled but not yet run.
+        images: ``[B, C, H, W]`` as the network takes them.
+        statistic: A name in ``STATISTICS`` or a ``Statistic``.
+        layers: ``"auto"``, or the modules whose outputs are the scales, see `named_scales`.
+
+    Raises:
+        ValueError: If the network has no scales, or a layer was named that cannot be read.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        statistic: str | Statistic = "smoe_scale",
+        layers: str | Sequence[str] = "auto",
+    ) -> None:
+        self.model = model
+        if layers == "auto":
+            self.scales = find_scales(model, images)
+        else:
+            self.scales = named_scales(model, [layers] if isinstance(layers, str) else layers, images)
+        self._taps = ScaleTaps(model, self.scales, statistic)
+        self._rows: list[int] | None = None
+
+    def start(self, images: Tensor, rows: Sequence[int] | None = None) -> None:
+        """Record the next pass: all rows, or these."""
+        self._rows = None if rows is None else sorted(rows)
+        # One length of the batch, one compiled graph.
+        self._taps.max_images = None if self._rows is None else max(self._rows, default=0) + 1
+        self._taps.start()
+
+    def take(self) -> PassMaps:
+        """The maps of the recorded pass.
+
+        Raises:
+            TapError: If a scale was not reached, as where the network had been compiled and run before.
+        """
+        maps = self._taps.take()
+        rows = list(range(maps[0].shape[0])) if self._rows is None else self._rows
+        return PassMaps(tuple(rows), [map_[rows] for map_ in maps])
+
+    def stop(self) -> None:
+        """Record no more until the next ``start``; the hooks stay."""
+        self._taps.recording = False
+
+    def close(self) -> None:
+        """Take off the hooks. A second call does nothing."""
+        self._taps.close()
 
 
 class _LaterPass:

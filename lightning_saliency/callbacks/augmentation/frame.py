@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks._trainer_lookups import class_names, run_folder
+from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, run_folder
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
 from lightning_saliency.functional.masking import resize_maps
@@ -145,7 +145,7 @@ class AugmentationFilm:
         picture, guessed = draw_augmentation(
             images, maps, augmented, captions, normalization, self.config.picture_width
         )
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(trainer)
         log_picture(trainer.loggers, f"{self.name}/augmentation", picture, step, captions=captions)
         if self._film is not None:
             epoch = trainer.current_epoch if trainer.global_step > 0 else -1

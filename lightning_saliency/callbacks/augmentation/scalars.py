@@ -51,7 +51,9 @@ class AugmentationScalars:
             count = find_images(batch, self.image_key).shape[0]
         except BatchError:
             return
-        self.means.add("augmented", torch.zeros(0) if drawn is None else drawn.replaced.float(), count)
+        # Where nothing was drawn no image was replaced; of a batch that was drawn in part, none of the others.
+        replaced = torch.zeros(count) if drawn is None else drawn.replaced.float()
+        self.means.add("augmented", torch.cat([replaced, replaced.new_zeros(count - len(replaced))]))
         if drawn is not None:
             self.means.add("mask_fraction", drawn.masks[drawn.replaced].mean((-2, -1)))
 

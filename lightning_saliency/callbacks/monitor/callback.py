@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_saliency.batches import find_images, find_labels, find_logits, find_objects
-from lightning_saliency.callbacks._trainer_lookups import resolve_scales, watched_module
+from lightning_saliency.callbacks._trainer_lookups import builds_late, is_compiled, is_sharded, watched_module
+from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
+from lightning_saliency.callbacks.monitor.frame import combined_maps
 from lightning_saliency.callbacks.monitor.options import (
     STAGES,
     MonitorConfigurationError,
-    never_fatal,
+    check_layers,
     parse_views,
     positive,
 )
+from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_records
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
-from lightning_saliency.callbacks.monitor.scalars import EpochScalars
+from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, values_to_log
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.scales.maps import combined_statistics
-from lightning_saliency.scales.taps import ScaleTaps
+from lightning_saliency.scales.reader import PassMaps
+
+_READING = "read the maps of the scales"
 
 
 class SaliencyMonitor(StageHooks):
@@ -116,25 +122,34 @@ class SaliencyMonitor(StageHooks):
         self._film = MonitorFilm(
             name, self.views, weights, model, stage, denormalize, picture_width, megabytes=film_megabytes
         )
-        self._taps: ScaleTaps | None = None
         self._sample = FixedSample(self.num_images, follow=stage != "train")
-        self._scalars = EpochScalars()
-        self._off = False
-        self._active = False
-        self._batch: tuple[Tensor, list[tuple[int, int]], Tensor | None] | None = None
+        self._reading = BatchReading(self.statistic, layers, image_key)
+        self._values: dict[str, float] = {}
+        self._last_frame = -1
+        self._run: weakref.ref[pl.Trainer] | None = None
+        self._attempts = Attempts()
         self._warned: set[str] = set()
+        self._begin_run()
 
     @property
     def state_key(self) -> str:
         """Several monitors in one trainer keep their films apart."""
         return self._generate_state_key(name=self.name, stage=self.stage, model=self.model)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling and copies: what belongs to the present run stays behind."""
+        fresh = BatchReading(self.statistic, self.layers, self.image_key)
+        return {**vars(self), "_run": None, "_reading": fresh}
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check what can be checked without data; nothing is touched yet."""
-        self._close()
-        self._off = False
-        self._active = False
-        watched_module(pl_module, self.model, MonitorConfigurationError)
+        """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
+        if self._run is not None and self._run() is not trainer:
+            self._sample = FixedSample(self.num_images, follow=self.stage != "train")
+            self._values, self._last_frame = {}, -1
+        self._run = weakref.ref(trainer)
+        self._begin_run()
+        if not builds_late(pl_module):
+            check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
         if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:
             if trainer.limit_val_batches == 0:
                 self._switch_off("limit_val_batches is 0, so there is no validation to watch")
@@ -143,6 +158,13 @@ class SaliencyMonitor(StageHooks):
                     "SaliencyMonitor watches validation, but this run has none: give validation data and a "
                     "validation_step, or watch training with SaliencyMonitor(stage='train')."
                 )
+        if self._film.class_views and is_sharded(trainer, pl_module):
+            rank_zero_warn(
+                f"SaliencyMonitor leaves out the views {', '.join(self._film.class_views)}: the network's parameters "
+                "are spread over processes, and a class-specific view runs the network in one of them. The other views "
+                "and the scalars are read in the module's own passes and do not need it."
+            )
+            self._film.leave_out(tuple(self._film.class_views))
         if trainer.is_global_zero:
             self._film.open(trainer)
 
@@ -155,83 +177,112 @@ class SaliencyMonitor(StageHooks):
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The sample's fingerprints and last maps."""
-        return self._sample.state_dict()
+        """The sample's fingerprints and last maps, and the latest values."""
+        return {**self._sample.state_dict(), "values": dict(self._values), "last_frame": self._last_frame}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the film of the checkpoint."""
         self._sample.load_state_dict(state_dict)
+        self._values, self._last_frame = dict(state_dict["values"]), state_dict["last_frame"]
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
         if stage != self.stage:
             return
-        if trainer.sanity_checking:
-            self._active = self.log_at_start and trainer.global_step == 0
-        else:
-            in_fit = trainer.state.fn == "fit"
-            self._active = not in_fit or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        self._active = not self._off and self._is_due(trainer)
         self._sample.begin()
         self._scalars = EpochScalars()
+        if self._active:
+            self._attempts.begin_frame()
 
-    @never_fatal
     def before_batch(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
     ) -> None:
-        """Register the taps before the run's first forward pass; switch them on where this batch is wanted."""
-        self._batch = None
-        if self._taps is None and (stage == self.stage or trainer.state.fn == "fit"):
-            self._register(trainer, pl_module, batch, stage)
-        if self._taps is None or stage != self.stage or not self._active:
+        """Watch the passes to come, where this batch is wanted."""
+        if self._off:
             return
-        images = find_images(batch, self.image_key)
-        pairs = self._sample.place(images) if trainer.is_global_zero and dataloader_idx == 0 else []
-        objects = find_objects(batch, (images.shape[-2], images.shape[-1]))
-        if objects is None and not pairs:
-            return
-        # The rows shown are copied now: a network may change its input in place.
-        shown = images[[row for row, _ in pairs]].detach().cpu() if pairs else images[:0].cpu()
-        self._batch = (shown, pairs, objects)
-        everything = objects is not None
-        self._taps.max_images = None if everything else max(row for row, _ in pairs) + 1
-        self._taps.start()
+        wanted = stage == self.stage and self._active and self._attempts.wants(_READING)
+        # What is compiled is compiled with its hooks: they come before the run's first pass, whatever its stage.
+        early = self._reading.network is None and trainer.state.fn == "fit" and is_compiled(pl_module)
+        if wanted or early:
+            self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
+            with self._guarded(quiet=not wanted):
+                network = watched_module(pl_module, self.model, MonitorConfigurationError)
+                self._reading.open(
+                    network, batch, compiled=is_compiled(pl_module), sharded=is_sharded(trainer, pl_module)
+                )
+                if wanted:
+                    shown = trainer.is_global_zero and dataloader_idx == 0
+                    self._reading.start(batch, self._sample if shown else None)
 
-    @never_fatal
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
-        """Take the maps."""
-        if self._batch is None or self._taps is None:
-            return
-        (shown, pairs, objects), self._batch = self._batch, None
-        statistics = self._taps.take()
-        if objects is not None and objects.shape[0] == statistics[0].shape[0]:
-            self._scalars.add_objects(combined_statistics(statistics, self.weights), objects)
-        count = find_images(batch, self.image_key).shape[0]
-        labels, logits = find_labels(batch, count), find_logits(outputs, count)
-        for position, (row, slot) in enumerate(pairs):
-            self._sample.records[slot] = SampleRecord(
-                image=shown[position],
-                statistics=[map_[row].float().cpu() for map_ in statistics],
-                label=None if labels is None else int(labels[row]),
-                prediction=None if logits is None else int(logits[row].argmax() if logits.ndim == 2 else logits[row]),
-            )
+        """Take the maps, and make the class-specific views of the same images with the same weights."""
+        records: dict[int, SampleRecord] = {}
+        with self._guarded():
+            begun = bool(self._reading.names)
+            read = self._reading.take()
+            if read is None:
+                return
+            pending, found = read
+            if not begun:
+                scale_weights(self.weights, len(self._reading.names))
+                if self._nothing_to_lose and self._reading.network is not None:
+                    self._film.check(self._reading.network)
+            if pending.objects is not None:
+                self._score(found, pending.objects[list(found.images)])
+            records = sample_records(found, pending, outputs, batch)
+            self._sample.records.update(records)
+            self._begun = True
+        if records:
+            self._film.explain(trainer, list(records.values()), self._attempts)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Log the epoch."""
-        if stage != self.stage or not self._active:
-            return
-        self._active = False
-        if trainer.is_global_zero:
-            self._show(trainer)
-        # Every process takes part, also one whose monitor is off: the others wait for it.
-        means = self._scalars.reduced(trainer)
-        if trainer.sanity_checking:
+        """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""
+        if stage == self.stage and self._active:
+            self._active = False
             if trainer.is_global_zero:
-                self._log_start(trainer, means)
-        else:
-            for name, value in means.items():
-                pl_module.log(f"{self.name}/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+                self._show(trainer)
+            # Every process takes part, also one whose monitor failed: the others wait for it.
+            means = self._scalars.reduced(trainer)
+            self._values.update(means)
+            if trainer.sanity_checking:
+                if trainer.is_global_zero:
+                    self._log_start(trainer, means)
+            else:
+                self._last_frame = trainer.current_epoch
+        if trainer.sanity_checking:
+            return
+        values = values_to_log(self._values, trainer, self.name)
+        if stage != self.stage:
+            # For a callback that looks after a validation before this stage had its first values.
+            in_fit = stage == "validate" and trainer.state.fn == "fit"
+            values = {key: value for key, value in values.items() if in_fit and key not in trainer.callback_metrics}
+        own = stage == self.stage
+        for key, value in values.items():
+            pl_module.log(key, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1, logger=own)
 
-    @never_fatal
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if trainer.sanity_checking:
+            return self.log_at_start and trainer.global_step == 0
+        if trainer.state.fn != "fit":
+            return True
+        if self.stage == "validate" and trainer.check_val_every_n_epoch is None:
+            self._validations += 1
+            return self._validations % self.every_n_epochs == 0
+        # Epochs without validation in between: the first one at or after each n-th.
+        epoch = trainer.current_epoch
+        return (
+            epoch == self._last_frame
+            or (epoch + 1) // self.every_n_epochs > (self._last_frame + 1) // self.every_n_epochs
+        )
+
+    def _score(self, found: PassMaps, objects: Tensor) -> None:
+        combined = combined_statistics(found.maps, self.weights)
+        for score in OBJECT_SCORES:
+            if self._attempts.wants(part := f"measure {self.name}/{score}"):
+                with self._attempts.trying(part):
+                    self._scalars.add_objects(score, combined, objects)
+
     def _show(self, trainer: pl.Trainer) -> None:
         if self._sample.end():
             self._warn_once(
@@ -242,46 +293,42 @@ class SaliencyMonitor(StageHooks):
         records = self._sample.present()
         if not records:
             return
-        combined, guessed = self._film.show(trainer, records, self._names)
+        guessed = False
+        with self._attempts.trying("draw the frame"):
+            guessed = self._film.show(trainer, records, self._reading.names, self._attempts)
         if guessed:
             self._warn_once(
                 "display range",
                 "SaliencyMonitor does not know how the images were normalised and stretches each to its own range for "
                 "display: give denormalize='imagenet' or denormalize=(mean, std).",
             )
-        self._scalars.add_sample(combined, self._sample.drift(combined))
+        with self._attempts.trying(f"measure {self.name}/drift and {self.name}/entropy"):
+            combined = combined_maps(records, self.weights)
+            self._scalars.add_entropy(combined)
+            drift = self._sample.drift(combined)
+            if self._sample.followed:
+                self._scalars.add_drift(drift)
 
-    @never_fatal
     def _log_start(self, trainer: pl.Trainer, means: dict[str, float]) -> None:
         # What a module logs in the sanity check is dropped, but the untrained network's values are the film's first.
         for logger in trainer.loggers:
-            try:
+            with self._attempts.trying(f"log values to {type(logger).__name__}"):
                 logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
-            except Exception as error:  # warned of
-                self._warn_once(
-                    f"logger {type(logger).__name__}",
-                    f"{type(logger).__name__} failed to log: {type(error).__name__}: {error}",
-                )
 
-    def _register(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str) -> None:
-        """Find the scales and tap them, before the run's first forward pass."""
-        nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
+    @contextmanager
+    def _guarded(self, quiet: bool = False) -> Iterator[None]:
+        """Inside, an error ends the reading of this frame; before training, options that cannot work end the run."""
         try:
-            images = find_images(batch, self.image_key)
-            network = watched_module(pl_module, self.model, MonitorConfigurationError)
-            scales = resolve_scales(network, self.layers, images, self.statistic, trainer)
-            self._names = tuple(scale.module or "output" for scale in scales)
-            scale_weights(self.weights, len(scales))
-            self._film.check(network)
-            self._taps = ScaleTaps(network, scales, self.statistic)
+            yield
         except Exception as error:
-            if stage != self.stage and trainer.enable_validation:
-                return  # a training batch of another form; the stage's own first batch decides
-            if nothing_to_lose:
+            self._reading.failed()
+            if quiet:
+                return  # A training batch of another form: the stage's own first batch decides.
+            if self._nothing_to_lose and not self._begun and isinstance(error, (TypeError, ValueError)):
+                if isinstance(error, MonitorConfigurationError):
+                    raise
                 raise MonitorConfigurationError(f"SaliencyMonitor cannot watch this run. {error}") from error
-            raise
-        found = ", ".join(f"{scale.module or 'output'} {scale.grid[0]}×{scale.grid[1]}" for scale in scales)
-        rank_zero_info(f"SaliencyMonitor watches {len(scales)} scales: {found}")
+            self._attempts.fail(_READING, error)
 
     def _switch_off(self, reason: str) -> None:
         self._off = True
@@ -293,9 +340,17 @@ class SaliencyMonitor(StageHooks):
             self._warned.add(what)
             rank_zero_warn(message)
 
+    def _begin_run(self) -> None:
+        self._close()
+        self._off = False
+        self._active = False
+        self._nothing_to_lose = True
+        self._begun = False
+        self._validations = 0
+        self._attempts = Attempts()
+        self._scalars = EpochScalars()
+        self._warned = set()
+
     def _close(self) -> None:
-        if self._taps is not None:
-            self._taps.close()
-        self._taps = None
-        self._batch = None
+        self._reading.close()
         self._sample.begin()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
-from lightning_saliency.callbacks._trainer_lookups import class_names, run_folder, watched_module
-from lightning_saliency.callbacks.monitor.frame import draw_views
+from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, run_folder, watched_module
+from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.pictures.film import Film
-from lightning_saliency.pictures.loggers import log_picture
-from lightning_saliency.pictures.tensors import find_normalization, parse_denormalize
+from lightning_saliency.pictures.loggers import log_picture_to
+from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
+
+_REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
 
 
 class MonitorFilm:
@@ -63,47 +65,84 @@ class MonitorFilm:
 
     def open(self, trainer: pl.Trainer) -> None:
         """Begin, or go on with, the run's film. To be called on global rank zero."""
-        self._film = Film(run_folder(trainer) / self.name, self.megabytes)
+        writes = not getattr(trainer, "fast_dev_run", False)
+        self._film = Film(run_folder(trainer) / self.name, self.megabytes) if writes else None
 
     def check(self, network: nn.Module) -> None:
         """Build each view's explainer once, so that wrong values of its arguments are found out early."""
-        for spec in self.views.values():
-            if spec is not None:
-                spec(network)
+        for spec in self.class_views.values():
+            spec(network)
+
+    def leave_out(self, views: Sequence[str]) -> None:
+        """Make no more pictures of these views."""
+        self.views = {view: spec for view, spec in self.views.items() if view not in views}
+
+    @property
+    def class_views(self) -> dict[str, ExplainerSpec]:
+        """The views with an explainer: the network runs again for them."""
+        return {view: spec for view, spec in self.views.items() if spec is not None}
+
+    def explain(self, trainer: pl.Trainer, records: Sequence[SampleRecord], attempts: Attempts) -> None:
+        """Compute the class-specific views of images whose maps were just read, with the same weights.
+
+        Args:
+            trainer: The run.
+            records: Images of the sample; the views' maps go into ``record.views``.
+            attempts: Each view fails by itself.
+        """
+        for view, spec in self.class_views.items():
+            if not attempts.wants(part := f"make the view {view!r}"):
+                continue
+            with attempts.trying(part, _REMEDY):
+                for size in {record.image.shape for record in records}:
+                    same = [record for record in records if record.image.shape == size]
+                    images = torch.stack([record.image for record in same])
+                    maps = self._explain(trainer, spec, images, _targets(same)).float().cpu()
+                    for record, map_ in zip(same, maps, strict=True):
+                        record.views[view] = map_
 
     def show(
-        self, trainer: pl.Trainer, records: Sequence[SampleRecord], names: Sequence[str]
-    ) -> tuple[list[Any], bool]:
+        self, trainer: pl.Trainer, records: Sequence[SampleRecord], names: Sequence[str], attempts: Attempts
+    ) -> bool:
         """Log the pictures of one epoch.
 
         Args:
-            trainer: The run; its loggers get the pictures.
+            trainer: The run; its loggers get the picture.
             records: The sample, one or more images.
             names: Names of the scales.
+            attempts: Each view, and each logger, fails by itself.
 
         Returns:
-            The combined maps ``[h, w]``, and whether the images' range was guessed.
+            Whether the images' range was guessed.
         """
-        explain: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
-            view: partial(self._explain, trainer, spec) for view, spec in self.views.items() if spec is not None
-        }
-        pictures, combined, guessed = draw_views(
-            records,
-            names,
-            self.weights,
-            tuple(self.views),
-            self._find_normalization(trainer),
-            self.picture_width,
-            class_names(trainer),
-            explain,
-        )
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped if trainer.state.fn == "fit" else trainer.global_step
+        normalization, classes = self._find_normalization(trainer), class_names(trainer)
+        frame = Frame(records, names, self.weights, normalization, self.picture_width, classes)
+        step = logged_step(trainer)
         epoch = -1 if trainer.sanity_checking else trainer.current_epoch
-        for view, (picture, captions) in pictures.items():
-            log_picture(trainer.loggers, f"{self.name}/{view}", picture, step, captions=captions)
-            if self._film is not None:
-                self._film.add(view, picture, epoch=epoch, step=step)
-        return combined, guessed
+        for view, spec in self.views.items():
+            making, drawing = f"make the view {view!r}", f"draw the view {view!r}"
+            if not attempts.wants(drawing) or (spec is not None and not attempts.wants(making)):
+                continue
+            with attempts.trying(drawing, "Leave it out with views=."):
+                picture = frame.picture(view)
+                if self._film is not None:
+                    self._film.add(view, picture, epoch=epoch, step=step)
+                self._log(trainer, view, picture, step, frame.captions, attempts)
+        return frame.guessed
+
+    def _log(
+        self,
+        trainer: pl.Trainer,
+        view: str,
+        picture: Picture,
+        step: int,
+        captions: Sequence[str],
+        attempts: Attempts,
+    ) -> None:
+        for logger in trainer.loggers:
+            if attempts.wants(part := f"log pictures to {type(logger).__name__}"):
+                with attempts.trying(part, "Pictures kept as files are not affected."):
+                    log_picture_to(logger, f"{self.name}/{view}", picture, step, captions=captions)
 
     def _explain(self, trainer: pl.Trainer, spec: ExplainerSpec, images: Tensor, targets: Tensor | None) -> Tensor:
         explainer = spec(watched_module(trainer.lightning_module, self.model))
@@ -119,3 +158,9 @@ class MonitorFilm:
             "test": trainer.test_dataloaders,
         }
         return find_normalization(getattr(trainer, "datamodule", None), loaders[self.stage])
+
+
+def _targets(records: Sequence[SampleRecord]) -> Tensor | None:
+    """The images' classes; ``None``, the predicted ones, where an image has none."""
+    labels = [record.label for record in records if record.label is not None]
+    return torch.tensor(labels) if len(labels) == len(records) else None

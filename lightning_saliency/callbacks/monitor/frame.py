@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,75 +24,92 @@ VIEWS: dict[str, Callable[[ScaleMaps, Tensor], list[Tensor]]] = {
 }
 
 
-def draw_views(
-    records: Sequence[SampleRecord],
-    names: Sequence[str],
-    weights: str | Sequence[float],
-    views: Sequence[str],
-    normalization: tuple[Sequence[float], Sequence[float]] | None,
-    picture_width: int,
-    classes: Sequence[str] | None,
-    explain: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] | None = None,
-) -> tuple[dict[str, tuple[Picture, list[str]]], list[Tensor], bool]:
-    """Draw the sample.
+@dataclass(frozen=True)
+class _Group:
+    """Images of one size: their places in the sample, themselves ``[n, 3, h, w]`` in [0, 1], and their maps."""
+
+    places: list[int]
+    images: Tensor
+    maps: ScaleMaps
+
+
+class Frame:
+    """Draws the sample, view by view.
 
     Args:
         records: The sample's images with their raw maps; sizes may differ.
         names: The scales' names.
         weights: Weights of the scales in the combined map, see ``SaliencyMonitor``.
-        views: Names in ``VIEWS`` and keys of ``explain``.
         normalization: ``(mean, std)`` of the images, or ``None``.
         picture_width: Largest width in pixels.
         classes: Names of the classes, for captions.
-        explain: Class-specific views, each from images as the network gets them and targets to maps ``[n, H, W]``. The
-            targets are the labels; the predicted classes where an image has none.
 
-    Returns:
-        For each view its picture and the captions; the combined maps on the finest scale's grid; whether the images'
-        range was guessed.
+    Attributes:
+        captions: One text an image.
+        guessed: Whether the images' range was guessed.
     """
-    tile = tile_width(len(records), picture_width)
-    rows: dict[str, list[list[Tensor]]] = {view: [[] for _ in records] for view in views}
-    combined: list[Tensor] = [torch.empty(0)] * len(records)
-    guessed = False
-    for indices in _same_shapes(records).values():
-        inputs = torch.stack([records[index].image for index in indices])
-        images, guess = displayable(inputs, normalization)
-        guessed |= guess
-        size = fitted_size(images.shape[-2], images.shape[-1], tile)
-        images = resize_images(images, size)
-        statistics = [
-            torch.stack(scale) for scale in zip(*(records[index].statistics for index in indices), strict=True)
-        ]
-        fine = combined_statistics(statistics, weights)
-        maps = ScaleMaps.from_statistics(statistics, names, weights, size=size)
-        for view in views:
-            if explain and view in explain:
-                of_class = explain[view](inputs, _targets([records[index] for index in indices]))
-                below = [overlay(images, heatmap(resize_maps(of_class.float().cpu(), size)))]
+
+    def __init__(
+        self,
+        records: Sequence[SampleRecord],
+        names: Sequence[str],
+        weights: str | Sequence[float],
+        normalization: tuple[Sequence[float], Sequence[float]] | None,
+        picture_width: int,
+        classes: Sequence[str] | None,
+    ) -> None:
+        self.captions = [_caption(record, classes) for record in records]
+        self.guessed = False
+        self._records = records
+        self._tile = tile_width(len(records), picture_width)
+        self._groups: list[_Group] = []
+        for places in _same_shapes(records):
+            images, guessed = displayable(torch.stack([records[place].image for place in places]), normalization)
+            self.guessed |= guessed
+            size = fitted_size(images.shape[-2], images.shape[-1], self._tile)
+            maps = ScaleMaps.from_statistics(_statistics(records, places), names, weights, size=size)
+            self._groups.append(_Group(places, resize_images(images, size), maps))
+
+    def picture(self, view: str) -> Picture:
+        """One view of all images.
+
+        Args:
+            view: A name in ``VIEWS``, or of a class-specific view whose maps the records have.
+
+        Raises:
+            KeyError: If a record has no map of this view.
+        """
+        columns: list[list[Tensor]] = [[] for _ in self._records]
+        for group in self._groups:
+            if view in VIEWS:
+                rows = VIEWS[view](group.maps, group.images)
             else:
-                below = VIEWS[view](maps, images)
-            for position, index in enumerate(indices):
-                rows[view][index] = [images[position], *(tiles[position] for tiles in below)]
-        for position, index in enumerate(indices):
-            combined[index] = fine[position]
-    captions = [_caption(record, classes) for record in records]
-    pictures = {
-        view: (sheet(list(zip(*columns, strict=True)), captions, tile), captions) for view, columns in rows.items()
-    }
-    return pictures, combined, guessed
+                size = (group.images.shape[-2], group.images.shape[-1])
+                maps = torch.stack([self._records[place].views[view].float() for place in group.places])
+                rows = [overlay(group.images, heatmap(resize_maps(maps, size)))]
+            for position, place in enumerate(group.places):
+                columns[place] = [group.images[position], *(tiles[position] for tiles in rows)]
+        return sheet(list(zip(*columns, strict=True)), self.captions, self._tile)
 
 
-def _targets(records: Sequence[SampleRecord]) -> Tensor | None:
-    labels = [record.label for record in records if record.label is not None]
-    return torch.tensor(labels) if len(labels) == len(records) else None
+def combined_maps(records: Sequence[SampleRecord], weights: str | Sequence[float]) -> list[Tensor]:
+    """The combined map ``[h, w]`` of each image of the sample, on its finest scale's grid."""
+    combined: list[Tensor] = [torch.empty(0)] * len(records)
+    for places in _same_shapes(records):
+        for place, map_ in zip(places, combined_statistics(_statistics(records, places), weights), strict=True):
+            combined[place] = map_
+    return combined
 
 
-def _same_shapes(records: Sequence[SampleRecord]) -> dict[tuple[object, ...], list[int]]:
+def _statistics(records: Sequence[SampleRecord], places: Sequence[int]) -> list[Tensor]:
+    return [torch.stack(scale) for scale in zip(*(records[place].statistics for place in places), strict=True)]
+
+
+def _same_shapes(records: Sequence[SampleRecord]) -> list[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        groups[(record.image.shape, *(map_.shape for map_ in record.statistics))].append(index)
-    return groups
+    for place, record in enumerate(records):
+        groups[(record.image.shape, *(map_.shape for map_ in record.statistics))].append(place)
+    return list(groups.values())
 
 
 def _caption(record: SampleRecord, classes: Sequence[str] | None) -> str:

@@ -1,40 +1,36 @@
-"""What the monitor accepts, and what happens to its own errors."""
+"""What the monitor accepts, and the error where it is something else."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+
+from torch import nn
 
 from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
+from lightning_saliency.scales import split_layer
 
 #: The loops a monitor can watch.
 STAGES = ("validate", "train", "test")
 #: What `parse_views` reads.
 Views = Sequence[str] | Mapping[str, ExplainerOption | None]
-Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
 class MonitorConfigurationError(ValueError):
     """The monitor cannot work as configured; raised before the first training step, while nothing can be lost."""
 
 
-def never_fatal(hook: Hook) -> Hook:
-    """Watching never ends a training run: an error in a hook switches the monitor off with one warning."""
+def check_layers(network: nn.Module, layers: str | Sequence[str]) -> None:
+    """Look up the layers that were named.
 
-    @functools.wraps(hook)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> None:
-        if self._off:
-            return
-        try:
-            hook(self, *args, **kwargs)
-        except MonitorConfigurationError:
-            raise
-        except Exception as error:  # warned of, once, by _switch_off
-            self._switch_off(f"{type(error).__name__}: {error}")
-
-    return guarded  # type: ignore[return-value]
+    Raises:
+        MonitorConfigurationError: If the network has no module of such a name.
+    """
+    try:
+        for layer in [] if layers == "auto" else [layers] if isinstance(layers, str) else layers:
+            split_layer(network, layer)
+    except ValueError as error:
+        raise MonitorConfigurationError(str(error)) from error
 
 
 def positive(name: str, value: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,12 +26,14 @@ class SampleRecord:
         statistics: The raw map ``[h, w]`` of each scale, on the CPU.
         label: The image's class, if it has one.
         prediction: The class that the network predicted, if the step returned its logits.
+        views: The map ``[H, W]`` of each class-specific view, on the CPU.
     """
 
     image: Tensor
     statistics: list[Tensor]
     label: int | None = None
     prediction: int | None = None
+    views: dict[str, Tensor] = field(default_factory=dict)
 
 
 class FixedSample:
@@ -99,10 +101,10 @@ class FixedSample:
         return False
 
     def drift(self, combined: Sequence[Tensor]) -> Tensor | None:
-        """1 − Spearman correlation of each map with the one logged before, averaged; remembers the new maps.
+        """1 − Spearman correlation of each map with the one logged before; remembers the new maps.
 
         Returns:
-            A scalar tensor, or ``None`` where there is nothing to compare with.
+            ``[n]`` in [0, 2], or ``None`` where there is nothing to compare with.
         """
         slots = sorted(self.records)
         maps = [
@@ -112,7 +114,7 @@ class FixedSample:
         before = [self.drift_maps[slot] for slot in slots if slot < len(self.drift_maps)]
         value = None
         if before and len(before) == len(slots) and self.followed:
-            value = (1 - spearman(torch.stack(maps), torch.stack(before))).mean()
+            value = 1 - spearman(torch.stack(maps), torch.stack(before))
         if slots == list(range(len(slots))):
             self.drift_maps = maps
         return value

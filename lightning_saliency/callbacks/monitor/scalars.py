@@ -1,9 +1,10 @@
-"""The numbers of one epoch of the monitor."""
+"""The numbers of one epoch of the monitor, and keeping them there for whoever watches them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,39 +12,62 @@ from torch.nn import functional as F
 from lightning_saliency.callbacks._epoch_means import EpochMeans
 from lightning_saliency.functional.localization import energy_pointing_game, map_entropy, pointing_game
 
-#: The names of the scalars.
-NAMES = ("energy_in_box", "pointing_game", "drift", "entropy")
+#: Scores of maps against objects: combined maps ``[B, h, w]`` and cells ``[B, h, w]`` bool -> ``[B]``.
+OBJECT_SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "energy_in_box": energy_pointing_game,
+    "pointing_game": pointing_game,
+}
+#: The names of the scalars, each with the value that stands for "not measured" where another callback watches it: no
+#: energy on an object, a map that changes as much as one that has nothing to do with the last, one that says nothing.
+NOT_MEASURED = {**dict.fromkeys(OBJECT_SCORES, 0.0), "drift": 1.0, "entropy": 1.0}
 
 
 class EpochScalars(EpochMeans):
     """Means of saliency scores over an epoch and over all processes."""
 
     def __init__(self) -> None:
-        super().__init__(NAMES)
+        super().__init__(tuple(NOT_MEASURED))
 
-    def add_objects(self, combined: Tensor, objects: Tensor) -> None:
+    def add_objects(self, score: str, combined: Tensor, objects: Tensor) -> None:
         """Score combined maps ``[B, h, w]`` against objects ``[B, H, W]`` bool, on the maps' own grid.
 
-        Images without an object do not count.
+        A cell belongs to an object that covers half of it; of a smaller object, the cells with the most of it. Images
+        without an object do not count.
+
+        Args:
+            score: A name in ``OBJECT_SCORES``.
+            combined: The maps.
+            objects: Where the images' objects lie.
         """
         covered = objects.float()
         if objects.shape != combined.shape:
             covered = F.adaptive_avg_pool2d(covered[:, None], (combined.shape[-2], combined.shape[-1]))[:, 0]
         fullest = covered.flatten(1).amax(1)
-        # A cell belongs to an object that covers half of it; of a smaller object, the cells with most of it.
         inside = covered >= (0.5 * fullest).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
-        present = fullest > 0
-        count = int(present.sum())
-        self.add("energy_in_box", energy_pointing_game(combined, inside) * present, count)
-        self.add("pointing_game", pointing_game(combined, inside) * present, count)
+        self.add(score, OBJECT_SCORES[score](combined, inside), fullest > 0)
 
-    def add_sample(self, combined: Sequence[Tensor], drift: Tensor | None) -> None:
-        """Score the film's sample.
-
-        Args:
-            combined: Combined maps ``[h, w]``.
-            drift: Their distance from the maps logged before; ``None`` counts as 1.
-        """
+    def add_drift(self, drift: Tensor | None) -> None:
+        """Take in each map's distance ``[n]`` from the one before; ``None``, no map before, counts as 1."""
         self.add("drift", torch.ones(1) if drift is None else drift)
+
+    def add_entropy(self, combined: Sequence[Tensor]) -> None:
+        """Take in the entropy of the sample's combined maps ``[h, w]``."""
         for map_ in combined:
             self.add("entropy", map_entropy(map_[None]))
+
+
+def values_to_log(measured: dict[str, float], trainer: pl.Trainer, prefix: str) -> dict[str, float]:
+    """The values of this epoch's log, by their full keys.
+
+    Once there was a value there is one in every validation, the last one that was measured. Of a value that another
+    callback watches (``EarlyStopping``, ``ModelCheckpoint``) there is one from the first validation on, the one in
+    ``NOT_MEASURED`` if there is no other: a callback that does not find what it watches ends the run.
+
+    Args:
+        measured: The latest measured values by name.
+        trainer: The run; its callbacks are asked for their ``monitor``.
+        prefix: The monitor's name.
+    """
+    watched = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    waiting = {name: value for name, value in NOT_MEASURED.items() if f"{prefix}/{name}" in watched}
+    return {f"{prefix}/{name}": value for name, value in {**waiting, **measured}.items()}

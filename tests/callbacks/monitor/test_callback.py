@@ -86,8 +86,7 @@ def test_no_extra_forward_pass_and_no_extra_batch(tmp_path):
         return len(calls), len(fetched)
 
     calls, fetched = count(None)
-    # One probing pass finds the scales, once in a run.
-    assert count(SaliencyMonitor(num_images=8)) == (calls + 1, fetched)
+    assert count(SaliencyMonitor(num_images=8)) == (calls, fetched)
 
 
 def test_a_shuffled_loader_shows_the_same_images(tmp_path, monkeypatch):
@@ -191,7 +190,7 @@ def test_test_stage_and_validate_alone(tmp_path):
 def test_a_submodule_and_its_layers_by_name(tmp_path, monkeypatch):
     monitor = SaliencyMonitor(model="net.features", layers=("2", "7:input"), views=("scales",))
     kept = []
-    monkeypatch.setattr(monitor._film, "_find_normalization", lambda run: kept.append(monitor._names))
+    monkeypatch.setattr(monitor._film, "_find_normalization", lambda run: kept.append(monitor._reading.names))
     _fit(tmp_path, monitor, epochs=1)
     assert kept[0] == ("2", "7")
 
@@ -270,11 +269,13 @@ def test_an_error_in_watching_is_one_warning_and_the_run_goes_on(tmp_path, monke
     def broken(*args, **kwargs):
         raise ArithmeticError("in the monitor")
 
-    monkeypatch.setattr("lightning_saliency.callbacks.monitor.film.draw_views", broken)
-    with pytest.warns(UserWarning, match="goes on without it.*ArithmeticError: in the monitor") as caught:
-        run, module, _ = _fit(tmp_path, monitor, module=module, epochs=3)
+    monkeypatch.setattr("lightning_saliency.callbacks.monitor.film.Frame", broken)
+    with pytest.warns(UserWarning, match="ArithmeticError: in the monitor.*goes on without it") as caught:
+        run, module, recorder = _fit(tmp_path, monitor, module=module, epochs=3)
     assert run.current_epoch == 3
     assert sum("goes on without it" in str(w.message) for w in caught) == 1
+    # The numbers do not need the pictures.
+    assert len(recorder.values("saliency/drift")) == 4
     assert _hook_counts(module) == _hook_counts(Module())
 
 

@@ -123,17 +123,3 @@ def test_two_processes(tmp_path):
     # The processes' recorders do not come back; the metrics of the last epoch do.
     assert 0 < run.callback_metrics["saliency/energy_in_box"] < 1
     assert run.callback_metrics["saliency/drift"] < 2
-
-
-def test_sharded_strategies_are_refused_with_a_reason(tmp_path):
-    from lightning_saliency.callbacks._trainer_lookups import resolve_scales
-    from lightning_saliency.functional.statistics import get_statistic
-
-    class FSDPStrategy:
-        pass
-
-    class Run:
-        strategy = FSDPStrategy()
-
-    with pytest.raises(ValueError, match="FSDPStrategy shards"):
-        resolve_scales(SmallNet(), "auto", torch.rand(2, 3, 16, 16), get_statistic("smoe_scale"), Run())

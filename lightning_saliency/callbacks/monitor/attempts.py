@@ -1,0 +1,85 @@
+"""One failure stays one: what fails by itself, is told once, tried again, and given up after three frames in a row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
+
+#: Failures in a row after which something is not tried again.
+MAX_FAILURES = 3
+
+
+class Attempts:
+    """Keeps account of the parts of a frame that failed: each view, each scalar, each logger, the film, the reading.
+
+    A part that failed is left out of the rest of its frame. It is tried again in the next frame, and given up after
+    three frames in a row in which it failed.
+
+    Example:
+        >>> attempts = Attempts()
+        >>> attempts.begin_frame()
+        >>> with attempts.trying("draw lovi", "Leave the view out with views=."):
+        ...     picture = "drawn"
+        >>> attempts.wants("draw lovi")
+        True
+    """
+
+    def __init__(self) -> None:
+        self._failures: Counter[str] = Counter()
+        self._tried: set[str] = set()
+        self._failed: set[str] = set()
+        self._warned: set[str] = set()
+
+    def begin_frame(self) -> None:
+        """Begin a frame: whatever went well in the last one has no failures behind it."""
+        for part in self._tried - self._failed:
+            self._failures.pop(part, None)
+        self._tried, self._failed = set(), set()
+
+    def wants(self, part: str) -> bool:
+        """Whether a part is to be tried: it has not failed in this frame, and not in the three before it."""
+        return part not in self._failed and self._failures[part] < MAX_FAILURES
+
+    @contextmanager
+    def trying(self, part: str, remedy: str = "") -> Iterator[None]:
+        """Inside, an error does not get through: one warning names it.
+
+        Args:
+            part: What is tried, as an infinitive: ``"draw the view 'lovi'"``.
+            remedy: What the user can do about it, one sentence or more.
+        """
+        self._tried.add(part)
+        try:
+            yield
+        except MonitorConfigurationError:
+            raise
+        except Exception as error:  # told in a warning
+            self.fail(part, error, remedy)
+
+    def fail(self, part: str, error: Exception, remedy: str = "") -> None:
+        """Count a failure that was caught elsewhere."""
+        self._tried.add(part)
+        self._failed.add(part)
+        self._failures[part] += 1
+        if part not in self._warned:
+            self._warned.add(part)
+            rank_zero_warn(
+                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error} {remedy} The run goes on without "
+                f"it. It is tried again at each frame, until it has failed {MAX_FAILURES} times in a row."
+            )
+        if self._failures[part] == MAX_FAILURES:
+            rank_zero_info(
+                f"SaliencyMonitor does not try again to {part}: it failed in {MAX_FAILURES} frames in a row."
+            )
+
+
+def remedy_for(error: Exception) -> str:
+    """What helps against an error of reading maps or of a view, one sentence."""
+    if "out of memory" in str(error).lower():
+        return "Show fewer images with num_images=, or fewer views."
+    return ""
