@@ -238,7 +238,9 @@ class SaliencyMonitor(StageHooks):
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""
-        if stage == self.stage and self._active:
+        # An endless epoch of training is cut where validations come.
+        endless = stage == "validate" and self.stage == "train" and _is_endless(trainer)
+        if self._active and (stage == self.stage or endless) and not (endless and trainer.sanity_checking):
             self._active = False
             if trainer.is_global_zero:
                 self._show(trainer)
@@ -253,22 +255,24 @@ class SaliencyMonitor(StageHooks):
         if trainer.sanity_checking:
             return
         values = values_to_log(self._values, trainer, self.name)
-        if stage != self.stage:
+        if stage != self.stage and not endless:
             # For a callback that looks after a validation before this stage had its first values.
             in_fit = stage == "validate" and trainer.state.fn == "fit"
             values = {key: value for key, value in values.items() if in_fit and key not in trainer.callback_metrics}
         own = stage == self.stage
         for key, value in values.items():
-            pl_module.log(key, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1, logger=own)
+            pl_module.log(
+                key, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1, logger=None if own else False
+            )
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         if trainer.sanity_checking:
             return self.log_at_start and trainer.global_step == 0
         if trainer.state.fn != "fit":
             return True
-        if self.stage == "validate" and trainer.check_val_every_n_epoch is None:
-            self._validations += 1
-            return self._validations % self.every_n_epochs == 0
+        if _is_endless(trainer) if self.stage == "train" else trainer.check_val_every_n_epoch is None:
+            self._rounds += 1
+            return self._rounds % self.every_n_epochs == 0
         # Epochs without validation in between: the first one at or after each n-th.
         epoch = trainer.current_epoch
         return (
@@ -346,7 +350,7 @@ class SaliencyMonitor(StageHooks):
         self._active = False
         self._nothing_to_lose = True
         self._begun = False
-        self._validations = 0
+        self._rounds = 0
         self._attempts = Attempts()
         self._scalars = EpochScalars()
         self._warned = set()
@@ -354,3 +358,8 @@ class SaliencyMonitor(StageHooks):
     def _close(self) -> None:
         self._reading.close()
         self._sample.begin()
+
+
+def _is_endless(trainer: pl.Trainer) -> bool:
+    """Whether an epoch of training has no end that is known."""
+    return trainer.state.fn == "fit" and trainer.num_training_batches == float("inf")

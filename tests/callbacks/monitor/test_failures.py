@@ -1,0 +1,178 @@
+"""What fails, fails by itself: one warning, another try at each frame, and an end after three in a row."""
+
+import warnings
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.callbacks.monitor import frame, scalars
+from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.pictures.film import Film
+from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
+
+
+def _fit(tmp_path, monitor, module=None, epochs=5, loggers=None, data=None):
+    pl.seed_everything(1, workers=True)
+    recorder = Recorder(tmp_path)
+    run = trainer(tmp_path, monitor, logger=loggers or recorder, epochs=epochs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(module or Module(), loader(form="dict"), data or loader(form="dict"))
+    assert run.current_epoch == epochs
+    told = [str(warning.message) for warning in caught if "SaliencyMonitor could not" in str(warning.message)]
+    return run, recorder, told
+
+
+def _frames(tmp_path, view):
+    return [each.epoch for each in Film(tmp_path / "recorder" / "v" / "saliency").frames(view)]
+
+
+def _failing(times, calls, result):
+    def function(*arguments, **options):
+        calls.append(1)
+        if len(calls) <= times:
+            raise ArithmeticError("made to fail")
+        return result(*arguments, **options)
+
+    return function
+
+
+@pytest.mark.parametrize("kind", ["class view", "view of the scales"])
+@pytest.mark.parametrize("times", [1, 2, 100])
+def test_a_view_fails_by_itself(tmp_path, monkeypatch, kind, times):
+    calls = []
+    if kind == "class view":
+        maps = _failing(times, calls, lambda images, targets=None: torch.rand(images.shape[0], 16, 16))
+        monitor, name = SaliencyMonitor(num_images=2, views={"lovi": None, "mine": lambda network: maps}), "mine"
+    else:
+        monkeypatch.setitem(frame.VIEWS, "combined", _failing(times, calls, frame.VIEWS["combined"]))
+        monitor, name = SaliencyMonitor(num_images=2), "combined"
+    _, recorder, told = _fit(tmp_path, monitor)
+    assert _frames(tmp_path, "lovi") == [-1, 0, 1, 2, 3, 4]
+    assert len(recorder.values("saliency/drift")) == 6
+    assert len(told) == 1
+    assert name in told[0]
+    assert "ArithmeticError: made to fail" in told[0]
+    # Tried again at each frame, and given up after three in a row.
+    assert _frames(tmp_path, name) == [-1, 0, 1, 2, 3, 4][times:]
+    assert len(calls) == (6 if times < 3 else 3)
+
+
+@pytest.mark.parametrize("score", ["energy_in_box", "pointing_game"])
+def test_a_score_fails_by_itself(tmp_path, monkeypatch, score):
+    def broken(*_):
+        raise ArithmeticError("made to fail")
+
+    monkeypatch.setitem(scalars.OBJECT_SCORES, score, broken)
+    _, recorder, told = _fit(tmp_path, SaliencyMonitor(num_images=2))
+    others = {"energy_in_box", "pointing_game", "drift", "entropy"} - {score}
+    assert all(len(recorder.values(f"saliency/{name}")) == 6 for name in others)
+    assert not recorder.values(f"saliency/{score}")
+    assert len(told) == 1
+    assert f"saliency/{score}" in told[0]
+
+
+def test_drift_fails_by_itself(tmp_path, monkeypatch):
+    monitor = SaliencyMonitor(num_images=2)
+    monkeypatch.setattr(monitor._sample, "drift", lambda maps: 1 / 0)
+    _, recorder, told = _fit(tmp_path, monitor)
+    assert len(recorder.values("saliency/entropy")) == 6
+    assert _frames(tmp_path, "lovi") == [-1, 0, 1, 2, 3, 4]
+    assert len(told) == 1
+
+
+class TensorBoardLogger(Recorder):
+    """Takes pictures, as the logger of this name."""
+
+    def __init__(self, folder, fails=0):
+        super().__init__(folder)
+        self.fails, self.pictures = fails, []
+
+    @property
+    def experiment(self):
+        return self
+
+    file_writer = None
+
+    def add_image(self, tag, picture, step, dataformats):
+        self.pictures.append((tag, step))
+        if len(self.pictures) <= self.fails:
+            raise ConnectionError("no connection")
+
+
+class WandbLogger(TensorBoardLogger):
+    def log_image(self, key, images, step, **extras):
+        self.add_image(key, images, step, "HWC")
+
+
+@pytest.mark.parametrize("failing", [TensorBoardLogger, WandbLogger])
+@pytest.mark.parametrize("fails", [1, 100])
+def test_a_logger_fails_by_itself(tmp_path, failing, fails):
+    kinds = [TensorBoardLogger, WandbLogger]
+    loggers = [Recorder(tmp_path), *(kind(tmp_path, fails if kind is failing else 0) for kind in kinds)]
+    _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2, views=("lovi",)), loggers=loggers)
+    assert _frames(tmp_path, "lovi") == [-1, 0, 1, 2, 3, 4]
+    assert len(told) == 1
+    assert failing.__name__ in told[0]
+    for logger in loggers[1:]:
+        assert len(logger.pictures) == (
+            3 if isinstance(logger, failing) and fails > 3 and type(logger) is failing else 6
+        )
+
+
+def test_reading_that_fails_is_tried_again(tmp_path, monkeypatch):
+    """A layer that yields no tensor in one epoch: the frame is left out, and the next one is there."""
+
+    class Moody(Module):
+        def validation_step(self, batch, batch_idx):
+            if self.trainer.current_epoch in (1, 2) and not self.trainer.sanity_checking:
+                return None
+            return super().validation_step(batch, batch_idx)
+
+    _, recorder, told = _fit(tmp_path, SaliencyMonitor(num_images=2), module=Moody(), epochs=5)
+    assert _frames(tmp_path, "lovi") == [-1, 0, 3, 4]
+    assert len(told) == 1
+    assert "passed through" in told[0]
+    assert len(recorder.values("saliency/drift")) == 6
+
+
+def test_a_network_without_maps_of_classes_has_lovi(tmp_path):
+    class Regression(Module):
+        def __init__(self):
+            super().__init__(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3), nn.ReLU()))
+
+        def training_step(self, batch, batch_idx):
+            return self(batch["image"]).mean()
+
+        def validation_step(self, batch, batch_idx):
+            self(batch["image"])
+
+    def explainer(network):
+        raise ValueError("no classes")
+
+    monitor = SaliencyMonitor(num_images=2, views={"lovi": None, "mine": explainer}, log_at_start=False)
+    _, _recorder, told = _fit(tmp_path, monitor, module=Regression(), epochs=2)
+    assert _frames(tmp_path, "lovi") == [0, 1]
+    assert len(told) == 1
+    assert "views=" in told[0]
+
+
+def test_failures_in_a_row_are_counted_frame_by_frame():
+    attempts = Attempts()
+
+    def run_frame(fails):
+        attempts.begin_frame()
+        if not attempts.wants("jump"):
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with attempts.trying("jump"):
+                if fails:
+                    raise OSError
+        return True
+
+    pattern = [True, True, False, True, True, True, True, False]
+    assert [run_frame(fails) for fails in pattern] == [True, True, True, True, True, True, False, False]

@@ -1,0 +1,210 @@
+"""Which pass is read, however the module runs its network, and copies of the network made meanwhile."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyMonitor
+from lightning_saliency.functional.statistics import STATISTICS
+from tests.callbacks.monitor.helpers import Module, Pictures, SmallNet, loader, trainer
+
+
+def _fit(tmp_path, module, *callbacks, train=None, val=None, **options):
+    pl.seed_everything(1, workers=True)
+    run = trainer(tmp_path, *callbacks, **options)
+    run.fit(module, train or loader(), val or loader())
+    return run
+
+
+def _records(tmp_path, module, val=None, **options):
+    """The sample of the last epoch, taken before it is closed."""
+    kept = []
+    monitor = SaliencyMonitor(num_images=4, **options)
+    end = monitor._sample.end
+    monitor._sample.end = lambda: kept.append(dict(monitor._sample.records)) or end()
+    _fit(tmp_path, module, monitor, val=val)
+    return [kept[-1][slot] for slot in range(4)]
+
+
+def _expected(module, images):
+    module.eval()
+    with torch.no_grad():
+        return STATISTICS["smoe_scale"](module.net.features[:3](images))
+
+
+class Mirrored(Module):
+    """A flipped pass before and a noisy one behind: test-time augmentation."""
+
+    def validation_step(self, batch, batch_idx):
+        images, _ = batch
+        self(images.flip(-1))
+        logits = self(images)
+        self(images + torch.rand_like(images))
+        return {"logits": logits}
+
+
+class Chunks(Module):
+    def validation_step(self, batch, batch_idx):
+        return {"logits": torch.cat([self(chunk) for chunk in batch[0].split(3)])}
+
+
+class Teacher(Module):
+    """The watched network holds a frozen copy of itself that runs first."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = SmallNet().requires_grad_(False)
+
+    def validation_step(self, batch, batch_idx):
+        self.teacher(batch[0])
+        return {"logits": self(batch[0])}
+
+
+class TwoViews(Module):
+    def validation_step(self, batch, batch_idx):
+        both = self(torch.cat([batch[0], batch[0].flip(-2)]))
+        return {"logits": both[: len(batch[0])]}
+
+
+class Checkpointed(Module):
+    def forward(self, x):
+        return self.net.head(checkpoint(self.net.features, x, use_reentrant=False))
+
+
+@pytest.mark.parametrize("kind", [Mirrored, Chunks, Teacher, TwoViews, Checkpointed])
+def test_maps_belong_to_the_pass_over_the_batch(tmp_path, kind):
+    module = kind()
+    records = _records(tmp_path, module, **({"model": "net"} if kind is Teacher else {}))
+    images = torch.stack([Pictures()[index][0] for index in range(4)])
+    expected = _expected(module, images)
+    for index, record in enumerate(records):
+        torch.testing.assert_close(record.image, images[index])
+        torch.testing.assert_close(record.statistics[0], expected[index], rtol=1e-4, atol=1e-5)
+
+
+class WholeBatch(Module):
+    def forward(self, batch):
+        return self.net(batch[0])
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        return {"logits": self(batch)}
+
+
+class TwoInputs(Module):
+    def forward(self, x, scale):
+        return self.net(x) * scale
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0], 0.5), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        return {"logits": self(scale=0.5, x=batch[0])}
+
+
+class Bytes(Module):
+    """The network gets floats, the batch holds uint8."""
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return (batch[0] * 255).to(torch.uint8), batch[1]
+
+    def forward(self, x):
+        return self.net(x.float() / 255)
+
+
+class ChannelsLast(Module):
+    """The batch holds images [B, H, W, C]."""
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch[0].movedim(1, -1), batch[1]
+
+    def forward(self, x):
+        return self.net(x.movedim(-1, 1))
+
+
+@pytest.mark.parametrize("kind", [WholeBatch, TwoInputs, Bytes, ChannelsLast])
+def test_however_the_network_is_called(tmp_path, kind):
+    module = kind()
+    records = _records(tmp_path, module)
+    images = torch.stack([Pictures()[index][0] for index in range(4)])
+    expected = _expected(module, (images * 255).to(torch.uint8) / 255 if kind is Bytes else images)
+    for index, record in enumerate(records):
+        torch.testing.assert_close(record.statistics[0], expected[index], rtol=1e-4, atol=1e-5)
+
+
+class _Copies(pl.Callback):
+    """Somebody else copies and saves the network, between the steps and, listed first, before the hooks are off."""
+
+    def _copy(self, module):
+        twin = copy.deepcopy(module.net)
+        buffer = io.BytesIO()
+        torch.save(module.net, buffer)
+        pickle.loads(pickle.dumps(module.net))
+        buffer.seek(0)
+        again = torch.load(buffer, weights_only=False)
+        images = torch.rand(3, 3, 16, 16)
+        with torch.no_grad():
+            twin.eval()(images), again.eval()(images)
+
+    def on_validation_batch_end(self, run, module, outputs, batch, batch_idx, dataloader_idx=0):
+        self._copy(module)
+
+    def on_train_batch_end(self, run, module, outputs, batch, batch_idx):
+        self._copy(module)
+
+    def on_validation_end(self, run, module):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.jit.script(module.net)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_copies_carry_no_live_hook(tmp_path, first):
+    monitors = [SaliencyMonitor(num_images=3), SaliencyMonitor(stage="train", name="training")]
+    callbacks = [_Copies(), *monitors] if first else [*monitors, _Copies()]
+    run = _fit(tmp_path, Module(), *callbacks)
+    assert run.callback_metrics["saliency/drift"] < 1
+
+
+@pytest.mark.parametrize("make", [SaliencyMonitor, lambda: SaliencyMonitor(stage="train"), GroupCAMAugmentation])
+def test_callbacks_pickle_before_and_after_a_run(tmp_path, make):
+    callback = make()
+    pickle.loads(pickle.dumps(callback))
+    _fit(tmp_path, Module(), callback)
+    again = pickle.loads(pickle.dumps(callback))
+    _fit(tmp_path / "again", Module(), again)
+    copy.deepcopy(callback)
+
+
+def test_a_layer_that_is_replaced_is_found_again(tmp_path):
+    class Replaces(pl.Callback):
+        def on_train_epoch_start(self, run, module):
+            if run.current_epoch == 1:
+                module.net.features[3] = nn.AvgPool2d(2)
+            if run.current_epoch == 2:
+                module.net = SmallNet()
+
+    monitor = SaliencyMonitor(num_images=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*normalised.*|.*dataloader.*|.*LeafSpec.*|.*does not have many workers.*"
+        )
+        run = _fit(tmp_path, Module(), Replaces(), monitor, epochs=4)
+    assert sorted(path.name[:10] for path in (tmp_path / "recorder" / "v" / "saliency" / "lovi").iterdir()) == [
+        "epoch=0000",
+        "epoch=0001",
+        "epoch=0002",
+        "epoch=0003",
+        "start-step",
+    ]
+    assert run.current_epoch == 4

@@ -1,0 +1,244 @@
+"""Numbers that others watch, runs that count steps, and a monitor's several lives."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.callbacks.monitor.film import MonitorFilm
+from lightning_saliency.callbacks.monitor.scalars import EpochScalars
+from lightning_saliency.pictures.film import Film
+from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trainer
+
+
+def _fit(tmp_path, *callbacks, module=None, train=None, val=None, **options):
+    pl.seed_everything(1, workers=True)
+    recorder = Recorder(tmp_path)
+    run = trainer(tmp_path, *callbacks, logger=recorder, **options)
+    given = [loader(form="dict") if data is None else data for data in (train, val)]
+    run.fit(module or Module(), *given)
+    return run, recorder
+
+
+def _frames(tmp_path, name="saliency"):
+    return [frame.epoch for frame in Film(tmp_path / "recorder" / "v" / name).frames("lovi")]
+
+
+NAMES = ["drift", "entropy", "energy_in_box", "pointing_game"]
+MONITORS = {
+    "every second epoch": lambda: SaliencyMonitor(every_n_epochs=2, num_images=2),
+    "never": lambda: SaliencyMonitor(every_n_epochs=50, num_images=2, log_at_start=False),
+    "of training": lambda: SaliencyMonitor(num_images=2, stage="train"),
+}
+
+
+@pytest.mark.parametrize("watcher", ["stopping", "checkpoint"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_whoever_watches_a_value_finds_it(tmp_path, monitor, name, watcher):
+    key = f"saliency/{name}"
+    if watcher == "stopping":
+        other = EarlyStopping(key, patience=9)
+    else:
+        other = ModelCheckpoint(tmp_path / "kept", monitor=key, every_n_epochs=1)
+    run, _recorder = _fit(tmp_path, MONITORS[monitor](), other, epochs=3, enable_checkpointing=watcher == "checkpoint")
+    assert run.current_epoch == 3
+    assert key in run.callback_metrics
+
+
+@pytest.mark.parametrize("broken", ["sample", "pictures", "reading"])
+def test_whoever_watches_a_value_finds_it_where_the_monitor_fails(tmp_path, monkeypatch, broken):
+    monitor = SaliencyMonitor(num_images=2)
+
+    def fails(*_, **__):
+        raise OSError("no space left")
+
+    target = {
+        "sample": (monitor._sample, "drift"),
+        "pictures": (monitor._film, "show"),
+        "reading": (monitor._reading, "take"),
+    }
+    monkeypatch.setattr(*target[broken], fails)
+    with pytest.warns(UserWarning, match="no space left"):
+        run, _ = _fit(tmp_path, monitor, EarlyStopping("saliency/drift", patience=9), epochs=3)
+    assert run.current_epoch == 3
+
+
+def test_values_stay_between_frames(tmp_path):
+    _, recorder = _fit(tmp_path, SaliencyMonitor(every_n_epochs=2, num_images=2), epochs=5)
+    values = [value for _, value in recorder.values("saliency/energy_in_box")]
+    # Measured at the start, after the second epoch and after the fourth.
+    assert len(values) == 6
+    assert values[0] == values[1] != values[2] == values[3] != values[4] == values[5]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_image_that_is_no_number_spoils_no_value(tmp_path, bad):
+    class Spoiled(Pictures):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {**item, "image": item["image"] * bad} if index == 1 else item
+
+    _run, recorder = _fit(
+        tmp_path, SaliencyMonitor(num_images=3), val=DataLoader(Spoiled(8, form="dict"), batch_size=4)
+    )
+    for name in NAMES:
+        assert all(torch.isfinite(torch.tensor(value)) for _, value in recorder.values(f"saliency/{name}")), name
+
+
+def test_one_image_that_is_no_number_is_left_out_of_the_mean():
+    scalars = EpochScalars()
+    scalars.add_drift(torch.tensor([0.5, float("nan"), 0.7, float("inf")]))
+    assert scalars.local() == {"drift": pytest.approx(0.6)}
+
+
+def test_cells_belong_to_an_object_that_covers_half_of_them():
+    maps = torch.tensor([[[1.0, 2.0], [4.0, 8.0]]])
+    objects = torch.zeros(1, 8, 8, dtype=torch.bool)
+    objects[0, :, :6] = True  # All of the left cells, half of the right ones.
+    scalars = EpochScalars()
+    scalars.add_objects("energy_in_box", maps, objects)
+    assert scalars.local() == {"energy_in_box": pytest.approx(1.0)}
+    objects[0, :, 5] = False  # Now a quarter of the right ones.
+    scalars = EpochScalars()
+    scalars.add_objects("energy_in_box", maps, objects)
+    assert scalars.local() == {"energy_in_box": pytest.approx(5 / 15)}
+    # Of an object smaller than half a cell, the cells with at least half of the most.
+    objects[:] = False
+    objects[0, 0, :4] = True
+    objects[0, 0, 4:6] = True
+    scalars = EpochScalars()
+    scalars.add_objects("energy_in_box", maps, objects)
+    assert scalars.local() == {"energy_in_box": pytest.approx(3 / 15)}
+    objects[0, 0, 5] = False
+    scalars = EpochScalars()
+    scalars.add_objects("energy_in_box", maps, objects)
+    assert scalars.local() == {"energy_in_box": pytest.approx(1 / 15)}
+
+
+def test_no_drift_in_training(tmp_path):
+    _run, recorder = _fit(tmp_path, SaliencyMonitor(num_images=2, stage="train"))
+    assert not recorder.values("saliency/drift")
+    assert len(recorder.values("saliency/entropy")) == 2
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return (Pictures(form="dict")[index % 16] for index in iter(int, 1))
+
+
+_STEPS = {"max_epochs": -1, "check_val_every_n_epoch": None}
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "frames"),
+    [
+        ("endless", {**_STEPS, "max_steps": 20, "val_check_interval": 5}, 2),
+        ("of four batches", {**_STEPS, "max_steps": 24, "val_check_interval": 6}, 2),
+        ("of four batches", {"max_epochs": 2, "val_check_interval": 0.5}, 2),
+        ("of four batches", {"max_epochs": 9, "check_val_every_n_epoch": 3}, 3),
+    ],
+)
+def test_runs_that_count_otherwise_have_frames(tmp_path, train, options, frames):
+    data = DataLoader(Endless(), 4) if train == "endless" else loader(form="dict")
+    monitor = SaliencyMonitor(every_n_epochs=2, num_images=2, log_at_start=False)
+    options = dict(options)
+    _fit(tmp_path, monitor, train=data, epochs=options.pop("max_epochs"), **options)
+    assert len(list((tmp_path / "recorder" / "v" / "saliency" / "lovi").iterdir())) == frames
+
+
+def test_an_endless_epoch_of_training_has_a_frame_at_each_validation(tmp_path):
+    monitor = SaliencyMonitor(num_images=2, stage="train")
+    _fit(
+        tmp_path,
+        monitor,
+        train=DataLoader(Endless(), 4),
+        epochs=-1,
+        max_steps=20,
+        val_check_interval=5,
+        check_val_every_n_epoch=None,
+    )
+    assert len(list((tmp_path / "recorder" / "v" / "saliency" / "lovi").iterdir())) >= 4
+
+
+def test_another_trainer_begins_anew(tmp_path):
+    monitor = SaliencyMonitor(num_images=2)
+    drifts = []
+    for fold in range(3):
+        data = DataLoader(torch.utils.data.Subset(Pictures(32, form="dict"), range(8 * fold, 8 * fold + 8)), 4)
+        _, recorder = _fit(tmp_path / str(fold), monitor, val=data, epochs=2)
+        drifts.append([value for _, value in recorder.values("saliency/drift")])
+        assert len(monitor._sample.fingerprints) == 2
+    assert [each[0] for each in drifts] == [1, 1, 1]
+    assert all(value < 1 for each in drifts for value in each[1:])
+
+
+def test_the_same_trainer_goes_on(tmp_path):
+    monitor = SaliencyMonitor(num_images=2)
+    run, recorder = _fit(tmp_path, monitor, epochs=2)
+    before = len(recorder.values("saliency/drift"))
+    run.validate(ckpt_path=None, model=run.lightning_module, dataloaders=loader(form="dict"), verbose=False)
+    values = [value for _, value in recorder.values("saliency/drift")]
+    assert len(values) == before + 1
+    # The same images, and the weights of the last validation but one step: nothing has changed since.
+    assert values[-1] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_fast_dev_run_writes_nothing(tmp_path):
+    run = trainer(tmp_path, SaliencyMonitor(num_images=2, views=("lovi", "grad_cam")), fast_dev_run=True)
+    run.fit(Module(), loader(), loader())
+    assert not list(tmp_path.rglob("*.png"))
+    assert not (tmp_path / "saliency").exists()
+
+
+@pytest.mark.parametrize("precisions", [("32-true", "bf16-mixed"), ("bf16-true", "32-true"), ("64-true", "bf16-true")])
+def test_resuming_in_another_precision_goes_on(tmp_path, precisions):
+    checkpoint = tmp_path / "last.ckpt"
+    run, _ = _fit(tmp_path, SaliencyMonitor(num_images=2), precision=precisions[0], enable_checkpointing=True)
+    run.save_checkpoint(checkpoint)
+    recorder, monitor = Recorder(tmp_path), SaliencyMonitor(num_images=2)
+    again = trainer(tmp_path, monitor, logger=recorder, epochs=4, precision=precisions[1])
+    again.fit(Module(), loader(form="dict"), loader(form="dict"), ckpt_path=checkpoint)
+    assert _frames(tmp_path) == [-1, 0, 1, 2, 3]
+    assert monitor._sample.followed
+    assert len(monitor._sample.fingerprints) == 2
+    assert recorder.values("saliency/drift")[0][1] < 1
+
+
+class _Noted(Module):
+    """Keeps the weights of each validation."""
+
+    validated: list
+
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(self.net.head[2].weight.detach().clone())
+        return super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    "averaging",
+    [
+        lambda: EMAWeightAveraging(decay=0.9),
+        lambda: EMAWeightAveraging(decay=0.5, update_starting_at_epoch=1),
+        lambda: StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_views_and_maps_are_of_the_weights_that_were_validated(tmp_path, monkeypatch, averaging, first):
+    explained, original = [], MonitorFilm._explain
+
+    def spy(self, run, *rest):
+        explained.append(run.lightning_module.net.head[2].weight.detach().clone())
+        return original(self, run, *rest)
+
+    monkeypatch.setattr(MonitorFilm, "_explain", spy)
+    module = _Noted()
+    module.validated = []
+    monitor = SaliencyMonitor(num_images=2, views=("grad_cam",), log_at_start=False)
+    callbacks = [averaging(), monitor] if first else [monitor, averaging()]
+    _fit(tmp_path, *callbacks, module=module, epochs=3, num_sanity_val_steps=0)
+    per_epoch = module.validated[::4]
+    assert len(explained) == len(per_epoch) >= 3
+    assert all(torch.equal(one, other) for one, other in zip(explained, per_epoch, strict=True))
