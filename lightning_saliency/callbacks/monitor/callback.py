@@ -259,11 +259,13 @@ class SaliencyMonitor(StageHooks):
             # For a callback that looks after a validation before this stage had its first values.
             in_fit = stage == "validate" and trainer.state.fn == "fit"
             values = {key: value for key, value in values.items() if in_fit and key not in trainer.callback_metrics}
-        own = stage == self.stage
+        own = stage == self.stage or endless
         for key, value in values.items():
             pl_module.log(
                 key, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1, logger=None if own else False
             )
+        if endless:
+            self.begin_epoch(trainer, self.stage)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         if trainer.sanity_checking:
