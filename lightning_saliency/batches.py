@@ -45,8 +45,8 @@ def find_images(batch: object, key: str | int | None = None) -> Tensor:
         found = _as_images(follow(batch, key))
         if found is None:
             raise BatchError(
-                f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(follow(batch, key))}. "
-                f"The batch is {describe(batch)}."
+                f"Got {describe(follow(batch, key))} under image_key={key!r} of a batch that is {describe(batch)}. "
+                "Allowed are images [B, C, H, W]; give the key that they are under."
             )
         return found
     candidates = [images for value in walk(batch, IMAGE_KEYS) if (images := _as_images(value)) is not None]

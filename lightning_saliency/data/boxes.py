@@ -180,7 +180,7 @@ class BoxedImages(Dataset[Sample]):
         """Class name -> the network's classes that mean it, and its boxes after the transforms."""
         if not image.path.is_file():
             raise FileNotFoundError(
-                f"There is no image {image.path}, which the annotations name. Set `images` to the folder it lies in."
+                f"Got annotations of {image.path}, where there is no image. Set images= to the folder of the images."
             )
         found: dict[str, tuple[tuple[int, ...], Tensor | None]] = {}
         for name in dict.fromkeys(thing.name for thing in image.objects):

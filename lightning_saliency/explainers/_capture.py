@@ -77,7 +77,7 @@ def activations_and_gradients(
     pairs = []
     for scale, tensor, gradient in zip(scales, tensors, gradients, strict=True):
         if gradient is None:
-            raise ValueError(f"The logits do not depend on {_names([scale])}: choose a layer on the way to the logits.")
+            raise ValueError(f"The logits do not depend on {_names([scale])}. Choose a layer on the way to the logits.")
         pairs.append((_as_channels_first(tensor.detach(), scale, images), _as_channels_first(gradient, scale, images)))
     return pairs, logits.detach()
 
@@ -157,8 +157,8 @@ def _tapped(
     unknown = [scale.module for scale in scales if scale.module not in modules]
     if unknown:
         raise ValueError(
-            f"The network has no module named {', '.join(map(repr, unknown))}: give the scales of this very network, "
-            "as find_scales(model, images) or named_scales(model, names, images) returns them."
+            f"Got scales at {', '.join(map(repr, unknown))}, which the network does not have. Give this network's own "
+            "scales, as find_scales(model, images) or named_scales(model, names, images) returns them."
         )
     handles = []
     try:
@@ -198,13 +198,13 @@ def _all_captured(captured: Mapping[int, tuple[Tensor, int]], scales: Sequence[S
     missing = [scale for index, scale in enumerate(scales) if index not in captured]
     if missing:
         raise RuntimeError(
-            f"The forward pass did not run {_names(missing)}, or handed no tensor through it: choose a layer that the "
+            f"The forward pass did not run {_names(missing)}, or handed no tensor through it. Choose a layer that the "
             "network runs in eval mode (scripted modules cannot be read inside)."
         )
     changed = [scale for index, scale in enumerate(scales) if captured[index][0]._version != captured[index][1]]
     if changed:
         raise RuntimeError(
-            f"The network overwrote {_names(changed)} in place after it was read: choose the output of the module that "
+            f"The network overwrote {_names(changed)} in place after it was read. Choose the output of the module that "
             "computes it, by its name."
         )
     return [captured[index][0] for index in range(len(scales))]

@@ -22,7 +22,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         TypeError: If ``model`` is no ``nn.Module``.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected the model to be a torch.nn.Module, but got {type(model).__name__}.")
+        raise TypeError(f"Got model of type {type(model).__name__}. Allowed is a torch.nn.Module; give the network.")
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (DataParallel, DistributedDataParallel)):

@@ -72,7 +72,10 @@ class Explainer(ABC):
         output: Callable[[Any], Tensor] | None = None,
     ) -> None:
         if layer is not None and not isinstance(layer, (str, Scale)):
-            raise TypeError(f"Expected layer to be a module's name, a Scale or None, but got {type(layer).__name__}.")
+            raise TypeError(
+                f"Got layer of type {type(layer).__name__}. Allowed are a module's name, a Scale and None (the last "
+                "scale); use one of them."
+            )
         self.model = unwrap(model)
         self.layer = layer
         self.output = output
@@ -167,12 +170,12 @@ class Explainer(ABC):
 def check_images(images: Tensor) -> None:
     """Raise unless ``images`` is a floating-point tensor ``[B, C, H, W]``."""
     if not isinstance(images, Tensor):
-        raise TypeError(f"Expected images to be a tensor [B, C, H, W], but got {type(images).__name__}.")
+        raise TypeError(f"Got images of type {type(images).__name__}. Allowed is a tensor [B, C, H, W]; convert them.")
     if images.ndim != 4 or min(images.shape[1:]) == 0:
-        hint = " Add the batch dimension with images[None]." if images.ndim == 3 else ""
-        raise ValueError(f"Expected images of shape [B, C, H, W], but got {list(images.shape)}.{hint}")
+        advice = "add the batch dimension with images[None]" if images.ndim == 3 else "reshape them"
+        raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W] of at least one pixel; {advice}.")
     if not images.is_floating_point():
         raise TypeError(
-            f"Expected images of a floating-point dtype, normalised as the network wants them, but got {images.dtype}: "
+            f"Got images of {images.dtype}. Allowed are floating-point images, normalised as the network takes them; "
             "convert them, for example with images / 255."
         )

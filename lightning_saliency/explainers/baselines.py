@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers._state import seed_generators
 from lightning_saliency.explainers.base import Explainer, check_range, class_logits, select_scores
 from lightning_saliency.scales.find import Scale
@@ -73,20 +74,18 @@ class CaptumExplainer(Explainer):
         **options: Any,
     ) -> None:
         super().__init__(model, output=output)
-        if method not in CAPTUM_METHODS:
-            raise ValueError(f"Expected method to be one of {', '.join(CAPTUM_METHODS)}, but got {method!r}.")
-        if noise_tunnel is not None and noise_tunnel not in NOISE_TUNNELS:
-            raise ValueError(
-                f"Expected noise_tunnel to be one of {', '.join(NOISE_TUNNELS)} or None, but got {noise_tunnel!r}."
-            )
+        check_choice("method", method, CAPTUM_METHODS)
+        check_choice("noise_tunnel", noise_tunnel, (None, *NOISE_TUNNELS))
         if samples < 1 or (stdevs is not None and stdevs < 0):
-            raise ValueError(f"Expected samples >= 1 and stdevs >= 0, but got samples={samples} and stdevs={stdevs}.")
+            raise ValueError(
+                f"Got samples={samples} and stdevs={stdevs}. Allowed are samples from 1 and stdevs from 0; change them."
+            )
         if method in ("GuidedBackprop", "Deconvolution") and not any(
             isinstance(module, nn.ReLU) for module in self.model.modules()
         ):
             raise ValueError(
-                f"{method} changes the gradient of nn.ReLU modules, of which this network has none: it would be the "
-                "plain gradient under another name. Choose another method."
+                f"Got method={method!r} for a network without nn.ReLU modules, whose gradients it changes. It would be "
+                "the plain gradient under another name; choose another method."
             )
         self._captum = _require("captum.attr", "captum")
         self.method = method
@@ -185,8 +184,8 @@ class TorchcamExplainer(Explainer):
             raise ValueError(f"Got method={method!r}. Allowed are torchcam's {', '.join(methods)}; use one of them.")
         if isinstance(layer, Scale) and (layer.read != "output" or layer.layout != "NCHW"):
             raise ValueError(
-                f"torchcam reads outputs of shape [B, C, h, w], but got the {layer.read} of {layer.module!r} in layout "
-                f"{layer.layout}: name a module with such an output."
+                f"Got the {layer.read} of {layer.module!r} in layout {layer.layout} for torchcam. Allowed are outputs "
+                "[B, C, h, w]; name a module with such an output."
             )
         self._extractor = methods[method]
         self.method = method

@@ -174,10 +174,11 @@ CAMS: dict[str, type[ClassActivationMap]] = {
 def _several(layers: object) -> tuple[str | Scale, ...]:
     if not isinstance(layers, Sequence) or not all(isinstance(layer, (str, Scale)) for layer in layers):
         raise TypeError(
-            f"Expected layer to be a module's name, a Scale, a sequence of these or None, but got {layers!r}."
+            f"Got layer={layers!r}. Allowed are a module's name, a Scale, a sequence of these and None; use one of "
+            "them."
         )
     if not layers:
-        raise ValueError("Expected at least one layer, but got an empty sequence: layer=None takes the last scale.")
+        raise ValueError("Got layer as an empty sequence. Allowed is at least one; layer=None takes the last scale.")
     return tuple(layers)
 
 

@@ -146,8 +146,8 @@ class ExplainerSpec:
             inspect.signature(self.factory).bind(None, **init_args)
         except TypeError as error:
             raise TypeError(
-                f"{self.name} was given the options {sorted(init_args)}, but {error}. It takes "
-                f"{', '.join(self.options) or 'none'}."
+                f"Got the options {sorted(init_args)} for {self.name}: {error}. Allowed are "
+                f"{', '.join(self.options) or 'none'}; drop or rename the others."
             ) from None
         return replace(self, init_args=init_args)
 

@@ -63,7 +63,7 @@ class SMOE(Explainer):
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         if not self.layers or not all(isinstance(layer, (str, Scale)) for layer in self.layers):
             raise (TypeError if self.layers else ValueError)(
-                f"Expected layers to be 'auto' or at least one module's name or Scale, but got {layers!r}."
+                f"Got layers={layers!r}. Allowed are 'auto' and at least one module's name or Scale; use one of them."
             )
 
     def scales(self, images: Tensor) -> ScaleMaps:

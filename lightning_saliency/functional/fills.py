@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from lightning_saliency.functional._columns import check_images, upcast
+from lightning_saliency.checks import check_images
+from lightning_saliency.functional._columns import upcast
 
 NamedFill = Literal["zero", "mean", "blur", "noise"]
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lightning_saliency.functional._columns import check_images, upcast
+from lightning_saliency.checks import check_fraction, check_images, check_no_nan
+from lightning_saliency.functional._columns import upcast
 from lightning_saliency.functional.fills import Fill, fill_images
 
 
@@ -31,17 +32,14 @@ def top_fraction(saliency: Tensor, fraction: float) -> Tensor:
         tensor([[[False,  True],
                  [ True, False]]])
     """
-    _check_fraction(fraction)
+    check_fraction(fraction)
     if saliency.ndim < 2:
         raise ValueError(
-            f"Expected saliency maps [..., H, W], but got shape {list(saliency.shape)}; add the missing dimensions."
+            f"Got saliency maps {list(saliency.shape)}. Allowed are [..., H, W]; add the missing dimensions."
         )
     flat = upcast(saliency).flatten(-2)
     count, pixels = round(fraction * flat.shape[-1]), flat.shape[-1]
-    if flat.numel() and bool(flat.amax(-1).isnan().any()):
-        raise ValueError(
-            "Expected saliency maps without NaN, but got some; NaN has no rank: find out where it comes from."
-        )
+    check_no_nan(saliency)
     if count == 0 or flat.numel() == 0:
         return torch.zeros_like(saliency, dtype=torch.bool)
     # The value of the last pixel that is taken, found from the nearer end.
@@ -166,13 +164,6 @@ def _top_of_images(images: Tensor, saliency: Tensor, fraction: float) -> Tensor:
             "resize the maps to the images first."
         )
     return top_fraction(saliency, fraction).unsqueeze(1)
-
-
-def _check_fraction(fraction: float) -> None:
-    if not 0 <= fraction <= 1:
-        raise ValueError(
-            f"Got fraction={fraction}. Allowed is a share of the pixels in [0, 1]; divide per cent by 100."
-        )
 
 
 def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:

@@ -101,8 +101,8 @@ class Film:
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
             raise ValueError(
-                f"Expected `picture` to be a non-empty uint8 array [H, W, 3], but got {picture.dtype} "
-                f"{list(picture.shape)}: scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
+                f"Got a picture {list(picture.shape)} of {picture.dtype}. Allowed are uint8 [H, W, 3] of at least one "
+                "pixel; scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
             )
         if epoch < -1 or step < 0:
             raise ValueError(
@@ -112,8 +112,8 @@ class Film:
         name = _folder_name(view)
         if self._views.setdefault(name, view) != view:
             raise ValueError(
-                f"Expected views with folders of their own, but got {self._views[name]!r} and {view!r}, both {name!r} "
-                "as a folder: rename one of them."
+                f"Got the views {self._views[name]!r} and {view!r}, both with the folder {name!r}. Allowed are views "
+                "with folders of their own; rename one of them."
             )
         if self._off:
             return None
@@ -229,7 +229,7 @@ def _folder_name(view: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", view).strip("._")
     if not name:
         raise ValueError(
-            f"Expected `view` to have at least one of A-Z a-z 0-9 -, but got {view!r}: its folder is named after it, "
+            f"Got view={view!r}, after which a folder is named. Allowed are names with at least one of A-Z a-z 0-9 -; "
             "choose another name."
         )
     return name

@@ -97,8 +97,8 @@ def displayable(
         mean, std = (torch.as_tensor(values, dtype=torch.float32, device=images.device) for values in normalization)
         if mean.numel() not in (1, channels) or std.numel() not in (1, channels):
             raise ValueError(
-                f"Expected a mean and a standard deviation for each of the {channels} channels, "
-                f"but got {mean.numel()} and {std.numel()}: give denormalize=(mean, std) with {channels} values each."
+                f"Got {mean.numel()} means and {std.numel()} standard deviations for {channels} channels. Allowed is "
+                f"one of each for every channel; give denormalize=(mean, std) with {channels} values each."
             )
         shown, guessed = images.float() * std.reshape(1, -1, 1, 1) + mean.reshape(1, -1, 1, 1), False
     else:
@@ -227,7 +227,7 @@ def parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[
         return None
     if isinstance(value, str) or len(value) != 2 or any(isinstance(part, (int, float)) for part in value):
         raise ValueError(
-            f"Expected denormalize to be 'auto', 'imagenet', 'none' or (mean, std) with one number a channel each, "
-            f"but got {value!r}."
+            f"Got denormalize={value!r}. Allowed are 'auto', 'imagenet', 'none' and (mean, std), each with a number "
+            "for every channel; use one of them."
         )
     return value[0], value[1]

@@ -98,7 +98,7 @@ class OwnImages:
         random.Random(seed).shuffle(order)
         self._chosen = sorted(order[:limit])
         if not self._chosen:
-            raise ValueError("Got no image. Expected at least one.")
+            raise ValueError("Got no image. Allowed is at least one; give more data, or another limit.")
         self.normalization = normalization
         if normalization is None and not isinstance(data, Tensor):
             self.normalization = find_normalization(data)
@@ -195,7 +195,10 @@ def _annotated(place: int, image: Any, target: Mapping[str, Any]) -> Sample:
     labels = [None if label is None else int(label) for label in target["labels"]]
     boxes = torch.as_tensor(target["boxes"], dtype=torch.float32) if "boxes" in target else None
     if boxes is not None and boxes.shape != (len(labels), 4):
-        raise ValueError(f"Got boxes {list(boxes.shape)} for {len(labels)} labels of image {place}. Expected [n, 4].")
+        raise ValueError(
+            f"Got boxes {list(boxes.shape)} for {len(labels)} labels of image {place}. Allowed are [{len(labels)}, 4]; "
+            "give one box for each label."
+        )
     return _sample(place, image, list(labels), boxes)
 
 

@@ -161,7 +161,7 @@ def test_errors_say_what_to_do(folder):
         read_annotations(folder, "yolo")
     with pytest.raises(ValueError, match="Allowed are file, class_name"):
         read_annotations(csv_file(folder, ["a,b"], "picture,class_name"))
-    with pytest.raises(ValueError, match=r"Line 2 .* cannot be read"):
+    with pytest.raises(ValueError, match=r"line 2 .* cannot be read"):
         read_annotations(csv_file(folder, ["wide.png,cat,1,2,x,4"]))
     with pytest.raises(FileNotFoundError, match=r"no image .*gone\.png"):
         BoxedImages(read_annotations(csv_file(folder, ["gone.png,cat,1,2,3,4"])), {"cat": (0,)})

@@ -397,10 +397,19 @@ def test_other_outputs() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda model: CaptumExplainer(model, "LayerGradCam"), "Saliency, InputXGradient.*but got 'LayerGradCam'"),
-        (lambda model: CaptumExplainer(model, noise_tunnel="sg"), "smoothgrad, smoothgrad_sq, vargrad or None"),
-        (lambda model: CaptumExplainer(model, samples=0), "samples >= 1"),
-        (lambda model: CaptumExplainer(model, stdevs=-1.0), "stdevs >= 0"),
+        (
+            lambda model: CaptumExplainer(model, "LayerGradCam"),
+            "Got method='LayerGradCam'. Allowed are 'Saliency', ",
+        ),
+        (
+            lambda model: CaptumExplainer(model, noise_tunnel="sg"),
+            "Allowed are None, 'smoothgrad', 'smoothgrad_sq', 'vargrad'",
+        ),
+        (lambda model: CaptumExplainer(model, samples=0), "Allowed are samples from 1"),
+        (
+            lambda model: CaptumExplainer(model, stdevs=-1.0),
+            "Got samples=.* and stdevs=-1.0. Allowed are .* stdevs from 0",
+        ),
         (
             lambda model: TorchcamExplainer(model, "gradcam"),
             r"method='gradcam'\. Allowed are .*GradCAM.*use one of them",
@@ -473,5 +482,5 @@ def test_unknown_names_and_options() -> None:
     for name in ("torchcam:layercam", "torchcam:", "torchcam:OutputTarget"):
         with pytest.raises(ValueError, match=rf"'{name}'\. Allowed are .*torchcam:LayerCAM.*; use one of them"):
             build_explainer(name, network())
-    with pytest.raises(TypeError, match=r"grad_cam was given the options \['groups'\].*It takes layer, output"):
+    with pytest.raises(TypeError, match=r"Got the options \['groups'\] for grad_cam.*Allowed are layer, output"):
         build_explainer("grad_cam", network(), groups=4)

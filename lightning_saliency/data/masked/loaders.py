@@ -103,7 +103,7 @@ def batch_form(loaders: Any, training: bool) -> Any:
 
 def _form(wanted: str, stores: Any) -> str:
     given = f"the keys {list(stores)}" if isinstance(stores, Mapping) else type(stores).__name__
-    return f"Got stores as {given} for several loaders. Expected {wanted}, one store for each loader."
+    return f"Got stores as {given} for several loaders. Allowed is {wanted}, one store for each loader; give one."
 
 
 def overrides(module: Any, hook: str) -> bool:

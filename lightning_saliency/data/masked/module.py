@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lightning_saliency.batches import BatchError, describe
+from lightning_saliency.checks import check_choice, check_fraction
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
 from lightning_saliency.data.masked.loaders import batch_form, lightning_parent, map_loaders, overrides, with_dataset
 from lightning_saliency.data.masked.moving import MaskedDataset, Masking, Mode
@@ -122,12 +123,8 @@ class RoarKarDataModule(pl.LightningDataModule):
             ("targets", targets, get_args(Targets)),
             ("geometry", geometry, ("auto", "fixed")),
         ):
-            if given not in allowed:
-                raise ValueError(f"Got {name}={given!r}. Allowed are {', '.join(map(repr, allowed))}; use one of them.")
-        if not 0 <= fraction <= 1:
-            raise ValueError(
-                f"Got fraction={fraction}. Allowed is a share of the pixels in [0, 1]; divide per cent by 100."
-            )
+            check_choice(name, given, allowed)
+        check_fraction(fraction)
         if isinstance(fill, str) and fill not in ("data_mean", *get_args(NamedFill)):
             raise ValueError(
                 f"Got fill={fill!r}. Allowed are 'data_mean', {', '.join(map(repr, get_args(NamedFill)))}, a number, "

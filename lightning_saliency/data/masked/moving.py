@@ -90,7 +90,7 @@ class MaskedDataset(Dataset[Any]):
     def __init__(self, dataset: Any, store: SaliencyStore, masking: Masking, fixed: bool = False) -> None:
         if len(store) != len(dataset):
             raise ValueError(
-                f"Got {len(store)} maps in {store.path} for {len(dataset)} images. Expected one for each; give the "
+                f"Got {len(store)} maps in {store.path} for {len(dataset)} images. Allowed is one for each; give the "
                 "store of this very data set."
             )
         self.original = dataset
@@ -294,6 +294,6 @@ def _check_tensor(image: Any, where: object) -> None:
     if not isinstance(image, Tensor) or image.ndim not in (3, 4):
         given = f"tensor {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise SaliencyGeometryError(
-            f"Got a {given} out of {where}. Expected a tensor [C, H, W] to mask; let the transform end in v2.ToImage() "
-            "and v2.ToDtype(torch.float32, scale=True)."
+            f"Got a {given} out of {where}. Allowed is a tensor [C, H, W] to mask; let the transform end in "
+            "v2.ToImage() and v2.ToDtype(torch.float32, scale=True)."
         )

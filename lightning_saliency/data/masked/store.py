@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import check_no_nan
 from lightning_saliency.data.masked.store_files import (
     Piece,
     allocate,
@@ -247,10 +248,7 @@ def rank_levels(maps: Tensor) -> Tensor:
         tensor([[  0, 128],
                 [  0, 192]], dtype=torch.uint8)
     """
-    if bool(maps.isnan().any()):
-        raise ValueError(
-            "Expected saliency maps without NaN, but got some; NaN has no rank: find out where it comes from."
-        )
+    check_no_nan(maps)
     values, order = maps.detach().flatten(-2).sort(-1)
     count = values.shape[-1]
     if count == 0 or values.numel() == 0:
@@ -321,6 +319,6 @@ def _mapped_marks(path: Path, count: int) -> Bytes:
     marks = marks_path(path)
     if not marks.is_file() or marks.stat().st_size != count:
         raise SaliencyStoreError(
-            f"{marks} is missing or truncated: expected {count} bytes. Delete the store and write it anew."
+            f"Got {marks} missing or cut short. Allowed is a file of {count} bytes; delete the store and write it anew."
         )
     return np.memmap(marks, dtype=np.uint8, mode="r", shape=(count,))

@@ -49,7 +49,7 @@ class ImageTensors(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} was asked for, but there are {len(self)}")
+            raise IndexError(f"Got index {index}. Allowed are those of {len(self)} images.")
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:

@@ -104,8 +104,8 @@ class ArrayImagesDataModule(SplitDataModule):
         names = [str(name) for name in arrays["classes"]] if "classes" in arrays else [str(k) for k in range(highest)]
         if len(names) < highest:
             raise ValueError(
-                f"Got {len(names)} names of classes in {self.path} and labels up to {highest - 1}. Expected a name for "
-                "each label from 0; correct `classes` or leave it out."
+                f"Got {len(names)} names of classes in {self.path} and labels up to {highest - 1}. Allowed is a name "
+                "for each label from 0; correct `classes` or leave it out."
             )
         self.classes = names
         for split, (images, labels) in parts.items():
@@ -121,12 +121,12 @@ class ArrayImagesDataModule(SplitDataModule):
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():
-            raise FileNotFoundError(f"There is no file {self.path}. Paths are relative to where you are.")
+            raise FileNotFoundError(f"Got {self.path}, where there is no file. Give its path from the current folder.")
         with np.load(self.path, allow_pickle=False) as archive:
             missing = [name for name in _NEEDED if name not in archive]
             if missing:
                 raise ValueError(
-                    f"Got the arrays {sorted(archive)} in {self.path}, without {', '.join(missing)}. Expected "
+                    f"Got the arrays {sorted(archive)} in {self.path}, without {', '.join(missing)}. Allowed are "
                     f"{', '.join(_NEEDED)}; rename them."
                 )
             return {name: archive[name] for name in archive}
@@ -137,7 +137,8 @@ class ArrayImagesDataModule(SplitDataModule):
         if labels is None or not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
             given = "nothing" if labels is None else f"{labels.dtype} {list(labels.shape)}"
             raise ValueError(
-                f"Got {given} as y_{split} for {len(images)} images in {self.path}. Expected that many integers from 0."
+                f"Got {given} as y_{split} for {len(images)} images in {self.path}. Allowed is an integer from 0 for "
+                "each image; correct the array."
             )
         if images.ndim == 3:
             images = np.repeat(images[:, None], 3, axis=1)

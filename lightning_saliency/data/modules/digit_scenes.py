@@ -116,7 +116,7 @@ class ScenesDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"scene {index} was asked for, but there are {len(self)}")
+            raise IndexError(f"Got index {index}. Allowed are those of {len(self)} scenes.")
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
@@ -204,8 +204,8 @@ class DigitScenes(SplitDataModule):
             raise ValueError(f"Got shortcut={shortcut}. Allowed is a share of the images in [0, 1]; give one.")
         if len(digit_scale) != 2 or not 0 < digit_scale[0] <= digit_scale[1] <= 0.8:
             raise ValueError(
-                f"Expected `digit_scale` to be (least, greatest) with 0 < least <= greatest <= 0.8, so that a digit "
-                f"fits into its image, but got {digit_scale}"
+                f"Got digit_scale={digit_scale}. Allowed are (minimum, maximum) with 0 < minimum <= maximum <= 0.8, so "
+                "that a digit fits into its image; give two such shares of the image's side."
             )
         self.save_hyperparameters()
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}

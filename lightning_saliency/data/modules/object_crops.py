@@ -105,8 +105,8 @@ class ObjectCropsDataModule(SplitDataModule):
             raise ValueError(f"Got context={context}. Allowed is a share of the box's side from 0; give one.")
         if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
             raise ValueError(
-                f"Expected `val_fraction` and `test_fraction` to be positive and together less than 1, but got "
-                f"{val_fraction} and {test_fraction}"
+                f"Got val_fraction={val_fraction} and test_fraction={test_fraction}. Allowed are positive shares that "
+                "add up to less than 1; leave some for training."
             )
         self.save_hyperparameters()
         self.annotations = Path(annotations)
@@ -145,8 +145,8 @@ class ObjectCropsDataModule(SplitDataModule):
             lacking = [name for label, name in enumerate(self.classes) if label not in there]
             if lacking:
                 raise ValueError(
-                    f"The {split} split has no crop of {', '.join(lacking)}: they are on too few photographs. Raise "
-                    "`min_count`, join categories with `groups`, or change the fractions."
+                    f"Got no crop of {', '.join(lacking)} for the {split} split, since too few photographs show them. "
+                    "Raise min_count, join categories with groups, or change the fractions."
                 )
         self.files = by_split
         for split, files in by_split.items():
@@ -190,7 +190,7 @@ class ObjectCropsDataModule(SplitDataModule):
     def _crops(self, path: Path, boxes: Sequence[tuple[int, Box]]) -> list[tuple[Tensor, int]]:
         if not path.is_file():
             raise FileNotFoundError(
-                f"There is no image {path}, which the annotations name. Set `images` to the folder it lies in."
+                f"Got annotations of {path}, where there is no image. Set images= to the folder of the images."
             )
         side = round(self.image_size * RESIZE_RATIO)
         with Image.open(path) as opened:

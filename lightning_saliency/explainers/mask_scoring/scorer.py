@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import (
     as_ordinary,
     checked_targets,
@@ -290,16 +291,12 @@ def check_scoring(score: str, batch_size: int | str, precision: str | None) -> N
     Raises:
         ValueError: If an option is unknown.
     """
-    if score not in get_args(Score):
-        raise ValueError(f"Got score={score!r}. Allowed are {', '.join(map(repr, get_args(Score)))}; use one of them.")
+    check_choice("score", score, get_args(Score))
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(
             f"Got batch_size={batch_size!r}. Allowed are 'auto' and whole numbers from 1; use one of them."
         )
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(
-            f"Got precision={precision!r}. Allowed are None, {', '.join(map(repr, PRECISIONS))}; use one of them."
-        )
+    check_choice("precision", precision, (None, *PRECISIONS))
 
 
 def _chunk_size(images: Tensor, *, half: bool) -> int:

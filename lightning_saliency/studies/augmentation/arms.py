@@ -141,7 +141,7 @@ class Arm:
             return found(**given)
         except TypeError as error:
             raise ValueError(
-                f"The arm {self.name} was given {dict(self.init_args)}: {error}. Allowed are "
+                f"Got {dict(self.init_args)} for the arm {self.name}: {error}. Allowed are "
                 f"{', '.join(_arguments(found))}; drop or rename the others."
             ) from error
 

@@ -36,7 +36,7 @@ def _prepared(text: str) -> pl.LightningDataModule:
     data.setup("fit")
     data.setup("test")
     if not isinstance(getattr(data, "num_classes", None), int):
-        raise ValueError(f"{spec['class_path']} has no `num_classes` after setup(). Give it this attribute.")
+        raise ValueError(f"Got {spec['class_path']} without num_classes after setup(). Give it this attribute.")
     return data
 
 

@@ -115,14 +115,16 @@ def read_record(cell: Cell, folder: Path) -> dict[str, Any] | None:
         complete = isinstance(record["result"], dict) and isinstance(record["seconds"], (int, float))
         changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no result of a cell ({type(error).__name__}: {error}). Move it away.") from error
+        raise ValueError(
+            f"Got {path}, which is not the result of a cell ({type(error).__name__}: {error}). Move it away."
+        ) from error
     if changed:
         raise StaleResultsError(
-            f"{path} holds a result of other {', '.join(changed)} than are asked for now. Continue with what it was "
+            f"Got {path}, a result for other values of {', '.join(changed)}. Continue with the values that it was "
             "begun with, delete it, or choose another output folder."
         )
     if not complete:
-        raise ValueError(f"{path} is no result of a cell (no result or no time in it). Move it away.")
+        raise ValueError(f"Got {path}, which holds no result or no time of a cell. Move it away.")
     return record
 
 

@@ -81,8 +81,8 @@ def modules_before(network: nn.Module, scale: Scale, images: Tensor) -> Before:
             handle.remove()
     if not reached[0]:
         raise ValueError(
-            f"A forward pass of {type(network).__name__} does not reach the scale at {scale.module!r}. Give one of the "
-            "scales that find_scales(network, images) returns."
+            f"Got the scale at {scale.module!r}, which a forward pass of {type(network).__name__} does not reach. Give "
+            "one of the scales that find_scales(network, images) returns."
         )
     return Before(tuple(finished), tuple(name for name in begun if name not in finished))
 

@@ -182,8 +182,8 @@ def build_explainer_of(training: Training, source: MapSource) -> Explainer:
     load_weights(network, source.weights)
     if weights_fingerprint(network) != source.hash:
         raise ValueError(
-            f"{source.weights} holds other weights than those that this study's maps are of. Restore the file, or "
-            "choose another output folder."
+            f"Got other weights in {source.weights} than those of this study's maps. Restore the file, or choose "
+            "another output folder."
         )
     network.eval().requires_grad_(False)
     return source.explainer(network)

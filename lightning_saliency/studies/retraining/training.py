@@ -130,7 +130,7 @@ def _logged(module: Any, found: Mapping[str, float], metric: str) -> float:
     name = metric or "test/accuracy"
     if name not in found:
         raise ValueError(
-            f"{type(module).__name__} logs {', '.join(found) or 'nothing'} in testing, but not {name!r}. Give the name "
-            "of its accuracy as metric."
+            f"Got metric={name!r}, which {type(module).__name__} does not log in testing. Allowed are "
+            f"{', '.join(found) or 'none, since it logs nothing'}; give the name of its accuracy."
         )
     return float(found[name])

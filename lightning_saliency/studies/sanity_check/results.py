@@ -53,7 +53,7 @@ class SanityCheckResult:
         for check in self.checks:
             if check.name == name:
                 return check
-        raise KeyError(f"{name!r} was not checked; these were: {', '.join(check.name for check in self.checks)}")
+        raise KeyError(f"Got {name!r}. Allowed are those checked: {', '.join(check.name for check in self.checks)}.")
 
     def verdicts(self) -> list[str]:
         """A sentence for each explainer."""

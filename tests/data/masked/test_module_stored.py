@@ -304,7 +304,7 @@ def test_what_shows_only_when_it_runs_is_refused_then(tmp_path):
     masking = Masking("roar", 0.3, 0.0)
     for transform, message in (
         (v2.Compose([*TO_TENSOR, _Doubling()]), "changed the values"),
-        (v2.Compose([v2.Resize(8)]), "Expected a tensor"),
+        (v2.Compose([v2.Resize(8)]), "Allowed is a tensor"),
         (v2.Compose([v2.FiveCrop(8)]), "not supported by FiveCrop"),
     ):
         with pytest.raises(SaliencyGeometryError, match=message):
@@ -597,7 +597,7 @@ def test_stores_of_another_form_are_refused(tmp_path):
     base = Folder()
     stores = base.stores(tmp_path)
     for value, message in (
-        (stores["train"], "Expected a list of 2"),
+        (stores["train"], "Allowed is a list of 2"),
         ({"a": 1}, r"keys \['a'\]"),
         ([1, 2], "of type int"),
     ):

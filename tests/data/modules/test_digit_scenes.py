@@ -264,7 +264,7 @@ def test_a_missing_package_names_the_extra(package: str, monkeypatch: pytest.Mon
 
 def test_a_photograph_that_is_not_in_the_wheel_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "PHOTOGRAPHS", (("skimage", "data/skin.jpg"),))
-    with pytest.raises(FileNotFoundError, match=r"scikit-image does not bring data/skin\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"scikit-image without data/skin\.jpg"):
         ready()
 
 

@@ -138,7 +138,7 @@ def test_hold_out_takes_a_share_but_never_a_whole_class() -> None:
 def test_missing_folders_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give `root`"):
         ImageFolderDataModule()
-    with pytest.raises(FileNotFoundError, match=r"nowhere.* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere, where there is no folder"):
         ready(root=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"val folder .*nowhere.* check `val_dir`"):
         ready(root=root, val_dir=tmp_path / "nowhere")
@@ -150,13 +150,13 @@ def test_missing_folders_are_named(root: Path, tmp_path: Path) -> None:
 
 def test_empty_folders_are_named(root: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"train folder .*bare is empty"):
+    with pytest.raises(FileNotFoundError, match=r"train_dir=.*bare, an empty folder"):
         ready(train_dir=tmp_path / "bare")
-    with pytest.raises(FileNotFoundError, match="no split at all"):
+    with pytest.raises(FileNotFoundError, match="a folder without splits"):
         ready(root=tmp_path / "bare")
     for image in (root / "train" / "bee").iterdir():
         image.unlink()
-    with pytest.raises(FileNotFoundError, match=r"train folder .* holds no image: .*bee"):
+    with pytest.raises(FileNotFoundError, match=r"class without images in train_dir=.*bee"):
         ready(root=root)
 
 
