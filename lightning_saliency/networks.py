@@ -87,7 +87,7 @@ def build_network(
     Raises:
         FileNotFoundError: If there is no such Python file.
         ImportError: If timm is asked for and not installed.
-        ValueError: If there is no network of that name, or a Python file has none.
+        ValueError: If the name is unknown, or a Python file does not define it.
     """
     arguments = dict(options or {})
     if name == "small_cnn":

@@ -50,7 +50,7 @@ def read_annotations(
 
     Args:
         path: ``"csv"``: a file with a header and the columns ``file``, ``class_name`` (or ``name``) and/or
-            ``class_index`` (or ``class_id``), and, where there are boxes, ``xmin, ymin, xmax, ymax``; one line an
+            ``class_index`` (or ``class_id``), and, where there are boxes, ``xmin, ymin, xmax, ymax``; one line per
             object. ``"coco"``: a JSON file with ``images``, ``categories`` and ``annotations``. ``"voc"``: a folder of
             XML files, or one of them; their coordinates, which begin at 1, are moved to begin at 0.
         annotation_format: ``"csv"``, ``"coco"`` or ``"voc"``.
@@ -58,7 +58,7 @@ def read_annotations(
             ``JPEGImages`` next to them.
 
     Returns:
-        One entry an image that has an object.
+        One entry for each image that has an object.
 
     Raises:
         FileNotFoundError: If ``path`` does not exist.
@@ -80,7 +80,7 @@ def read_annotations(
 
 
 def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Class name -> the network's classes that mean it.
+    """Class name -> the network's classes of that meaning.
 
     Args:
         path: JSON: ``{"dog": [151, 152], "zebra": 340}``, or the names in the order of their indices,

@@ -26,7 +26,7 @@ def activations_and_gradients(
     *,
     taps: ScaleTaps | None = None,
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """The activations A of some layers and ∂S/∂A, S being each image's own target logit, from one forward pass.
+    """The activations A of some layers and ∂S/∂A, where S is each image's target logit, from one forward pass.
 
     The graph is built only from the shallowest of the layers upward, and no gradient of a weight is computed: the
     backward pass costs what the head costs. The network is run ``undisturbed``.
@@ -40,10 +40,10 @@ def activations_and_gradients(
         targets: ``[B]`` int64; ``None``: the predicted classes.
         scales: The layers, as ``find_scales`` or ``named_scales`` return them.
         output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
-        taps: Started to record this very pass, while all others pause; the caller takes their maps.
+        taps: Taps that record this pass, while all others pause; the caller reads their maps.
 
     Returns:
-        One pair (activations, gradients) a layer, both ``[B, C, h, w]`` (views of the network's own layout) and
+        One pair (activations, gradients) per layer, both ``[B, C, h, w]`` (views of the network's own layout) and
         detached, and the logits ``[B, N]``, detached.
 
     Raises:
@@ -97,7 +97,7 @@ def activations_only(
         output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
 
     Returns:
-        One tensor ``[B, C, h, w]`` a layer and the logits ``[B, N]``, as ``activations_and_gradients`` returns them.
+        One tensor ``[B, C, h, w]`` per layer and the logits ``[B, N]``, as ``activations_and_gradients`` returns them.
 
     Raises:
         ValueError: If the logits have another shape, or the network has no such module.

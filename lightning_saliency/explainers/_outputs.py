@@ -1,4 +1,4 @@
-"""What a network returns and what is asked of it: logits, targets and the score of each image's target."""
+"""Logits in what a network returns, checked targets, and the score of each image's target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def logits_of(output: Any) -> Tensor:
     Args:
         output: A tensor; an object with a ``logits`` attribute (torchvision's ``GoogLeNetOutputs``, most of Hugging
             Face); a mapping with one of the keys ``logits``, ``out``, ``output``, ``preds``, ``predictions``,
-            ``scores`` or with one entry only; a tuple or list, whose first tensor counts.
+            ``scores`` or with one entry only; a tuple or list, whose first tensor is taken.
 
     Raises:
         TypeError: If there is no such tensor.
@@ -55,7 +55,7 @@ def class_logits(returned: Any, output: Callable[[Any], Tensor] | None, batch: i
 
     Raises:
         TypeError: If no tensor was found.
-        ValueError: If it has another shape, as that of a segmentation network has.
+        ValueError: If it has another shape, such as that of a segmentation network.
     """
     logits = logits_of(returned) if output is None else output(returned)
     if not isinstance(logits, Tensor):
@@ -110,7 +110,7 @@ def select_scores(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tenso
         The scores ``[B]`` and the targets ``[B]`` on the logits' device.
 
     Raises:
-        ValueError: If a target is no class of the network.
+        ValueError: If a target is not a class of the network.
     """
     if targets is None:
         targets = logits.detach().argmax(dim=1)

@@ -17,7 +17,7 @@ from lightning_saliency.scales.taps import ScaleTaps
 
 
 class ClassActivationMap(Explainer):
-    """ReLU(Σₖ wₖ Aₖ), the activations of a layer weighted by means of their gradients; a subclass says how.
+    """ReLU(Σₖ wₖ Aₖ), the activations of a layer weighted by their gradients; subclasses define the weights.
 
     One forward pass gives the prediction and the activations; the backward pass goes from the target's logit down to
     the layer, no further.
@@ -183,7 +183,7 @@ def _several(layers: object) -> tuple[str | Scale, ...]:
 
 
 def _precise(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32 at least: sums of many half-precision values lose their digits."""
+    """Both in at least float32: sums of many half-precision values lose their digits."""
     dtype = torch.promote_types(activations.dtype, torch.float32)
     return activations.to(dtype), gradients.to(dtype)
 

@@ -1,7 +1,7 @@
-"""Insertion and deletion: how the network's score follows while pixels come and go in the order of their saliency.
+"""Insertion and deletion: how the network's score changes as pixels appear or disappear in the order of their saliency.
 
-Here is the network a plain callable, so nothing is done to it: put it in eval mode first (the classes of
-`lightning_saliency.metrics` do so by themselves).
+The network is a plain callable here and is used as it is: put it in eval mode first (the classes of
+`lightning_saliency.metrics` do that).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def insertion_curve(
         saliency: Maps ``[B, H, W]``, any range, finite.
         targets: Class of each image, ``[B]`` int64, or one class for all.
         steps: Number S of steps: 100 is 1 % of the pixels each.
-        fill: What stands where the image does not: ``"blur"`` (the paper's), or any fill of
+        fill: What replaces the hidden pixels: ``"blur"`` (the paper's), or any fill of
             `lightning_saliency.functional.fills.fill_images`, such as ``"zero"`` or a tensor.
         batch_size: Images in one pass. ``"auto"``: the pixels of 8 images of 224 × 224 on a CPU, of 128 on an
             accelerator.
@@ -58,9 +58,9 @@ def insertion_curve(
         ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
 
     Raises:
-        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is no class of the network's, or an
+        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is not a class of the network, or an
             option is out of range.
-        TypeError: If ``score_fn`` returns no tensor.
+        TypeError: If ``score_fn`` does not return a tensor.
 
     Example:
         >>> import torch
@@ -103,9 +103,9 @@ def deletion_curve(
         ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
 
     Raises:
-        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is no class of the network's, or an
+        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is not a class of the network, or an
             option is out of range.
-        TypeError: If ``score_fn`` returns no tensor.
+        TypeError: If ``score_fn`` does not return a tensor.
 
     Example:
         >>> import torch
@@ -168,8 +168,8 @@ def target_scores(
         ``[B]``, float32 (float64 if the output of ``score_fn`` is).
 
     Raises:
-        ValueError: If shapes do not fit, a target is no class of the network's, or an option is out of range.
-        TypeError: If ``score_fn`` returns no tensor.
+        ValueError: If shapes do not fit, a target is not a class of the network, or an option is out of range.
+        TypeError: If ``score_fn`` does not return a tensor.
 
     Example:
         >>> import torch

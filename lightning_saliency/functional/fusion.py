@@ -71,7 +71,7 @@ def combine(maps: Tensor, weights: str | Sequence[float] = "equal") -> Tensor:
 
     Raises:
         TypeError: If `maps` is not a real floating-point tensor.
-        ValueError: If it has no four dimensions or K = 0, or `scale_weights` refuses the weights.
+        ValueError: If it does not have four dimensions or K = 0, or `scale_weights` refuses the weights.
 
     >>> maps = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
     >>> combine(maps, weights=(1, 3))

@@ -1,7 +1,7 @@
 """Where a saliency map puts its weight, and whether the annotated object lies there.
 
 Every score is per image, `[B]`, with no loop over images. Saliency maps `[B, H, W]` may have any real dtype; they are
-computed in float32 at least. A map with a NaN scores NaN, or is refused where that is said.
+computed in at least float32. A map with a NaN scores NaN, or raises an error where the function says so.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def _shares(saliency: Tensor) -> Tensor:
 
 
 def _checked_maps(saliency: Tensor, masks: Tensor | None = None) -> Tensor:
-    """``saliency`` in float32 at least, after checking it and the masks that go with it."""
+    """``saliency`` in at least float32, after checking it and the masks that go with it."""
     if saliency.ndim != 3:
         raise ValueError(
             f"Got saliency maps {list(saliency.shape)}. Allowed are [B, H, W]; squeeze the dimension of the channels, "

@@ -115,7 +115,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
         size: ``(H, W)``.
 
     Returns:
-        ``[..., H, W]``, float32 at least; the very tensor where nothing is to be done.
+        ``[..., H, W]``, at least float32; the very tensor where nothing is to be done.
     """
     maps = upcast(maps)
     if maps.shape[-2:] == torch.Size(size):
@@ -174,11 +174,11 @@ def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
     Args:
         images: ``[B, C, H, W]``, floating point.
         baseline: Broadcasts to ``[B, C, H, W]``, for example ``blur(images)``.
-        masks: ``[B, h, w]`` in [0, 1], one mask an image, or ``[B, M, h, w]``, M of them. Masks of another size than
+        masks: ``[B, h, w]`` in [0, 1], one mask per image, or ``[B, M, h, w]``, M of them. Masks of another size than
             the images' are upsampled bilinearly first.
 
     Returns:
-        ``[B, C, H, W]`` for one mask an image, ``[B, M, C, H, W]`` for M, of the images' dtype.
+        ``[B, C, H, W]`` for one mask per image, ``[B, M, C, H, W]`` for M, of the images' dtype.
 
     Raises:
         ValueError: If shapes do not fit.

@@ -1,6 +1,6 @@
 """Scores of saliency maps from the network's outputs: Drop, Increase, and the scores of ROAR and KAR.
 
-Each score is computed in float32 at least, one value per image or per level.
+Each score is computed in at least float32, one value per image or per level.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def increase(original: Tensor, masked: Tensor) -> Tensor:
     r"""Whether the score rises when only the salient part of the image is left: 100 if so, 0 if not (SISE, Increase%).
 
     100 · [Ψ(I ⊙ T) > Ψ(I)], whose mean over images is the share, in per cent, of the images whose score rises. (The
-    paper prints a sum of signs, which would count falls as −1 and is no percentage; its tables are shares.)
+    paper prints a sum of signs, which would count falls as −1 and is not a percentage; its tables are shares.)
 
     Args:
         original: Probabilities Ψ(I) of the class on the whole images, ``[B]``.

@@ -165,7 +165,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as ``[B, N]`` in the same floating type, float32 at least."""
+    """Both as ``[B, N]`` in the same floating type, at least float32."""
     if a.shape != b.shape or a.ndim == 0:
         raise ValueError(
             f"Got maps {list(a.shape)} and {list(b.shape)}. Allowed are two batches of one shape [B, ...]; resize one "
@@ -176,7 +176,7 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as ``[B, H, W]`` in the same floating type, float32 at least."""
+    """Both as ``[B, H, W]`` in the same floating type, at least float32."""
     if a.ndim != 3:
         raise ValueError(f"Got maps {list(a.shape)}. Allowed are [B, H, W]; add or remove dimensions first.")
     shape = a.shape

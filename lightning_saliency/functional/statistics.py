@@ -1,4 +1,4 @@
-"""Statistics of the column of C activations at each position: one number a position says how much the network found.
+"""Statistics of the column of C activations at each position: they measure how much the network found there.
 
 SMOE Scale and the statistics it is compared with in Table 1 of "Efficient Saliency Maps for Explainable AI" (the SMOE
 paper). Each is a plain function `statistic(activations, *, dim=1)` that reduces dimension `dim` of `[B, C, *S]`, or of
@@ -55,9 +55,9 @@ class Statistic:
     """A statistic by its name.
 
     Attributes:
-        name: What configurations call it.
+        name: Name in configurations and tables.
         function: `function(activations, *, dim=1)`, which reduces `dim`.
-        pre_activation: True if it wants the tensor before the activation function (the truncated-normal ones).
+        pre_activation: True if it needs the tensor before the activation function (the truncated-normal ones).
     """
 
     name: str

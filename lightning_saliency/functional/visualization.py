@@ -39,7 +39,7 @@ def lovi(maps: Tensor) -> Tensor:
 
     Raises:
         TypeError: If `maps` is not a real floating-point tensor.
-        ValueError: If it has no four dimensions or K = 0.
+        ValueError: If it does not have four dimensions or K = 0.
 
     >>> lovi(torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1)).flatten()  # only the last of three scales: red
     tensor([1., 0., 0.])
@@ -72,7 +72,7 @@ def heatmap(maps: Tensor, colormap: str = "jet") -> Tensor:
 
     Raises:
         TypeError: If `maps` is not a real floating-point tensor.
-        ValueError: If it has no three dimensions, or there is no colour map of that name.
+        ValueError: If it does not have three dimensions, or the colour map is unknown.
 
     >>> heatmap(torch.tensor([[[0.0, 1.0]]]), "gray")[0, :, 0]
     tensor([[0., 1.],

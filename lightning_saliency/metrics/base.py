@@ -32,7 +32,7 @@ class ImageMean(Metric):
             classes that occurred. ``"none"``: the mean of each class, ``[num_classes]``, NaN where none occurred.
         num_classes: Number of classes; not needed for ``"micro"``.
         shape: Shape of the score of one image, for subclasses: ``(S + 1,)`` for a curve.
-        shared: For subclasses: metrics of which this is equal have the same state at all times.
+        shared: For subclasses: metrics with the same value always have the same state.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:

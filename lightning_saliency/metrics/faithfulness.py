@@ -1,6 +1,6 @@
-"""Metrics of maps against the network itself: does its score follow the pixels that the map names?
+"""Metrics of maps against the network itself: does the score change with the pixels that the map marks?
 
-The network is an argument of ``update`` and is never kept: it is in no state, no checkpoint and no pickle of a metric.
+The network is an argument of ``update`` and is never kept: it is not part of a metric's state, checkpoint or pickle.
 It is run in eval mode without gradients and left as it was.
 """
 

@@ -26,7 +26,7 @@ class Frame:
     Args:
         path: The PNG file.
         epoch: The epoch after which it was taken, from 0; -1 for the network before training.
-        step: The optimiser steps made by then (``trainer.global_step``).
+        step: Number of optimiser steps at that time (``trainer.global_step``).
     """
 
     path: Path
@@ -43,9 +43,9 @@ class Film:
     """The pictures of a run as PNG files, one folder per view, bounded in size.
 
     ``<folder>/<view>/epoch=0003-step=0000150.png``, and ``start-step=0000000.png`` for the network before training: the
-    names say everything, there is no index file. Each file is written under a temporary name and then renamed,
-    so that whoever looks at the folder during the run sees whole pictures only. A film on an existing folder goes on
-    where that one ended.
+    names hold all information, there is no index file. Each file is written under a temporary name and then renamed, so
+    that the folder holds complete pictures only, also during the run. A film on an existing folder goes on where that
+    one ended.
 
     Where the files grow beyond the bound, every view is thinned out to every second frame, its first and its latest
     kept, until they fit. Where frames lie unevenly, those closest together go first: the film always covers the whole

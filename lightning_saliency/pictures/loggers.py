@@ -123,7 +123,7 @@ def _is_placeholder(experiment: object) -> bool:
 
 
 def _prefixed(logger: Any, key: str, separator: str) -> str:
-    """The key as the logger would name a metric; the prefix is no public attribute of any logger."""
+    """The key as the logger would name a metric; no logger has a public attribute for the prefix."""
     prefix = getattr(logger, "_prefix", None)
     return f"{prefix}{separator}{key}" if prefix else key
 

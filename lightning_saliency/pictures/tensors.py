@@ -41,7 +41,7 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
         roots: Data modules, data sets, transforms.
 
     Returns:
-        ``(mean, std)``, one value a channel, or ``None``.
+        ``(mean, std)``, one value per channel, or ``None``.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -79,7 +79,7 @@ def displayable(
 
     Args:
         images: ``[B, C, H, W]``: uint8, or floating point as the network gets them.
-        normalization: ``(mean, std)`` by which they were normalised, one value a channel (or one for all).
+        normalization: ``(mean, std)`` by which they were normalised, one value per channel (or one for all).
 
     Returns:
         ``[B, 3, H, W]`` float32 in [0, 1], and whether the range had to be guessed. One channel is shown as grey;
@@ -214,7 +214,7 @@ def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:
 
 
 def parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[float], Sequence[float]] | None:
-    """``(mean, std)`` of what ``denormalize`` names, ``None`` for ``"auto"``.
+    """The ``(mean, std)`` that ``denormalize`` stands for; ``None`` for ``"auto"``.
 
     Raises:
         ValueError: If the name is unknown.

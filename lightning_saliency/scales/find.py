@@ -119,11 +119,10 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     refs = Trunk(root, Grids(root)).refs()
     if not refs:
         raise NoScalesError(
-            f"Got {type(model).__name__} and an input {list(images.shape)}, for which no scales were found: no layer "
-            "with weights works on a grid [B, C, h, w], [B, h, w, C] or [B, tokens, C] of more than one position. "
-            "Allowed are networks that keep the image's two dimensions for a while (an MLP does not; a scripted "
-            "network cannot be looked into). If there is such a layer, name it: named_scales(model, layers, "
-            "example_input)."
+            f"No scales found in {type(model).__name__} for an input of {list(images.shape)}: no layer with weights "
+            "works on a grid [B, C, h, w], [B, h, w, C] or [B, tokens, C] of more than one position. Allowed are "
+            "networks that keep the image's two dimensions for a while (an MLP does not; a scripted network cannot be "
+            "looked into). If there is such a layer, name it: named_scales(model, layers, example_input)."
         )
     scales = tuple(scale_of(ref) for ref in settle(model, images, root, refs))
     if share_one_grid(scales):

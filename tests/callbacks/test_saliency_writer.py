@@ -253,7 +253,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="Got 8 images in a batch of 4 samples"):
         write_maps(tmp_path / "a", explainer(), loader(collate_fn=doubled), run())
-    with pytest.raises(ValueError, match="It cannot be told which images"):
+    with pytest.raises(ValueError, match="does not say which images it loads"):
         write_maps(tmp_path / "b", explainer(), DataLoader(whole_images(pictures(), 16), batch_size=None), run())
 
 

@@ -224,8 +224,8 @@ def test_a_network_without_a_grid_has_no_scales():
     ("example", "error", "message"),
     [
         (None, TypeError, "Got example_input of type NoneType. Allowed is a tensor of images"),
-        (torch.rand(3, 32, 32), ValueError, r"shape \[3, 32, 32\].*image\[None\]"),
-        (torch.rand(0, 3, 32, 32), ValueError, r"shape \[0, 3, 32, 32\]"),
+        (torch.rand(3, 32, 32), ValueError, r"Got example_input \[3, 32, 32\].*image\[None\]"),
+        (torch.rand(0, 3, 32, 32), ValueError, r"Got example_input \[0, 3, 32, 32\]"),
     ],
 )
 def test_what_is_no_batch_of_images_is_refused(example, error, message):

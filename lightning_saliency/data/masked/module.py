@@ -33,18 +33,19 @@ _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", _AFTE
 class RoarKarDataModule(pl.LightningDataModule):
     """A data module whose images lose their most salient pixels (ROAR) or keep only these (KAR).
 
-    Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2): of
-    H·W pixels exactly round(fraction · H·W) are chosen, ties in reading order. Training, validation, test and
+    Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2):
+    exactly round(fraction · H·W) of the H·W pixels are chosen, ties in reading order. Training, validation, test and
     prediction images are masked alike, each by its own map. Everything else is the base's: its loaders with their
     samplers, workers and collate functions, its hooks, its state and its attributes, such as ``num_classes``.
 
     The maps come from one of two places:
 
     - *Online*, from an explainer round a frozen network, for each batch as it reached the device, augmented and after
-      the base's own ``on_after_batch_transfer``. Random explainers apart, an image has the same mask in any batch.
-    - *Stored*, from a `SaliencyStore` a stage, for explainers too expensive to run online. The map, which covers the
-      whole image, goes through the same transforms as its image, as a ``tv_tensors.Mask``: the transforms must be of
-      ``torchvision.transforms.v2``. Pixels that a transform adds, such as a padding, count as least salient. The
+      the base's own ``on_after_batch_transfer``. Except with random explainers, an image gets the same mask in every
+      batch.
+    - *Stored*, from one `SaliencyStore` per stage, for explainers too expensive to run online. The map, which covers
+      the whole image, goes through the same transforms as its image, as a ``tv_tensors.Mask``: the transforms must be
+      of ``torchvision.transforms.v2``. Pixels that a transform adds, such as a padding, count as least salient. The
       fraction is of the pixels that are seen, so a cropped map is ranked anew. Images are masked where they are
       transformed, in the loader's workers: what is done to batches later happens to masked images.
 
@@ -53,25 +54,25 @@ class RoarKarDataModule(pl.LightningDataModule):
 
     Args:
         base: Any ``LightningDataModule``; only its ``trainer`` is changed.
-        saliency: An ``Explainer``; its network must be no part of the one that is trained, is moved to the batch's
-            device once and gets into no checkpoint. With ``model`` also its name or any other form of
-            `ExplainerSpec.parse`. Or stores, or their paths, by stage: ``{"train": ..., "val": ...,
-            "test": ...}``, and ``"predict"`` where that is not the test images; where a stage has several loaders, a
-            list or dictionary of them. Or a folder with ``train.npy``, ``val.npy`` and ``test.npy``. Row i of a store
-            is the map of item i of the stage's data set.
+        saliency: An ``Explainer``; its network must not be part of the one that is trained; it is moved to the batch's
+            device once and not saved in checkpoints. With ``model``, also any other form of `ExplainerSpec.parse`, such
+            as a name. Or stores, or their paths, by stage: ``{"train": ..., "val": ..., "test": ...}``, and
+            ``"predict"`` where that is not the test images; where a stage has several loaders, a list or dictionary of
+            them. Or a folder with ``train.npy``, ``val.npy`` and ``test.npy``. Row i of a store is the map of item i of
+            the stage's data set.
         mode: ``"roar"`` or ``"kar"``.
         fraction: Share of the pixels, in [0, 1], that are removed or kept.
         fill: Replacement of hidden pixels. ``"data_mean"``: the mean of each channel over the training images as
             they reach the masking, normalised if they are. It is taken once, with all generators isolated, of at most
             5,000 images evenly spread over the first training loader's data set, without torchvision's random steps and
-            paddings, and kept in checkpoints. Else as ``fill_images`` takes it.
+            paddings, and kept in checkpoints. Otherwise any fill of ``fill_images``.
         model: The frozen network for the explainer named by ``saliency``.
         targets: The class an online, class-specific map is made for. ``"predicted"``: the one the frozen network
             predicts. ``"label"``: the true one; then the masks themselves carry the label, into the test images too.
         geometry: With stores: ``"auto"``, or ``"fixed"`` where the base's images are neither cropped, flipped nor
-            resized at random, by transforms that cannot be looked into.
+            resized at random, by transforms that cannot be inspected.
         fingerprints: With stores: what their fingerprints must be, such as ``{"weights": weights_fingerprint(net)}``.
-            That of the data set is compared in any case.
+            The data set's fingerprint is always compared.
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
         seed: Seed of ``fill="noise"``. Under stored maps the noise is the same for an image in every epoch.
 
@@ -80,8 +81,8 @@ class RoarKarDataModule(pl.LightningDataModule):
         data_mean: The mean of each channel, once it is known; ``None`` before, and with another fill.
 
     Raises:
-        TypeError: If ``base`` is no data module, ``saliency`` neither an explainer nor stores, or an explainer of any
-            other form is given without ``model``.
+        TypeError: If ``base`` is not a data module, ``saliency`` is neither an explainer nor stores, or an explainer
+            that is not yet built is given without ``model``.
         ValueError: If an option is out of range; from a loader, if a store is missing (`SaliencyStoreError`), of other
             images, or the images' transforms cannot be followed (`SaliencyGeometryError`).
 
@@ -128,7 +129,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         if isinstance(fill, str) and fill not in ("data_mean", *get_args(NamedFill)):
             raise ValueError(
                 f"Got fill={fill!r}. Allowed are 'data_mean', {', '.join(map(repr, get_args(NamedFill)))}, a number, "
-                "one number a channel, or a tensor; use one of them."
+                "one number per channel, or a tensor; use one of them."
             )
         super().__init__()
         self.base = base
@@ -278,7 +279,7 @@ class RoarKarDataModule(pl.LightningDataModule):
                 raise RuntimeError(
                     "The mean of the training images is not known in a run without training data "
                     f"({type(error).__name__}: {error}). Train first with this very data module, load a checkpoint of "
-                    "such a run, or give fill= as numbers, one a channel."
+                    "such a run, or give fill= as one number per channel."
                 ) from error
             self.data_mean = channel_mean(loaders, self._as_masked, self.image_key)
         return self.data_mean

@@ -18,6 +18,7 @@ from lightning_saliency.data.masked.store import SaliencyStore
 from lightning_saliency.data.masked.transforms import (
     SaliencyGeometryError,
     Transform,
+    hidden_geometry,
     image_size,
     replace_transforms,
     split_image,
@@ -72,9 +73,9 @@ class Masking:
 class MaskedDataset(Dataset[Any]):
     """A data set whose images are masked by their stored maps, each map moved as its image is.
 
-    Item i is that of the data set itself, drawn with the same random numbers, but for the image's masked pixels. The
-    data set is not touched: its copy here has other transforms, which take the image and, as a ``tv_tensors.Mask`` of
-    the image's size, its map.
+    Item i equals the data set's own item i, drawn with the same random numbers, except for the masked pixels of its
+    image. The data set is not changed: a copy of it has other transforms, which take the image and its map, a
+    ``tv_tensors.Mask`` of the image's size.
 
     Args:
         dataset: A map-style data set with torchvision's v2 transforms, or none at all.
@@ -101,11 +102,7 @@ class MaskedDataset(Dataset[Any]):
         if not fixed:
             self._inner, geometry = replace_transforms(dataset, self._carrier.moving)
             if geometry == "hidden":
-                raise SaliencyGeometryError(
-                    f"It cannot be seen how {type(dataset).__name__} moves its images, since it has no `transform` or "
-                    "`transforms`. Give it one of torchvision.transforms.v2, or geometry='fixed' if it neither crops, "
-                    "flips nor resizes at random, or take an explainer in the place of stored maps."
-                )
+                raise hidden_geometry(dataset)
             self._moves = geometry == "transforms"
 
     def __len__(self) -> int:
@@ -184,8 +181,8 @@ class MapCarrier:
             return self._maps[place : place + 1], self._rows[place : place + 1]
         if batched != count:
             raise SaliencyGeometryError(
-                f"A transform was given {batched} images when {count} samples were drawn, so that it cannot be told "
-                "whose maps are whose. Use an explainer in the place of stored maps."
+                f"A transform was given {batched} images when {count} samples were drawn, so that the maps of "
+                "the images are unknown. Use an explainer instead of stored maps."
             )
         self._used += count
         return self._maps, self._rows
@@ -195,7 +192,7 @@ class MapCarrier:
         if self._used == 0 or self._used % len(self._rows):
             raise SaliencyGeometryError(
                 f"{name} drew {len(self._rows)} samples, but its image transform was called for {self._used}: it does "
-                "not transform each image when it is drawn. Use an explainer in the place of stored maps, or "
+                "not transform each image when it is drawn. Use an explainer instead of stored maps, or "
                 "geometry='fixed' if the images are not moved at all."
             )
 

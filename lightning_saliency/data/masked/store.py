@@ -35,16 +35,16 @@ class SaliencyStoreError(ValueError):
 
 
 class SaliencyStore:
-    """One saliency map for each of N images, as ranks in one byte a pixel.
+    """One saliency map for each of N images, as ranks in one byte per pixel.
 
     Masking by rank (ROAR, KAR) needs the order of a map's pixels only, so a map is kept as `rank_levels`: its pixels'
-    ranks in 256 levels, at whatever resolution the maps have, 56² being usual for an image of 224².
+    ranks in 256 levels, at the maps' own resolution, for example 56² for images of 224².
 
     A store is three files in one folder: ``name.npy`` with the maps, ``[N, h, w]`` uint8, which NumPy opens too;
-    ``name.written`` with one byte a map, set once the map has reached the disk; ``name.json`` with the shape, the
+    ``name.written`` with one byte per map, set once the map has reached the disk; ``name.json`` with the shape, the
     fingerprints and whether every map is there. Several processes may write disjoint rows of one store, on several
-    machines too: no byte is written but those of the rows. A process that is killed loses no more than the maps it was
-    just writing.
+    machines too: only the bytes of these rows are written. A killed process loses only the maps that it was just
+    writing.
 
     Use ``create`` to write and ``open`` to read; indexing reads maps: ``store[3]`` is ``[h, w]``, ``store[[3, 1]]`` is
     ``[2, h, w]``, both uint8 tensors of their own memory. A store can be sent to other processes; it is opened there.
@@ -230,7 +230,7 @@ class SaliencyStore:
 
 
 def rank_levels(maps: Tensor) -> Tensor:
-    """The rank of each pixel within its map, in 256 levels: ⌊256 · #{pixels of less value} / (h·w)⌋.
+    """The rank of each pixel within its map, in 256 levels: ⌊256 · #{pixels with a smaller value} / (h·w)⌋.
 
     Equal values get equal levels, and a larger value never a lower one; a constant map is all zeros.
 

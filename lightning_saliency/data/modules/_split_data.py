@@ -18,7 +18,7 @@ RESIZE_RATIO = 256 / 224
 
 PathLike = str | Path
 Sample = tuple[Tensor, Tensor]
-#: Three numbers, one a channel, or the published weights'.
+#: Three numbers, one per channel, or the published weights'.
 Channels = Literal["imagenet"] | tuple[float, float, float]
 
 

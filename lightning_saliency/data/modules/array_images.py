@@ -28,8 +28,8 @@ class ArrayImagesDataModule(SplitDataModule):
             the classes' names in ``classes``. Nothing is unpickled.
         batch_size: Images in a batch.
         num_workers: Loading processes; the images lie in memory, so 0 is usually fastest.
-        mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
+        mean: Mean of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
+        std: Standard deviation of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
         augment: Shift and mirror training images.
         padding: Maximum shift in pixels.
         mirror: Whether half of the training images are mirrored; not for digits and letters.
@@ -40,7 +40,7 @@ class ArrayImagesDataModule(SplitDataModule):
 
     Attributes:
         classes: The names of the classes.
-        num_classes: Their number.
+        num_classes: Number of classes.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
         datasets: The `ImageTensors` of each split, by "train", "val" and "test"; their images are those of the file.
 

@@ -1,4 +1,4 @@
-"""A data module over folders of images, one folder a class."""
+"""A data module over folders of images, one folder per class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDER_NAMES: dict[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", 
 
 
 class ImageFolderDataModule(SplitDataModule):
-    """Images in one folder a class, split into `train`, `val` (or `validation`) and, where there is one, `test`.
+    """Images in one folder per class, split into `train`, `val` (or `validation`) and, where there is one, `test`.
 
     Training images are cropped at random, resized and mirrored; evaluation images are resized, the shorter side to
     8/7 of `image_size`, and cropped at the centre. Batches are tuples (images float32 `[B, 3, H, W]`, labels int64
@@ -38,8 +38,8 @@ class ImageFolderDataModule(SplitDataModule):
         image_size: Side of the images in pixels.
         batch_size: Images in a batch.
         num_workers: Loading processes.
-        mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
+        mean: Mean of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
+        std: Standard deviation of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
         augment: Crop and mirror training images at random. `False`: treat them as in evaluation.
         val_fraction: Where there is no validation folder, the share of each class's training images, in (0, 1), that is
             set aside for validation; at least one image of each class that has two.
@@ -47,7 +47,7 @@ class ImageFolderDataModule(SplitDataModule):
 
     Attributes:
         classes: The names of the classes, in the order of their labels.
-        num_classes: Their number.
+        num_classes: Number of classes.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
         train_transform: What is done to training images; ends in `normalize`.
         transform: What is done to evaluation images; ends in `normalize`.

@@ -52,16 +52,16 @@ class ObjectCropsDataModule(SplitDataModule):
         image_size: Side of the images in pixels.
         batch_size: Images in a batch.
         num_workers: Loading processes; the crops lie in memory, so 0 is usually fastest.
-        mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
+        mean: Mean of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
+        std: Standard deviation of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
         augment: Crop and mirror training images at random.
         val_fraction: Share of the crops for validation, in (0, 1).
         test_fraction: Share of the crops for testing, in (0, 1); both shares together are less than 1.
         seed: Seed of the split. It decides which crops go where, not how evenly the classes are divided.
 
     Attributes:
-        classes: The names of the classes, in the order of ``groups``, else of the alphabet.
-        num_classes: Their number.
+        classes: The names of the classes, in the order of ``groups``, otherwise alphabetical.
+        num_classes: Number of classes.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
         files: Split -> the photographs in it.
         datasets: The `ImageTensors` of each split.
@@ -234,9 +234,9 @@ def square_around(box: Box, context: float, size: tuple[int, int]) -> tuple[int,
 def split_evenly(counts: Sequence[Mapping[int, int]], fractions: Sequence[float], seed: int) -> list[int]:
     """Divide images with several labels each into splits, keeping the proportions of every label.
 
-    After the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): the images of the label of which
-    fewest are left are dealt next, each to the split that is most in need of that label, then of labels at all. The
-    fullest are dealt first, those that are equal in random order.
+    After the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): the images of the rarest remaining
+    label are assigned next, each to the split that lacks most of that label, or else most labels overall. Images with
+    more labels come first, equal ones in random order.
 
     Args:
         counts: For each image how often each label is on it.

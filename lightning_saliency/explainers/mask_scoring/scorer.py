@@ -81,7 +81,7 @@ def score_masks(
         ``[B, M]``, float32 (float64 for a float64 network).
 
     Raises:
-        ValueError: If shapes do not fit, a target is no class, or an option is unknown.
+        ValueError: If shapes do not fit, a target is not a class of the network, or an option is unknown.
         TypeError: If ``targets`` are of another type, or the network returns no logits.
 
     Example:
@@ -232,7 +232,7 @@ class MaskScorer:
         return torch.cat(scores) if scores else self.images.new_zeros(0)
 
     def score_block(self, masks: Tensor) -> Tensor:
-        """The scores ``[B, m]`` of masks ``[B, m, h, w]``, which may be a view that repeats itself."""
+        """The scores ``[B, m]`` of masks ``[B, m, h, w]``, which may be an expanded view."""
         count = self.images.shape[0]
         if masks.ndim != 4 or masks.shape[0] != count:
             raise ValueError(
@@ -278,7 +278,7 @@ class MaskScorer:
             if not isinstance(scores, Tensor) or scores.shape != owners.shape:
                 given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
                 raise ValueError(
-                    f"Got {given} from targets= for {len(owners)} images. Allowed is one score an image, [N]."
+                    f"Got {given} from targets= for {len(owners)} images. Allowed are scores [N]; return one per image."
                 )
             return scores if scores.dtype == torch.float64 else scores.float()
         scores = class_scores(class_logits(returned, self.output, len(owners)), self.score)

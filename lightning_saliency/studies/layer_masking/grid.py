@@ -29,10 +29,10 @@ from lightning_saliency.studies.specs import build_data, build_module
 
 @dataclass(frozen=True)
 class LayerKey:
-    """Which cell of the grid.
+    """The key of a cell of the grid.
 
     Args:
-        statistic: Its name, or ``"random"``.
+        statistic: Name of the statistic, or ``"random"``.
         mode: ``"roar"`` or ``"kar"``.
         scale: Number of the scale, from 0.
         seed: Seed of the fine-tuning.
@@ -54,7 +54,7 @@ class LayerGrid:
 
     Args:
         config: The study.
-        scales: What is masked.
+        scales: The scales to mask.
     """
 
     def __init__(self, config: LayerMaskingConfig, scales: Sequence[Scale]) -> None:
@@ -73,7 +73,7 @@ class LayerGrid:
         ]
 
     def unmasked(self) -> list[Cell]:
-        """The networks that masks are put into: one for each seed, or the accuracy of the one that is given."""
+        """The cells of the networks without masks: one training for each seed, or the accuracy of the given network."""
         if self.config.checkpoint is None:
             return unmasked_cells(self.training, self.fingerprint, self.config.seeds, self.output)
         given = given_weights(self.config.checkpoint, self.training)
@@ -82,7 +82,7 @@ class LayerGrid:
         return [Cell("unmasked", accuracy_unmasked, {"training": self.training, "weights": str(given.path)}, tested)]
 
     def weights(self, unmasked: Mapping[str, Mapping[str, Any]]) -> dict[int, Weights]:
-        """For each seed the network that masks are put into, of those seeds where it is known by now."""
+        """The network for each seed, as far as it is known already."""
         if self.config.checkpoint is not None:
             return dict.fromkeys(self.config.seeds, given_weights(self.config.checkpoint, self.training))
         return {
@@ -113,7 +113,7 @@ class LayerGrid:
             **tuning,
         }
         fingerprint = {
-            # How long the masked network was trained is told by its weights.
+            # The weights show how long the masked network was trained.
             "training": {**self.fingerprint, "epochs": None},
             "weights": network.hash,
             "seed": key.seed,

@@ -43,18 +43,18 @@ class LayerMaskingResult:
     Args:
         network: Name of the network.
         scales: Names of the K scales, shallow to deep.
-        seeds: One fine-tuning of every cell for each.
+        seeds: Seeds; every cell is fine-tuned once for each.
         accuracies: Statistic (or ``"random"``) -> ``"kar"`` and ``"roar"`` -> for each scale one accuracy in [0, 1] for
             each seed.
         unmasked: The accuracy of the networks without masks.
         confidence: Level of the confidence intervals over seeds.
-        facts: What was studied, for the report.
+        facts: Names and values that describe the study, for the report.
         folder: Where ``save`` writes by default.
-        reference: The statistic whose differences to each other one are shown; ``None``: ``"smoe_scale"``, or the
-            first where it was not studied. ``dataclasses.replace(result, reference="std")`` asks of another.
+        reference: The statistic whose differences to the others are shown; ``None``: ``"smoe_scale"``, or the first if
+            that was not studied. ``dataclasses.replace(result, reference="std")`` changes it.
 
     Raises:
-        ValueError: If the reference is none of the statistics.
+        ValueError: If the reference is not one of the statistics.
     """
 
     network: str
@@ -74,7 +74,7 @@ class LayerMaskingResult:
     def gather(
         cls, grid: LayerGrid, unmasked: Mapping[str, Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
     ) -> LayerMaskingResult:
-        """Put the results of a grid's cells in order.
+        """Collect the results of a grid's cells.
 
         Args:
             grid: The study.
@@ -117,7 +117,7 @@ class LayerMaskingResult:
             score: ``"difference"`` (Eq. 8) or ``"information"`` (Eq. 9, with the natural logarithm).
 
         Returns:
-            For each seed one score a scale. Information is −∞ where a KAR accuracy is 0 and the random map's is not.
+            For each seed one score per scale. Information is −∞ where a KAR accuracy is 0 and the random map's is not.
         """
         terms = _SCORES[score](*self._columns(statistic))
         return [[float(value) for value in row] for row in terms]
@@ -146,10 +146,10 @@ class LayerMaskingResult:
         Hand them to an explainer: ``SMOE(network, weights=result.optimal_weights())``.
 
         Args:
-            statistic: Whose maps are to be weighted.
+            statistic: The statistic whose maps are weighted.
 
         Raises:
-            ValueError: If no scale's map tells more than a random one.
+            ValueError: If no scale's map is better than a random one.
         """
         rows = self.scale_scores(statistic, "information")
         return weights_from_scores([[math.fsum(column) / len(column) for column in zip(*rows, strict=True)]])
@@ -164,7 +164,7 @@ class LayerMaskingResult:
         return TableData(statistic_columns(), {self.network: ordered}, self._caption())
 
     def differences(self) -> TableData:
-        """Difference and information score of the reference less those of each other statistic, paired by seed.
+        """Difference and information score of the reference minus those of each other statistic, paired by seed.
 
         The intervals are those of the differences, Student's over seeds; where an information score is not finite,
         there is none.
@@ -246,14 +246,14 @@ class LayerMaskingResult:
 
         Args:
             folder: For ``layer_masking.html`` and, all with ``layer_masking_`` before their names, ``table.md``,
-                ``accuracies.csv`` (a line a cell), ``differences.csv``, ``results.json``, ``difference.png`` and
-                ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may be saved into the same.
+                ``accuracies.csv`` (one line per cell), ``differences.csv``, ``results.json``, ``difference.png`` and
+                ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may use the same folder.
 
         Returns:
             The files.
 
         Raises:
-            ValueError: If no folder is given and there is none of the study.
+            ValueError: If no folder is given and the study has none.
         """
         folder = result_folder(folder, self.folder)
         texts = {
@@ -304,7 +304,7 @@ class LayerMaskingResult:
         return _USUAL if _USUAL in self.statistics else self.statistics[0]
 
     def _weights(self) -> list[float] | None:
-        """``None`` where no scale's map tells more than a random one."""
+        """``None`` where no scale's map is better than a random one."""
         try:
             return list(self.optimal_weights(self._weighted()))
         except ValueError:

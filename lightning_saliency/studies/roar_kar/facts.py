@@ -1,4 +1,4 @@
-"""What a retraining study consists of, in words for its report."""
+"""The description of a retraining study for its report."""
 
 from __future__ import annotations
 

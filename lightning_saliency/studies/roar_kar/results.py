@@ -41,7 +41,7 @@ from lightning_saliency.studies.seed_differences import (
 
 
 class CombinedEstimates(NamedTuple):
-    """KAR, −ROAR and SUM of an explainer, with intervals over seeds, and SUM's distance from the random map's."""
+    """KAR, −ROAR and SUM of an explainer, with intervals over seeds, and the difference of SUM to the random map's."""
 
     kar: Estimate
     roar: Estimate
@@ -57,18 +57,18 @@ class RoarKarResult:
         network: Name of the network that was trained.
         modes: ``"roar"``, ``"kar"`` or both.
         fractions: Shares of the pixels, in (0, 1).
-        seeds: One training of every cell for each.
+        seeds: Seeds; every cell is trained once for each.
         accuracies: Explainer -> mode -> fraction -> one accuracy in [0, 1] for each seed.
         unmasked: The accuracy on whole images, for each seed.
         confidence: Level of the confidence intervals over seeds.
-        facts: What was studied, for the report.
+        facts: Names and values that describe the study, for the report.
         examples: Images and maps, as PNG in base64: ``{"images": [...], "maps": {explainer: [...]}}``.
         folder: Where ``save`` writes by default.
-        reference: The explainer whose differences to each other one are shown; ``None``: the first that is not random.
-            ``dataclasses.replace(result, reference="std")`` asks of another.
+        reference: The explainer whose differences to the others are shown; ``None``: the first that is not random.
+            ``dataclasses.replace(result, reference="std")`` changes it.
 
     Raises:
-        ValueError: If the reference is none of the explainers.
+        ValueError: If the reference is not one of the explainers.
     """
 
     network: str
@@ -92,7 +92,7 @@ class RoarKarResult:
     def gather(
         cls, grid: RoarKarGrid, unmasked: Mapping[str, Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
     ) -> RoarKarResult:
-        """Put the results of a grid's cells in order.
+        """Collect the results of a grid's cells.
 
         Args:
             grid: The study.
@@ -137,12 +137,12 @@ class RoarKarResult:
         }
 
     def combined(self, explainer: str) -> CombinedEstimates:
-        """The columns of the SMOE paper's Table 2, see `combined_scores`, and SUM less that of the seed's random map.
+        """The columns of the SMOE paper's Table 2, see `combined_scores`, and SUM minus that of the seed's random map.
 
         Random maps have a SUM of about 0 where the shares lie symmetrically about 50 %, and only there.
 
         Raises:
-            ValueError: If the study has one of the modes only.
+            ValueError: If the study has only one of the modes.
         """
         if set(self.modes) != {"kar", "roar"}:
             raise ValueError(f"Got a study of {', '.join(self.modes)} alone. KAR and ROAR make the sum; run both.")
@@ -155,7 +155,7 @@ class RoarKarResult:
         )
 
     def seed_scores(self, explainer: str) -> dict[str, list[float]]:
-        """KAR, −ROAR and SUM of each seed, see `combined_scores`; of a study of one mode that alone."""
+        """KAR, −ROAR and SUM of each seed, see `combined_scores`; with one mode, only its score."""
         rows: dict[str, list[list[float]]] = {
             mode: [
                 [self.accuracies[explainer][mode][fraction][place] for fraction in self.fractions]
@@ -181,10 +181,10 @@ class RoarKarResult:
         return TableData(combined_columns(self.modes), {self.network: rows}, self._caption())
 
     def differences(self) -> TableData:
-        """KAR, −ROAR and SUM of the reference less those of each other explainer, paired by seed.
+        """KAR, −ROAR and SUM of the reference minus those of each other explainer, paired by seed.
 
         The intervals are those of the differences, Student's over seeds: cells of one seed begin with the same weights
-        and see the same images, and what a seed does to both cancels.
+        and see the same images, so that the effect of the seed cancels.
         """
         return self._differences().table(self.network)
 
@@ -248,15 +248,15 @@ class RoarKarResult:
         """Write everything.
 
         Args:
-            folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (a line a cell), ``scores.csv``,
+            folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (one line per cell), ``scores.csv``,
                 ``differences.csv``, ``results.json``, ``curves.png`` and ``masks_*.png``. ``None``: the study's own
-                folder. A layer-masking study may be saved into the same: its files have other names.
+                folder. A layer-masking study may use the same folder: its files have other names.
 
         Returns:
             The files.
 
         Raises:
-            ValueError: If no folder is given and there is none of the study.
+            ValueError: If no folder is given and the study has none.
         """
         folder = result_folder(folder, self.folder)
         texts = {

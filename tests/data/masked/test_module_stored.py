@@ -327,7 +327,7 @@ def test_hidden_geometry_is_refused(tmp_path):
             return grey_images(6)[index].float(), index
 
     store, masking = stored(tmp_path / "a", grey_images(6)), Masking("roar", 0.3, -1.0)
-    with pytest.raises(SaliencyGeometryError, match=r"It cannot be seen how Secret moves.*geometry='fixed'"):
+    with pytest.raises(SaliencyGeometryError, match=r"Got Secret without .*how it moves its images.*geometry='fixed'"):
         MaskedDataset(Secret(), store, masking)
     check_masked(MaskedDataset(Secret(), store, masking, fixed=True)[4][0], Secret()[4][0], "roar", 0.3)
     with pytest.raises(SaliencyGeometryError, match="some parts have image transforms"):

@@ -300,7 +300,7 @@ def test_results_of_something_else_are_refused(tmp_path, change, part):
     arguments |= {"output": str(tmp_path), "progress": False}
     run_comparison(**arguments)
     run_comparison(**arguments)
-    with pytest.raises(StaleResultsError, match=rf"random\.json, a result for other values of {part}\."):
+    with pytest.raises(StaleResultsError, match=rf"random\.json, the result of other {part}\."):
         run_comparison(**arguments | change)
 
 
