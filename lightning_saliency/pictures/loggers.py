@@ -107,8 +107,8 @@ def log_picture_to(
 def _check(picture: npt.NDArray[np.uint8]) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
         raise ValueError(
-            f"Got a picture {list(picture.shape)} of {picture.dtype}. Allowed are uint8 [H, W, 3] of at least one pixel; "
-            "scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
+            f"Got a picture {list(picture.shape)} of {picture.dtype}. Allowed are uint8 [H, W, 3] of at least one "
+            "pixel; scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
         )
 
 

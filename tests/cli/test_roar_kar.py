@@ -102,4 +102,4 @@ def test_the_configurations_of_the_project_are_understood(name):
     config = RoarKarConfig(**content)
     assert {"random"} < set(config.explainers)
     assert {spec.name for spec in config.explainers.values()} <= {*EXPLAINERS, *CONTROL_MAPS}
-    assert config.modes == ("kar", "roar") if "modes" in content else config.modes == ("roar", "kar")
+    assert config.modes == ("kar", "roar")

@@ -101,6 +101,21 @@ def batch_form(loaders: Any, training: bool) -> Any:
     return None
 
 
+def map_batches(batch: Any, form: Any, change: Callable[[Any], Any]) -> Any:
+    """Change a batch, or that of each loader in a collection of batches.
+
+    Args:
+        batch: The batch; ``None`` in a collection is that of a loader that ended before the others.
+        form: The collection, see `batch_form`.
+        change: Called with the batch of one loader.
+    """
+    if isinstance(form, Mapping) and isinstance(batch, Mapping):
+        return {name: map_batches(part, form.get(name), change) for name, part in batch.items()}
+    if isinstance(form, list) and isinstance(batch, (list, tuple)):
+        return [map_batches(part, inner, change) for part, inner in zip(batch, form, strict=True)]
+    return None if batch is None else change(batch)
+
+
 def _form(wanted: str, stores: Any) -> str:
     given = f"the keys {list(stores)}" if isinstance(stores, Mapping) else type(stores).__name__
     return f"Got stores as {given} for several loaders. Allowed is {wanted}, one store for each loader; give one."

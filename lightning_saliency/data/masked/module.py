@@ -14,8 +14,15 @@ from torch import nn
 from lightning_saliency.batches import BatchError, describe
 from lightning_saliency.checks import check_choice, check_fraction
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
-from lightning_saliency.data.masked.loaders import batch_form, lightning_parent, map_loaders, overrides, with_dataset
-from lightning_saliency.data.masked.moving import MaskedDataset, Masking, Mode
+from lightning_saliency.data.masked.loaders import (
+    batch_form,
+    lightning_parent,
+    map_batches,
+    map_loaders,
+    overrides,
+    with_dataset,
+)
+from lightning_saliency.data.masked.moving import MODES, MaskedDataset, Masking, Mode
 from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer_or_stores, replace_tensor
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
 from lightning_saliency.data.masked.whole_images import LOADERS
@@ -23,7 +30,7 @@ from lightning_saliency.explainers import Explainer, ExplainerOption
 from lightning_saliency.functional.fills import Fill, NamedFill, is_random
 from lightning_saliency.randomness import isolated_rng
 
-__all__ = ["Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
+__all__ = ["MODES", "Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
 
 LOADER_HOOKS = {**LOADERS, "predict": "predict_dataloader"}
 _AFTER = "on_after_batch_transfer"
@@ -119,12 +126,9 @@ class RoarKarDataModule(pl.LightningDataModule):
                 "LightningDataModule.from_datasets."
             )
         maps = explainer_or_stores(saliency, model)
-        for name, given, allowed in (
-            ("mode", mode, get_args(Mode)),
-            ("targets", targets, get_args(Targets)),
-            ("geometry", geometry, ("auto", "fixed")),
-        ):
-            check_choice(name, given, allowed)
+        check_choice("mode", mode, MODES)
+        check_choice("targets", targets, get_args(Targets))
+        check_choice("geometry", geometry, ("auto", "fixed"))
         check_fraction(fraction)
         if isinstance(fill, str) and fill not in ("data_mean", *get_args(NamedFill)):
             raise ValueError(
@@ -224,7 +228,9 @@ class RoarKarDataModule(pl.LightningDataModule):
         if self._maps is None:
             return batch
         masking = self._masking(None)
-        return batch if masking.changes_nothing else self._mask(batch, self._forms.get(self._stage()), masking)
+        if masking.changes_nothing:
+            return batch
+        return map_batches(batch, self._forms.get(self._stage()), partial(self._mask, self._maps, masking))
 
     def _loaders(self, stage: str) -> Any:
         loaders = getattr(self.base, LOADER_HOOKS[stage])()
@@ -240,17 +246,11 @@ class RoarKarDataModule(pl.LightningDataModule):
 
         return map_loaders(loaders, stores_of(self.saliency, stage), masked)  # type: ignore[arg-type]  # no explainer here
 
-    def _mask(self, batch: Any, form: Any, masking: Masking) -> Any:
-        """A batch, or one of each loader in nested collections, with masked images."""
-        if isinstance(form, Mapping) and isinstance(batch, Mapping):
-            return {name: self._mask(part, form.get(name), masking) for name, part in batch.items()}
-        if isinstance(form, list) and isinstance(batch, (list, tuple)):
-            return [self._mask(part, inner, masking) for part, inner in zip(batch, form, strict=True)]
-        if batch is None or self._maps is None:
-            return batch  # from a loader that ended before the others
+    def _mask(self, source: OnlineMaps, masking: Masking, batch: Any) -> Any:
+        """The batch of one loader with masked images."""
         context = None if self.trainer is None else self.trainer.precision_plugin.forward_context()
         module = None if self.trainer is None else self.trainer.lightning_module
-        images, maps = self._maps(batch, module, context)
+        images, maps = source(batch, module, context)
         masked = masking(images, maps, self._generator(images.device))
         replaced = replace_tensor(batch, images, masked)
         if replaced is batch:

@@ -6,7 +6,7 @@ import operator
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ from lightning_saliency.data.masked.transforms import (
 from lightning_saliency.functional.fills import Fill, is_random
 from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient, resize_maps
 
-Mode = Literal["roar", "kar"]
+Mode = Literal["kar", "roar"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 # Maps are moved with values in [1024, 1279]: any fill value of a transform is below and counts as least salient.
 _LOWEST, _HIGHEST = 1024.0, 1279.0

@@ -247,8 +247,8 @@ class _Study:
         for described, text in (
             (
                 {"insertion", "deletion", "overall"},
-                f"Insertion and deletion: {metrics.steps} steps from and to {metrics.baseline}, {metrics.score} scores"
-                f"{precision}.",
+                f"Insertion and deletion: {metrics.steps} steps from and to {metrics.curve_fill}, "
+                f"{metrics.score} scores{precision}.",
             ),
             (
                 {"drop", "increase"},

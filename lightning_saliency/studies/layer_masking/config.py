@@ -22,7 +22,6 @@ PAPER_STATISTICS = (
     "lognormal_entropy",
     "lognormal_mean",
 )
-MODES = ("kar", "roar")
 
 
 @dataclass

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_saliency.data.masked.module import MODES
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.studies.engine.cell import Cell, plain
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.layer_masking.cells import accuracy_unmasked, tune_masked
-from lightning_saliency.studies.layer_masking.config import MODES, LayerMaskingConfig
+from lightning_saliency.studies.layer_masking.config import LayerMaskingConfig
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.cells import first_images
 from lightning_saliency.studies.retraining.content import training_fingerprint
@@ -20,6 +21,7 @@ from lightning_saliency.studies.retraining.grid import (
     checked_network,
     given_weights,
     network_file,
+    study_facts,
     training_of,
     unmasked_cells,
 )
@@ -94,6 +96,16 @@ class LayerGrid:
     def masked(self, weights: Mapping[int, Weights]) -> list[Cell]:
         """The fine-tunings, in the order of ``keys``."""
         return [self._cell(key, weights) for key in self.keys]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The study in words, for its report."""
+        config = self.config
+        return [
+            *study_facts(self.training),
+            ("fine-tuning", f"{config.fine_tuning_epochs} epochs per cell, seeds {', '.join(map(str, config.seeds))}"),
+            ("KAR lets through", f"{100 * config.kar_fraction:g} % of a scale's positions, the most salient"),
+            ("ROAR lets through", f"{100 * config.roar_fraction:g} % of a scale's positions, the least salient"),
+        ]
 
     def _cell(self, key: LayerKey, weights: Mapping[int, Weights]) -> Cell:
         network = weights.get(key.seed, Weights(network_file(self.output, key.seed), ""))

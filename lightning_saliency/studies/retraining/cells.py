@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
@@ -211,6 +212,12 @@ def png(pixels: Any) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def pixels_of(text: str) -> Tensor:
+    """A PNG in base64 as ``[C, H, W]`` float32 in [0, 255]; one channel where it is grey."""
+    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(text))))).float()
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def first_images(data: Any, count: int) -> Tensor:

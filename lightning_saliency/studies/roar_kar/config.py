@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from lightning_saliency.data.masked.module import Mode
+from lightning_saliency.data.masked.module import MODES, Mode
 from lightning_saliency.explainers import ExplainerSpec, parse_explainers
 from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.retraining.config import TrainingConfig
 
 Source = Literal["auto", "online", "stored"]
-MODES: tuple[Mode, ...] = ("roar", "kar")
 RANDOM = "random"
 
 

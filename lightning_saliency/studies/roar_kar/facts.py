@@ -21,7 +21,7 @@ def grid_facts(grid: RoarKarGrid) -> list[tuple[str, str]]:
     )
     return [
         *study_facts(grid.training),
-        ("training", f"{config.epochs} epochs a cell, seeds {', '.join(map(str, config.seeds))}"),
+        ("training", f"{config.epochs} epochs per cell, seeds {', '.join(map(str, config.seeds))}"),
         ("explainers", explained),
         ("maps", maps + (f"; stored once: {', '.join(stored)}" if stored else "")),
         ("removed pixels", f"filled with {config.fill}"),

@@ -15,13 +15,12 @@ from lightning_saliency.studies.retraining.scores import (
     quartile_shares,
     weights_from_scores,
 )
-from lightning_saliency.studies.roar_kar.config import MODES, RoarKarConfig
+from lightning_saliency.studies.roar_kar.config import RoarKarConfig
 from lightning_saliency.studies.roar_kar.grid import EXAMPLES, RoarKarGrid
 from lightning_saliency.studies.roar_kar.plan import plan_grid
 from lightning_saliency.studies.roar_kar.results import RoarKarResult
 
 __all__ = [
-    "MODES",
     "CombinedScores",
     "EngineConfig",
     "Plan",

@@ -124,7 +124,7 @@ def literal_scores(model, image, target, saliency, boxes):
     }
 
 
-METRICS = MetricConfig(tolerances=(0, 2), steps=STEPS, baseline="zero")
+METRICS = MetricConfig(tolerances=(0, 2), steps=STEPS, curve_fill="zero")
 
 
 @torch.no_grad()
