@@ -45,8 +45,8 @@ def find_images(batch: object, key: str | int | None = None) -> Tensor:
         found = _as_images(follow(batch, key))
         if found is None:
             raise BatchError(
-                f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(follow(batch, key))}. "
-                f"The batch is {describe(batch)}."
+                f"Got {describe(follow(batch, key))} under image_key={key!r} of a batch that is {describe(batch)}. "
+                "Allowed are images [B, C, H, W]; give the key that they are under."
             )
         return found
     candidates = [images for value in walk(batch, IMAGE_KEYS) if (images := _as_images(value)) is not None]
@@ -71,8 +71,9 @@ def find_objects(batch: object, size: tuple[int, int]) -> Tensor | None:
 
     Args:
         batch: Holds, in dictionaries at any depth, ``masks`` (``[B, H, W]`` or ``[B, n, H, W]``, non-zero inside, or a
-            list of ``[n, H, W]`` an image) or ``boxes`` (``[B, 4]``, ``[B, n, 4]`` or a list of ``[n, 4]`` an image;
-            xyxy in pixels; rows of NaN or without area are padding); also as a list of one dictionary an image.
+            list with one ``[n, H, W]`` per image) or ``boxes`` (``[B, 4]``, ``[B, n, 4]`` or a list with one ``[n, 4]``
+            per image; xyxy in pixels; rows of NaN or without area are padding); also as a list with one dictionary per
+            image.
         size: The ``(H, W)`` of the images.
 
     Returns:
@@ -185,7 +186,7 @@ def _first_key(mapping: Mapping[Any, Any], keys: Sequence[str]) -> str | None:
     return next((key for key in keys if key in mapping), None)
 
 
-#: Images are told apart by this many rows and columns of their pixels.
+#: Rows and columns of pixels in an image's fingerprint.
 _PRINT = 8
 
 

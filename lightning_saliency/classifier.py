@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_saliency.batches import describe, find_images, find_labels
+from lightning_saliency.checks import check_choice, check_minimum
 from lightning_saliency.networks import build_network, load_weights
 
 # Of each auxiliary head's loss during training: Szegedy et al., "Going deeper with convolutions", section 5.
@@ -44,8 +45,8 @@ def split_logits(output: object) -> tuple[Tensor, list[Tensor]]:
     if isinstance(logits, Tensor):
         return logits, []
     raise TypeError(
-        "Expected the network to give logits [B, N], alone, first in a tuple or named `logits`, but got "
-        f"{describe(output)}: wrap it in a module that does"
+        f"Got {describe(output)} from the network. Allowed are logits [B, N], alone, first in a tuple or named "
+        "`logits`; wrap the network in a module that returns one of them."
     )
 
 
@@ -107,16 +108,14 @@ class ImageClassifier(pl.LightningModule):
             ("optimizer", optimizer, ("adamw", "sgd")),
             ("scheduler", scheduler, ("cosine", "one_cycle", "step", "multi_step", None)),
         ):
-            if given not in allowed:
-                raise ValueError(f"Expected `{name}` to be one of {allowed}, but got {given!r}")
-        if num_classes < 2:
-            raise ValueError(f"Expected `num_classes` to be at least 2, but got {num_classes}")
+            check_choice(name, given, allowed)
+        check_minimum("num_classes", num_classes, 2)
         if (scheduler == "multi_step") != bool(milestones) or any(
             milestone <= before for before, milestone in pairwise([0, *(milestones or [])])
         ):
             raise ValueError(
-                f"Expected `milestones` to be rising epochs from 1 with `scheduler`='multi_step', and none otherwise, "
-                f"but got {milestones} with {scheduler!r}"
+                f"Got milestones={milestones} with scheduler={scheduler!r}. Allowed are rising epochs from 1 with "
+                "'multi_step', and none with another scheduler; change one of them."
             )
         if nesterov and (optimizer != "sgd" or momentum <= 0):
             raise ValueError(
@@ -125,7 +124,8 @@ class ImageClassifier(pl.LightningModule):
             )
         if isinstance(model, nn.Module) and (in_channels != 3 or model_options):
             raise ValueError(
-                "`in_channels` and `model_options` are for a network given by name; got them with a module"
+                f"Got in_channels={in_channels} and model_options={model_options} with a module as the network. "
+                "Allowed are both with the name of a network only; leave them out."
             )
         # A Lightning checkpoint carries its own weights: rebuilding from one must not ask for the first file again.
         self.save_hyperparameters(
@@ -183,8 +183,8 @@ class ImageClassifier(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if not isinstance(steps, int):
             raise ValueError(
-                f"`scheduler`={options['scheduler']!r} has to know when training ends: set the trainer's `max_epochs` "
-                "or `max_steps`, or take `scheduler=None`"
+                f"Got scheduler={options['scheduler']!r} in a run without an end. Allowed are runs with max_epochs or "
+                "max_steps; set one of them in the trainer, or take scheduler=None."
             )
         schedule: torch.optim.lr_scheduler.LRScheduler
         if options["scheduler"] == "one_cycle":
@@ -198,13 +198,14 @@ class ImageClassifier(pl.LightningModule):
         labels = find_labels(batch, len(images))
         if labels is None:
             raise ValueError(
-                f"Found no integer labels [{len(images)}] next to the images of the batch: {describe(batch)}"
+                f"Found no integer labels [{len(images)}] next to the images of the batch, which is {describe(batch)}. "
+                "Let the data set return them."
             )
         logits, auxiliary = split_logits(self.model(images))
         if logits.shape != (len(images), self.num_classes):
             raise ValueError(
-                f"The network gives logits {list(logits.shape)} where {[len(images), self.num_classes]} are expected: "
-                "make `num_classes` the number of its outputs"
+                f"Got logits {list(logits.shape)} from the network. Allowed are {[len(images), self.num_classes]}; set "
+                "num_classes to the number of its outputs."
             )
         loss = F.cross_entropy(logits, labels)
         for other in auxiliary:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary file beside a path that takes its place when the context ends without an exception.
 
-    Whatever happens, a reader sees the file as it was before or as it is after. Its folder is created.
+    A reader always sees the complete old file or the complete new one. Its folder is created.
 
     Args:
         path: The file to write or to replace.

@@ -87,7 +87,7 @@ def build_network(
     Raises:
         FileNotFoundError: If there is no such Python file.
         ImportError: If timm is asked for and not installed.
-        ValueError: If there is no network of that name, or a Python file has none.
+        ValueError: If the name is unknown, or a Python file does not define it.
     """
     arguments = dict(options or {})
     if name == "small_cnn":
@@ -100,8 +100,8 @@ def build_network(
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise ValueError(
-            f"Expected `model` to be 'small_cnn', a classification network of torchvision, 'timm/' and one of timm, or "
-            f"'path/file.py:function', but got {name!r}. torchvision has: {', '.join(names)}"
+            f"Got model={name!r}. Allowed are 'small_cnn', 'timm/' and a name of timm's, 'path/file.py:function', and "
+            f"torchvision's classification networks; use one of them. torchvision has: {', '.join(names)}."
         )
     if name in ("googlenet", "inception_v3"):
         arguments.setdefault("init_weights", True)  # left open, torchvision warns and then does this
@@ -128,13 +128,13 @@ def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = 
     """
     path = Path(checkpoint)
     if not path.is_file():
-        raise FileNotFoundError(f"The checkpoint {path} does not exist or is no file: give the path of a state dict")
+        raise FileNotFoundError(f"Got the checkpoint {path}, where there is no file. Give the path of a state dict.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
-            f"The checkpoint {path} holds more than tensors and plain values, or is damaged. Save the network's "
-            "`state_dict()` by itself with `torch.save`"
+            f"Got the checkpoint {path}, which is damaged or holds more than tensors and plain values. Save the "
+            "network's state_dict() by itself with torch.save."
         ) from error
     own = network.state_dict()
     state = _state_of(content, own, path)
@@ -149,9 +149,9 @@ def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = 
     shapes = [f"{key} {list(state[key].shape)} for {list(own[key].shape)}" for key in misfits]
     if missing or unexpected or shapes:
         raise ValueError(
-            f"The checkpoint {path} is not this network's. Missing keys: {_few(missing)}. Unexpected keys: "
+            f"Got the checkpoint {path} of another network. Missing keys: {_few(missing)}. Unexpected keys: "
             f"{_few(unexpected)}. Of another shape: {_few(shapes)}. Check `model` and `num_classes`, or keep all but "
-            "the last layer with `reset_head=True`"
+            "the last layer with `reset_head=True`."
         )
     network.load_state_dict({**own, **state})
 
@@ -182,12 +182,13 @@ def _timm_network(name: str, **arguments: Any) -> nn.Module:
         import timm
     except ImportError as error:
         raise ImportError(
-            f"timm is needed for {name!r} and not installed: `pip install lightning-saliency[timm]`"
+            f"Got model='timm/{name}', but timm is not installed. Install it: pip install 'lightning-saliency[timm]'."
         ) from error
     if not timm.is_model(name):
         like = get_close_matches(name, timm.list_models(), n=8)
         raise ValueError(
-            f"timm has no network {name!r}; similar names: {', '.join(like) or 'none'}. See `timm.list_models()`"
+            f"Got model='timm/{name}', which timm does not have. Similar names: {', '.join(like) or 'none'}; use one "
+            "that timm.list_models() lists."
         )
     network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     return network
@@ -198,22 +199,24 @@ def _network_of_file(
 ) -> nn.Module:
     """Build a network with a function or class from a Python file."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no Python file {path}. Paths are relative to where you are.")
+        raise FileNotFoundError(f"Got {path}, where there is no Python file. Give its path from the current folder.")
     # Under a name of its own, so that it hides no module that is installed.
     name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
-        raise ValueError(f"{path} cannot be loaded as a Python file")
+        raise ValueError(f"Got {path}, which cannot be loaded. Allowed are Python files; give one.")
     module = sys.modules[name] = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     build: Callable[..., nn.Module] | None = getattr(module, function, None)
     if not callable(build):
-        raise ValueError(f"{path} has no function or class {function!r}: name one of those that it defines")
+        raise ValueError(f"Got {function!r}, which {path} does not define. Name a function or class of that file.")
     parameters = inspect.signature(build).parameters
     given = {"num_classes": num_classes, "in_channels": in_channels}
     network = build(**{key: value for key, value in given.items() if key in parameters}, **options)
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{function} of {path} made {type(network).__name__}: name one that makes an `nn.Module`")
+        raise ValueError(
+            f"Got {type(network).__name__} from {function} of {path}. Allowed is an nn.Module; return one."
+        )
     return network
 
 
@@ -242,7 +245,8 @@ def _state_of(content: object, own: Mapping[str, Tensor], path: Path) -> dict[st
             break
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(
-            f"The checkpoint {path} holds no state dict: expected names of tensors, or one under {_STATE_KEYS}"
+            f"Got the checkpoint {path} without a state dict. Allowed are a mapping of names to tensors, and one that "
+            f"holds it under one of {_STATE_KEYS}; save the network's state_dict()."
         )
     stripped = {
         prefix: {

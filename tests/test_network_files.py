@@ -53,7 +53,7 @@ def test_no_installed_module_is_hidden(file):
     assert random.__file__ != str(file)
 
 
-@pytest.mark.parametrize(("name", "match"), [("nothing", "nothing"), ("number", "number"), ("none", "made int")])
+@pytest.mark.parametrize(("name", "match"), [("nothing", "nothing"), ("number", "number"), ("none", "Got int from")])
 def test_what_makes_no_network(file, name, match):
     with pytest.raises(ValueError, match=match):
         build_network(f"{file}:{name}", 3)

@@ -149,8 +149,8 @@ class SaliencyWriter(pl.Callback):
         images, maps = self._maps(batch, context=trainer.precision_plugin.forward_context())
         if len(rows) != images.shape[0]:
             raise ValueError(
-                f"Got {images.shape[0]} images in a batch of {len(rows)} samples. Expected one image a sample; let the "
-                "loader neither repeat nor drop any when it collates them."
+                f"Got {images.shape[0]} images in a batch of {len(rows)} samples. Allowed is one image for each "
+                "sample; let the loader neither repeat nor drop any when it collates them."
             )
         store.write(rows, reduced(maps, store.size))
 
@@ -181,7 +181,7 @@ class SaliencyWriter(pl.Callback):
             return [self.path]
         if stages is None or len(stages) != count:
             raise ValueError(
-                f"Got {count} loaders and stages={self.stages}. Expected a name for each loader's store; give stages="
+                f"Got {count} loaders and stages={self.stages}. Allowed is a name for each loader's store; give stages="
                 "('train', 'val', ...)."
             )
         return [self.path / f"{stage}.npy" for stage in stages]
@@ -277,8 +277,8 @@ def _rows(loader: Any, batch_idx: int) -> list[int]:
     seen = getattr(getattr(loader, "batch_sampler", None), "seen_batch_indices", None)
     if not seen:
         raise ValueError(
-            f"It cannot be told which images {type(loader).__name__} loads. Expected a torch.utils.data.DataLoader "
-            "with a batch size over a data set with indices; give one."
+            f"Got {type(loader).__name__}, which does not say which images it loads. Allowed is a "
+            "torch.utils.data.DataLoader with a batch size over a data set with indices; give one."
         )
     return [int(row) for row in seen[batch_idx]]
 

@@ -1,4 +1,4 @@
-"""What a user can put right; shown without a traceback."""
+"""Errors that a user can correct, shown without a traceback."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from lightning_saliency.networks import build_network, load_weights
 
 
 def add_network_arguments(parser: ArgumentParser) -> None:
-    """The arguments that say which network, beside its name."""
+    """The arguments that describe the network, besides its name."""
     parser.add_argument("--num_classes", type=int, default=1000, help="number of the network's outputs")
     parser.add_argument("--checkpoint", type=str, help="file of its weights: a state dict or a Lightning checkpoint")
     parser.add_argument(

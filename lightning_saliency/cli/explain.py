@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
         0.
 
     Raises:
-        UsageError: If a file, a name or an option is wrong, or the network cannot be explained so.
+        UsageError: If a file, a name or an option is wrong, or the network cannot be explained with these options.
     """
     options = Namespace(**parse(_parser(), arguments, ["explainers"]))
     if not getattr(options, "images", None):
@@ -93,7 +93,7 @@ def _parser() -> ArgumentParser:
     )
     add_network_arguments(parser)
     parser.add_argument("--output", type=str, default="explained", help="folder of the pictures")
-    parser.add_argument("--class_names", type=str, help="CSV with a column 'name', or a text file with a name a line")
+    parser.add_argument("--class_names", type=str, help="CSV with a column 'name', or a text with one name per line")
     parser.add_argument(
         "--explainers",
         type=Any,

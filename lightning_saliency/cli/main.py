@@ -1,4 +1,4 @@
-"""Which command runs."""
+"""Choosing and running a command."""
 
 from __future__ import annotations
 

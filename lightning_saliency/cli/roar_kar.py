@@ -1,4 +1,4 @@
-"""``lightning-saliency roar-kar`` and ``layer-masking``: retraining says whether maps point at what is needed."""
+"""``lightning-saliency roar-kar`` and ``layer-masking``: do maps point at what a network needs."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def read_annotations(
 
     Args:
         path: ``"csv"``: a file with a header and the columns ``file``, ``class_name`` (or ``name``) and/or
-            ``class_index`` (or ``class_id``), and, where there are boxes, ``xmin, ymin, xmax, ymax``; one line an
+            ``class_index`` (or ``class_id``), and, where there are boxes, ``xmin, ymin, xmax, ymax``; one line per
             object. ``"coco"``: a JSON file with ``images``, ``categories`` and ``annotations``. ``"voc"``: a folder of
             XML files, or one of them; their coordinates, which begin at 1, are moved to begin at 0.
         annotation_format: ``"csv"``, ``"coco"`` or ``"voc"``.
@@ -58,7 +58,7 @@ def read_annotations(
             ``JPEGImages`` next to them.
 
     Returns:
-        One entry an image that has an object.
+        One entry for each image that has an object.
 
     Raises:
         FileNotFoundError: If ``path`` does not exist.
@@ -70,15 +70,17 @@ def read_annotations(
             f"Got format={annotation_format!r}. Allowed are {', '.join(map(repr, _READERS))}; use one of them."
         )
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path} to read annotations from. Paths are relative to where you are.")
+        raise FileNotFoundError(
+            f"Got {path} as annotations, where there is no file. Give its path from the current folder."
+        )
     found = _READERS[annotation_format](path, None if images is None else Path(images))
     if not found:
-        raise ValueError(f"Got no object from {path}. Expected at least one image with a class; see read_annotations.")
+        raise ValueError(f"Got no object from {path}. Allowed is at least one image with a class; check the file.")
     return [LabelledImage(file, tuple(objects)) for file, objects in found.items()]
 
 
 def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Class name -> the network's classes that mean it.
+    """Class name -> the network's classes of that meaning.
 
     Args:
         path: JSON: ``{"dog": [151, 152], "zebra": 340}``, or the names in the order of their indices,
@@ -90,13 +92,16 @@ def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file of classes {path}. Paths are relative to where you are.")
+        raise FileNotFoundError(
+            f"Got {path} as classes, where there is no file. Give its path from the current folder."
+        )
     if path.suffix.lower() == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         if not rows or not {"class_index", "name"} <= rows[0].keys():
             raise ValueError(
-                f"Expected the columns class_index and name in {path}, but got {list(rows[0]) if rows else []}."
+                f"Got the columns {list(rows[0]) if rows else []} in {path}. Allowed are class_index and name; correct "
+                "the file's first line."
             )
         listed: dict[str, list[int]] = {}
         for row in rows:
@@ -145,8 +150,8 @@ def _read_csv(path: Path, images: Path | None) -> _Found:
                 box = _box([float(row[corner]) for corner in corners])
             except (ValueError, TypeError) as error:
                 raise ValueError(
-                    f"Line {reader.line_num} of {path} cannot be read: {error}. Expected numbers in the columns "
-                    f"{[*([index_column] if index_column else []), *corners]}."
+                    f"Got line {reader.line_num} of {path}, which cannot be read: {error}. Allowed are numbers in the "
+                    f"columns {[*([index_column] if index_column else []), *corners]}; correct the line."
                 ) from error
             name = row[name_column] if name_column else str(index)
             found.setdefault(folder / row["file"], []).append(LabelledObject(name, index, box))
@@ -159,7 +164,9 @@ def _read_coco(path: Path, images: Path | None) -> _Found:
     with _naming_file(path, "a file of COCO's instances"):
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, Mapping) or not {"images", "categories", "annotations"} <= content.keys():
-        raise ValueError(f"Expected images, categories and annotations in {path}; it is no file of COCO's instances.")
+        raise ValueError(
+            f"Got {path} without images, categories or annotations. Allowed are files of COCO's instances; give one."
+        )
     with _naming_file(path, "a file of COCO's instances"):
         files = {image["id"]: folder / image["file_name"] for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
@@ -179,7 +186,9 @@ def _read_voc(path: Path, images: Path | None) -> _Found:
         with _naming_file(file, "an annotation of VOC's"):
             parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
         if "annotation" not in parsed or "filename" not in parsed["annotation"]:
-            raise ValueError(f"Expected <annotation> with a <filename> in {file}; it is no annotation of VOC's.")
+            raise ValueError(
+                f"Got {file} without <annotation> or <filename>. Allowed are annotations of VOC's; move the file away."
+            )
         annotation = parsed["annotation"]
         for thing in annotation.get("object", []):
             with _naming_file(file, "an annotation of VOC's"):
@@ -201,7 +210,7 @@ def _naming_file(path: Path, kind: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, ElementTree.ParseError) as error:
         missing = f"has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"Got {path}, which is not as expected of {kind}: {missing}. Correct it.") from error
+        raise ValueError(f"Got {path}, which cannot be read: {missing}. Allowed is {kind}; correct it.") from error
 
 
 def _box(corners: Sequence[float]) -> Box | None:

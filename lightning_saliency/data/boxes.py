@@ -51,8 +51,8 @@ class Sample:
         name: Name of the image, for reports.
         image: ``[C, H, W]``, normalised.
         labels: Names of the ground-truth classes, each once.
-        candidates: For each label the network's classes that mean it, usually one; of several, the one with the highest
-            logit is explained.
+        candidates: For each label the network's classes that mean it, usually one. If there are several, the one with
+            the highest logit is explained.
         boxes: For each label its boxes ``[n, 4]`` as x1, y1, x2, y2 in the image's pixels; ``None`` where they are not
             known.
     """
@@ -67,9 +67,9 @@ class Sample:
 class BoxedImages(Dataset[Sample]):
     """Annotated images at a network's input size, with their boxes moved along.
 
-    The shorter side is resized to ``resize`` and the centre of ``crop`` × ``crop`` pixels cut out; the boxes go through
-    the very same transforms, are cut at the border, and dropped where less than a pixel of them is left. A class of
-    which no box is left, or which the network does not have, is left out; so is an image of which no class is left.
+    The shorter side is resized to ``resize`` and the centre of ``crop`` × ``crop`` pixels is cut out. The boxes go
+    through the same transforms; they are cut at the border, and a box is dropped if less than a pixel of it remains. A
+    class without boxes, or unknown to the network, is left out, and so is an image without classes.
 
     Args:
         images: Folder of the images, see `read_annotations`.
@@ -180,7 +180,7 @@ class BoxedImages(Dataset[Sample]):
         """Class name -> the network's classes that mean it, and its boxes after the transforms."""
         if not image.path.is_file():
             raise FileNotFoundError(
-                f"There is no image {image.path}, which the annotations name. Set `images` to the folder it lies in."
+                f"Got annotations of {image.path}, where there is no image. Set images= to the folder of the images."
             )
         found: dict[str, tuple[tuple[int, ...], Tensor | None]] = {}
         for name in dict.fromkeys(thing.name for thing in image.objects):

@@ -32,7 +32,7 @@ class ImageFiles(Dataset[dict[str, Tensor]]):
         files: The files, in order.
 
     Raises:
-        ValueError: If a path does not exist, or a folder holds no image; on access, if a file is no image.
+        ValueError: If a path does not exist, or a folder holds no image; on access, if a file is not an image.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def read_image(path: Path, resize: int, crop: int) -> Tensor:
     """One image file as ``[3, crop, crop]`` in [0, 1]; with ``crop`` 0 whole, its shorter side ``resize`` pixels.
 
     Raises:
-        ValueError: If the file is no image that can be read.
+        ValueError: If the file cannot be read as an image.
     """
     try:
         with Image.open(path) as opened:
@@ -98,7 +98,7 @@ def read_image(path: Path, resize: int, crop: int) -> Tensor:
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    r"""The names of classes in a file: the column ``name`` of a CSV file (or its last column), else one name a line.
+    r"""The names of classes in a file: the column ``name`` of a CSV file (or its last column), else one name per line.
 
     Raises:
         ValueError: If the file cannot be read.

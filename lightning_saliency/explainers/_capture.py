@@ -26,7 +26,7 @@ def activations_and_gradients(
     *,
     taps: ScaleTaps | None = None,
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """The activations A of some layers and ∂S/∂A, S being each image's own target logit, from one forward pass.
+    """The activations A of some layers and ∂S/∂A, where S is each image's target logit, from one forward pass.
 
     The graph is built only from the shallowest of the layers upward, and no gradient of a weight is computed: the
     backward pass costs what the head costs. The network is run ``undisturbed``.
@@ -40,10 +40,10 @@ def activations_and_gradients(
         targets: ``[B]`` int64; ``None``: the predicted classes.
         scales: The layers, as ``find_scales`` or ``named_scales`` return them.
         output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
-        taps: Started to record this very pass, while all others pause; the caller takes their maps.
+        taps: Taps that record this pass, while all others pause; the caller reads their maps.
 
     Returns:
-        One pair (activations, gradients) a layer, both ``[B, C, h, w]`` (views of the network's own layout) and
+        One pair (activations, gradients) per layer, both ``[B, C, h, w]`` (views of the network's own layout) and
         detached, and the logits ``[B, N]``, detached.
 
     Raises:
@@ -77,7 +77,7 @@ def activations_and_gradients(
     pairs = []
     for scale, tensor, gradient in zip(scales, tensors, gradients, strict=True):
         if gradient is None:
-            raise ValueError(f"The logits do not depend on {_names([scale])}: choose a layer on the way to the logits.")
+            raise ValueError(f"The logits do not depend on {_names([scale])}. Choose a layer on the way to the logits.")
         pairs.append((_as_channels_first(tensor.detach(), scale, images), _as_channels_first(gradient, scale, images)))
     return pairs, logits.detach()
 
@@ -97,7 +97,7 @@ def activations_only(
         output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
 
     Returns:
-        One tensor ``[B, C, h, w]`` a layer and the logits ``[B, N]``, as ``activations_and_gradients`` returns them.
+        One tensor ``[B, C, h, w]`` per layer and the logits ``[B, N]``, as ``activations_and_gradients`` returns them.
 
     Raises:
         ValueError: If the logits have another shape, or the network has no such module.
@@ -157,8 +157,8 @@ def _tapped(
     unknown = [scale.module for scale in scales if scale.module not in modules]
     if unknown:
         raise ValueError(
-            f"The network has no module named {', '.join(map(repr, unknown))}: give the scales of this very network, "
-            "as find_scales(model, images) or named_scales(model, names, images) returns them."
+            f"Got scales at {', '.join(map(repr, unknown))}, which the network does not have. Give this network's own "
+            "scales, as find_scales(model, images) or named_scales(model, names, images) returns them."
         )
     handles = []
     try:
@@ -198,13 +198,13 @@ def _all_captured(captured: Mapping[int, tuple[Tensor, int]], scales: Sequence[S
     missing = [scale for index, scale in enumerate(scales) if index not in captured]
     if missing:
         raise RuntimeError(
-            f"The forward pass did not run {_names(missing)}, or handed no tensor through it: choose a layer that the "
+            f"The forward pass did not run {_names(missing)}, or handed no tensor through it. Choose a layer that the "
             "network runs in eval mode (scripted modules cannot be read inside)."
         )
     changed = [scale for index, scale in enumerate(scales) if captured[index][0]._version != captured[index][1]]
     if changed:
         raise RuntimeError(
-            f"The network overwrote {_names(changed)} in place after it was read: choose the output of the module that "
+            f"The network overwrote {_names(changed)} in place after it was read. Choose the output of the module that "
             "computes it, by its name."
         )
     return [captured[index][0] for index in range(len(scales))]

@@ -1,4 +1,4 @@
-"""What a network returns and what is asked of it: logits, targets and the score of each image's target."""
+"""Logits in what a network returns, checked targets, and the score of each image's target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def logits_of(output: Any) -> Tensor:
     Args:
         output: A tensor; an object with a ``logits`` attribute (torchvision's ``GoogLeNetOutputs``, most of Hugging
             Face); a mapping with one of the keys ``logits``, ``out``, ``output``, ``preds``, ``predictions``,
-            ``scores`` or with one entry only; a tuple or list, whose first tensor counts.
+            ``scores`` or with one entry only; a tuple or list, whose first tensor is taken.
 
     Raises:
         TypeError: If there is no such tensor.
@@ -35,9 +35,9 @@ def logits_of(output: Any) -> Tensor:
             else type(output).__name__
         )
         raise TypeError(
-            f"The network returned {described}, in which no logits were found. Expected a tensor, an object with "
-            f".logits, a mapping with one of {', '.join(LOGIT_KEYS)}, or a tuple. Say where they are with output=, for "
-            "example output=lambda returned: returned['classes']."
+            f"The network returned {described}, in which no logits were found. Allowed are a tensor, an object with "
+            f".logits, a mapping with one of {', '.join(LOGIT_KEYS)}, and a tuple; say where they are with output=, "
+            "for example output=lambda returned: returned['classes']."
         )
     return found
 
@@ -55,18 +55,20 @@ def class_logits(returned: Any, output: Callable[[Any], Tensor] | None, batch: i
 
     Raises:
         TypeError: If no tensor was found.
-        ValueError: If it has another shape, as that of a segmentation network has.
+        ValueError: If it has another shape, such as that of a segmentation network.
     """
     logits = logits_of(returned) if output is None else output(returned)
     if not isinstance(logits, Tensor):
-        raise TypeError(f"Expected output= to return a tensor of logits [B, N], but got {type(logits).__name__}.")
+        raise TypeError(
+            f"Got {type(logits).__name__} from output=. Allowed is a tensor of logits [B, N]; let it return one."
+        )
     if logits.ndim == 1:
         logits = logits[:, None]
     elif logits.ndim > 2 and all(size == 1 for size in logits.shape[2:]):
         logits = logits.flatten(1)
     if logits.ndim != 2 or logits.shape[0] != batch or logits.shape[1] == 0:
         raise ValueError(
-            f"Expected logits [B, N] for {batch} images, but got {list(logits.shape)}. Reduce them with output=; for a "
+            f"Got logits {list(logits.shape)} for {batch} images. Allowed are [B, N]; reduce them with output=, for a "
             "segmentation network for example output=lambda returned: returned['out'].mean(dim=(2, 3))."
         )
     return logits
@@ -85,16 +87,14 @@ def checked_targets(targets: Tensor | int | None, batch: int) -> Tensor | None:
         return torch.full((batch,), targets, dtype=torch.int64)
     if not isinstance(targets, Tensor):
         raise TypeError(
-            "Expected targets to be an int, an int64 tensor [B] or None (the predicted class), "
-            f"but got {type(targets).__name__}."
+            f"Got targets of type {type(targets).__name__}. Allowed are an int, an int64 tensor [B] and None (the "
+            "predicted class); use one of them."
         )
     if targets.dtype != torch.int64:
-        raise TypeError(
-            f"Expected targets of dtype torch.int64, but got {targets.dtype}: convert them with targets.long()."
-        )
+        raise TypeError(f"Got targets of {targets.dtype}. Allowed is torch.int64; convert them with targets.long().")
     if targets.shape != (batch,):
         raise ValueError(
-            f"Expected one target for each of the {batch} images, [{batch}], but got {list(targets.shape)}."
+            f"Got targets {list(targets.shape)} for {batch} images. Allowed are [{batch}]; give one for each image."
         )
     return targets.detach().clone()
 
@@ -110,7 +110,7 @@ def select_scores(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tenso
         The scores ``[B]`` and the targets ``[B]`` on the logits' device.
 
     Raises:
-        ValueError: If a target is no class of the network.
+        ValueError: If a target is not a class of the network.
     """
     if targets is None:
         targets = logits.detach().argmax(dim=1)
@@ -128,7 +128,7 @@ def check_range(targets: Tensor, classes: int) -> None:
     if bool(((targets < 0) | (targets >= classes)).any()):
         wrong = sorted({target for target in targets.tolist() if not 0 <= target < classes})
         raise ValueError(
-            f"Expected targets from 0 to {classes - 1}, the network having {classes} classes, but got {wrong}."
+            f"Got the targets {wrong} for a network with {classes} classes. Allowed are 0 to {classes - 1}; check them."
         )
 
 

@@ -15,14 +15,14 @@ from lightning_saliency.scales._eval_pass import eval_pass
 def unwrap(model: nn.Module) -> nn.Module:
     """The network inside ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel`` wrappers.
 
-    A pass of one's own has no gradients to reduce between processes, and compiled code would not run hooks registered
+    Our own passes have no gradients to reduce between processes, and compiled code would not run hooks registered
     after it was compiled.
 
     Raises:
-        TypeError: If ``model`` is no ``nn.Module``.
+        TypeError: If ``model`` is not an ``nn.Module``.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected the model to be a torch.nn.Module, but got {type(model).__name__}.")
+        raise TypeError(f"Got model of type {type(model).__name__}. Allowed is a torch.nn.Module; give the network.")
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (DataParallel, DistributedDataParallel)):
@@ -38,8 +38,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Inside, every submodule is in eval mode, no parameter requires a gradient (so a graph is built only from where a
     tensor is made to require one), gradients are enabled even below ``torch.no_grad()`` and ``torch.inference_mode()``,
-    and compiled modules run eagerly, since compiled code does not see hooks registered later. Taps that wait for a pass
-    of the caller's do not record. Autocast stays as the caller has it.
+    and compiled modules run eagerly, since compiled code does not see hooks registered later. Taps that wait for one of
+    the caller's passes do not record. Autocast stays as the caller has it.
 
     On leaving, also by an exception, each parameter has its ``requires_grad`` back, each module what it kept before
     (its training flag, buffers, counters, queues, caches, generators of its own, the states of metrics), and the random

@@ -58,7 +58,7 @@ class Explainer(ABC):
             ``lambda returned: returned["out"].mean(dim=(2, 3))``.
 
     Raises:
-        TypeError: If ``model`` is no ``nn.Module`` or ``layer`` neither a name nor a ``Scale``.
+        TypeError: If ``model`` is not an ``nn.Module``, or ``layer`` is neither a name nor a ``Scale``.
     """
 
     #: Whether the map depends on the target; ``False``: there is one map for all classes.
@@ -72,7 +72,10 @@ class Explainer(ABC):
         output: Callable[[Any], Tensor] | None = None,
     ) -> None:
         if layer is not None and not isinstance(layer, (str, Scale)):
-            raise TypeError(f"Expected layer to be a module's name, a Scale or None, but got {type(layer).__name__}.")
+            raise TypeError(
+                f"Got layer of type {type(layer).__name__}. Allowed are a module's name, a Scale and None (the last "
+                "scale); use one of them."
+            )
         self.model = unwrap(model)
         self.layer = layer
         self.output = output
@@ -82,8 +85,8 @@ class Explainer(ABC):
         """The saliency maps of a batch.
 
         Args:
-            images: ``[B, C, H, W]``, floating point, on the network's device and normalised as the network wants them.
-            targets: ``[B]`` int64, one class an image; an int, the same for all; ``None``: the predicted classes.
+            images: ``[B, C, H, W]``, floating point, on the network's device and normalised as the network takes them.
+            targets: ``[B]`` int64, one class per image; an int, the same for all; ``None``: the predicted classes.
 
         Returns:
             ``[B, H, W]`` float32 on the images' device. Each map is stretched to [0, 1] by itself (min-max); a constant
@@ -91,7 +94,7 @@ class Explainer(ABC):
 
         Raises:
             TypeError: If ``images`` or ``targets`` are of another type.
-            ValueError: If they have another shape, or a target is no class of the network.
+            ValueError: If they have another shape, or a target is not a class of the network.
         """
         return self._run(images, targets, self._explain_any)
 
@@ -104,7 +107,7 @@ class Explainer(ABC):
         """
 
     def _explain_predicted(self, images: Tensor) -> Tensor:
-        """As ``_explain``, for the predicted classes, which cost a forward pass more unless this is overridden."""
+        """As ``_explain``, for the predicted classes; costs one more forward pass unless overridden."""
         return self._explain(images, self.logits(images).argmax(dim=1))
 
     def _explain_any(self, images: Tensor, targets: Tensor | None) -> Tensor:
@@ -122,7 +125,7 @@ class Explainer(ABC):
         targets: Tensor | int | None,
         explain: Callable[[Tensor, Tensor | None], Tensor],
     ) -> Tensor:
-        """``__call__`` with any function in the place of ``_explain``: for explainers with a second kind of map."""
+        """``__call__`` with another function than ``_explain``, for explainers with a second kind of map."""
         check_images(images)
         size = (images.shape[2], images.shape[3])
         with undisturbed(self.model):
@@ -167,12 +170,12 @@ class Explainer(ABC):
 def check_images(images: Tensor) -> None:
     """Raise unless ``images`` is a floating-point tensor ``[B, C, H, W]``."""
     if not isinstance(images, Tensor):
-        raise TypeError(f"Expected images to be a tensor [B, C, H, W], but got {type(images).__name__}.")
+        raise TypeError(f"Got images of type {type(images).__name__}. Allowed is a tensor [B, C, H, W]; convert them.")
     if images.ndim != 4 or min(images.shape[1:]) == 0:
-        hint = " Add the batch dimension with images[None]." if images.ndim == 3 else ""
-        raise ValueError(f"Expected images of shape [B, C, H, W], but got {list(images.shape)}.{hint}")
+        advice = "add the batch dimension with images[None]" if images.ndim == 3 else "reshape them"
+        raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W] of at least one pixel; {advice}.")
     if not images.is_floating_point():
         raise TypeError(
-            f"Expected images of a floating-point dtype, normalised as the network wants them, but got {images.dtype}: "
+            f"Got images of {images.dtype}. Allowed are floating-point images, normalised as the network takes them; "
             "convert them, for example with images / 255."
         )

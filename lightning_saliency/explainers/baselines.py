@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers._state import seed_generators
 from lightning_saliency.explainers.base import Explainer, check_range, class_logits, select_scores
 from lightning_saliency.scales.find import Scale
@@ -28,7 +29,7 @@ PASS_SIZE = 16
 
 
 class CaptumExplainer(Explainer):
-    """An attribution method of captum: Σ over the colour channels of its absolute value.
+    """An attribution method of captum; the absolute values are summed over the colour channels.
 
     An image's map does not depend on the batch that the image is in.
 
@@ -38,10 +39,11 @@ class CaptumExplainer(Explainer):
             ``"IntegratedGradients"`` or ``"Occlusion"``.
         noise_tunnel: ``None``; or ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: the mean, the mean square or
             the variance of the attributions of noisy copies.
-        samples: Noisy copies an image, which go through the network one after the other, each for the whole batch.
+        samples: Number of noisy copies per image; they go through the network one after the other, each for the whole
+            batch.
         stdevs: The noise's standard deviation, in the images' own unit; ``None``: for each image 15 % of the range of
             its own values.
-        seed: Seed of the noise, which comes from a generator of its own: the same at each call and, up to its standard
+        seed: Seed of the noise, which has its own generator: it is the same at each call and, up to its standard
             deviation, for each image.
         output: Takes the logits out of what the network returns, see ``Explainer``.
         **options: Handed to the method's ``attribute``, for example ``n_steps=50``, or for ``"Occlusion"``
@@ -73,20 +75,18 @@ class CaptumExplainer(Explainer):
         **options: Any,
     ) -> None:
         super().__init__(model, output=output)
-        if method not in CAPTUM_METHODS:
-            raise ValueError(f"Expected method to be one of {', '.join(CAPTUM_METHODS)}, but got {method!r}.")
-        if noise_tunnel is not None and noise_tunnel not in NOISE_TUNNELS:
-            raise ValueError(
-                f"Expected noise_tunnel to be one of {', '.join(NOISE_TUNNELS)} or None, but got {noise_tunnel!r}."
-            )
+        check_choice("method", method, CAPTUM_METHODS)
+        check_choice("noise_tunnel", noise_tunnel, (None, *NOISE_TUNNELS))
         if samples < 1 or (stdevs is not None and stdevs < 0):
-            raise ValueError(f"Expected samples >= 1 and stdevs >= 0, but got samples={samples} and stdevs={stdevs}.")
+            raise ValueError(
+                f"Got samples={samples} and stdevs={stdevs}. Allowed are samples from 1 and stdevs from 0; change them."
+            )
         if method in ("GuidedBackprop", "Deconvolution") and not any(
             isinstance(module, nn.ReLU) for module in self.model.modules()
         ):
             raise ValueError(
-                f"{method} changes the gradient of nn.ReLU modules, of which this network has none: it would be the "
-                "plain gradient under another name. Choose another method."
+                f"Got method={method!r} for a network without nn.ReLU modules, whose gradients it changes. It would be "
+                "the plain gradient under another name; choose another method."
             )
         self._captum = _require("captum.attr", "captum")
         self.method = method
@@ -112,7 +112,8 @@ class CaptumExplainer(Explainer):
     def _smoothed(self, images: Tensor, attribute: Callable[[Tensor], Tensor]) -> Tensor:
         """The mean, the mean square or the variance of the noisy copies' attributions.
 
-        captum's own ``NoiseTunnel`` draws the noise of a batch at once, so that an image's depends on its place in it.
+        captum's own ``NoiseTunnel`` draws the noise of a whole batch, so that it depends on an image's position in the
+        batch.
         """
         spans = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
         stdevs = RELATIVE_NOISE * spans if self.stdevs is None else self.stdevs
@@ -128,7 +129,7 @@ class CaptumExplainer(Explainer):
         return mean_square if self.noise_tunnel == "smoothgrad_sq" else mean_square - mean.square()
 
     def _defaults(self, images: Tensor) -> dict[str, Any]:
-        """What captum needs to be told, or what keeps its memory in bounds."""
+        """Options that captum requires, or that bound its memory."""
         if self.method == "IntegratedGradients":
             return {"internal_batch_size": max(PASS_SIZE, images.shape[0])}
         if self.method == "Occlusion":
@@ -144,17 +145,17 @@ class CaptumExplainer(Explainer):
 class TorchcamExplainer(Explainer):
     """A class activation map method of torchcam, by its class name.
 
-    torchcam 0.5's ``GradCAMpp`` is not the paper's Grad-CAM++ (``GradCAMPlusPlus`` is): the division that makes its α
-    is lost on a copy, and α = g² is left, g being the gradient, in place of g² / (2g² + g³ ΣA). Its ``RefineCAM``,
-    which wants several layers, cannot be used, and ``LeGrad`` wants ``layer`` and ``score_projection``.
+    torchcam 0.5's ``GradCAMpp`` is not the paper's Grad-CAM++ (``GradCAMPlusPlus`` is): its division changes a copy
+    only, so that α is g² instead of g² / (2g² + g³ ΣA), where g is the gradient. ``RefineCAM``, which needs several
+    layers, cannot be used, and ``LeGrad`` needs ``layer`` and ``score_projection``.
 
     Args:
         model: The network, see ``Explainer``.
         method: A class of ``torchcam.methods``, for example ``"SmoothGradCAMpp"`` or ``"LayerCAM"``.
-        layer: The name of the module whose output ``[B, C, h, w]`` is read, or a ``Scale`` that says so; ``None``:
+        layer: The name of the module whose output ``[B, C, h, w]`` is read, or a ``Scale`` of such an output; ``None``:
             torchcam's own choice.
-        seed: Seed of the methods that add noise; torchcam draws it for the whole batch, so that an image's
-            depends on its place in it. The global generators are left as they are.
+        seed: Seed of the methods that add noise; torchcam draws it for the whole batch, so that it depends on an
+            image's position in the batch. The global generators do not change.
         output: Takes the logits out of what the network returns, see ``Explainer``.
         **options: Handed to the class, for example ``num_samples=4, std=0.3``.
 
@@ -185,8 +186,8 @@ class TorchcamExplainer(Explainer):
             raise ValueError(f"Got method={method!r}. Allowed are torchcam's {', '.join(methods)}; use one of them.")
         if isinstance(layer, Scale) and (layer.read != "output" or layer.layout != "NCHW"):
             raise ValueError(
-                f"torchcam reads outputs of shape [B, C, h, w], but got the {layer.read} of {layer.module!r} in layout "
-                f"{layer.layout}: name a module with such an output."
+                f"Got the {layer.read} of {layer.module!r} in layout {layer.layout} for torchcam. Allowed are outputs "
+                "[B, C, h, w]; name a module with such an output."
             )
         self._extractor = methods[method]
         self.method = method
@@ -227,7 +228,7 @@ def torchcam_methods() -> dict[str, Callable[..., Any]]:
 
 
 class _ToLogits(nn.Module):
-    """The network with its logits ``[B, N]`` as output; an error if one of the targets is no class of it."""
+    """The network with its logits ``[B, N]`` as output; an error if a target is not a class of it."""
 
     PATH = "network"
 
@@ -251,7 +252,7 @@ class _ToLogits(nn.Module):
 
 @contextmanager
 def _own_inputs(model: nn.Module) -> Iterator[None]:
-    """Give every ``nn.ReLU`` a tensor of its own to work on.
+    """Give every ``nn.ReLU`` its own copy of its input.
 
     captum rectifies the whole gradient of a ReLU's input tensor. Where that tensor also goes elsewhere, as round the
     block in a pre-activation ResNet, the gradient of the other way must not be rectified with it.

@@ -17,7 +17,7 @@ from lightning_saliency.scales.taps import ScaleTaps
 
 
 class ClassActivationMap(Explainer):
-    """ReLU(Σₖ wₖ Aₖ), the activations of a layer weighted by means of their gradients; a subclass says how.
+    """ReLU(Σₖ wₖ Aₖ), the activations of a layer weighted by their gradients; subclasses define the weights.
 
     One forward pass gives the prediction and the activations; the backward pass goes from the target's logit down to
     the layer, no further.
@@ -174,15 +174,16 @@ CAMS: dict[str, type[ClassActivationMap]] = {
 def _several(layers: object) -> tuple[str | Scale, ...]:
     if not isinstance(layers, Sequence) or not all(isinstance(layer, (str, Scale)) for layer in layers):
         raise TypeError(
-            f"Expected layer to be a module's name, a Scale, a sequence of these or None, but got {layers!r}."
+            f"Got layer={layers!r}. Allowed are a module's name, a Scale, a sequence of these and None; use one of "
+            "them."
         )
     if not layers:
-        raise ValueError("Expected at least one layer, but got an empty sequence: layer=None takes the last scale.")
+        raise ValueError("Got layer as an empty sequence. Allowed is at least one; layer=None takes the last scale.")
     return tuple(layers)
 
 
 def _precise(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32 at least: sums of many half-precision values lose their digits."""
+    """Both in at least float32: sums of many half-precision values lose their digits."""
     dtype = torch.promote_types(activations.dtype, torch.float32)
     return activations.to(dtype), gradients.to(dtype)
 

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the network: what an explainer has to beat."""
+"""Control maps, which do not depend on the network: what an explainer has to beat."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lightning_saliency.functional.masking import resize_maps, top_fraction
 class RandomMap(Explainer):
     """Every pixel uniform on [0, 1], independent of its neighbours.
 
-    The noise is drawn from a generator of its own, seeded by the image and ``seed``: the same whatever the batch that
-    the image is in and whatever its target. The network is not run.
+    The noise has its own generator, seeded by the image and ``seed``: it depends neither on the rest of the batch nor
+    on the target. The network is not run.
 
     Args:
         model: Not used.
@@ -123,7 +123,7 @@ def shuffled_blobs(maps: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class OtherImage:
-    """Gives each image the map of another one: of the same batch, or, where it is alone, of the batch before.
+    """Gives each image the map of another image, from the same batch or, for a single image, from the previous one.
 
     Example:
         >>> other = OtherImage()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.explainers.cam import CAMS
 from lightning_saliency.explainers.smoe import SMOE
@@ -55,8 +56,7 @@ class FastCAM(Explainer):
         layers: str | Sequence[str | Scale] = "auto",
         output: Callable[[Any], Tensor] | None = None,
     ) -> None:
-        if cam not in CAMS:
-            raise ValueError(f"Expected cam to be one of {', '.join(map(repr, CAMS))}, but got {cam!r}.")
+        check_choice("cam", cam, CAMS)
         super().__init__(model, output=output)
         self.cam = CAMS[cam](self.model, layer, output=output)
         self.smoe = SMOE(self.model, statistic, weights, layers, output=output)

@@ -21,11 +21,11 @@ FAINT = 0.1
 
 
 class GroupCAM(MaskScoringExplainer):
-    """Group-CAM (Zhang, Rao and Yang 2021), Algorithm 1: G + 2 forward passes an image and one backward of the head.
+    """Group-CAM (Zhang, Rao and Yang 2021), Algorithm 1: G + 2 forward passes per image and one backward of the head.
 
     The channels A of the layer, weighted by the mean gradient of the class's logit (Eq. 1), are summed in G groups and
-    rectified (Eq. 2), de-noised (Eq. 3), min-maxed (Eq. 4) and upsampled to masks M. Each is worth what the network's
-    confidence Ψ gains when it uncovers the image from under its blurred self (Eq. 5 and 6):
+    rectified (Eq. 2), de-noised (Eq. 3), min-maxed (Eq. 4) and upsampled to masks M. The weight of a mask is the gain
+    of the network's confidence Ψ when the mask uncovers the blurred image (Eq. 5 and 6):
 
     α = Ψ(I ⊙ M + Ĩ ⊙ (1 − M)) − Ψ(Ĩ),  map = ReLU(Σ α M) (Eq. 7).
 
@@ -34,8 +34,8 @@ class GroupCAM(MaskScoringExplainer):
     Args:
         model: The network, see ``Explainer``.
         layer: The layer to group; ``None``: the network's last scale.
-        groups: G; K channels are shared out as evenly as possible, the first K mod G groups having one more. Never more
-            groups are made than there are channels.
+        groups: G; K channels are shared out as evenly as possible, the first K mod G groups having one more. There are
+            at most as many groups as channels.
         theta: Percentile, in [0, 100]: pixels of a group's mask at or below it are set to zero (linear interpolation
             between ranks). ``None``: no de-noising.
         kernel_size: Side of the Gaussian kernel that blurs the image, in pixels, odd.
@@ -143,11 +143,11 @@ def initial_masks(activations: Tensor, gradients: Tensor | None, groups: int, th
     Args:
         activations: A, ``[B, K, h, w]``.
         gradients: ∂(logit)/∂A, ``[B, K, h, w]``; ``None``: all weights are one.
-        groups: G, at most K of which are made.
+        groups: G; at most K groups are made.
         theta: Percentile of the de-noising; ``None``: none.
 
     Returns:
-        ``[B, min(G, K), h, w]`` in [0, 1], float32 at least; zero for a constant group.
+        ``[B, min(G, K), h, w]`` in [0, 1], at least float32; zero for a constant group.
 
     Example:
         >>> activations = torch.tensor([[[[0.0, 2.0]], [[3.0, 5.0]], [[1.0, 1.0]]]])

@@ -1,4 +1,4 @@
-"""The explainers that have a name, and what a name stands for."""
+"""Explainers by name: the class or function that each name stands for."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ _TORCHCAM = "torchcam:"
 
 
 def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Explainer]:
-    """The factory of the explainer of that name, called as ``find_explainer(name)(model, **options)``.
+    """The factory of an explainer by its name, called as ``find_explainer(name)(model, **options)``.
 
     Args:
         name: A key of ``EXPLAINERS`` or ``CONTROL_MAPS``; ``"torchcam:METHOD"`` with a class of ``torchcam.methods``,
-            see ``TorchcamExplainer``; or the class path of an explainer of one's own.
+            see ``TorchcamExplainer``; or the class path of your own explainer.
         others: Further names that the caller allows, for the error message.
 
     Raises:
-        ImportError: If it is a method of torchcam's, which is not installed.
+        ImportError: If the name is a method of torchcam and torchcam is not installed.
         ValueError: If the name is unknown or cannot be imported.
 
     Example:

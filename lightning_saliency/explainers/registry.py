@@ -48,8 +48,8 @@ class ExplainerSpec:
         Args:
             given: One of
 
-                - a name: a key of ``EXPLAINERS`` or ``CONTROL_MAPS``, ``"torchcam:METHOD"``, or the class path of an
-                  explainer of one's own, such as ``"my_package.MyExplainer"``;
+                - a name: a key of ``EXPLAINERS`` or ``CONTROL_MAPS``, ``"torchcam:METHOD"``, or the class path of your
+                  own explainer, such as ``"my_package.MyExplainer"``;
                 - ``{"class_path": name, "init_args": {...}}`` with any of these names;
                 - a class or a function that makes an explainer of a network, ``functools.partial`` included.
 
@@ -57,7 +57,7 @@ class ExplainerSpec:
             The specification; its arguments are checked against the factory's signature.
 
         Raises:
-            ImportError: If the explainer is one of torchcam's, which is not installed.
+            ImportError: If the explainer is a method of torchcam and torchcam is not installed.
             TypeError: If ``given`` has another type, or the explainer does not take the arguments.
             ValueError: If the name is unknown or cannot be imported.
 
@@ -146,8 +146,8 @@ class ExplainerSpec:
             inspect.signature(self.factory).bind(None, **init_args)
         except TypeError as error:
             raise TypeError(
-                f"{self.name} was given the options {sorted(init_args)}, but {error}. It takes "
-                f"{', '.join(self.options) or 'none'}."
+                f"Got the options {sorted(init_args)} for {self.name}: {error}. Allowed are "
+                f"{', '.join(self.options) or 'none'}; drop or rename the others."
             ) from None
         return replace(self, init_args=init_args)
 
@@ -194,14 +194,14 @@ def parse_explainers(given: Iterable[str] | Mapping[str, ExplainerOption | None]
     """The rows of a table: name in the table -> explainer.
 
     Args:
-        given: Names of explainers; or a mapping from a row's name to its explainer, where the row is called like the
-            explainer also ``None`` or ``{"init_args": {...}}`` alone.
+        given: Names of explainers; or a mapping from a row's name to its explainer, if the row has the explainer's
+            name, also ``None`` or ``{"init_args": {...}}`` alone.
 
     Returns:
         Row -> specification, in the order given.
 
     Raises:
-        TypeError: As for `ExplainerSpec.parse`, the row being named.
+        TypeError: As for `ExplainerSpec.parse`; the message names the row.
         ValueError: As for `ExplainerSpec.parse`, or if nothing is given or a row is given twice.
 
     Example:

@@ -16,13 +16,13 @@ from lightning_saliency.functional.masking import resize_maps
 
 
 class RISE(MaskScoringExplainer):
-    """RISE (Petsiuk, Das and Saenko 2018): ``masks`` forward passes an image, nothing but the network's output is used.
+    """RISE (Petsiuk, Das and Saenko 2018): ``masks`` forward passes per image; only the network's output is used.
 
-    map(λ) = Σ_n Ψ(I ⊙ M_n) · M_n(λ) / (N · p): the mean score of the images in which the pixel was to be seen.
+    map(λ) = Σ_n Ψ(I ⊙ M_n) · M_n(λ) / (N · p): the mean score of the images in which the pixel was visible.
 
     A mask is a grid of cells, each open with probability p, upsampled bilinearly and cropped at a random shift of up to
-    one cell (see `random_masks`). The masks are drawn from a generator of their own: the same for all images of a
-    batch, for every batch, and however many are scored in one pass. They are made as they are needed.
+    one cell (see `random_masks`). The masks have their own generator: they are the same for all images of a batch, for
+    every batch, and for any ``batch_size``. They are made when they are needed.
 
     Args:
         model: The network, see ``Explainer``.
@@ -105,7 +105,7 @@ def draw_masks(count: int, grid: int, probability: float, size: tuple[int, int],
         grid: s, cells along each axis.
         probability: Probability that a cell is open.
         size: ``(H, W)`` of the images.
-        seed: Seed of a generator of its own; no other random numbers are drawn.
+        seed: Seed of the masks' own generator; no other random numbers are drawn.
 
     Returns:
         Cells ``[N, s, s]`` bool, and shifts ``[N, 2]`` int64 (rows, columns), each from 0 to less than a cell's size in

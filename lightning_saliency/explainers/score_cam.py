@@ -18,7 +18,7 @@ from lightning_saliency.scales.find import Scale
 
 
 class ScoreCAM(MaskScoringExplainer):
-    """Score-CAM (Wang et al. 2020): K + 1 forward passes an image for a layer of K channels, no gradients.
+    """Score-CAM (Wang et al. 2020): K + 1 forward passes per image for a layer of K channels, no gradients.
 
     Each channel A_k, upsampled to the image and min-maxed, is a mask H_k; the image seen through it scores
     S_k = Ψ(I ⊙ H_k) − Ψ(I_b), and map = ReLU(Σ α_k A_k) with α = softmax over the channels of S.

@@ -18,19 +18,19 @@ from lightning_saliency.functional.masking import attribution_masks, resize_maps
 
 
 class SISE(MaskScoringExplainer):
-    """SISE (Sattarzadeh et al. 2021): the masks are feature maps of every block that speak for the class.
+    """SISE (Sattarzadeh et al. 2021): the masks are those feature maps of every block that support the class.
 
     1. One forward pass; the tensors that enter the poolings, A^(l), are the blocks' feature maps.
-    2. Kept are those with α_k > μ·β, α_k = Σ_λ ∂Ψ/∂A_k(λ) and β = max_k α_k (Eq. 4-6; the paper's text, not its
-       inequality sign). Upsampled and min-maxed to masks m, one by one as they are needed; a constant one is no mask.
+    2. Feature maps with α_k > μ·β are kept, where α_k = Σ_λ ∂Ψ/∂A_k(λ) and β = max_k α_k (Eq. 4-6; the paper's text,
+       not its inequality sign). They are upsampled and min-maxed to masks m; constant ones are dropped.
     3. V^(l)(λ) = mean over the block's masks of Ψ(I ⊙ m) · m(λ)/Σm (Eq. 3 and 12).
     4. The blocks' V are fused from shallow to deep, see `cascade_fusion`.
 
-    One forward and one backward pass and one forward pass for each mask kept, each image having its own. A block of
-    which no mask is kept is passed over; where none is kept at all the map is zero.
+    The cost is one forward and one backward pass, and one forward pass for each mask kept; each image has its own
+    masks. A block without masks is skipped; without any mask the map is zero.
 
     The gradient is taken of log(Ψ/(1 − Ψ)), in each image a positive multiple of that of Ψ: it keeps the same maps,
-    also where Ψ is so close to 0 or 1 that its own gradient vanishes.
+    even where Ψ is so close to 0 or 1 that its own gradient vanishes.
 
     Args:
         model: The network, see ``Explainer``.

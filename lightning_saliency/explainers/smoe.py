@@ -21,13 +21,13 @@ class SMOE(Explainer):
     Each scale's activation is reduced over its channels by a statistic, normalised by the normal CDF at the scale's own
     resolution, interpolated to the images' size and averaged with weights. It costs one forward pass and no backward.
 
-    The map shows where the network finds information, of whatever class: ``targets`` are checked and otherwise ignored.
+    The map shows where the network finds information for any class: ``targets`` are checked and otherwise ignored.
     Like every explainer's, the map is stretched to [0, 1]; ``scales(images).combined()`` is Eq. 3 as it stands.
 
     Args:
-        model: The network, see ``Explainer``. What it returns does not matter.
+        model: The network, see ``Explainer``. Its output is not used.
         statistic: A name in ``STATISTICS`` or a ``Statistic``.
-        weights: ``"equal"``, ``"prior"`` (of the SMOE paper, for five scales), ``"ramp"`` or one number a scale.
+        weights: ``"equal"``, ``"prior"`` (of the SMOE paper, for five scales), ``"ramp"`` or one number per scale.
         layers: ``"auto"``: the scales that ``find_scales`` finds; or modules' names and ``Scale`` objects, shallow to
             deep.
         output: Accepted so that all explainers are built alike; only ``logits`` uses it.
@@ -63,7 +63,7 @@ class SMOE(Explainer):
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         if not self.layers or not all(isinstance(layer, (str, Scale)) for layer in self.layers):
             raise (TypeError if self.layers else ValueError)(
-                f"Expected layers to be 'auto' or at least one module's name or Scale, but got {layers!r}."
+                f"Got layers={layers!r}. Allowed are 'auto' and at least one module's name or Scale; use one of them."
             )
 
     def scales(self, images: Tensor) -> ScaleMaps:

@@ -1,13 +1,14 @@
-"""What every per-column statistic shares: input checks, the working precision, rectification, bounded memory."""
+"""What every per-column statistic shares: the working precision, rectification, bounded memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_saliency.checks import check_choice, check_floating
 
 RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda columns: columns.clamp_min(0),
@@ -25,14 +26,6 @@ _DEVICE_PIECE = 2**24
 _SHORT_COLUMN = 32
 
 
-def check_floating(values: Tensor, name: str) -> None:
-    """Raises TypeError unless `values` is a real floating-point tensor."""
-    if not values.is_floating_point():
-        raise TypeError(
-            f"Expected `{name}` to be a real floating-point tensor, but got {values.dtype}; convert it with `.float()`."
-        )
-
-
 def upcast(values: Tensor) -> Tensor:
     """`values` in the working precision: half precision becomes float32, float32 and float64 stay as they are."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
@@ -43,19 +36,9 @@ def widest(values: Tensor) -> Tensor:
     return values if values.device.type == "mps" else values.double()
 
 
-def check_eps(eps: float) -> None:
-    """Raises ValueError unless `eps` is a positive finite number that float32 can hold."""
-    if not (math.isfinite(eps) and eps >= torch.finfo(torch.float32).tiny):
-        raise ValueError(
-            f"Expected `eps` to be a positive number of at least 1.2e-38, but got {eps};"
-            " leave it at 1e-6, the value of the paper."
-        )
-
-
 def rectify_columns(columns: Tensor, rectify: str) -> Tensor:
     """A new tensor of non-negative values: `"relu"` max(x, 0), `"abs"` |x|, `"softplus"` ln(1 + eˣ)."""
-    if rectify not in RECTIFIERS:
-        raise ValueError(f"Expected `rectify` to be one of {', '.join(RECTIFIERS)}, but got {rectify!r}.")
+    check_choice("rectify", rectify, RECTIFIERS)
     return RECTIFIERS[rectify](columns)
 
 
@@ -80,14 +63,14 @@ def reduce_columns(
     check_floating(activations, "activations")
     if not -activations.ndim <= dim < activations.ndim:
         raise ValueError(
-            f"Expected `dim` to be one of the {activations.ndim} dimensions of `activations`, but got {dim} for shape"
-            f" {tuple(activations.shape)}; name the dimension of the channels."
+            f"Got dim={dim} for activations {list(activations.shape)}. Allowed are their {activations.ndim} "
+            "dimensions; give the dimension of the channels."
         )
     dim %= activations.ndim
     if activations.shape[dim] == 0:
         raise ValueError(
-            f"Expected at least one channel in dimension {dim} of `activations`, but got shape"
-            f" {tuple(activations.shape)}; name the dimension of the channels with `dim`."
+            f"Got activations {list(activations.shape)} without a channel in dimension {dim}. Allowed is at least one; "
+            "give the dimension of the channels with dim=."
         )
 
     def reduce_piece(piece: Tensor, dim: int = dim) -> Tensor:
@@ -138,12 +121,3 @@ def safe_sqrt(values: Tensor) -> Tensor:
     """√x for x ≥ 0, with gradient 0 instead of infinity at x = 0."""
     zero = values == 0
     return torch.where(zero, values, torch.where(zero, 1, values).sqrt())
-
-
-def check_images(images: Tensor) -> None:
-    """Raise a ValueError unless images are ``[B, C, H, W]`` in floating point."""
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"Got images {list(images.shape)} of {images.dtype}. Allowed are floating-point images [B, C, H, W]; "
-            "convert them."
-        )

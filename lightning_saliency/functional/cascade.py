@@ -13,18 +13,17 @@ from lightning_saliency.functional.normalization import min_max
 def otsu_threshold(maps: Tensor) -> Tensor:
     """The threshold of each map that parts its values into the two most distant groups (Otsu 1979).
 
-    Of all cuts between two distinct values, the one with the largest variance between the two groups,
-    n₀ · n₁ · (μ₀ − μ₁)²; the lowest of several. The threshold is the largest value of the lower group: foreground is
-    what lies strictly above it. The values themselves are ranked, not a histogram of them, whose bins misplace the
-    pixels that lie in the bin of the cut (with a histogram of the distinct values, scikit-image finds the same
-    threshold).
+    The cut between two distinct values with the largest variance between the two groups, n₀ · n₁ · (μ₀ − μ₁)²; the
+    lowest if there are several. The threshold is the largest value of the lower group: foreground is what lies strictly
+    above it. The values are ranked exactly. A histogram would misplace the pixels in the bin of the cut; scikit-image
+    finds the same threshold if its histogram has a bin for every distinct value.
 
     Args:
         maps: ``[..., h, w]``, any real dtype, finite.
 
     Returns:
-        ``[...]``, one threshold a map, float32 at least. For a constant map it is the constant, so that nothing is
-        above.
+        ``[...]``, one threshold per map, at least float32. For a constant map it is the constant, so that no value lies
+        above it.
 
     Raises:
         ValueError: If a map has no pixels.
@@ -65,13 +64,13 @@ def cascade_fusion(visualization_maps: Tensor | Sequence[Tensor]) -> Tensor:
     they are, but their ranges differ by block.
 
     A constant map (a block of which no mask survived, or a single pixel) supports nothing and contradicts nothing:
-    it is passed over.
+    it is skipped.
 
     Args:
         visualization_maps: ``[B, K, H, W]``, or K maps ``[B, H, W]``, the shallowest first; finite.
 
     Returns:
-        ``[B, H, W]``, float32 at least, in [0, K].
+        ``[B, H, W]``, at least float32, in [0, K].
 
     Raises:
         ValueError: If there are no maps, or their shapes differ.

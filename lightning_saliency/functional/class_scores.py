@@ -19,10 +19,10 @@ def class_scores(logits: Tensor, score: Score) -> Tensor:
         score: ``"softmax"`` probability, ``"sigmoid"`` probability (multi-label heads), or the ``"logit"`` as it is.
 
     Returns:
-        ``[N, classes]``, float32 at least.
+        ``[N, classes]``, at least float32.
 
     Raises:
-        ValueError: If a softmax is asked of a head with a single output, of which it is always one.
+        ValueError: If the softmax of a single output is requested, which is always one.
 
     Example:
         >>> class_scores(torch.tensor([[0.0, 0.0]]), "softmax")
@@ -48,10 +48,10 @@ def log_odds(logits: Tensor, score: Score) -> Tensor:
         score: Ψ: ``"softmax"``, ``"sigmoid"`` or ``"logit"``.
 
     Returns:
-        ``[N, classes]``, float32 at least.
+        ``[N, classes]``, at least float32.
 
     Raises:
-        ValueError: If a softmax is asked of a head with a single output, of which it is always one.
+        ValueError: If the softmax of a single output is requested, which is always one.
 
     Example:
         >>> log_odds(torch.tensor([[200.0, 0.0]]), "softmax")

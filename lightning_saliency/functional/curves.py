@@ -1,7 +1,7 @@
-"""Insertion and deletion: how the network's score follows while pixels come and go in the order of their saliency.
+"""Insertion and deletion: how the network's score changes as pixels appear or disappear in the order of their saliency.
 
-Here is the network a plain callable, so nothing is done to it: put it in eval mode first (the classes of
-`lightning_saliency.metrics` do so by themselves).
+The network is a plain callable here and is used as it is: put it in eval mode first (the classes of
+`lightning_saliency.metrics` do that).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import check_choice, check_minimum, classes_of_images
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
 
@@ -46,7 +47,7 @@ def insertion_curve(
         saliency: Maps ``[B, H, W]``, any range, finite.
         targets: Class of each image, ``[B]`` int64, or one class for all.
         steps: Number S of steps: 100 is 1 % of the pixels each.
-        fill: What stands where the image does not: ``"blur"`` (the paper's), or any fill of
+        fill: What replaces the hidden pixels: ``"blur"`` (the paper's), or any fill of
             `lightning_saliency.functional.fills.fill_images`, such as ``"zero"`` or a tensor.
         batch_size: Images in one pass. ``"auto"``: the pixels of 8 images of 224 × 224 on a CPU, of 128 on an
             accelerator.
@@ -57,9 +58,9 @@ def insertion_curve(
         ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
 
     Raises:
-        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is no class of the network's, or an
+        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is not a class of the network, or an
             option is out of range.
-        TypeError: If ``score_fn`` returns no tensor.
+        TypeError: If ``score_fn`` does not return a tensor.
 
     Example:
         >>> import torch
@@ -102,9 +103,9 @@ def deletion_curve(
         ``[B, S + 1]``, float32 (float64 if the output of ``score_fn`` is).
 
     Raises:
-        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is no class of the network's, or an
+        ValueError: If shapes do not fit, ``saliency`` is not finite, a target is not a class of the network, or an
             option is out of range.
-        TypeError: If ``score_fn`` returns no tensor.
+        TypeError: If ``score_fn`` does not return a tensor.
 
     Example:
         >>> import torch
@@ -138,7 +139,8 @@ def auc(curve: Tensor) -> Tensor:
     """
     if curve.ndim == 0 or curve.shape[-1] < 2:
         raise ValueError(
-            f"Expected curves `[..., S + 1]` of at least two points, but got the shape {tuple(curve.shape)}."
+            f"Got a curve {list(curve.shape)}. Allowed are [..., S + 1] with at least two points; give one step or "
+            "more."
         )
     curve = curve.to(torch.promote_types(curve.dtype, torch.float32))
     return torch.trapezoid(curve, dim=-1) / (curve.shape[-1] - 1)
@@ -166,8 +168,8 @@ def target_scores(
         ``[B]``, float32 (float64 if the output of ``score_fn`` is).
 
     Raises:
-        ValueError: If shapes do not fit, a target is no class of the network's, or an option is out of range.
-        TypeError: If ``score_fn`` returns no tensor.
+        ValueError: If shapes do not fit, a target is not a class of the network, or an option is out of range.
+        TypeError: If ``score_fn`` does not return a tensor.
 
     Example:
         >>> import torch
@@ -194,14 +196,14 @@ def _curve(
     expected = (images.shape[0], *images.shape[2:])
     if images.ndim != 4 or tuple(saliency.shape) != expected:
         raise ValueError(
-            f"Expected images `[B, C, H, W]` and maps `[B, H, W]` of the same size, but got {tuple(images.shape)} and "
-            f"{tuple(saliency.shape)}. Resize the maps to the images."
+            f"Got saliency maps {list(saliency.shape)} for images {list(images.shape)}. Allowed are images "
+            "[B, C, H, W] and maps [B, H, W] of one size; resize the maps to the images."
         )
-    if steps < 1:
-        raise ValueError(f"Expected `steps` to be 1 or more, but got {steps}.")
+    check_minimum("steps", steps, 1)
     if not bool(saliency.isfinite().all()):
         raise ValueError(
-            "Expected `saliency` to be finite, but it holds NaN or infinity, which have no place in an order."
+            "Got saliency maps with NaN or infinity. Allowed are finite numbers, which can be put in order; find out "
+            "where they come from."
         )
     height, width = images.shape[2:]
     pixels = height * width
@@ -230,14 +232,8 @@ def _scored(
     batch_size: int | Literal["auto"],
 ) -> Tensor:
     """The score of ``make(jobs)``, chunk by chunk; the jobs are shared out evenly among the images, in their order."""
-    if score not in get_args(Score):
-        raise ValueError(f"Expected `score` to be one of {', '.join(map(repr, get_args(Score)))}, but got {score!r}.")
-    classes = torch.as_tensor(targets, device=images.device)
-    if classes.dtype != torch.int64 or classes.shape not in (torch.Size([]), images.shape[:1]):
-        raise ValueError(
-            f"Expected `targets` to be one class or int64 `[B]` with B = {len(images)}, but got {classes.dtype} "
-            f"{list(classes.shape)}."
-        )
+    check_choice("score", score, get_args(Score))
+    classes = classes_of_images(targets, len(images), images.device)
     if len(images) == 0:
         return images.new_zeros(0, dtype=torch.float32)
     classes = classes.expand(len(images)).repeat_interleave(len(jobs) // len(images))
@@ -247,13 +243,14 @@ def _scored(
         output = score_fn(make(chunk))
         if not isinstance(output, Tensor):
             raise TypeError(
-                f"Expected `score_fn` to return a tensor `[N, classes]`, but got {type(output).__name__}. "
-                "Unwrap it, for example `lambda images: model(images).logits`."
+                f"Got {type(output).__name__} from score_fn. Allowed is a tensor [N, classes]; unwrap it, for example "
+                "lambda images: model(images).logits."
             )
         if output.ndim != 2 or len(output) != len(chunk) or lowest < 0 or highest >= output.shape[1]:
             raise ValueError(
-                f"Expected `score_fn` to return `[N, classes]` with N = {len(chunk)}, and the targets, {lowest} to "
-                f"{highest}, to be among the classes, but got the shape {tuple(output.shape)}."
+                f"Got scores {list(output.shape)} from score_fn for {len(chunk)} images and the targets {lowest} to "
+                f"{highest}. Allowed are scores [{len(chunk)}, classes] with every target among the classes; check "
+                "both."
             )
         scores.append(class_scores(output, score).gather(1, classes[chunk].unsqueeze(1)).squeeze(1))
     return torch.cat(scores)
@@ -263,6 +260,5 @@ def _chunk_size(images: Tensor, batch_size: int | Literal["auto"]) -> int:
     if batch_size == "auto":
         budget = _CPU_PIXELS if images.device.type == "cpu" else _ACCELERATOR_PIXELS
         return max(1, budget // max(1, images.shape[-2] * images.shape[-1]))
-    if batch_size < 1:
-        raise ValueError(f'Expected `batch_size` to be "auto" or 1 and more, but got {batch_size}.')
+    check_minimum("batch_size", batch_size, 1, "give one, or 'auto'")
     return batch_size

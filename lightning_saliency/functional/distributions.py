@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional._columns import check_eps, moments, reduce_columns, widest
+from lightning_saliency.checks import check_eps
+from lightning_saliency.functional._columns import moments, reduce_columns, widest
 
 _SMALLEST_STD = 1e-6
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from lightning_saliency.functional._columns import check_images, upcast
+from lightning_saliency.checks import check_images
+from lightning_saliency.functional._columns import upcast
 
 NamedFill = Literal["zero", "mean", "blur", "noise"]
 
@@ -75,8 +76,8 @@ def fill_images(
             std, mean = torch.std_mean(values, (-2, -1), correction=0, keepdim=True)
             return (mean + std * noise).to(images.dtype)
         raise ValueError(
-            f"Got fill={fill!r}. Allowed are {', '.join(map(repr, get_args(NamedFill)))}, a number, one number a "
-            "channel, or a tensor of baseline images; use one of them."
+            f"Got fill={fill!r}. Allowed are {', '.join(map(repr, get_args(NamedFill)))}, a number, one number "
+            "per channel, or a tensor of baseline images; use one of them."
         )
     values = torch.as_tensor(fill, dtype=images.dtype, device=images.device)
     if values.ndim == 1:
@@ -86,7 +87,7 @@ def fill_images(
     except RuntimeError as error:
         raise ValueError(
             f"Got a fill of shape {list(torch.as_tensor(fill).shape)} for images {list(images.shape)}. Allowed are a "
-            f"number, {images.shape[1]} numbers (one a channel), or a shape that broadcasts to the images'; reshape it."
+            f"number, {images.shape[1]} numbers, or a shape that broadcasts to the images'; reshape it."
         ) from error
 
 

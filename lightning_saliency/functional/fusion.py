@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional._columns import check_floating, upcast
+from lightning_saliency.checks import check_minimum, check_scale_maps
+from lightning_saliency.functional._columns import upcast
 
 PRIOR_WEIGHTS: tuple[float, ...] = (0.18, 0.15, 0.37, 0.4, 0.72)
 """Expected accuracy of ResNet-50's five scales, shallow to deep (SMOE paper, Sec. 3.2)."""
@@ -29,10 +30,7 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
     >>> scale_weights("ramp", 4)
     (1.0, 2.0, 3.0, 4.0)
     """
-    if count < 1:
-        raise ValueError(
-            f"Expected `count` to be at least 1, but got {count}; there is nothing to weight without a scale."
-        )
+    check_minimum("count", count, 1, "give the number of scales")
     if isinstance(weights, str):
         if weights == "equal":
             return (1.0,) * count
@@ -40,24 +38,23 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
             return tuple(float(k) for k in range(1, count + 1))
         if weights != "prior":
             raise ValueError(
-                f"Expected `weights` to be 'equal', 'ramp', 'prior' or {count} numbers, but got {weights!r}."
+                f"Got weights={weights!r}. Allowed are 'equal', 'ramp', 'prior' and {count} numbers; use one of them."
             )
         if count != len(PRIOR_WEIGHTS):
             raise ValueError(
-                f"Expected {len(PRIOR_WEIGHTS)} scales with weights='prior', which were measured on ResNet-50's five,"
-                f" but got {count}; use 'ramp', 'equal' or {count} numbers."
+                f"Got weights='prior' for {count} scales. Allowed are {len(PRIOR_WEIGHTS)} scales, since the weights "
+                f"were measured on those of ResNet-50; use 'ramp', 'equal' or {count} numbers."
             )
         return PRIOR_WEIGHTS
     numbers = tuple(float(weight) for weight in weights)
     if len(numbers) != count:
         raise ValueError(
-            f"Expected one weight for each of the {count} scales, but got {len(numbers)}: {numbers};"
-            f" give {count} numbers, or 'equal' or 'ramp'."
+            f"Got {len(numbers)} weights for {count} scales: {numbers}. Allowed is one weight for each scale; give "
+            f"{count} numbers, or 'equal' or 'ramp'."
         )
     if not all(math.isfinite(number) and number >= 0 for number in numbers) or not 0 < sum(numbers) < math.inf:
         raise ValueError(
-            f"Expected `weights` to be finite numbers of 0 or more, not all 0, but got {numbers};"
-            " a weight of 0 leaves a scale out."
+            f"Got weights={numbers}. Allowed are finite numbers from 0, not all 0; give 0 to leave a scale out."
         )
     return numbers
 
@@ -74,18 +71,13 @@ def combine(maps: Tensor, weights: str | Sequence[float] = "equal") -> Tensor:
 
     Raises:
         TypeError: If `maps` is not a real floating-point tensor.
-        ValueError: If it has no four dimensions or K = 0, or `scale_weights` refuses the weights.
+        ValueError: If it does not have four dimensions or K = 0, or `scale_weights` refuses the weights.
 
     >>> maps = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
     >>> combine(maps, weights=(1, 3))
     tensor([[[0.7500]]])
     """
-    check_floating(maps, "maps")
-    if maps.ndim != 4 or maps.shape[1] == 0:
-        raise ValueError(
-            f"Expected `maps` to have shape [B, K, H, W] with at least one scale, but got {tuple(maps.shape)};"
-            " bring the maps to one size and stack them along dimension 1."
-        )
+    check_scale_maps(maps)
     numbers = scale_weights(weights, maps.shape[1])
     largest = max(numbers)
     total = sum(number / largest for number in numbers)

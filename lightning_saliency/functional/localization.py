@@ -1,7 +1,7 @@
 """Where a saliency map puts its weight, and whether the annotated object lies there.
 
 Every score is per image, `[B]`, with no loop over images. Saliency maps `[B, H, W]` may have any real dtype; they are
-computed in float32 at least. A map with a NaN scores NaN, or is refused where that is said.
+computed in at least float32. A map with a NaN scores NaN, or raises an error where the function says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.functional.masking import top_fraction
 
 __all__ = [
@@ -105,8 +106,7 @@ def pointing_game(saliency: Tensor, masks: Tensor, tolerance: float = 0) -> Tens
         (tensor([0.]), tensor([1.]))
     """
     saliency = _checked_maps(saliency, masks)
-    if not tolerance >= 0:
-        raise ValueError(f"Expected `tolerance` to be a number of pixels, 0 or more, but got {tolerance}.")
+    check_minimum("tolerance", tolerance, 0, kind="numbers of pixels")
     if saliency.numel() == 0:
         return saliency.new_zeros(saliency.shape[0])
     height, width = saliency.shape[1:]
@@ -205,19 +205,19 @@ def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: tuple[int, int]) -> T
     """
     height, width = size
     if height < 0 or width < 0:
-        raise ValueError(f"Expected `size` to be `(H, W)` in pixels, but got {size}.")
+        raise ValueError(f"Got size={size}. Allowed are (H, W) in pixels, each from 0; give the images' size.")
     if not isinstance(boxes, Tensor):
         shapes = [tuple(one.shape) for one in boxes]
         if any(len(shape) != 2 or shape[1] != 4 for shape in shapes):
             raise ValueError(
-                f"Expected one `[n, 4]` tensor of boxes for each image, but got the shapes {shapes}. "
-                "An image without boxes is `torch.zeros(0, 4)`."
+                f"Got boxes {[list(shape) for shape in shapes]}. Allowed is [n, 4] for each image; give torch.zeros(0, "
+                "4) for an image without boxes."
             )
         if not shapes:
             return torch.zeros(0, height, width, dtype=torch.bool)
         boxes = pad_sequence([one.to(torch.float32) for one in boxes], batch_first=True, padding_value=math.nan)
     if boxes.ndim != 3 or boxes.shape[2] != 4:
-        raise ValueError(f"Expected `boxes` to have shape `[B, n, 4]`, but got {tuple(boxes.shape)}.")
+        raise ValueError(f"Got boxes {list(boxes.shape)}. Allowed are [B, n, 4]; add the missing dimensions.")
     x1, y1, x2, y2 = boxes.to(torch.float32).unsqueeze(3).unbind(2)
     real = (x2 > x1) & (y2 > y1)
     left = torch.arange(width, device=boxes.device)
@@ -245,20 +245,18 @@ def _shares(saliency: Tensor) -> Tensor:
 
 
 def _checked_maps(saliency: Tensor, masks: Tensor | None = None) -> Tensor:
-    """``saliency`` in float32 at least, after checking it and the masks that go with it."""
+    """``saliency`` in at least float32, after checking it and the masks that go with it."""
     if saliency.ndim != 3:
         raise ValueError(
-            f"Expected `saliency` to have shape `[B, H, W]`, but got {tuple(saliency.shape)}. "
-            "Squeeze a channel dimension, or add the one of the batch."
+            f"Got saliency maps {list(saliency.shape)}. Allowed are [B, H, W]; squeeze the dimension of the channels, "
+            "or add that of the batch."
         )
     if masks is not None:
         if masks.shape != saliency.shape:
             raise ValueError(
-                f"Expected `masks` to have the shape of `saliency`, {tuple(saliency.shape)}, but got "
-                f"{tuple(masks.shape)}. Join an image's objects by `masks.any(1)`, and resize the maps to the masks."
+                f"Got masks {list(masks.shape)} for saliency maps {list(saliency.shape)}. Allowed is one shape for "
+                "both; join an image's objects by masks.any(1), and resize the maps to the masks."
             )
         if masks.dtype != torch.bool:
-            raise TypeError(
-                f"Expected `masks` to be bool, but got {masks.dtype}. Compare first, for example `masks > 0`."
-            )
+            raise TypeError(f"Got masks of {masks.dtype}. Allowed is torch.bool; compare first, for example masks > 0.")
     return saliency.to(torch.promote_types(saliency.dtype, torch.float32))

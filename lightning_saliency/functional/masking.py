@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lightning_saliency.functional._columns import check_images, upcast
+from lightning_saliency.checks import check_fraction, check_images, check_no_nan
+from lightning_saliency.functional._columns import upcast
 from lightning_saliency.functional.fills import Fill, fill_images
 
 
@@ -31,17 +32,14 @@ def top_fraction(saliency: Tensor, fraction: float) -> Tensor:
         tensor([[[False,  True],
                  [ True, False]]])
     """
-    _check_fraction(fraction)
+    check_fraction(fraction)
     if saliency.ndim < 2:
         raise ValueError(
-            f"Expected saliency maps [..., H, W], but got shape {list(saliency.shape)}; add the missing dimensions."
+            f"Got saliency maps {list(saliency.shape)}. Allowed are [..., H, W]; add the missing dimensions."
         )
     flat = upcast(saliency).flatten(-2)
     count, pixels = round(fraction * flat.shape[-1]), flat.shape[-1]
-    if flat.numel() and bool(flat.amax(-1).isnan().any()):
-        raise ValueError(
-            "Expected saliency maps without NaN, but got some; NaN has no rank: find out where it comes from."
-        )
+    check_no_nan(saliency)
     if count == 0 or flat.numel() == 0:
         return torch.zeros_like(saliency, dtype=torch.bool)
     # The value of the last pixel that is taken, found from the nearer end.
@@ -117,7 +115,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
         size: ``(H, W)``.
 
     Returns:
-        ``[..., H, W]``, float32 at least; the very tensor where nothing is to be done.
+        ``[..., H, W]``, at least float32; the very tensor where nothing is to be done.
     """
     maps = upcast(maps)
     if maps.shape[-2:] == torch.Size(size):
@@ -168,13 +166,6 @@ def _top_of_images(images: Tensor, saliency: Tensor, fraction: float) -> Tensor:
     return top_fraction(saliency, fraction).unsqueeze(1)
 
 
-def _check_fraction(fraction: float) -> None:
-    if not 0 <= fraction <= 1:
-        raise ValueError(
-            f"Got fraction={fraction}. Allowed is a share of the pixels in [0, 1]; divide per cent by 100."
-        )
-
-
 def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
     """Images where the mask is one, the baseline where it is zero, and a mixture between (Group-CAM, Eq. 5).
 
@@ -183,11 +174,11 @@ def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
     Args:
         images: ``[B, C, H, W]``, floating point.
         baseline: Broadcasts to ``[B, C, H, W]``, for example ``blur(images)``.
-        masks: ``[B, h, w]`` in [0, 1], one mask an image, or ``[B, M, h, w]``, M of them. Masks of another size than
+        masks: ``[B, h, w]`` in [0, 1], one mask per image, or ``[B, M, h, w]``, M of them. Masks of another size than
             the images' are upsampled bilinearly first.
 
     Returns:
-        ``[B, C, H, W]`` for one mask an image, ``[B, M, C, H, W]`` for M, of the images' dtype.
+        ``[B, C, H, W]`` for one mask per image, ``[B, M, C, H, W]`` for M, of the images' dtype.
 
     Raises:
         ValueError: If shapes do not fit.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional._columns import check_floating, moments, upcast, widest
+from lightning_saliency.checks import check_floating
+from lightning_saliency.functional._columns import moments, upcast, widest
 from lightning_saliency.functional.distributions import fit_gamma
 
 
@@ -105,7 +106,7 @@ def _flat(maps: Tensor) -> Tensor:
     check_floating(maps, "maps")
     if maps.ndim < 2 or maps.shape[-1] * maps.shape[-2] == 0:
         raise ValueError(
-            f"Expected `maps` to have shape [..., h, w] with at least one pixel, but got {tuple(maps.shape)};"
-            " reduce activations to maps with a statistic first."
+            f"Got maps {list(maps.shape)}. Allowed are [..., h, w] with at least one pixel; reduce activations to maps "
+            "with a statistic first."
         )
     return upcast(maps).flatten(-2)

@@ -1,6 +1,6 @@
 """Scores of saliency maps from the network's outputs: Drop, Increase, and the scores of ROAR and KAR.
 
-Each score is computed in float32 at least, one value per image or per level.
+Each score is computed in at least float32, one value per image or per level.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def increase(original: Tensor, masked: Tensor) -> Tensor:
     r"""Whether the score rises when only the salient part of the image is left: 100 if so, 0 if not (SISE, Increase%).
 
     100 · [Ψ(I ⊙ T) > Ψ(I)], whose mean over images is the share, in per cent, of the images whose score rises. (The
-    paper prints a sum of signs, which would count falls as −1 and is no percentage; its tables are shares.)
+    paper prints a sum of signs, which would count falls as −1 and is not a percentage; its tables are shares.)
 
     Args:
         original: Probabilities Ψ(I) of the class on the whole images, ``[B]``.
@@ -134,8 +134,8 @@ def _checked_accuracies(*accuracies: Tensor) -> tuple[Tensor, ...]:
     for values in accuracies:
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise ValueError(
-                f"Expected accuracies in [0, 1], but got values from {values.min().item():g} to "
-                f"{values.max().item():g}. Divide percentages by 100."
+                f"Got accuracies from {values.min().item():g} to {values.max().item():g}. Allowed is [0, 1]; divide "
+                "per cent by 100."
             )
     dtype = torch.promote_types(accuracies[0].dtype, torch.float32)
     return tuple(values.to(dtype) for values in accuracies)
@@ -144,8 +144,8 @@ def _checked_accuracies(*accuracies: Tensor) -> tuple[Tensor, ...]:
 def _checked_probabilities(original: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
     if original.shape != masked.shape:
         raise ValueError(
-            f"Expected one score of each image before and after masking, but got the shapes "
-            f"{tuple(original.shape)} and {tuple(masked.shape)}. Pick the class of each image first."
+            f"Got scores {list(original.shape)} of the images and {list(masked.shape)} of the masked images. Allowed "
+            "is one shape for both; pick the class of each image first."
         )
     dtype = torch.promote_types(original.dtype, torch.float32)
     return original.to(dtype), masked.to(dtype)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from lightning_saliency.checks import check_minimum
+
 __all__ = ["hog_similarity", "spearman", "ssim"]
 
 # Wang et al. (2004): a Gaussian window of σ = 1.5, cut off at 3.5 σ: 5 pixels to either side, 11 across.
@@ -108,8 +110,7 @@ def hog_similarity(a: Tensor, b: Tensor, *, pixels_per_cell: int = 16) -> Tensor
         tensor([ 1.0000, -0.1250])
     """
     a, b = _maps(a, b)
-    if pixels_per_cell < 1:
-        raise ValueError(f"Expected `pixels_per_cell` to be a positive number of pixels, but got {pixels_per_cell}.")
+    check_minimum("pixels_per_cell", pixels_per_cell, 1)
     if a.numel() == 0:
         return a.new_zeros(a.shape[0])
     return _correlation(_hog(a, pixels_per_cell), _hog(b, pixels_per_cell))
@@ -164,20 +165,20 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as ``[B, N]`` in the same floating type, float32 at least."""
+    """Both as ``[B, N]`` in the same floating type, at least float32."""
     if a.shape != b.shape or a.ndim == 0:
         raise ValueError(
-            f"Expected two batches of maps of the same shape `[B, ...]`, but got {tuple(a.shape)} and "
-            f"{tuple(b.shape)}. Resize one to the other first."
+            f"Got maps {list(a.shape)} and {list(b.shape)}. Allowed are two batches of one shape [B, ...]; resize one "
+            "to the other first."
         )
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     return a.to(dtype).flatten(1), b.to(dtype).flatten(1)
 
 
 def _maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as ``[B, H, W]`` in the same floating type, float32 at least."""
+    """Both as ``[B, H, W]`` in the same floating type, at least float32."""
     if a.ndim != 3:
-        raise ValueError(f"Expected maps `[B, H, W]`, but got {tuple(a.shape)}. Add or remove dimensions first.")
+        raise ValueError(f"Got maps {list(a.shape)}. Allowed are [B, H, W]; add or remove dimensions first.")
     shape = a.shape
     a, b = _pair(a, b)
     return a.reshape(shape), b.reshape(shape)

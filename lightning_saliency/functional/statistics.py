@@ -1,4 +1,4 @@
-"""Statistics of the column of C activations at each position: one number a position says how much the network found.
+"""Statistics of the column of C activations at each position: they measure how much the network found there.
 
 SMOE Scale and the statistics it is compared with in Table 1 of "Efficient Saliency Maps for Explainable AI" (the SMOE
 paper). Each is a plain function `statistic(activations, *, dim=1)` that reduces dimension `dim` of `[B, C, *S]`, or of
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional._columns import check_eps, differentiable, moments, reduce_columns
+from lightning_saliency.checks import check_eps, check_minimum
+from lightning_saliency.functional._columns import differentiable, moments, reduce_columns
 from lightning_saliency.functional._log2_sum import log2_sum_, sum_and_log2_sum
 from lightning_saliency.functional.distributions import (
     gamma_scale,
@@ -54,9 +55,9 @@ class Statistic:
     """A statistic by its name.
 
     Attributes:
-        name: What configurations call it.
+        name: Name in configurations and tables.
         function: `function(activations, *, dim=1)`, which reduces `dim`.
-        pre_activation: True if it wants the tensor before the activation function (the truncated-normal ones).
+        pre_activation: True if it needs the tensor before the activation function (the truncated-normal ones).
     """
 
     name: str
@@ -211,8 +212,7 @@ def renyi_entropy(activations: Tensor, *, dim: int = 1, order: float = 2.0, rect
     >>> renyi_entropy(torch.tensor([[3.0, 1.0]])).item()  # −log₂(9/16 + 1/16)
     0.678071...
     """
-    if not order >= 0:
-        raise ValueError(f"Expected `order` to be 0 or more, but got {order}; 2 is the usual choice, 1 is Shannon's.")
+    check_minimum("order", order, 0, "use 2, the usual choice, or 1 for Shannon's entropy", kind="numbers")
     if order == 1:
         return shannon_entropy(activations, dim=dim, rectify=rectify)
 
@@ -272,7 +272,7 @@ def get_statistic(statistic: str | Statistic) -> Statistic:
         return statistic
     if statistic not in STATISTICS:
         raise ValueError(
-            f"Expected `statistic` to be one of {', '.join(STATISTICS)}, but got {statistic!r};"
-            " pass one of these names, or a `Statistic` of your own."
+            f"Got statistic={statistic!r}. Allowed are {', '.join(map(repr, STATISTICS))}, and a Statistic of your "
+            "own; use one of them."
         )
     return STATISTICS[statistic]

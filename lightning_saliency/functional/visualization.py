@@ -12,7 +12,8 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor
 
-from lightning_saliency.functional._columns import check_floating, upcast
+from lightning_saliency.checks import check_floating, check_scale_maps
+from lightning_saliency.functional._columns import upcast
 
 # ITU-R BT.601, the usual "grey version" of an RGB image.
 _LUMA = (0.299, 0.587, 0.114)
@@ -38,17 +39,12 @@ def lovi(maps: Tensor) -> Tensor:
 
     Raises:
         TypeError: If `maps` is not a real floating-point tensor.
-        ValueError: If it has no four dimensions or K = 0.
+        ValueError: If it does not have four dimensions or K = 0.
 
     >>> lovi(torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1)).flatten()  # only the last of three scales: red
     tensor([1., 0., 0.])
     """
-    check_floating(maps, "maps")
-    if maps.ndim != 4 or maps.shape[1] == 0:
-        raise ValueError(
-            f"Expected `maps` to have shape [B, K, H, W] with at least one scale, but got {tuple(maps.shape)};"
-            " bring the maps to one size and stack them along dimension 1."
-        )
+    check_scale_maps(maps)
     maps = upcast(maps).nan_to_num(nan=0.0).clamp(0, 1)
     scales = maps.shape[1]
     value = maps.amax(1)
@@ -76,7 +72,7 @@ def heatmap(maps: Tensor, colormap: str = "jet") -> Tensor:
 
     Raises:
         TypeError: If `maps` is not a real floating-point tensor.
-        ValueError: If it has no three dimensions, or there is no colour map of that name.
+        ValueError: If it does not have three dimensions, or the colour map is unknown.
 
     >>> heatmap(torch.tensor([[[0.0, 1.0]]]), "gray")[0, :, 0]
     tensor([[0., 1.],
@@ -85,10 +81,7 @@ def heatmap(maps: Tensor, colormap: str = "jet") -> Tensor:
     """
     check_floating(maps, "maps")
     if maps.ndim != 3:
-        raise ValueError(
-            f"Expected `maps` to have shape [B, H, W], but got {tuple(maps.shape)}; combine the scales"
-            " first, or index one."
-        )
+        raise ValueError(f"Got maps {list(maps.shape)}. Allowed are [B, H, W]; combine the scales first, or index one.")
     values = upcast(maps).detach()
     table = torch.tensor(_colormap_table(colormap), dtype=values.dtype, device=values.device)
     # The last row, black, is for NaN.
@@ -122,16 +115,14 @@ def overlay(images: Tensor, colors: Tensor, alpha: float = 0.25) -> Tensor:
     check_floating(images, "images")
     check_floating(colors, "colors")
     if not 0 <= alpha <= 1:
-        raise ValueError(f"Expected `alpha`, the weight of the image, to lie in [0, 1], but got {alpha}.")
+        raise ValueError(f"Got alpha={alpha}. Allowed are weights of the image in [0, 1]; give one.")
     if images.ndim != 4 or images.shape[1] == 0:
-        raise ValueError(
-            f"Expected `images` to have shape [B, C, H, W], but got {tuple(images.shape)}; add a batch dimension."
-        )
+        raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W]; add the missing dimensions.")
     expected = (images.shape[0], 3, *images.shape[2:])
     if tuple(colors.shape) != expected:
         raise ValueError(
-            f"Expected `colors` to have shape {expected}, that of `images` with three channels, but got"
-            f" {tuple(colors.shape)}; upsample the maps to the images' size before colouring them."
+            f"Got colors {list(colors.shape)} for images {list(images.shape)}. Allowed are {list(expected)}; upsample "
+            "the maps to the images' size before colouring them."
         )
     images, colors = upcast(images), upcast(colors)
     if images.shape[1] == 3:
@@ -156,8 +147,8 @@ def _colormap_table(name: str) -> list[list[float]]:
     """The RGB colours of matplotlib's `name`, and black after them."""
     if name not in colormaps:
         raise ValueError(
-            f"Expected `colormap` to be one of matplotlib's {len(colormaps)} colour maps, such as 'jet', 'viridis',"
-            f" 'inferno', 'turbo' or 'gray', but got {name!r}."
+            f"Got colormap={name!r}. Allowed are matplotlib's {len(colormaps)} colour maps, such as 'jet', 'viridis', "
+            "'inferno', 'turbo' and 'gray'; use one of them."
         )
     colormap = colormaps[name]
     colors: list[list[float]] = colormap(range(colormap.N))[:, :3].tolist()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_saliency.checks import check_choice, classes_of_images
 from lightning_saliency.explainers.base import class_logits, undisturbed, unwrap
 from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision, fast_inference
 
@@ -31,7 +32,7 @@ class ImageMean(Metric):
             classes that occurred. ``"none"``: the mean of each class, ``[num_classes]``, NaN where none occurred.
         num_classes: Number of classes; not needed for ``"micro"``.
         shape: Shape of the score of one image, for subclasses: ``(S + 1,)`` for a curve.
-        shared: For subclasses: metrics of which this is equal have the same state at all times.
+        shared: For subclasses: metrics with the same value always have the same state.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
@@ -57,14 +58,11 @@ class ImageMean(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if average not in get_args(Average):
-            raise ValueError(
-                f"Expected `average` to be one of {', '.join(map(repr, get_args(Average)))}, but got {average!r}."
-            )
+        check_choice("average", average, get_args(Average))
         if average != "micro" and (num_classes is None or num_classes < 1):
             raise ValueError(
-                f"Expected `num_classes` to be 1 or more for average={average!r}, but got {num_classes}. "
-                'Give the number of classes, or use average="micro".'
+                f"Got num_classes={num_classes} with average={average!r}. Allowed are whole numbers from 1; give the "
+                "number of classes, or use average='micro'."
             )
         self.average = average
         self.num_classes = num_classes
@@ -118,18 +116,14 @@ class ImageMean(Metric):
             return torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
         if targets is None:
             raise ValueError(
-                f"Expected `targets` for average={self.average!r}, but got none. Pass the class of each image."
+                f"Got no targets with average={self.average!r}. Allowed is the class of each image; pass it, or use "
+                "average='micro'."
             )
-        targets = torch.as_tensor(targets, device=scores.device)
-        if targets.dtype != torch.int64 or targets.shape not in (torch.Size([]), scores.shape[:1]):
-            raise ValueError(
-                f"Expected `targets` to be one class or int64 `[B]` with B = {len(scores)}, but got {targets.dtype} "
-                f"{list(targets.shape)}."
-            )
+        targets = classes_of_images(targets, len(scores), scores.device)
         if bool(((targets < 0) | (targets >= self.num_classes)).any()):
             raise ValueError(
-                f"Expected targets from 0 to {self.num_classes - 1}, but got values from {int(targets.min())} to "
-                f"{int(targets.max())}. Set `num_classes` to the number of classes."
+                f"Got targets from {int(targets.min())} to {int(targets.max())}. Allowed are 0 to "
+                f"{self.num_classes - 1}; set num_classes to the number of classes."
             )
         return targets.expand(len(scores))
 

@@ -1,6 +1,6 @@
-"""Metrics of maps against the network itself: does its score follow the pixels that the map names?
+"""Metrics of maps against the network itself: does the score change with the pixels that the map marks?
 
-The network is an argument of ``update`` and is never kept: it is in no state, no checkpoint and no pickle of a metric.
+The network is an argument of ``update`` and is never kept: it is not part of a metric's state, checkpoint or pickle.
 It is run in eval mode without gradients and left as it was.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.fills import Fill, fill_images
@@ -38,8 +39,7 @@ class _CurveAUC(ImageMean):
         keep_curves: bool = False,
         **kwargs: Any,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"Expected `steps` to be 1 or more, but got {steps}.")
+        check_minimum("steps", steps, 1)
         super().__init__(average, num_classes, shape=(steps + 1,), **kwargs)
         self.steps = steps
         self.fill = fill

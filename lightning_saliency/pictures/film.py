@@ -26,7 +26,7 @@ class Frame:
     Args:
         path: The PNG file.
         epoch: The epoch after which it was taken, from 0; -1 for the network before training.
-        step: The optimiser steps made by then (``trainer.global_step``).
+        step: Number of optimiser steps at that time (``trainer.global_step``).
     """
 
     path: Path
@@ -43,9 +43,9 @@ class Film:
     """The pictures of a run as PNG files, one folder per view, bounded in size.
 
     ``<folder>/<view>/epoch=0003-step=0000150.png``, and ``start-step=0000000.png`` for the network before training: the
-    names say everything, there is no index file. Each file is written under a temporary name and then renamed,
-    so that whoever looks at the folder during the run sees whole pictures only. A film on an existing folder goes on
-    where that one ended.
+    names hold all information, there is no index file. Each file is written under a temporary name and then renamed, so
+    that the folder holds complete pictures only, also during the run. A film on an existing folder goes on where that
+    one ended.
 
     Where the files grow beyond the bound, every view is thinned out to every second frame, its first and its latest
     kept, until they fit. Where frames lie unevenly, those closest together go first: the film always covers the whole
@@ -101,8 +101,8 @@ class Film:
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
             raise ValueError(
-                f"Expected `picture` to be a non-empty uint8 array [H, W, 3], but got {picture.dtype} "
-                f"{list(picture.shape)}: scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
+                f"Got a picture {list(picture.shape)} of {picture.dtype}. Allowed are uint8 [H, W, 3] of at least one "
+                "pixel; scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
             )
         if epoch < -1 or step < 0:
             raise ValueError(
@@ -112,8 +112,8 @@ class Film:
         name = _folder_name(view)
         if self._views.setdefault(name, view) != view:
             raise ValueError(
-                f"Expected views with folders of their own, but got {self._views[name]!r} and {view!r}, both {name!r} "
-                "as a folder: rename one of them."
+                f"Got the views {self._views[name]!r} and {view!r}, both with the folder {name!r}. Allowed are views "
+                "with folders of their own; rename one of them."
             )
         if self._off:
             return None
@@ -229,7 +229,7 @@ def _folder_name(view: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", view).strip("._")
     if not name:
         raise ValueError(
-            f"Expected `view` to have at least one of A-Z a-z 0-9 -, but got {view!r}: its folder is named after it, "
+            f"Got view={view!r}, after which a folder is named. Allowed are names with at least one of A-Z a-z 0-9 -; "
             "choose another name."
         )
     return name

@@ -35,7 +35,7 @@ def picture_grid(
         ``[h, w, 3]`` uint8.
 
     Raises:
-        ValueError: If there is no row, or a row has another number of pictures than there are columns.
+        ValueError: If there is no row, or the number of pictures in a row is not the number of columns.
 
     Example:
         >>> picture_grid(["image", "map"], {"smoe": [torch.rand(3, 32, 32), torch.rand(3, 32, 32)]}, tile=32).shape
@@ -43,9 +43,11 @@ def picture_grid(
     """
     for name, pictures in rows.items():
         if len(pictures) != len(columns):
-            raise ValueError(f"Got {len(pictures)} pictures in row {name!r}. Allowed are {len(columns)}, one a column.")
+            raise ValueError(
+                f"Got {len(pictures)} pictures in row {name!r}. Allowed are {len(columns)}; give one for each column."
+            )
     if not rows:
-        raise ValueError("Got no row. Allowed is at least one; give one.")
+        raise ValueError("Got no row. Allowed is at least one; add a row.")
     height, width = fitted_size(*_size(next(iter(rows.values()))[0]), tile)
     step = height + _BAND + _GAP
     size = (2 * _MARGIN + len(columns) * (width + _GAP) - _GAP, _BAND + len(rows) * step + _GAP - 2)

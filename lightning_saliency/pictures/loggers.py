@@ -107,8 +107,8 @@ def log_picture_to(
 def _check(picture: npt.NDArray[np.uint8]) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
         raise ValueError(
-            f"Expected `picture` to be a non-empty uint8 array [H, W, 3], but got {picture.dtype} "
-            f"{list(picture.shape)}: scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
+            f"Got a picture {list(picture.shape)} of {picture.dtype}. Allowed are uint8 [H, W, 3] of at least one "
+            "pixel; scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
         )
 
 
@@ -123,7 +123,7 @@ def _is_placeholder(experiment: object) -> bool:
 
 
 def _prefixed(logger: Any, key: str, separator: str) -> str:
-    """The key as the logger would name a metric; the prefix is no public attribute of any logger."""
+    """The key as the logger would name a metric; no logger has a public attribute for the prefix."""
     prefix = getattr(logger, "_prefix", None)
     return f"{prefix}{separator}{key}" if prefix else key
 

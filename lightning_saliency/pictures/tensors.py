@@ -41,7 +41,7 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
         roots: Data modules, data sets, transforms.
 
     Returns:
-        ``(mean, std)``, one value a channel, or ``None``.
+        ``(mean, std)``, one value per channel, or ``None``.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -79,7 +79,7 @@ def displayable(
 
     Args:
         images: ``[B, C, H, W]``: uint8, or floating point as the network gets them.
-        normalization: ``(mean, std)`` by which they were normalised, one value a channel (or one for all).
+        normalization: ``(mean, std)`` by which they were normalised, one value per channel (or one for all).
 
     Returns:
         ``[B, 3, H, W]`` float32 in [0, 1], and whether the range had to be guessed. One channel is shown as grey;
@@ -97,8 +97,8 @@ def displayable(
         mean, std = (torch.as_tensor(values, dtype=torch.float32, device=images.device) for values in normalization)
         if mean.numel() not in (1, channels) or std.numel() not in (1, channels):
             raise ValueError(
-                f"Expected a mean and a standard deviation for each of the {channels} channels, "
-                f"but got {mean.numel()} and {std.numel()}: give denormalize=(mean, std) with {channels} values each."
+                f"Got {mean.numel()} means and {std.numel()} standard deviations for {channels} channels. Allowed is "
+                f"one of each for every channel; give denormalize=(mean, std) with {channels} values each."
             )
         shown, guessed = images.float() * std.reshape(1, -1, 1, 1) + mean.reshape(1, -1, 1, 1), False
     else:
@@ -214,7 +214,7 @@ def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:
 
 
 def parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[float], Sequence[float]] | None:
-    """``(mean, std)`` of what ``denormalize`` names, ``None`` for ``"auto"``.
+    """The ``(mean, std)`` that ``denormalize`` stands for; ``None`` for ``"auto"``.
 
     Raises:
         ValueError: If the name is unknown.
@@ -227,7 +227,7 @@ def parse_denormalize(value: str | Sequence[Sequence[float]]) -> tuple[Sequence[
         return None
     if isinstance(value, str) or len(value) != 2 or any(isinstance(part, (int, float)) for part in value):
         raise ValueError(
-            f"Expected denormalize to be 'auto', 'imagenet', 'none' or (mean, std) with one number a channel each, "
-            f"but got {value!r}."
+            f"Got denormalize={value!r}. Allowed are 'auto', 'imagenet', 'none' and (mean, std), each with a number "
+            "for every channel; use one of them."
         )
     return value[0], value[1]

@@ -1,4 +1,4 @@
-"""What a person looks at: tables and plots of results."""
+"""Tables, plots and pages of results."""
 
 from lightning_saliency.reports.explain import ExplainedImage, ExplainedImages, explain_images
 from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure

@@ -1,4 +1,4 @@
-"""Pictures of what explainers say of image files: maps, overlays, and one sheet for each image."""
+"""Pictures of explainers' maps of image files: maps, overlays, and one sheet for each image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ExplainedImage:
 
     Args:
         file: The image's file.
-        name: What the names of its pictures begin with: the file's stem, or as much more of its path as sets it apart.
+        name: Beginning of its pictures' names: the file's stem, with as much of the path as makes it unique.
         pictures: Kind -> ``[H, W, 3]`` uint8: ``lovi`` and ``combined``; or, for each explainer (and each target, if
             there are several), its map and its overlay; and ``sheet``, all of them side by side.
     """
@@ -68,7 +68,7 @@ class ExplainedImages(Sequence[ExplainedImage]):
 
     Attributes:
         files: The image files, each once.
-        names: What the names of each file's pictures begin with, no two pictures having one name.
+        names: Beginning of each file's pictures' names; no two pictures have the same name.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ExplainedImages(Sequence[ExplainedImage]):
         """Explain the images one after the other, and write the pictures of each as ``<name>_<kind>.png``.
 
         Args:
-            folder: Where the pictures go; it is made if need be.
+            folder: Folder of the pictures; it is created.
             progress: Show a progress bar.
 
         Returns:
@@ -159,7 +159,7 @@ def explain_images(
     crop: int = 224,
     normalize: Normalize | tuple[Sequence[float], Sequence[float]] = "imagenet",
 ) -> ExplainedImages:
-    """Pictures of what explainers say of image files.
+    """Pictures of explainers' maps of image files.
 
     Args:
         images: Image files, or folders of them.
@@ -175,7 +175,7 @@ def explain_images(
             `lightning_saliency.data.image_files.read_class_names`.
         resize: Shorter side of the images in pixels.
         crop: Side of the centre crop in pixels; 0: the whole image.
-        normalize: What the network wants its images normalised by: ``"imagenet"``, ``"half"`` (to [-1, 1]), ``"none"``
+        normalize: Normalisation of the network's images: ``"imagenet"``, ``"half"`` (to [-1, 1]), ``"none"``
             ([0, 1]) or (mean, std).
 
     Returns:
@@ -184,7 +184,7 @@ def explain_images(
     Raises:
         ImportError: If an explainer needs a package that is not installed.
         TypeError: If an explainer has no such option.
-        ValueError: If a file, a name or an option is wrong, or the network cannot be explained so.
+        ValueError: If a file, a name or an option is wrong, or the network cannot be explained with these options.
 
     Example:
         >>> import tempfile
@@ -237,7 +237,7 @@ def _parsed(explainers: Iterable[str] | Mapping[str, ExplainerOption | None]) ->
 
 
 def _with_shared(specs: Mapping[str, ExplainerSpec], shared: Mapping[str, Any]) -> dict[str, ExplainerSpec]:
-    """The options for all explainers, given to each that has none of its own."""
+    """The options for all explainers, given to each one without its own."""
     found = {}
     for name, spec in specs.items():
         own = [option for option in spec.options if option != "statistic" or name not in STATISTICS]

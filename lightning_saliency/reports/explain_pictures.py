@@ -54,14 +54,14 @@ def explainer_pictures(
     targets: Mapping[int, str],
     file: object,
 ) -> dict[str, Picture]:
-    """Each explainer's map and overlay for each target, and a sheet: a column an explainer, a row a target.
+    """Each explainer's map and overlay for each target, and a sheet: one column per explainer, one row per target.
 
     Args:
         explainers: Name -> explainer.
         shown: ``[1, 3, H, W]``, the image in [0, 1].
         images: ``[1, 3, H, W]``, the image as the network takes it.
         targets: Class -> text over the image in the sheet's row of that class.
-        file: What the image is called in messages.
+        file: Name of the image in messages.
     """
     pictures: dict[str, Picture] = {}
     tiles: list[Tensor] = []
@@ -83,7 +83,7 @@ def explainer_pictures(
 
 
 def picture_kinds(explainers: Sequence[str], targets: Sequence[int]) -> list[str]:
-    """What all pictures of an image are called, whichever class is predicted.
+    """The kinds of pictures of an image, for any predicted class.
 
     Args:
         explainers: Names of the explainers; none: LOVI pictures.
@@ -100,7 +100,7 @@ def picture_kinds(explainers: Sequence[str], targets: Sequence[int]) -> list[str
 
 
 def class_probabilities(network: nn.Module, images: Tensor) -> Tensor:
-    """The probability of each class of one image, ``[classes]``; a single output is that of a yes.
+    """The probability of each class of one image, ``[classes]``; a single output is the probability of "yes".
 
     Args:
         network: Left as it is, run in eval mode.

@@ -27,7 +27,7 @@ class ReportPicture:
 
     Args:
         content: A figure, or ``[H, W, 3]`` uint8.
-        caption: Shown below, and read out to those who do not see the picture.
+        caption: Text below the picture, also its description for screen readers.
     """
 
     content: Figure | Picture
@@ -36,13 +36,13 @@ class ReportPicture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: its heading, what is to be known, tables and pictures.
+    """A part of a page: heading, text, tables and pictures.
 
     Args:
-        heading: Shown above.
-        text: One paragraph each.
-        tables: Their captions are shown below.
-        pictures: In order.
+        heading: Heading of the part.
+        text: Paragraphs.
+        tables: Tables; their captions are shown below them.
+        pictures: Pictures, in order.
     """
 
     heading: str

@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def picture_names(files: Sequence[Path], kinds: Sequence[str]) -> list[str]:
-    """What the names of each image's pictures begin with: its stem, or as much more of its path as sets it apart.
+    """Beginning of each image's pictures' names: its stem, with as much of the path as makes it unique.
 
-    Names that differ in capitals only are one name, as they are in many file systems.
+    Names that differ only in case are the same name, as in many file systems.
 
     Args:
         files: The images, each once.
@@ -21,7 +21,7 @@ def picture_names(files: Sequence[Path], kinds: Sequence[str]) -> list[str]:
         A name for each image. They depend on which images there are, and not on their order.
 
     Raises:
-        ValueError: If two pictures would have one name all the same.
+        ValueError: If two pictures would still have the same name.
 
     Example:
         >>> files = [Path("a/x.jpg"), Path("b/x.jpg"), Path("b/y.jpg"), Path("b/y.png"), Path("b/z.png")]
@@ -43,7 +43,7 @@ def picture_names(files: Sequence[Path], kinds: Sequence[str]) -> list[str]:
                 raise ValueError(
                     f"Got the images {', '.join(str(files[other]) for other in clashing)}, whose pictures would have "
                     "the same names. Allowed are images of different names; explain them one after the other, each "
-                    "with an output folder of its own."
+                    "with its own output folder."
                 )
 
 
@@ -51,7 +51,7 @@ def check_no_image_replaced(pictures: Sequence[Path], images: Sequence[Path]) ->
     """Raise if a picture's file is one of the images.
 
     Raises:
-        ValueError: If it is, also if their names differ in capitals only.
+        ValueError: If it is, also if their names differ only in case.
     """
     places = {_place(image): image for image in images}
     for picture in pictures:

@@ -21,20 +21,20 @@ from lightning_saliency.reports.tables import Column, Estimate
 
 __all__ = ["Example", "bar_plot", "curve_plot", "example_sheet", "save_figure"]
 
-# Nine that are told apart also by the colour-blind (Okabe and Ito, 2008), with dashes from the tenth method on.
+# Nine that the colour-blind can distinguish, too (Okabe and Ito, 2008), with dashes from the tenth method on.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800", "#777777")
 _DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image, a method's map of it and how that was scored.
+    """An image, a method's map of it, and the map's score.
 
     Args:
         image: ``[3, H, W]`` in [0, 1].
         saliency: ``[h, w]`` in [0, 1], any size.
         boxes: ``[n, 4]`` as x1, y1, x2, y2 in the image's pixels, or ``None``.
-        title: Shown above.
+        title: Text above the image.
     """
 
     image: Tensor

@@ -16,7 +16,7 @@ __all__ = ["Column", "Estimate", "TableData", "difference_columns", "ranked"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, the interval it lies in, and from how many measurements it is; of one, no interval is shown."""
+    """A value, its interval, and the number of measurements; for a single one no interval is shown."""
 
     value: float
     low: float
@@ -46,7 +46,7 @@ class Column:
 def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, digits: int) -> dict[str, int]:
     """The methods that are best (1) and second best (2).
 
-    Values are compared as they are printed: values that print the same share a rank.
+    Values are compared as they are printed: values that look the same share a rank.
 
     Args:
         values: Method -> value.
@@ -71,7 +71,7 @@ class TableData:
     Args:
         columns: The metrics.
         values: Network -> method -> column's key -> value. A missing value is shown as a dash.
-        caption: What the numbers are from.
+        caption: How the numbers were obtained.
     """
 
     columns: Sequence[Column]

@@ -88,7 +88,9 @@ class Grids:
 
     def __init__(self, root: Call) -> None:
         if root.inputs is None or len(root.inputs) != 4:
-            raise ValueError(f"Expected a trace of images [1, C, H, W], but got one of the shape {root.inputs}.")
+            raise ValueError(
+                f"Got a trace of the shape {root.inputs}. Allowed is one of images [1, C, H, W]; trace with images."
+            )
         _, channels, height, width = root.inputs
         self.image = Grid((height, width), channels, "NCHW")
         self._seen: dict[tuple[int, int], int] = {}  # size to prefix tokens, the latest last

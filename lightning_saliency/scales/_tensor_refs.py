@@ -71,7 +71,7 @@ def split_layer(model: nn.Module, layer: str) -> tuple[nn.Module, str, Side]:
         ValueError: If the network has no such module.
     """
     if not isinstance(layer, str):
-        raise TypeError(f"Expected a layer to be the name of a module, but got {type(layer).__name__}.")
+        raise TypeError(f"Got a layer of type {type(layer).__name__}. Allowed is the name of a module; give it.")
     candidates: list[tuple[str, Side]] = [(layer, "output")]
     for side in ("input", "output"):
         if layer.endswith(f":{side}"):
@@ -86,8 +86,8 @@ def split_layer(model: nn.Module, layer: str) -> tuple[nn.Module, str, Side]:
     close = difflib.get_close_matches(unknown, names, n=5, cutoff=0.5)
     nearest = f" The closest names are {', '.join(map(repr, close))}." if close else ""
     raise ValueError(
-        f"{type(model).__name__} has no module named {unknown!r}.{nearest} Expected a dotted path, as in "
-        "[name for name, _ in model.named_modules()]; 'name:input' reads what enters the module."
+        f"Got a layer of {type(model).__name__}, which has no module named {unknown!r}.{nearest} Allowed are dotted "
+        "paths, as in [name for name, _ in model.named_modules()]; 'name:input' reads what enters the module."
     )
 
 
@@ -124,9 +124,10 @@ def named_tensor_ref(root: Call, grids: Grids, module: nn.Module, name: str, sid
     one_pixel = grids.image.is_vector and shape is not None and len(shape) == 4
     if grid is None or (grid.is_vector and not one_pixel):
         raise ValueError(
-            f"The {side} of {name!r} has no grid: for one image it is {'no tensor' if shape is None else list(shape)}. "
-            "Expected [1, C, h, w], [1, h, w, C] or [1, tokens, C] of more than one position, in the image's "
-            "proportions. Name a module nearer to the image, whose tensor is not pooled, flattened or cut into windows."
+            f"Got the {side} of {name!r}, which has no grid: for one image it is "
+            f"{'no tensor' if shape is None else list(shape)}. Allowed are [1, C, h, w], [1, h, w, C] and [1, tokens, "
+            "C] of more than one position, in the image's proportions; name a module nearer to the image, whose "
+            "tensor is not pooled, flattened or cut into windows."
         )
     return TensorRef(calls[-1], side, grid)
 

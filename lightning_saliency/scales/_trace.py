@@ -115,15 +115,16 @@ def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
             parameters that have no shape yet.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected model to be a torch.nn.Module, but got {type(model).__name__}.")
+        raise TypeError(f"Got model of type {type(model).__name__}. Allowed is a torch.nn.Module; give the network.")
     if not isinstance(example_input, Tensor):
         raise TypeError(
-            f"Expected example_input to be a tensor of images [B, C, H, W], but got {type(example_input).__name__}."
+            f"Got example_input of type {type(example_input).__name__}. Allowed is a tensor of images [B, C, H, W]; "
+            "give a batch as the network sees it."
         )
     if example_input.ndim != 4 or 0 in example_input.shape:
         raise ValueError(
-            "Expected example_input to be images [B, C, H, W] with at least one image and no empty dimension, but got "
-            f"the shape {list(example_input.shape)}. Give a batch as the network sees it; image[None] makes one."
+            f"Got example_input {list(example_input.shape)}. Allowed are images [B, C, H, W] with at least one image "
+            "and no empty dimension; give a batch as the network sees it (image[None] makes one)."
         )
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:

@@ -120,8 +120,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     if not refs:
         raise NoScalesError(
             f"No scales found in {type(model).__name__} for an input of {list(images.shape)}: no layer with weights "
-            "works on a grid [B, C, h, w], [B, h, w, C] or [B, tokens, C] of more than one position. Expected a "
-            "network that keeps the image's two dimensions for a while (an MLP does not; a scripted network cannot be "
+            "works on a grid [B, C, h, w], [B, h, w, C] or [B, tokens, C] of more than one position. Allowed are "
+            "networks that keep the image's two dimensions for a while (an MLP does not; a scripted network cannot be "
             "looked into). If there is such a layer, name it: named_scales(model, layers, example_input)."
         )
     scales = tuple(scale_of(ref) for ref in settle(model, images, root, refs))
@@ -156,9 +156,9 @@ def named_scales(model: nn.Module, layers: Sequence[str], example_input: Tensor)
         [(30, 30), (30, 30), (15, 15)]
     """
     if isinstance(layers, str):
-        raise TypeError(f"Expected layers to be a sequence of names, but got the string {layers!r}: give [{layers!r}].")
+        raise TypeError(f"Got layers={layers!r}, a string. Allowed is a sequence of names; give [{layers!r}].")
     if not layers:
-        raise ValueError("Expected the name of at least one layer, but got none: name modules, or use find_scales.")
+        raise ValueError("Got no layers. Allowed is the name of at least one; name modules, or use find_scales.")
     images = prepared(model, example_input)
     chosen = [split_layer(model, layer) for layer in layers]
     root = trace(model, images)
@@ -199,9 +199,9 @@ def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = No
     dimensions = 3 if scale.layout == "tokens" else 4
     if activations.ndim != dimensions:
         raise ValueError(
-            f"Expected the {scale.read} of {scale.module!r} to have {dimensions} dimensions, its layout being "
-            f"{scale.layout}, but got the shape {list(activations.shape)}. Find the scales anew, with an example of "
-            "what the network is given."
+            f"Got {list(activations.shape)} as the {scale.read} of {scale.module!r}. Allowed are {dimensions} "
+            f"dimensions, its layout being {scale.layout}; find the scales anew, with an example of what the network "
+            "is given."
         )
     if scale.layout == "NCHW":
         return activations, 1

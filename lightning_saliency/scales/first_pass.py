@@ -274,7 +274,7 @@ class FirstPass:
         if not refs:
             raise NoScalesError(
                 f"No scales found in {type(call.module).__name__} for images of {entrance.size[1]}×{entrance.size[2]}: "
-                "no layer with weights works on a grid of more than one position. Expected a network that keeps the "
+                "no layer with weights works on a grid of more than one position. Allowed are networks that keep the "
                 "image's two dimensions for a while; if there is such a layer, name it with layers=."
             )
         found = [self._map_of(ref) for ref in refs]

@@ -39,12 +39,12 @@ class ScaleMaps:
 
     def __post_init__(self) -> None:
         if self.maps.ndim != 4:
-            raise ValueError(f"Expected maps of shape [B, K, H, W], but got {list(self.maps.shape)}.")
+            raise ValueError(f"Got maps {list(self.maps.shape)}. Allowed are [B, K, H, W]; add the missing dimensions.")
         count = self.maps.shape[1]
         if len(self.names) != count or len(self.weights) != count:
             raise ValueError(
-                f"Expected one name and one weight for each of the {count} scales, "
-                f"but got {len(self.names)} names and {len(self.weights)} weights."
+                f"Got {len(self.names)} names and {len(self.weights)} weights for {count} scales. Allowed is one of "
+                "each for every scale; give as many."
             )
 
     @classmethod
@@ -70,7 +70,7 @@ class ScaleMaps:
             ValueError: If there is no statistic, or the weights do not fit.
         """
         if not statistics:
-            raise ValueError("Expected the statistics of at least one scale, but got none.")
+            raise ValueError("Got no statistics. Allowed are those of at least one scale; give them.")
         size = _finest(statistics) if size is None else size
         maps = torch.stack([resize_maps(normal_cdf(map_), size) for map_ in statistics], dim=1)
         return cls(maps, tuple(names), scale_weights(weights, len(statistics)))

@@ -85,7 +85,7 @@ class ScaleTaps:
     ) -> None:
         if not scales:
             raise ValueError(
-                "ScaleTaps expected at least one scale, but got none: give what find_scales(model, images) finds."
+                "Got no scales for ScaleTaps. Allowed is at least one; give what find_scales(model, images) finds."
             )
         self.scales = tuple(scales)
         self.statistic = get_statistic(statistic)
@@ -210,21 +210,22 @@ class ScaleTaps:
     def _record(self, index: int, scale: Scale, value: object) -> None:
         activations = next(tensors_in(value), None)
         if activations is None:
-            raise TapError(f"the {scale.read} of {scale.module!r} holds no tensor")
+            raise TapError(f"Got no tensor as the {scale.read} of {scale.module!r}. Find the scales anew.")
         grid, dim = as_grid(self._read(activations), scale)
         if not self.statistic.pre_activation:
             self._maps[index] = self.statistic(grid, dim=dim)
             return
         if self._pre_activation is None:
             raise TapError(
-                f"no activation module was called before {scale.module!r}; {self.statistic.name} is read at its input"
+                f"Got no call of an activation module before {scale.module!r}, at whose input {self.statistic.name} is "
+                "read. Use another statistic."
             )
         expected = tuple(size for axis, size in enumerate(grid.shape) if axis != dim)
         if self._pre_activation.shape != expected:
             raise TapError(
-                f"the last activation module before {scale.module!r} works on a grid "
-                f"{tuple(self._pre_activation.shape[1:])}, not on the scale's own {expected[1:]}; "
-                f"{self.statistic.name} cannot be read for this network"
+                f"Got the grid {tuple(self._pre_activation.shape[1:])} at the last activation module before "
+                f"{scale.module!r}, for {self.statistic.name}. Allowed is the scale's own {expected[1:]}; use another "
+                "statistic for this network."
             )
         self._maps[index] = self._pre_activation
 
@@ -245,6 +246,6 @@ def _module_of(model: nn.Module, scale: Scale) -> nn.Module:
         return model.get_submodule(scale.module)  # finds modules inside torch.compile's wrapper by their plain names
     except AttributeError:
         raise ValueError(
-            f"The network has no module named {scale.module!r}: give the scales of this very network, as "
+            f"Got a scale at {scale.module!r}, which the network does not have. Give this network's own scales, as "
             "find_scales(model, images) returns them."
         ) from None

@@ -1,4 +1,4 @@
-"""What a map costs, told by a few timed passes."""
+"""What a map costs, estimated from a few timed passes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
     """Time an explainer on a few images, after a first one; fast ones on all that are given.
 
     An explainer that scores masked images is stopped when these have taken ``budget`` seconds, and the rest of its
-    masked images is counted at the same rate: RISE with 4,000 masks is told by as many as go into a second.
+    masked images is counted at the same rate: RISE with 4,000 masks is estimated from as many as fit into a second.
 
     Args:
         explainer: The explainer.
@@ -91,7 +91,7 @@ def _timed(explainer: Explainer, images: Tensor, targets: Tensor | None, budget:
 def timing_cell(
     name: str, function: Callable[..., dict[str, Any]], arguments: Mapping[str, Any], fingerprint: Mapping[str, Any]
 ) -> Cell:
-    """A timing as a cell, named also by what it depends on: with other options it is another one, and none is stale.
+    """A timing as a cell. Its name includes what it depends on, so that it is never stale.
 
     Args:
         name: What is timed.
@@ -108,6 +108,6 @@ def timing_cell(
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -21,8 +21,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
         confidence: Level of the confidence interval, in (0, 1).
 
     Returns:
-        The mean, its interval and n. One value says nothing of the spread: its interval has infinite ends, and tables
-        and figures show none.
+        The mean, its interval and n. For a single value the interval is infinite, and tables and figures show none.
 
     Raises:
         ValueError: If there is no value, or the confidence is out of range.
@@ -106,9 +105,9 @@ def bootstrap_mean(
 
     Args:
         values: N scores.
-        images: For each the number of the image it belongs to.
-        classes: For each its class: the mean is taken within each class and then over the classes (those that a draw
-            contains). ``None``: the mean over all values.
+        images: For each score the number of its image.
+        classes: For each score its class: the mean is taken within each class and then over the classes (those that a
+            draw contains). ``None``: the mean over all values.
         resamples: Number of draws.
         confidence: Share of the draws' means that the interval holds, in (0, 1).
         seed: Seed of the random draws.

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and on how often they were drawn from, whatever else draws in between."""
+"""Random numbers that depend only on a seed and on how many were drawn before, not on what other code draws."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from lightning_saliency.randomness import GeneratorStates, isolated_rng
 
 
 class Batches(Sized, Protocol):
-    """What a loader of a map-style data set is: it has a length, and each pass over it gives its batches."""
+    """A loader of a map-style data set: it has a length, and each pass over it yields the batches."""
 
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class OwnRandomness:
-    """A state of its own for the generators that everyone shares: those of Python, NumPy and PyTorch (on the CPU).
+    """A private state for the shared random generators of Python, NumPy and PyTorch (on the CPU).
 
-    While the context is entered, the shared generators go on where they stopped when it was left last; what is outside
-    sees none of it. A transform that draws from them then draws the same numbers in every arm of a study.
+    Inside the context the shared generators continue from where they stopped when it was last left; outside, their
+    state does not change. A transform that draws from them then draws the same numbers in every arm of a study.
 
     Args:
-        seed: Where it begins.
+        seed: Seed of the initial state.
 
     Example:
         >>> import torch
@@ -62,10 +62,10 @@ class OwnRandomness:
 
 
 class SeededBatches:
-    """The batches of a loader, their order and their transforms drawn from random numbers of their own.
+    """The batches of a loader, with their own random numbers for order and transforms.
 
     Args:
-        loader: With ``num_workers=0``, or with workers that it starts anew for each pass.
+        loader: Loader with ``num_workers=0``, or with workers that are restarted for each pass.
         seed: Seed of the random numbers.
     """
 
@@ -113,7 +113,7 @@ def reseed(seed: int) -> None:
 
 
 class SeedAtStart(pl.Callback):
-    """Seeds the generators when fitting starts: the order of the data does not depend on what was done before it."""
+    """Seeds the generators when fitting starts: the order of the data does not depend on earlier code."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -125,7 +125,7 @@ class SeedAtStart(pl.Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's remarks, which would be repeated for each of hundreds of cells."""
+    """Silence Lightning's messages, which would be repeated for each of hundreds of cells."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -14,8 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 def counted_passes(size: tuple[int, int]) -> Iterator[list[int]]:
     """Counts the images that are passed through any network as a whole while the context lasts.
 
-    Counted are calls of modules with parameters, from outside of any module, on images ``[N, C, *size]``: so are passes
-    of a copy of the network, with which some explainers score masked images; transforms of images are not.
+    A call on images ``[N, C, *size]`` counts if the module has parameters and is called from outside of any module.
+    Passes of a copy of the network, with which some explainers score masked images, count; transforms of images do not.
 
     Args:
         size: Height and width of the images.

@@ -1,4 +1,4 @@
-"""The network and the images of a study: described in plain data, or shared by the process that has them."""
+"""The network and the images of a study: described as plain data, or shared by the process that has them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model_recipe(model: Any, name: str, share: Share) -> Recipe:
 
     Args:
         model: A network; a mapping of `ImageClassifier`'s arguments; or ``{"class_path": ..., "init_args": {...}}``.
-        name: What to call it.
+        name: Name of the network.
         share: See `lightning_saliency.studies.engine.shared.sharing`.
 
     Raises:
@@ -41,9 +41,9 @@ def data_recipe(
 
     Args:
         data: ``{"class_path": ..., "init_args": {...}}``, or whatever `as_samples` takes.
-        targets: Classes of images ``[N, C, H, W]``; ``None``: those that are predicted.
+        targets: Classes of images ``[N, C, H, W]``; ``None``: the predicted ones.
         limit: Number of images; ``None``: all.
-        seed: Seed of their choice.
+        seed: Seed of the choice of images.
         share: See `lightning_saliency.studies.engine.shared.sharing`.
     """
     if isinstance(data, Mapping) and "class_path" in data:
@@ -58,7 +58,7 @@ def network_from(recipe: Recipe, device: str = "") -> nn.Module:
 
     Args:
         recipe: See `model_recipe`. Of an `ImageClassifier` the network inside it.
-        device: Where it is moved to; ``""``: it stays where it is.
+        device: Device that it is moved to; ``""``: it is not moved.
     """
 
     def build() -> nn.Module:
@@ -81,7 +81,7 @@ def samples_from(recipe: Recipe) -> Samples:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network is; the CPU if it has no parameters."""
+    """The device of a network; the CPU if it has no parameters."""
     found = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), None)
     return found or torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""One's own images for a comparison: tensors, or any data set of images and classes."""
+"""Your own images for a comparison: tensors, or any data set of images and classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Samples(Protocol):
-    """What a comparison needs to know of its images; `BoxedImages` is one."""
+    """The interface of a comparison's images; `BoxedImages` implements it."""
 
     @property
     def normalization(self) -> Normalization | None:
@@ -36,21 +36,21 @@ class Samples(Protocol):
 
     @property
     def classes(self) -> set[int]:
-        """The network's classes that are to be seen; those that it predicts are not among them."""
+        """The network's classes that the images show, without predicted ones."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
 
     def fingerprint(self) -> str:
-        """A hash of all there is."""
+        """A hash of the images, classes and boxes."""
 
     def description(self) -> str:
-        """What there is and how it was chosen, for a caption."""
+        """The number of images and how they were chosen, for a caption."""
 
 
 class OwnImages:
-    """Tensors or a map-style data set as `Samples`; it is gone through once to look at what there is.
+    """Tensors or a map-style data set as `Samples`; they are read once, to check them.
 
     Args:
         data: Images ``[N, C, H, W]``, or a data set with a length whose items are
@@ -62,11 +62,12 @@ class OwnImages:
             images ``[C, H, W]`` as the network takes them, boxes x1, y1, x2, y2 in their pixels.
         targets: For images ``[N, C, H, W]``: ``[N]`` int64; ``None``: the class that the network predicts.
         limit: Number of images taken; ``None``: all.
-        seed: Seed of their choice.
-        normalization: Mean and standard deviation by which the images were normalised; ``None``: looked for.
+        seed: Seed of the choice of images.
+        normalization: Mean and standard deviation by which the images were normalised; ``None``: searched in the data
+            set's transforms.
 
     Raises:
-        TypeError: If ``data`` or an item of it is something else.
+        TypeError: If ``data`` or one of its items has another type.
         ValueError: If shapes do not fit.
     """
 
@@ -98,7 +99,7 @@ class OwnImages:
         random.Random(seed).shuffle(order)
         self._chosen = sorted(order[:limit])
         if not self._chosen:
-            raise ValueError("Got no image. Expected at least one.")
+            raise ValueError("Got no image. Allowed is at least one; give more data, or another limit.")
         self.normalization = normalization
         if normalization is None and not isinstance(data, Tensor):
             self.normalization = find_normalization(data)
@@ -113,8 +114,8 @@ class OwnImages:
             self.classes.update(index for candidates in sample.candidates for index in candidates)
             self.has_boxes &= all(boxes is not None for boxes in sample.boxes)
             known = [None if boxes is None else boxes.tolist() for boxes in sample.boxes]
-            told = (sample.labels, sample.candidates, known)
-            digest.update(images_fingerprint(sample.image[None], told).encode())
+            described = (sample.labels, sample.candidates, known)
+            digest.update(images_fingerprint(sample.image[None], described).encode())
         if len(sizes) > 1:
             raise ValueError(
                 f"Got images of the sizes {sorted(sizes)}. Allowed is one size. Resize and crop them alike."
@@ -151,13 +152,13 @@ class OwnImages:
 
 
 def build_samples(spec: Mapping[str, Any], limit: int | None, seed: int) -> Samples:
-    """The images that a configuration describes.
+    """The images of a configuration.
 
     Args:
         spec: ``{"class_path": ..., "init_args": {...}}`` of `BoxedImages`, of a data module, whose test images are
             taken, or of a data set as `OwnImages` takes it.
         limit: Number of images; ``None``: all.
-        seed: Seed of their choice.
+        seed: Seed of the choice of images.
     """
     arguments = dict(spec["init_args"])
     if "limit" in arguments and "seed" in arguments and limit is not None:
@@ -174,7 +175,7 @@ def build_samples(spec: Mapping[str, Any], limit: int | None, seed: int) -> Samp
 
 
 def as_samples(data: Any, targets: Tensor | None, limit: int | None, seed: int) -> Samples:
-    """Whatever the data are, as `Samples`; see `OwnImages`."""
+    """Any form of data as `Samples`; see `OwnImages`."""
     if not isinstance(data, BoxedImages):
         return OwnImages(data, targets, limit, seed)
     if targets is not None or limit is not None:
@@ -195,7 +196,10 @@ def _annotated(place: int, image: Any, target: Mapping[str, Any]) -> Sample:
     labels = [None if label is None else int(label) for label in target["labels"]]
     boxes = torch.as_tensor(target["boxes"], dtype=torch.float32) if "boxes" in target else None
     if boxes is not None and boxes.shape != (len(labels), 4):
-        raise ValueError(f"Got boxes {list(boxes.shape)} for {len(labels)} labels of image {place}. Expected [n, 4].")
+        raise ValueError(
+            f"Got boxes {list(boxes.shape)} for {len(labels)} labels of image {place}. Allowed are [{len(labels)}, 4]; "
+            "give one box for each label."
+        )
     return _sample(place, image, list(labels), boxes)
 
 

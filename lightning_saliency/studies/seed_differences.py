@@ -1,8 +1,9 @@
-"""Methods that share their seeds, one of them compared with each of the others."""
+"""Results over seeds: intervals, and the differences of one method to each of the others."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,13 @@ SeedScores = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclass(frozen=True)
 class SeedDifferences:
-    """The scores of a reference less those of each other method, paired by seed.
+    """The scores of a reference minus those of each other method, paired by seed.
 
     Args:
         scores: Scores of the methods that are compared.
-        reference: One of them; ``None``: nothing is compared.
-        columns: Names of the scores.
-        seeds: How many there are.
+        reference: The method that is compared; ``None``: nothing is compared.
+        columns: The scores.
+        seeds: Number of seeds.
         confidence: Level of the confidence intervals over seeds, in (0, 1).
     """
 
@@ -58,25 +59,25 @@ class SeedDifferences:
         """A row for each other method; the caption says what the sign means."""
         rows = {f"{self.reference} − {other}": row for other, row in self.estimates().items()}
         if not rows:
-            return TableData(difference_columns(self.columns), {}, "Nothing to be compared.")
+            return TableData(difference_columns(self.columns), {}, "Nothing to compare.")
         caption = [
-            f"{self.reference} less the other, seed by seed: above 0, {self.reference} is better.",
+            f"{self.reference} minus the other, seed by seed: above 0, {self.reference} is better.",
             seed_caption(self.seeds, self.confidence),
             *(["The intervals are not corrected for the number of rows."] if self.seeds > 1 and len(rows) > 1 else []),
         ]
         return TableData(difference_columns(self.columns), {network: rows}, " ".join(caption))
 
     def sections(self, network: str) -> list[Section]:
-        """The part of a report, if there is something to be compared."""
+        """The part of a report, if there is anything to compare."""
         if not self.estimates():
             return []
         return [Section(f"Against {self.reference}", (), [self.table(network)])]
 
     def csv(self, kind: str) -> str:
-        """A line for each other method and score; of what is missing the cells are empty.
+        """A line for each other method and score; missing values are empty.
 
         Args:
-            kind: What the methods are: the heading of their names.
+            kind: Heading of the names of the methods.
         """
         lines: list[list[Any]] = [["reference", kind, "score", "value", "low", "high", "seeds"]]
         for other, row in self.estimates().items():
@@ -86,16 +87,48 @@ class SeedDifferences:
         return as_csv(lines)
 
 
+class SeedResult(ABC):
+    """The result of a study whose cells share their seeds; subclasses have the fields."""
+
+    network: str
+    seeds: tuple[int, ...]
+    confidence: float
+
+    @abstractmethod
+    def tables(self) -> list[TableData]:
+        """All tables of the study."""
+
+    @abstractmethod
+    def _differences(self) -> SeedDifferences: ...
+
+    def differences(self) -> TableData:
+        """The scores of the reference minus those of each other method, paired by seed.
+
+        The intervals are those of the differences, Student's over seeds: cells of one seed begin with the same weights
+        and see the same images, so that the effect of the seed cancels. Scores that are not finite have none.
+        """
+        return self._differences().table(self.network)
+
+    def __str__(self) -> str:
+        return "\n".join(table.markdown() for table in self.tables())
+
+    def _interval(self, values: Sequence[float], factor: float = 1) -> Estimate:
+        return mean_interval([factor * value for value in values], self.confidence)
+
+    def _caption(self) -> str:
+        return seed_caption(len(self.seeds), self.confidence)
+
+
 def chosen_reference(given: str | None, names: Sequence[str], usual: str | None = None) -> str | None:
     """The method that the others are compared with.
 
     Args:
-        given: By the user; or ``None``: the usual one where it is among the names, else the first of them.
+        given: The user's choice; ``None``: ``usual`` if it is among the names, otherwise the first of them.
         names: Names of all methods.
-        usual: See ``given``.
+        usual: Name of the usual method.
 
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If ``given`` is not among the names.
     """
     if given is None:
         return usual if usual in names else next(iter(names), None)
@@ -105,14 +138,14 @@ def chosen_reference(given: str | None, names: Sequence[str], usual: str | None 
 
 
 def seed_caption(seeds: int, confidence: float) -> str:
-    """What the numbers are, and their intervals."""
+    """How the numbers and their intervals were obtained."""
     if seeds == 1:
         return "One seed: no intervals."
     return f"Mean of {seeds} seeds and its {confidence:.0%} Student interval."
 
 
 def estimate_cells(estimate: Estimate | None) -> list[Any]:
-    """Value, ends of the interval and number of seeds for a line of CSV; empty is what there is not."""
+    """Value, ends of the interval and number of seeds for a line of CSV; without an estimate they are empty."""
     return [None] * 4 if estimate is None else list(finite_or_none(vars(estimate)).values())
 
 

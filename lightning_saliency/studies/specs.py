@@ -121,7 +121,9 @@ def _check_arguments(found: Any, arguments: Mapping[str, Any]) -> None:
     except TypeError as error:
         allowed = ", ".join(inspect.signature(found).parameters)
         name = getattr(found, "__qualname__", str(found))
-        raise TypeError(f"{name} was given {sorted(arguments)}, but {error}. It takes {allowed}.") from None
+        raise TypeError(
+            f"Got {sorted(arguments)} for {name}: {error}. Allowed are {allowed}; drop or rename the others."
+        ) from None
 
 
 def _path_as_text(value: object) -> str:

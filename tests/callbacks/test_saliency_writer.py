@@ -110,7 +110,7 @@ def test_several_loaders_fill_several_stores(tmp_path):
     assert {name: len(store) for name, store in alone.items()} == {"train": 9, "val": 5}
     run(SaliencyWriter(tmp_path / "more", explainer())).predict(Predicts(), [loader(3), loader(2), loader(4)])
     assert [len(SaliencyStore.open(tmp_path / "more" / name)) for name in ("train", "val", "test")] == [3, 2, 4]
-    with pytest.raises(ValueError, match=r"Got 2 loaders and stages=None. Expected a name for each"):
+    with pytest.raises(ValueError, match=r"Got 2 loaders and stages=None. Allowed is a name for each"):
         write_maps(tmp_path / "other", explainer(), [loader(3), loader(2)], run())
     write_maps(tmp_path / "other", explainer(), [loader(3), loader(2)], run(), stages=("a", "b"))
     assert len(SaliencyStore.open(tmp_path / "other" / "b")) == 2
@@ -253,7 +253,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="Got 8 images in a batch of 4 samples"):
         write_maps(tmp_path / "a", explainer(), loader(collate_fn=doubled), run())
-    with pytest.raises(ValueError, match="It cannot be told which images"):
+    with pytest.raises(ValueError, match="does not say which images it loads"):
         write_maps(tmp_path / "b", explainer(), DataLoader(whole_images(pictures(), 16), batch_size=None), run())
 
 

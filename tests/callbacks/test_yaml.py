@@ -101,7 +101,7 @@ def test_the_preset_takes_the_other_settings(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"class_path": "group_cam", "init_args": {"grups": 4}}, "It takes layer, groups, theta"),
+        ({"class_path": "group_cam", "init_args": {"grups": 4}}, "Allowed are layer, groups, theta"),
         ({"class_path": "groupcam"}, "Allowed are smoe, grad_cam"),
         ({"name": "group_cam"}, "Allowed are class_path"),
     ],

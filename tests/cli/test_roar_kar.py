@@ -74,8 +74,8 @@ def test_layer_masking_plans_and_runs(write, tmp_path, capsys):
         (["--explainers", "smoe,grandcam"], "the explainer 'grandcam'"),
         (["--fractions", "[10]"], "the fraction 10"),
         (["--data.class_path", "lightning_saliency.data.NoScenes"], "cannot be imported"),
-        (["--model.init_args.model", "small_cnn"], "It takes model"),
-        (["--explainers.smoe.init_args.statistics", "std"], "It takes statistic"),
+        (["--model.init_args.model", "small_cnn"], "Allowed are model"),
+        (["--explainers.smoe.init_args.statistics", "std"], "Allowed are statistic"),
         (["--trainer.precision"], "without a value"),
         (["--model", '{"model": "resnet1"}'], "num_classes"),
     ],
@@ -102,4 +102,4 @@ def test_the_configurations_of_the_project_are_understood(name):
     config = RoarKarConfig(**content)
     assert {"random"} < set(config.explainers)
     assert {spec.name for spec in config.explainers.values()} <= {*EXPLAINERS, *CONTROL_MAPS}
-    assert config.modes == ("kar", "roar") if "modes" in content else config.modes == ("roar", "kar")
+    assert config.modes == ("kar", "roar")

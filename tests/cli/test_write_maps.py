@@ -96,7 +96,7 @@ def test_random_weights_depend_on_the_seed_alone(tmp_path, config):
     [
         (["--model", "null"], "Got no --model"),
         (["--explainer", "magic"], "'magic'"),
-        (["--explainer", '{"class_path": "rise", "init_args": {"mask": 5}}'], "It takes masks"),
+        (["--explainer", '{"class_path": "rise", "init_args": {"mask": 5}}'], "Allowed are masks"),
         (["--stages", "predict"], "Allowed are train, val, test"),
         (["--data.class_path", "lightning_saliency.data.NoScenes"], "cannot be imported"),
         (["--size", "0"], "Got size=0"),

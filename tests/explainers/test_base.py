@@ -42,16 +42,16 @@ def test_one_target_for_all_and_targets_of_each() -> None:
 @pytest.mark.parametrize(
     ("targets", "error", "message"),
     [
-        (5, ValueError, r"from 0 to 4, the network having 5 classes, but got \[5\]"),
-        (-1, ValueError, r"from 0 to 4, the network having 5 classes, but got \[-1\]"),
-        (torch.tensor([0, 9]), ValueError, r"but got \[9\]"),
-        (torch.tensor([1]), ValueError, r"each of the 2 images, \[2\], but got \[1\]"),
-        (torch.tensor(1), ValueError, r"\[2\], but got \[\]"),
-        (torch.tensor([[0], [1]]), ValueError, r"\[2\], but got \[2, 1\]"),
-        (torch.tensor([0, 1], dtype=torch.int32), TypeError, r"torch\.int64, but got torch\.int32"),
-        (torch.tensor([0.0, 1.0]), TypeError, r"torch\.int64, but got torch\.float32"),
-        (True, TypeError, "but got bool"),
-        ([0, 1], TypeError, "but got list"),
+        (5, ValueError, r"targets \[5\] for a network with 5 classes. Allowed are 0 to 4"),
+        (-1, ValueError, r"targets \[-1\] for a network with 5 classes. Allowed are 0 to 4"),
+        (torch.tensor([0, 9]), ValueError, r"Got the targets \[9\]"),
+        (torch.tensor([1]), ValueError, r"Got targets \[1\] for 2 images. Allowed are \[2\]"),
+        (torch.tensor(1), ValueError, r"Got targets \[\] for 2 images. Allowed are \[2\]"),
+        (torch.tensor([[0], [1]]), ValueError, r"Got targets \[2, 1\] for 2 images. Allowed are \[2\]"),
+        (torch.tensor([0, 1], dtype=torch.int32), TypeError, r"Got targets of torch\.int32. Allowed is torch\.int64"),
+        (torch.tensor([0.0, 1.0]), TypeError, r"Got targets of torch\.float32. Allowed is torch\.int64"),
+        (True, TypeError, "Got targets of type bool"),
+        ([0, 1], TypeError, "Got targets of type list"),
     ],
 )
 def test_wrong_targets(targets: Any, error: type[Exception], message: str) -> None:
@@ -75,11 +75,15 @@ def test_the_callers_targets_and_images_are_not_changed() -> None:
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (torch.zeros(3, 16, 16), ValueError, r"but got \[3, 16, 16\]\. Add the batch dimension with images\[None\]"),
-        (torch.zeros(2, 16), ValueError, r"but got \[2, 16\]\.$"),
-        (torch.zeros(2, 3, 0, 16), ValueError, r"but got \[2, 3, 0, 16\]"),
-        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, r"but got torch\.uint8: convert them"),
-        ("photo.jpg", TypeError, "but got str"),
+        (
+            torch.zeros(3, 16, 16),
+            ValueError,
+            r"Got images \[3, 16, 16\]\..*add the batch dimension with images\[None\]",
+        ),
+        (torch.zeros(2, 16), ValueError, r"Got images \[2, 16\]\..*; reshape them\.$"),
+        (torch.zeros(2, 3, 0, 16), ValueError, r"Got images \[2, 3, 0, 16\]"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), TypeError, r"Got images of torch\.uint8.*convert them"),
+        ("photo.jpg", TypeError, "Got images of type str"),
     ],
 )
 def test_wrong_images(wrong: Any, error: type[Exception], message: str) -> None:
@@ -168,14 +172,14 @@ def test_shapes_of_logits() -> None:
     assert torch.equal(GradCAM(binary, "conv")(inputs, 0), expected)
     segmentation = Returning(lambda x: {"out": x, "aux": x})
     segmentation.load_state_dict(flat.state_dict())
-    with pytest.raises(ValueError, match=r"logits \[B, N\] for 2 images, but got \[2, 4, 14, 14\]\. Reduce them"):
+    with pytest.raises(ValueError, match=r"Got logits \[2, 4, 14, 14\] for 2 images. Allowed are \[B, N\]; reduce"):
         GradCAM(segmentation, "conv")(inputs, 2)
     reduced = GradCAM(segmentation, "conv", output=lambda returned: returned["out"].mean(dim=(2, 3)))
     assert torch.equal(reduced(inputs, 2), expected)
-    with pytest.raises(TypeError, match="output= to return a tensor of logits"):
+    with pytest.raises(TypeError, match=r"from output=. Allowed is a tensor of logits"):
         GradCAM(segmentation, "conv", output=lambda returned: returned)(inputs, 2)
 
 
 def test_layers_of_another_type() -> None:
-    with pytest.raises(TypeError, match="a Scale or None, but got int"):
+    with pytest.raises(TypeError, match=r"Got layer of type int. Allowed are a module's name, a Scale and None"):
         Fixed(network(), lambda images, targets: images[:, 0], layer=4)

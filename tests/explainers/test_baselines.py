@@ -158,7 +158,7 @@ def test_guided_backprop_by_definition(build: Callable[[], nn.Module]) -> None:
 
 
 def test_guided_backprop_needs_relu_modules() -> None:
-    with pytest.raises(ValueError, match=r"nn\.ReLU modules, of which this network has none"):
+    with pytest.raises(ValueError, match=r"method='GuidedBackprop' for a network without nn\.ReLU modules"):
         CaptumExplainer(mobilenet_v2(weights=None), "GuidedBackprop")
     assert CaptumExplainer(mobilenet_v2(weights=None), "Saliency")(torch.randn(1, 3, 32, 32)).amax() == 1
 
@@ -288,7 +288,7 @@ def test_torchcam_options_and_layers() -> None:
     assert torch.equal(few, TorchcamExplainer(model, layer=scale, num_samples=1, std=0.5)(inputs, TARGETS))
     assert TorchcamExplainer(model)(inputs).shape == (3, 16, 16)
     for wrong in (Scale("5", "input", (5, 5), 8, "NCHW"), Scale("5", "output", (5, 5), 8, "NHWC")):
-        with pytest.raises(ValueError, match="torchcam reads outputs"):
+        with pytest.raises(ValueError, match=r"for torchcam. Allowed are outputs"):
             TorchcamExplainer(model, layer=wrong)
 
 
@@ -397,10 +397,19 @@ def test_other_outputs() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda model: CaptumExplainer(model, "LayerGradCam"), "Saliency, InputXGradient.*but got 'LayerGradCam'"),
-        (lambda model: CaptumExplainer(model, noise_tunnel="sg"), "smoothgrad, smoothgrad_sq, vargrad or None"),
-        (lambda model: CaptumExplainer(model, samples=0), "samples >= 1"),
-        (lambda model: CaptumExplainer(model, stdevs=-1.0), "stdevs >= 0"),
+        (
+            lambda model: CaptumExplainer(model, "LayerGradCam"),
+            "Got method='LayerGradCam'. Allowed are 'Saliency', ",
+        ),
+        (
+            lambda model: CaptumExplainer(model, noise_tunnel="sg"),
+            "Allowed are None, 'smoothgrad', 'smoothgrad_sq', 'vargrad'",
+        ),
+        (lambda model: CaptumExplainer(model, samples=0), "Allowed are samples from 1"),
+        (
+            lambda model: CaptumExplainer(model, stdevs=-1.0),
+            "Got samples=.* and stdevs=-1.0. Allowed are .* stdevs from 0",
+        ),
         (
             lambda model: TorchcamExplainer(model, "gradcam"),
             r"method='gradcam'\. Allowed are .*GradCAM.*use one of them",
@@ -473,5 +482,5 @@ def test_unknown_names_and_options() -> None:
     for name in ("torchcam:layercam", "torchcam:", "torchcam:OutputTarget"):
         with pytest.raises(ValueError, match=rf"'{name}'\. Allowed are .*torchcam:LayerCAM.*; use one of them"):
             build_explainer(name, network())
-    with pytest.raises(TypeError, match=r"grad_cam was given the options \['groups'\].*It takes layer, output"):
+    with pytest.raises(TypeError, match=r"Got the options \['groups'\] for grad_cam.*Allowed are layer, output"):
         build_explainer("grad_cam", network(), groups=4)

@@ -233,7 +233,7 @@ def test_layers_that_cannot_be_read() -> None:
         activations_and_gradients(Odd(), inputs, None, [scale("beside")])
     with pytest.raises(ValueError, match="do not depend on the output of 'beside'"):
         activations_and_gradients(Odd(), inputs, None, [scale("used"), scale("beside")])
-    with pytest.raises(ValueError, match="no module named 'conv', 'conv2': give the scales of this very network"):
+    with pytest.raises(ValueError, match="Got scales at 'conv', 'conv2', which the network does not have"):
         activations_and_gradients(Odd(), inputs, None, [scale("conv"), scale("used"), scale("conv2")])
     with pytest.raises(RuntimeError, match="did not run the output of 'unused'"):
         activations_only(Odd(), inputs, [scale("unused")])

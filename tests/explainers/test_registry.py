@@ -85,7 +85,7 @@ def test_which_explainers_have_a_map_for_each_class():
             TypeError,
             "keys class_path, groups. Allowed are class_path",
         ),
-        ({"class_path": "group_cam", "init_args": {"grups": 4}}, TypeError, "It takes layer, groups, theta"),
+        ({"class_path": "group_cam", "init_args": {"grups": 4}}, TypeError, "Allowed are layer, groups, theta"),
         ({"explainer": "group_cam"}, TypeError, "Allowed are class_path"),
         (4, TypeError, "of the type int"),
         (GroupCAM(nn.Identity()), TypeError, "already built"),

@@ -76,7 +76,7 @@ def test_the_map_is_class_free_and_needs_no_logits() -> None:
     expected = explainer(images)
     assert torch.equal(explainer(images, 3), expected)
     assert torch.equal(explainer(images, torch.tensor([0, 7])), expected)
-    with pytest.raises(ValueError, match=r"\[2\], but got \[1\]"):
+    with pytest.raises(ValueError, match=r"Got targets \[1\] for 2 images. Allowed are \[2\]"):
         explainer(images, torch.tensor([0]))
 
 
@@ -127,8 +127,8 @@ def test_inference_mode_and_half_precision() -> None:
     ("options", "error", "message"),
     [
         ({"statistic": "smoe"}, ValueError, "smoe_scale"),
-        ({"layers": []}, ValueError, r"'auto' or at least one module's name or Scale, but got \[\]"),
-        ({"layers": [3]}, TypeError, r"'auto' or at least one module's name or Scale, but got \[3\]"),
+        ({"layers": []}, ValueError, r"Got layers=\[\]. Allowed are 'auto' and at least one module's name or Scale"),
+        ({"layers": [3]}, TypeError, r"Got layers=\[3\]. Allowed are 'auto' and at least one module's name or Scale"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], error: type[Exception], message: str) -> None:

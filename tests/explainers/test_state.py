@@ -327,5 +327,5 @@ def test_wrappers_are_taken_off() -> None:
     assert unwrap(nn.DataParallel(model)) is model
     inputs = images()
     assert torch.equal(GradCAM(nn.DataParallel(model), "conv2")(inputs), GradCAM(model, "conv2")(inputs))
-    with pytest.raises(TypeError, match=r"torch\.nn\.Module, but got function"):
+    with pytest.raises(TypeError, match=r"Got model of type function. Allowed is a torch\.nn\.Module"):
         GradCAM(lambda images: images)  # type: ignore[arg-type]

@@ -218,11 +218,11 @@ def test_a_map_with_nan_scores_nan() -> None:
 @ALL
 def test_arguments_are_checked(score: AgainstMasks) -> None:
     saliency, masks = maps_and_masks()
-    with pytest.raises(ValueError, match=r"`\[B, H, W\]`, but got \(12, 15\)"):
+    with pytest.raises(ValueError, match=r"Got saliency maps \[12, 15\]. Allowed are \[B, H, W\]"):
         score(saliency[0], masks[0])
-    with pytest.raises(ValueError, match=r"\(6, 12, 15\), but got \(1, 12, 15\)"):
+    with pytest.raises(ValueError, match=r"Got masks \[1, 12, 15\] for saliency maps \[6, 12, 15\]"):
         score(saliency, masks[:1])
-    with pytest.raises(TypeError, match=r"bool, but got torch.float32"):
+    with pytest.raises(TypeError, match=r"Got masks of torch.float32. Allowed is torch.bool"):
         score(saliency, masks.float())
 
 
@@ -232,7 +232,7 @@ def test_options_are_checked() -> None:
         pointing_game(saliency, masks, tolerance=-1)
     with pytest.raises(ValueError, match="fraction"):
         top_fraction_iou(saliency, masks, fraction=20)
-    with pytest.raises(ValueError, match=r"\(3, 4\)"):
+    with pytest.raises(ValueError, match=r"Got boxes \[3, 4\]"):
         boxes_to_masks(torch.zeros(3, 4), (5, 5))
     with pytest.raises(ValueError, match=r"zeros\(0, 4\)"):
         boxes_to_masks([torch.zeros(1, 4), torch.zeros(0)], (5, 5))

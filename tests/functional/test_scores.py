@@ -46,7 +46,7 @@ def test_drop_and_increase_upcast_and_check(score: object) -> None:
     assert score(before, after).dtype == torch.float32
     assert torch.equal(score(before, after), score(before.float(), after.float()))
     assert score(before[:0], after[:0]).shape == (0,)
-    with pytest.raises(ValueError, match=r"\(5,\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"Got scores \[5\] of the images and \[4\]"):
         score(before, after[:4])
 
 
@@ -96,5 +96,5 @@ def test_percentages_are_refused(score: object, position: int, wrong: float) -> 
     assert callable(score)
     columns = [torch.full((5,), 0.5) for _ in range(4)]
     columns[position][2] = wrong
-    with pytest.raises(ValueError, match=r"\[0, 1\].*Divide percentages by 100"):
+    with pytest.raises(ValueError, match=r"Got accuracies .*\[0, 1\]; divide per cent by 100"):
         score(*columns)

@@ -219,7 +219,7 @@ def test_rectify(name: str) -> None:
     torch.testing.assert_close(function(activations, rectify="abs"), function(activations.abs()))
     softplus = torch.nn.functional.softplus(activations)
     torch.testing.assert_close(function(activations, rectify="softplus"), function(softplus))
-    with pytest.raises(ValueError, match="relu, abs, softplus"):
+    with pytest.raises(ValueError, match="Allowed are 'relu', 'abs', 'softplus'"):
         function(activations, rectify="gelu")
 
 
@@ -227,21 +227,21 @@ def test_rectify(name: str) -> None:
 def test_clear_errors(name: str) -> None:
     statistic = STATISTICS[name]
     for dtype in (torch.int64, torch.uint8, torch.bool, torch.complex64):
-        with pytest.raises(TypeError, match="Expected `activations` to be a real floating-point tensor"):
+        with pytest.raises(TypeError, match=r"Got activations of .*Allowed are real floating-point tensors"):
             statistic(torch.ones(1, 3, 2, 2).to(dtype))
-    with pytest.raises(ValueError, match="Expected `dim` to be one of the 2 dimensions"):
+    with pytest.raises(ValueError, match=r"Got dim=.*Allowed are their 2 dimensions"):
         statistic(torch.ones(1, 3), dim=2)
-    with pytest.raises(ValueError, match="at least one channel"):
+    with pytest.raises(ValueError, match=r"without a channel in .*Allowed is at least one"):
         statistic(torch.ones(1, 0, 2, 2))
 
 
 def test_parameters_are_checked() -> None:
     for function in (S.smoe_scale, S.lognormal_mean, S.lognormal_entropy, S.gamma_scale):
         for eps in (0.0, -1e-6, math.nan, math.inf):
-            with pytest.raises(ValueError, match="Expected `eps`"):
+            with pytest.raises(ValueError, match=r"Got eps="):
                 function(torch.ones(1, 3), eps=eps)
     for order in (-1.0, math.nan):
-        with pytest.raises(ValueError, match="Expected `order`"):
+        with pytest.raises(ValueError, match=r"Got order="):
             S.renyi_entropy(torch.ones(1, 3), order=order)
 
 
@@ -263,5 +263,5 @@ def test_get_statistic() -> None:
     assert get_statistic(own) is own
     assert own(torch.tensor([[1.0, 4.0]])).item() == 3.0
     assert get_statistic("std") is STATISTICS["std"]
-    with pytest.raises(ValueError, match=r"smoe_scale, std, .* but got 'smoe'"):
+    with pytest.raises(ValueError, match=r"Got statistic='smoe'. Allowed are 'smoe_scale', 'std', "):
         get_statistic("smoe")

@@ -121,7 +121,7 @@ def test_heatmap_of_values_that_are_no_saliency() -> None:
 
 
 def test_unknown_colormap() -> None:
-    with pytest.raises(ValueError, match=r"such as 'jet', 'viridis', .* but got 'jets'"):
+    with pytest.raises(ValueError, match=r"Got colormap='jets'. Allowed are .* such as 'jet', 'viridis'"):
         heatmap(torch.rand(1, 2, 2), "jets")
 
 
@@ -155,16 +155,16 @@ def test_overlay_stays_in_range() -> None:
 def test_overlay_errors() -> None:
     image = torch.rand(2, 3, 4, 5)
     for colors in (torch.rand(2, 3, 4, 4), torch.rand(1, 3, 4, 5), torch.rand(2, 1, 4, 5), torch.rand(3, 4, 5)):
-        with pytest.raises(ValueError, match=r"Expected `colors` to have shape \(2, 3, 4, 5\)"):
+        with pytest.raises(ValueError, match=r"Got colors .*Allowed are \[2, 3, 4, 5\]"):
             overlay(image, colors)
     for alpha in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="Expected `alpha`"):
+        with pytest.raises(ValueError, match=r"Got alpha="):
             overlay(image, image, alpha=alpha)
-    with pytest.raises(ValueError, match="Expected `images`"):
+    with pytest.raises(ValueError, match=r"Got images \["):
         overlay(image[0], image[0])
-    with pytest.raises(TypeError, match=r"Expected `images` to be a real floating-point tensor, but got torch\.uint8"):
+    with pytest.raises(TypeError, match=r"Got images of torch\.uint8. Allowed are real floating-point tensors"):
         overlay((image * 255).byte(), image)
-    with pytest.raises(TypeError, match="Expected `colors`"):
+    with pytest.raises(TypeError, match=r"Got colors of"):
         overlay(image, (image * 255).byte())
 
 
@@ -201,12 +201,12 @@ def test_precision_layout_and_empty_batch() -> None:
 
 
 def test_clear_errors() -> None:
-    with pytest.raises(TypeError, match="Expected `maps` to be a real floating-point tensor"):
+    with pytest.raises(TypeError, match=r"Got maps of .*Allowed are real floating-point tensors"):
         lovi(torch.ones(1, 3, 2, 2, dtype=torch.int64))
-    with pytest.raises(TypeError, match="Expected `maps` to be a real floating-point tensor"):
+    with pytest.raises(TypeError, match=r"Got maps of .*Allowed are real floating-point tensors"):
         heatmap(torch.ones(1, 2, 2, dtype=torch.uint8))
     for shape in ((3, 2, 2), (1, 0, 2, 2)):
-        with pytest.raises(ValueError, match=r"shape \[B, K, H, W\]"):
+        with pytest.raises(ValueError, match=r"Allowed are \[B, K, H, W\]"):
             lovi(torch.ones(shape))
-    with pytest.raises(ValueError, match=r"shape \[B, H, W\]"):
+    with pytest.raises(ValueError, match=r"Allowed are \[B, H, W\]"):
         heatmap(torch.ones(1, 1, 2, 2))

@@ -202,10 +202,10 @@ def test_classes_are_checked(name: str) -> None:
         make(name, "weighted")
     metric = make(name, "none")
     metric.num_classes = 2
-    with pytest.raises(ValueError, match="targets from 0 to 1"):
+    with pytest.raises(ValueError, match=r"Got targets from .*Allowed are 0 to 1"):
         metric.update(**arguments(name, b))
     metric = make(name, "macro")
-    with pytest.raises(ValueError, match="B = 12"):
+    with pytest.raises(ValueError, match=r"Got targets \[3\].*int64 \[12\]"):
         metric.update(**(arguments(name, b) | {"targets": b["targets"][:3]}))
     with pytest.raises(ValueError, match="float32"):
         metric.update(**(arguments(name, b) | {"targets": b["targets"].float()}))

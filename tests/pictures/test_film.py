@@ -109,7 +109,7 @@ def test_two_views_may_not_share_a_folder(tmp_path: Path) -> None:
     film = Film(tmp_path)
     film.add("validate/lovi", noise(0), epoch=0, step=1)
     film.add("validate/lovi", noise(0), epoch=1, step=2)
-    with pytest.raises(ValueError, match=r"'validate/lovi' and 'validate lovi', both 'validate_lovi'"):
+    with pytest.raises(ValueError, match=r"'validate/lovi' and 'validate lovi', both with the folder 'validate_lovi'"):
         film.add("validate lovi", noise(0), epoch=0, step=1)
 
 

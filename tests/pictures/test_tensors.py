@@ -74,7 +74,7 @@ def test_nan_and_constant_images_are_shown():
 
 
 def test_a_normalization_of_another_length_is_refused():
-    with pytest.raises(ValueError, match=r"each of the 12 channels.*denormalize"):
+    with pytest.raises(ValueError, match=r"for 12 channels.*denormalize"):
         displayable(torch.rand(1, 12, 4, 4), ((0.5,) * 3, (0.5,) * 3))
 
 

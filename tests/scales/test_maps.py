@@ -37,7 +37,7 @@ def test_views_have_the_images_size_and_range():
 
 
 def test_names_and_weights_must_fit():
-    with pytest.raises(ValueError, match=r"2 scales.*1 names"):
+    with pytest.raises(ValueError, match=r"Got 1 names and .* for 2 scales"):
         ScaleMaps(torch.rand(2, 2, 5, 5), ("a",), (1.0, 1.0))
     with pytest.raises(ValueError, match=r"\[B, K, H, W\]"):
         ScaleMaps(torch.rand(2, 5, 5), ("a",), (1.0,))

@@ -44,10 +44,14 @@ def test_tokens_of_a_decoder_s_grid_and_of_any_proportions():
     [
         (ConvNet, "blok1", r"no module named 'blok1'. The closest names are 'block1'.*named_modules"),
         (ConvNet, "block1.7:input", r"no module named 'block1.7'. The closest names are 'block1."),
-        (ConvNet, "zzz", r"no module named 'zzz'. Expected a dotted path"),
+        (ConvNet, "zzz", r"no module named 'zzz'. Allowed are dotted paths"),
         (ConvNet, "training", "no module named 'training'"),
-        (ConvNet, "linear", r"output of 'linear' has no grid: for one image it is \[1, 10\]. Expected \[1, C, h, w\]"),
-        (ConvNet, "average", r"output of 'average' has no grid: for one image it is \[1, 16, 1, 1\]"),
+        (
+            ConvNet,
+            "linear",
+            r".linear., which has no grid: for one image it is \[1, 10\]. Allowed are \[1, C, h, w\]",
+        ),
+        (ConvNet, "average", r"output of 'average', which has no grid: for one image it is \[1, 16, 1, 1\]"),
         (TokenTransformer, "blocks", r"'blocks' is not called .* Called inside it are 'blocks.0'"),
         (SharedModulesNet, "pool", r"'pool' is called 2 times .* \[1, 12, 8, 12\], \[1, 8, 16, 24\]"),
         (
@@ -69,11 +73,11 @@ def test_one_position_is_a_grid_only_where_the_image_has_no_more():
 
 
 def test_layers_must_be_a_list_of_names():
-    with pytest.raises(TypeError, match=r"got the string 'block1': give \['block1'\]"):
+    with pytest.raises(TypeError, match=r"Got layers='block1', a string.*give \['block1'\]"):
         named_scales(ConvNet(), "block1", IMAGES)
-    with pytest.raises(TypeError, match=r"name of a module, but got int"):
+    with pytest.raises(TypeError, match=r"Got a layer of type int. Allowed is the name of a module"):
         named_scales(ConvNet(), [3], IMAGES)
-    with pytest.raises(ValueError, match="at least one layer"):
+    with pytest.raises(ValueError, match=r"Got no layers. Allowed is the name of at least one"):
         named_scales(ConvNet(), [], IMAGES)
     with pytest.raises(ValueError, match=r"has no grid"):
         named_scales(MLP(3 * 32 * 48), ["1"], IMAGES)
@@ -129,9 +133,11 @@ def test_activations_that_do_not_fit_are_refused():
         as_grid(torch.rand(2, 24, 16), TOKENS, (32, 48))
     with pytest.raises(ValueError, match=r"do not fit"):
         as_grid(torch.rand(2, 1, 16), TOKENS, (32, 48))
-    with pytest.raises(ValueError, match=r"output of 'blocks.3' to have 3 dimensions, its layout being tokens"):
+    with pytest.raises(
+        ValueError, match=r"as the output of 'blocks.3'. Allowed are 3 dimensions, its layout being tok"
+    ):
         as_grid(torch.rand(2, 16, 4, 6), TOKENS)
-    with pytest.raises(ValueError, match=r"to have 4 dimensions"):
+    with pytest.raises(ValueError, match=r"Allowed are 4 dimensions"):
         as_grid(torch.rand(2, 16), Scale("a", "input", (4, 6), 16, "NCHW"))
 
 

@@ -147,7 +147,7 @@ def test_every_file_has_the_differences(result, tmp_path):
     prefix = "" if isinstance(result, RoarKarResult) else "layer_masking_"
     kind = "statistic" if prefix else "explainer"
     result.save(tmp_path)
-    caption = f"{result.reference} less the other, seed by seed: above 0, {result.reference} is better."
+    caption = f"{result.reference} minus the other, seed by seed: above 0, {result.reference} is better."
     page = (tmp_path / ("layer_masking.html" if prefix else "report.html")).read_text()
     assert f"<h2>Against {result.reference}</h2>" in page
     assert caption in page
@@ -189,7 +189,7 @@ def test_a_single_method_is_compared_with_none(tmp_path):
         assert len(result.tables()) == tables
         assert not any(section.heading.startswith("Against") for section in result.sections())
         assert result.as_dict()["differences"] == {}
-        assert result.differences().markdown() == "Nothing to be compared.\n"
+        assert result.differences().markdown() == "Nothing to compare.\n"
         result.save(tmp_path)
     assert roar_kar(("random",)).reference is None
     assert (tmp_path / "differences.csv").read_text() == "reference,explainer,score,value,low,high,seeds\n"

@@ -114,7 +114,9 @@ class SaliencyMonitor(StageHooks):
         self.layers = layers
         self.views = parse_views(views)
         if stage not in STAGES:
-            raise MonitorConfigurationError(f"Expected stage to be one of {', '.join(STAGES)}, but got {stage!r}.")
+            raise MonitorConfigurationError(
+                f"Got stage={stage!r}. Allowed are {', '.join(map(repr, STAGES))}; use one."
+            )
         self.stage = stage
         self.log_at_start = log_at_start
         self.image_key = image_key

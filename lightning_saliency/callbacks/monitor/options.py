@@ -36,7 +36,7 @@ def check_layers(network: nn.Module, layers: str | Sequence[str]) -> None:
 def positive(name: str, value: int) -> int:
     """A positive integer, or an error that names the option."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise MonitorConfigurationError(f"Expected {name} to be a positive integer, but got {value!r}.")
+        raise MonitorConfigurationError(f"Got {name}={value!r}. Allowed are whole numbers from 1; give one.")
     return value
 
 
@@ -57,19 +57,20 @@ def parse_views(views: Views) -> dict[str, ExplainerSpec | None]:
     """
     names = [views] if isinstance(views, str) else list(views)
     if not names or len(set(names)) < len(names):
-        raise MonitorConfigurationError(f"Expected one or more views, each named once, but got {names}.")
+        raise MonitorConfigurationError(f"Got views={names}. Allowed are one or more, each named once; change them.")
     parsed: dict[str, ExplainerSpec | None] = {}
     for name in names:
         explainer = views[name] if isinstance(views, Mapping) else None
         if name in VIEWS and explainer:
             raise MonitorConfigurationError(
-                f"Expected another name for the view of {explainer!r} than {name!r}, which is a view of the scales."
+                f"Got {name!r} as the name of the view of {explainer!r}. Allowed are names that are not those of the "
+                f"scales' views ({', '.join(VIEWS)}); rename it."
             )
         try:
             parsed[name] = None if name in VIEWS else parse_explainers({name: explainer})[name]
         except (TypeError, ValueError, ImportError) as error:
             raise MonitorConfigurationError(
-                f"Expected views from {', '.join(VIEWS)} and explainers, or {{name: explainer}}, but got {name!r}. "
-                f"{error}"
+                f"Got the view {name!r}. Allowed are {', '.join(VIEWS)}, explainers, and {{name: explainer}}; use one "
+                f"of them. {error}"
             ) from error
     return parsed

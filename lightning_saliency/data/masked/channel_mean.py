@@ -33,7 +33,7 @@ _OURS = ("torchvision.transforms.", "lightning_saliency.")
 _CHANCE = ("Rand", "Aug", "Auto", "Trivial", "ColorJitter", "Elastic", "Gaussian", "JPEG", "Pad", "ScaleJitter")
 _ALLOWED = (
     "Allowed is a DataLoader to take the mean of, over a data set with indices and a length; give fill= as numbers, "
-    "one a channel."
+    "one per channel."
 )
 
 
@@ -43,7 +43,7 @@ def is_data_mean(fill: Any) -> bool:
 
 
 def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | int | None) -> tuple[float, ...]:
-    """The mean of each channel over the images of a loader, the same whenever it is taken.
+    """The mean of each channel over the images of a loader, the same at every call.
 
     The data set is read in order, at most `MAX_IMAGES` evenly spread, and collated as the loader does it; the loader
     is not touched. Torchvision's steps that draw at random or pad are left out of its transforms, so that the mean is
@@ -58,7 +58,7 @@ def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | i
         C numbers.
 
     Raises:
-        TypeError: If the loader is no ``DataLoader`` over a data set with indices.
+        TypeError: If the loader is not a ``DataLoader`` over a data set with indices.
     """
     loader = leaves(loaders)[0]
     if not isinstance(loader, DataLoader):
@@ -86,7 +86,7 @@ def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | i
 
 
 def without_chance(dataset: Any) -> Any:
-    """A data set without the steps of its transforms that draw at random or add pixels, its images as large as before.
+    """A copy of a data set whose transforms neither draw at random nor add pixels; the images keep their size.
 
     Returns:
         A copy with other transforms; the data set itself if its transforms cannot be found or fail without the removed

@@ -16,8 +16,8 @@ _SAVED_ARGUMENTS, _SAVED_OPTIONS, _SAVED_DATASET = "__pl_saved_args", "__pl_save
 def with_dataset(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
     """A copy of a loader over another data set of the same length; everything else is shared.
 
-    A loader refuses a new data set once it is made, and a new loader could not be given what a subclass's constructor
-    may want; so it is a shallow copy, and what Lightning remembers of its making is corrected too.
+    A loader does not accept another data set, and the constructor of a subclass may need unknown arguments. The copy is
+    therefore shallow, and the arguments that Lightning recorded for the loader are corrected too.
     """
     old = loader.dataset
     copied = copy(loader)
@@ -64,7 +64,7 @@ def map_loaders(loaders: Any, stores: Any, change: Callable[[DataLoader[Any], An
         return [map_loaders(loader, part, change) for loader, part in zip(loaders, parts, strict=True)]
     raise TypeError(
         f"Got a loader of type {type(loaders).__name__}. Allowed with stored maps are torch.utils.data.DataLoader and "
-        "collections of them; take an explainer in the place of stored maps."
+        "collections of them; take an explainer instead of stored maps."
     )
 
 
@@ -101,9 +101,24 @@ def batch_form(loaders: Any, training: bool) -> Any:
     return None
 
 
+def map_batches(batch: Any, form: Any, change: Callable[[Any], Any]) -> Any:
+    """Change a batch, or that of each loader in a collection of batches.
+
+    Args:
+        batch: The batch; ``None`` in a collection is that of a loader that ended before the others.
+        form: The collection, see `batch_form`.
+        change: Called with the batch of one loader.
+    """
+    if isinstance(form, Mapping) and isinstance(batch, Mapping):
+        return {name: map_batches(part, form.get(name), change) for name, part in batch.items()}
+    if isinstance(form, list) and isinstance(batch, (list, tuple)):
+        return [map_batches(part, inner, change) for part, inner in zip(batch, form, strict=True)]
+    return None if batch is None else change(batch)
+
+
 def _form(wanted: str, stores: Any) -> str:
     given = f"the keys {list(stores)}" if isinstance(stores, Mapping) else type(stores).__name__
-    return f"Got stores as {given} for several loaders. Expected {wanted}, one store for each loader."
+    return f"Got stores as {given} for several loaders. Allowed is {wanted}, one store for each loader; give one."
 
 
 def overrides(module: Any, hook: str) -> bool:

@@ -12,9 +12,17 @@ import torch
 from torch import nn
 
 from lightning_saliency.batches import BatchError, describe
+from lightning_saliency.checks import check_choice, check_fraction
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
-from lightning_saliency.data.masked.loaders import batch_form, lightning_parent, map_loaders, overrides, with_dataset
-from lightning_saliency.data.masked.moving import MaskedDataset, Masking, Mode
+from lightning_saliency.data.masked.loaders import (
+    batch_form,
+    lightning_parent,
+    map_batches,
+    map_loaders,
+    overrides,
+    with_dataset,
+)
+from lightning_saliency.data.masked.moving import MODES, MaskedDataset, Masking, Mode
 from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer_or_stores, replace_tensor
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
 from lightning_saliency.data.masked.whole_images import LOADERS
@@ -22,7 +30,7 @@ from lightning_saliency.explainers import Explainer, ExplainerOption
 from lightning_saliency.functional.fills import Fill, NamedFill, is_random
 from lightning_saliency.randomness import isolated_rng
 
-__all__ = ["Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
+__all__ = ["MODES", "Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
 
 LOADER_HOOKS = {**LOADERS, "predict": "predict_dataloader"}
 _AFTER = "on_after_batch_transfer"
@@ -32,18 +40,19 @@ _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", _AFTE
 class RoarKarDataModule(pl.LightningDataModule):
     """A data module whose images lose their most salient pixels (ROAR) or keep only these (KAR).
 
-    Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2): of
-    H·W pixels exactly round(fraction · H·W) are chosen, ties in reading order. Training, validation, test and
+    Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2):
+    exactly round(fraction · H·W) of the H·W pixels are chosen, ties in reading order. Training, validation, test and
     prediction images are masked alike, each by its own map. Everything else is the base's: its loaders with their
     samplers, workers and collate functions, its hooks, its state and its attributes, such as ``num_classes``.
 
     The maps come from one of two places:
 
     - *Online*, from an explainer round a frozen network, for each batch as it reached the device, augmented and after
-      the base's own ``on_after_batch_transfer``. Random explainers apart, an image has the same mask in any batch.
-    - *Stored*, from a `SaliencyStore` a stage, for explainers too expensive to run online. The map, which covers the
-      whole image, goes through the same transforms as its image, as a ``tv_tensors.Mask``: the transforms must be of
-      ``torchvision.transforms.v2``. Pixels that a transform adds, such as a padding, count as least salient. The
+      the base's own ``on_after_batch_transfer``. Except with random explainers, an image gets the same mask in every
+      batch.
+    - *Stored*, from one `SaliencyStore` per stage, for explainers too expensive to run online. The map, which covers
+      the whole image, goes through the same transforms as its image, as a ``tv_tensors.Mask``: the transforms must be
+      of ``torchvision.transforms.v2``. Pixels that a transform adds, such as a padding, count as least salient. The
       fraction is of the pixels that are seen, so a cropped map is ranked anew. Images are masked where they are
       transformed, in the loader's workers: what is done to batches later happens to masked images.
 
@@ -52,25 +61,25 @@ class RoarKarDataModule(pl.LightningDataModule):
 
     Args:
         base: Any ``LightningDataModule``; only its ``trainer`` is changed.
-        saliency: An ``Explainer``; its network must be no part of the one that is trained, is moved to the batch's
-            device once and gets into no checkpoint. With ``model`` also its name or any other form of
-            `ExplainerSpec.parse`. Or stores, or their paths, by stage: ``{"train": ..., "val": ...,
-            "test": ...}``, and ``"predict"`` where that is not the test images; where a stage has several loaders, a
-            list or dictionary of them. Or a folder with ``train.npy``, ``val.npy`` and ``test.npy``. Row i of a store
-            is the map of item i of the stage's data set.
+        saliency: An ``Explainer``; its network must not be part of the one that is trained; it is moved to the batch's
+            device once and not saved in checkpoints. With ``model``, also any other form of `ExplainerSpec.parse`, such
+            as a name. Or stores, or their paths, by stage: ``{"train": ..., "val": ..., "test": ...}``, and
+            ``"predict"`` where that is not the test images; where a stage has several loaders, a list or dictionary of
+            them. Or a folder with ``train.npy``, ``val.npy`` and ``test.npy``. Row i of a store is the map of item i of
+            the stage's data set.
         mode: ``"roar"`` or ``"kar"``.
         fraction: Share of the pixels, in [0, 1], that are removed or kept.
         fill: Replacement of hidden pixels. ``"data_mean"``: the mean of each channel over the training images as
             they reach the masking, normalised if they are. It is taken once, with all generators isolated, of at most
             5,000 images evenly spread over the first training loader's data set, without torchvision's random steps and
-            paddings, and kept in checkpoints. Else as ``fill_images`` takes it.
+            paddings, and kept in checkpoints. Otherwise any fill of ``fill_images``.
         model: The frozen network for the explainer named by ``saliency``.
         targets: The class an online, class-specific map is made for. ``"predicted"``: the one the frozen network
             predicts. ``"label"``: the true one; then the masks themselves carry the label, into the test images too.
         geometry: With stores: ``"auto"``, or ``"fixed"`` where the base's images are neither cropped, flipped nor
-            resized at random, by transforms that cannot be looked into.
+            resized at random, by transforms that cannot be inspected.
         fingerprints: With stores: what their fingerprints must be, such as ``{"weights": weights_fingerprint(net)}``.
-            That of the data set is compared in any case.
+            The data set's fingerprint is always compared.
         image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
         seed: Seed of ``fill="noise"``. Under stored maps the noise is the same for an image in every epoch.
 
@@ -79,8 +88,8 @@ class RoarKarDataModule(pl.LightningDataModule):
         data_mean: The mean of each channel, once it is known; ``None`` before, and with another fill.
 
     Raises:
-        TypeError: If ``base`` is no data module, ``saliency`` neither an explainer nor stores, or an explainer of any
-            other form is given without ``model``.
+        TypeError: If ``base`` is not a data module, ``saliency`` is neither an explainer nor stores, or an explainer
+            that is not yet built is given without ``model``.
         ValueError: If an option is out of range; from a loader, if a store is missing (`SaliencyStoreError`), of other
             images, or the images' transforms cannot be followed (`SaliencyGeometryError`).
 
@@ -117,21 +126,14 @@ class RoarKarDataModule(pl.LightningDataModule):
                 "LightningDataModule.from_datasets."
             )
         maps = explainer_or_stores(saliency, model)
-        for name, given, allowed in (
-            ("mode", mode, get_args(Mode)),
-            ("targets", targets, get_args(Targets)),
-            ("geometry", geometry, ("auto", "fixed")),
-        ):
-            if given not in allowed:
-                raise ValueError(f"Got {name}={given!r}. Allowed are {', '.join(map(repr, allowed))}; use one of them.")
-        if not 0 <= fraction <= 1:
-            raise ValueError(
-                f"Got fraction={fraction}. Allowed is a share of the pixels in [0, 1]; divide per cent by 100."
-            )
+        check_choice("mode", mode, MODES)
+        check_choice("targets", targets, get_args(Targets))
+        check_choice("geometry", geometry, ("auto", "fixed"))
+        check_fraction(fraction)
         if isinstance(fill, str) and fill not in ("data_mean", *get_args(NamedFill)):
             raise ValueError(
                 f"Got fill={fill!r}. Allowed are 'data_mean', {', '.join(map(repr, get_args(NamedFill)))}, a number, "
-                "one number a channel, or a tensor; use one of them."
+                "one number per channel, or a tensor; use one of them."
             )
         super().__init__()
         self.base = base
@@ -226,7 +228,9 @@ class RoarKarDataModule(pl.LightningDataModule):
         if self._maps is None:
             return batch
         masking = self._masking(None)
-        return batch if masking.changes_nothing else self._mask(batch, self._forms.get(self._stage()), masking)
+        if masking.changes_nothing:
+            return batch
+        return map_batches(batch, self._forms.get(self._stage()), partial(self._mask, self._maps, masking))
 
     def _loaders(self, stage: str) -> Any:
         loaders = getattr(self.base, LOADER_HOOKS[stage])()
@@ -242,17 +246,11 @@ class RoarKarDataModule(pl.LightningDataModule):
 
         return map_loaders(loaders, stores_of(self.saliency, stage), masked)  # type: ignore[arg-type]  # no explainer here
 
-    def _mask(self, batch: Any, form: Any, masking: Masking) -> Any:
-        """A batch, or one of each loader in nested collections, with masked images."""
-        if isinstance(form, Mapping) and isinstance(batch, Mapping):
-            return {name: self._mask(part, form.get(name), masking) for name, part in batch.items()}
-        if isinstance(form, list) and isinstance(batch, (list, tuple)):
-            return [self._mask(part, inner, masking) for part, inner in zip(batch, form, strict=True)]
-        if batch is None or self._maps is None:
-            return batch  # from a loader that ended before the others
+    def _mask(self, source: OnlineMaps, masking: Masking, batch: Any) -> Any:
+        """The batch of one loader with masked images."""
         context = None if self.trainer is None else self.trainer.precision_plugin.forward_context()
         module = None if self.trainer is None else self.trainer.lightning_module
-        images, maps = self._maps(batch, module, context)
+        images, maps = source(batch, module, context)
         masked = masking(images, maps, self._generator(images.device))
         replaced = replace_tensor(batch, images, masked)
         if replaced is batch:
@@ -281,7 +279,7 @@ class RoarKarDataModule(pl.LightningDataModule):
                 raise RuntimeError(
                     "The mean of the training images is not known in a run without training data "
                     f"({type(error).__name__}: {error}). Train first with this very data module, load a checkpoint of "
-                    "such a run, or give fill= as numbers, one a channel."
+                    "such a run, or give fill= as one number per channel."
                 ) from error
             self.data_mean = channel_mean(loaders, self._as_masked, self.image_key)
         return self.data_mean

@@ -6,7 +6,7 @@ import operator
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from lightning_saliency.data.masked.store import SaliencyStore
 from lightning_saliency.data.masked.transforms import (
     SaliencyGeometryError,
     Transform,
+    hidden_geometry,
     image_size,
     replace_transforms,
     split_image,
@@ -26,7 +27,8 @@ from lightning_saliency.data.masked.transforms import (
 from lightning_saliency.functional.fills import Fill, is_random
 from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient, resize_maps
 
-Mode = Literal["roar", "kar"]
+Mode = Literal["kar", "roar"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 # Maps are moved with values in [1024, 1279]: any fill value of a transform is below and counts as least salient.
 _LOWEST, _HIGHEST = 1024.0, 1279.0
@@ -72,9 +74,9 @@ class Masking:
 class MaskedDataset(Dataset[Any]):
     """A data set whose images are masked by their stored maps, each map moved as its image is.
 
-    Item i is that of the data set itself, drawn with the same random numbers, but for the image's masked pixels. The
-    data set is not touched: its copy here has other transforms, which take the image and, as a ``tv_tensors.Mask`` of
-    the image's size, its map.
+    Item i equals the data set's own item i, drawn with the same random numbers, except for the masked pixels of its
+    image. The data set is not changed: a copy of it has other transforms, which take the image and its map, a
+    ``tv_tensors.Mask`` of the image's size.
 
     Args:
         dataset: A map-style data set with torchvision's v2 transforms, or none at all.
@@ -90,7 +92,7 @@ class MaskedDataset(Dataset[Any]):
     def __init__(self, dataset: Any, store: SaliencyStore, masking: Masking, fixed: bool = False) -> None:
         if len(store) != len(dataset):
             raise ValueError(
-                f"Got {len(store)} maps in {store.path} for {len(dataset)} images. Expected one for each; give the "
+                f"Got {len(store)} maps in {store.path} for {len(dataset)} images. Allowed is one for each; give the "
                 "store of this very data set."
             )
         self.original = dataset
@@ -101,11 +103,7 @@ class MaskedDataset(Dataset[Any]):
         if not fixed:
             self._inner, geometry = replace_transforms(dataset, self._carrier.moving)
             if geometry == "hidden":
-                raise SaliencyGeometryError(
-                    f"It cannot be seen how {type(dataset).__name__} moves its images, since it has no `transform` or "
-                    "`transforms`. Give it one of torchvision.transforms.v2, or geometry='fixed' if it neither crops, "
-                    "flips nor resizes at random, or take an explainer in the place of stored maps."
-                )
+                raise hidden_geometry(dataset)
             self._moves = geometry == "transforms"
 
     def __len__(self) -> int:
@@ -184,8 +182,8 @@ class MapCarrier:
             return self._maps[place : place + 1], self._rows[place : place + 1]
         if batched != count:
             raise SaliencyGeometryError(
-                f"A transform was given {batched} images when {count} samples were drawn, so that it cannot be told "
-                "whose maps are whose. Use an explainer in the place of stored maps."
+                f"A transform was given {batched} images when {count} samples were drawn, so that the maps of "
+                "the images are unknown. Use an explainer instead of stored maps."
             )
         self._used += count
         return self._maps, self._rows
@@ -195,7 +193,7 @@ class MapCarrier:
         if self._used == 0 or self._used % len(self._rows):
             raise SaliencyGeometryError(
                 f"{name} drew {len(self._rows)} samples, but its image transform was called for {self._used}: it does "
-                "not transform each image when it is drawn. Use an explainer in the place of stored maps, or "
+                "not transform each image when it is drawn. Use an explainer instead of stored maps, or "
                 "geometry='fixed' if the images are not moved at all."
             )
 
@@ -294,6 +292,6 @@ def _check_tensor(image: Any, where: object) -> None:
     if not isinstance(image, Tensor) or image.ndim not in (3, 4):
         given = f"tensor {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise SaliencyGeometryError(
-            f"Got a {given} out of {where}. Expected a tensor [C, H, W] to mask; let the transform end in v2.ToImage() "
-            "and v2.ToDtype(torch.float32, scale=True)."
+            f"Got a {given} out of {where}. Allowed is a tensor [C, H, W] to mask; let the transform end in "
+            "v2.ToImage() and v2.ToDtype(torch.float32, scale=True)."
         )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import check_no_nan
 from lightning_saliency.data.masked.store_files import (
     Piece,
     allocate,
@@ -34,16 +35,16 @@ class SaliencyStoreError(ValueError):
 
 
 class SaliencyStore:
-    """One saliency map for each of N images, as ranks in one byte a pixel.
+    """One saliency map for each of N images, as ranks in one byte per pixel.
 
     Masking by rank (ROAR, KAR) needs the order of a map's pixels only, so a map is kept as `rank_levels`: its pixels'
-    ranks in 256 levels, at whatever resolution the maps have, 56² being usual for an image of 224².
+    ranks in 256 levels, at the maps' own resolution, for example 56² for images of 224².
 
     A store is three files in one folder: ``name.npy`` with the maps, ``[N, h, w]`` uint8, which NumPy opens too;
-    ``name.written`` with one byte a map, set once the map has reached the disk; ``name.json`` with the shape, the
+    ``name.written`` with one byte per map, set once the map has reached the disk; ``name.json`` with the shape, the
     fingerprints and whether every map is there. Several processes may write disjoint rows of one store, on several
-    machines too: no byte is written but those of the rows. A process that is killed loses no more than the maps it was
-    just writing.
+    machines too: only the bytes of these rows are written. A killed process loses only the maps that it was just
+    writing.
 
     Use ``create`` to write and ``open`` to read; indexing reads maps: ``store[3]`` is ``[h, w]``, ``store[[3, 1]]`` is
     ``[2, h, w]``, both uint8 tensors of their own memory. A store can be sent to other processes; it is opened there.
@@ -229,7 +230,7 @@ class SaliencyStore:
 
 
 def rank_levels(maps: Tensor) -> Tensor:
-    """The rank of each pixel within its map, in 256 levels: ⌊256 · #{pixels of less value} / (h·w)⌋.
+    """The rank of each pixel within its map, in 256 levels: ⌊256 · #{pixels with a smaller value} / (h·w)⌋.
 
     Equal values get equal levels, and a larger value never a lower one; a constant map is all zeros.
 
@@ -247,10 +248,7 @@ def rank_levels(maps: Tensor) -> Tensor:
         tensor([[  0, 128],
                 [  0, 192]], dtype=torch.uint8)
     """
-    if bool(maps.isnan().any()):
-        raise ValueError(
-            "Expected saliency maps without NaN, but got some; NaN has no rank: find out where it comes from."
-        )
+    check_no_nan(maps)
     values, order = maps.detach().flatten(-2).sort(-1)
     count = values.shape[-1]
     if count == 0 or values.numel() == 0:
@@ -321,6 +319,6 @@ def _mapped_marks(path: Path, count: int) -> Bytes:
     marks = marks_path(path)
     if not marks.is_file() or marks.stat().st_size != count:
         raise SaliencyStoreError(
-            f"{marks} is missing or truncated: expected {count} bytes. Delete the store and write it anew."
+            f"Got {marks} missing or cut short. Allowed is a file of {count} bytes; delete the store and write it anew."
         )
     return np.memmap(marks, dtype=np.uint8, mode="r", shape=(count,))

@@ -27,12 +27,12 @@ def sidecar_path(path: Path) -> Path:
 
 
 def marks_path(path: Path) -> Path:
-    """The file of one byte a map."""
+    """The file with one byte per map."""
     return path.with_suffix(".written")
 
 
 def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
-    """Write exact ranges of a file's bytes through to the disk.
+    """Write ranges of a file's bytes and wait until they are on the disk.
 
     A memory map would write back whole pages, and on a network file system with them what others wrote there meanwhile.
 

@@ -26,6 +26,15 @@ class SaliencyGeometryError(ValueError):
     """The transforms that move a data set's images are unknown, so its maps cannot be moved with them."""
 
 
+def hidden_geometry(dataset: object) -> SaliencyGeometryError:
+    """The error for a data set whose transforms cannot be found."""
+    return SaliencyGeometryError(
+        f"Got {type(dataset).__name__} without `transform` and `transforms`, so that it is unknown how it moves its "
+        "images. Allowed are data sets with one of torchvision.transforms.v2; give it one, set geometry='fixed' if it "
+        "neither crops, flips nor resizes at random, or use an explainer instead of stored maps."
+    )
+
+
 def replace_transforms(dataset: Any, replace: Callable[[Transform], Transform]) -> tuple[Any, Geometry]:
     """A copy of a data set with other image transforms.
 
@@ -47,7 +56,7 @@ def replace_transforms(dataset: Any, replace: Callable[[Transform], Transform]) 
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise TypeError(
             f"Got a {type(dataset).__name__}. Allowed are data sets with indices, since a map belongs to an index; use "
-            "an explainer in the place of stored maps."
+            "an explainer instead of stored maps."
         )
     if isinstance(dataset, TensorDataset):
         return dataset, "none"
@@ -135,7 +144,7 @@ def split_image(values: Any) -> tuple[Any, Callable[[Any], Any]]:
         kinds = ", ".join(type(leaf).__name__ for leaf in leaves) or "nothing"
         raise SaliencyGeometryError(
             f"Found no image in a sample of {kinds}. Allowed are PIL images, arrays [H, W, C] and tensors [C, H, W]; "
-            "use an explainer in the place of stored maps."
+            "use an explainer instead of stored maps."
         )
 
     def put(image: Any) -> Any:

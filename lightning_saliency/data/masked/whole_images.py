@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from lightning_saliency.data.masked.transforms import (
     SaliencyGeometryError,
     dataset_normalization,
+    hidden_geometry,
     image_size,
     replace_transforms,
     split_image,
@@ -36,23 +37,22 @@ def whole_images(
     *,
     geometry: Literal["auto", "fixed"] = "auto",
 ) -> WholeImages:
-    """A data set of the same images, each whole and at one size, to make the maps of a `SaliencyStore` of.
+    """A data set of the same images, whole and of one size, from which the maps of a `SaliencyStore` are made.
 
     A stored map covers the whole image as it is before any transform. The maps are therefore made of whole images,
-    squeezed to the network's size if need be; when they are used, they are moved by the transforms that move the image.
+    resized to the network's input; when the maps are used, they go through the transforms that move the image.
 
     Args:
         dataset: Any map-style data set with ``transform`` or ``transforms``, also below ``Subset`` and
-            ``ConcatDataset``; it is not touched. Without any, its tensors are taken as they are and resized.
+            ``ConcatDataset``; it is not touched. Without transforms, its tensors are only resized.
         size: ``(H, W)``, or the side of a square.
-        transform: Takes an image as the data set's own transform does, and makes of it, deterministically, what the
-            network wants, the whole image being visible. ``None``: resize, scale to [0, 1] and, where the data set's
-            own transforms have a ``Normalize``, the same.
-        geometry: ``"fixed"``: leave the data set's transforms alone, they do not move images, and resize what comes out
-            of them.
+        transform: Turns an image, in the form that the data set's own transform takes, into the network's input. It
+            must be deterministic and keep the whole image visible. ``None``: resize, scale to [0, 1] and, where the
+            data set's own transforms have a ``Normalize``, the same.
+        geometry: ``"fixed"``: the data set's transforms do not move images; they are kept, and their output is resized.
 
     Returns:
-        Samples of the data set's own form, with other images; ``fingerprint`` tells its images from others.
+        Samples of the data set's own form, with other images; ``fingerprint`` identifies the images.
 
     Raises:
         SaliencyGeometryError: If the data set's transforms cannot be found and ``geometry`` is not ``"fixed"``.
@@ -90,11 +90,7 @@ class WholeImages(Dataset[Any]):
             placed = _OnImage(own)
             self._inner, kind = replace_transforms(dataset, lambda _: placed)
             if kind == "hidden":
-                raise SaliencyGeometryError(
-                    f"It cannot be seen how {type(dataset).__name__} moves its images, since it has no `transform` or "
-                    "`transforms`. Give it one of torchvision.transforms.v2, or geometry='fixed' if it neither crops, "
-                    "flips nor resizes at random."
-                )
+                raise hidden_geometry(dataset)
             self._fixed = kind == "none"
         if self._fixed:
             self._after = self._resize if transform is None else transform
@@ -135,7 +131,7 @@ def whole_image_loaders(
     """Loaders over the whole images of a data module's stages, for ``Trainer.predict`` with a `SaliencyWriter`.
 
     Args:
-        data: A ``LightningDataModule`` with one loader a stage; it is prepared and set up.
+        data: A ``LightningDataModule`` with one loader per stage; it is prepared and set up.
         size: Size of the images, see `whole_images`.
         transform: Deterministic transform of an image, see `whole_images`.
         stages: Names of the stages, any of ``"train"``, ``"val"`` and ``"test"``.
@@ -147,7 +143,7 @@ def whole_image_loaders(
         By stage, each in the data set's order.
 
     Raises:
-        TypeError: If a stage has not exactly one ``DataLoader``.
+        TypeError: If a stage does not have exactly one ``DataLoader``.
         ValueError: If a stage is unknown.
     """
     unknown = [stage for stage in stages if stage not in LOADERS]

@@ -21,12 +21,12 @@ class ImageTensors(Dataset[Sample]):
     Args:
         images: ``[N, 3, H, W]`` uint8.
         labels: ``[N]`` int64.
-        size: Side of the crop in pixels, at most H and W, of a random one with the padding.
+        size: Side of the crop in pixels, at most H and W; random crops may also use the padding.
         normalize: Applied to images in [0, 1].
         augment: Crop at random instead of at the centre; drawn from the global generator, like a loader's order.
         mirror: With ``augment``, mirror half of the images.
-        padding: With ``augment``, zeros that are put round an image before it is cropped, in pixels a side. They are no
-            part of ``images``: those stay whole images, to make maps of.
+        padding: With ``augment``, width of the border of zeros added before an image is cropped, in pixels. ``images``
+            has no such border, so that maps are made of whole images.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ImageTensors(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} was asked for, but there are {len(self)}")
+            raise IndexError(f"Got index {index}. Allowed are those of {len(self)} images.")
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
@@ -59,14 +59,14 @@ class ImageTensors(Dataset[Sample]):
 
 
 class RandomCrops(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """A square of each image of a batch at a random place of its own, half of them mirrored.
+    """A square of each image of a batch at its own random place, half of them mirrored.
 
     Images ``[N, C, H, W]``, and ``tv_tensors.Mask`` ``[N, H, W]`` in the same way; drawn from the global generator.
 
     Args:
         size: Side in pixels, at most H and W with the padding.
-        mirror: Whether any is mirrored.
-        padding: Zeros that are put round each image first, in pixels a side.
+        mirror: Whether half of the images are mirrored.
+        padding: Width of the border of zeros added to each image first, in pixels.
 
     Example:
         >>> RandomCrops(32, padding=4)(torch.rand(2, 3, 32, 32)).shape

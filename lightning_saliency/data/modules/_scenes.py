@@ -242,8 +242,8 @@ def _read_photograph(package: str, path: str) -> Tensor:
         raise ImportError(_missing(distribution)) from error
     if not file.is_file():
         raise FileNotFoundError(
-            f"the installed {distribution} does not bring {path}; DigitScenes needs the photographs of its wheels: "
-            "`pip install --upgrade lightning-saliency[demo]`"
+            f"Got an installed {distribution} without {path}. DigitScenes needs the photographs in its wheels; install "
+            "them: pip install --upgrade 'lightning-saliency[demo]'."
         )
     with file.open("rb") as stream, Image.open(stream) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()

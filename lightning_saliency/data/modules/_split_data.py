@@ -18,7 +18,7 @@ RESIZE_RATIO = 256 / 224
 
 PathLike = str | Path
 Sample = tuple[Tensor, Tensor]
-#: Three numbers, one a channel, or the published weights'.
+#: Three numbers, one per channel, or the published weights'.
 Channels = Literal["imagenet"] | tuple[float, float, float]
 
 
@@ -61,7 +61,7 @@ class SplitDataModule(pl.LightningDataModule):
 
     def _loader(self, split: str, **options: Any) -> DataLoader[Any]:
         if split not in self.datasets:
-            raise RuntimeError(f"There are no {split} images yet; call `setup()` first.")
+            raise RuntimeError(f"Got no {split} images so far. Call setup() first.")
         return DataLoader(
             self.datasets[split],
             batch_size=self.batch_size,
@@ -99,7 +99,7 @@ def _channels(name: str, given: str | Sequence[float], imagenet: tuple[float, ..
     values = list(imagenet) if given == "imagenet" else given
     if isinstance(values, str) or len(values) != 3 or (name == "std" and min(values) <= 0):
         raise ValueError(
-            f"Expected `{name}` to be 'imagenet' or three {'positive ' if name == 'std' else ''}numbers, one each, "
-            f"but got {given!r}"
+            f"Got {name}={given!r}. Allowed are 'imagenet' and three {'positive ' if name == 'std' else ''}numbers; "
+            "give one number for each channel."
         )
     return [float(value) for value in values]

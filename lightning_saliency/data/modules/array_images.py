@@ -28,8 +28,8 @@ class ArrayImagesDataModule(SplitDataModule):
             the classes' names in ``classes``. Nothing is unpickled.
         batch_size: Images in a batch.
         num_workers: Loading processes; the images lie in memory, so 0 is usually fastest.
-        mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
+        mean: Mean of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
+        std: Standard deviation of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
         augment: Shift and mirror training images.
         padding: Maximum shift in pixels.
         mirror: Whether half of the training images are mirrored; not for digits and letters.
@@ -40,7 +40,7 @@ class ArrayImagesDataModule(SplitDataModule):
 
     Attributes:
         classes: The names of the classes.
-        num_classes: Their number.
+        num_classes: Number of classes.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
         datasets: The `ImageTensors` of each split, by "train", "val" and "test"; their images are those of the file.
 
@@ -104,8 +104,8 @@ class ArrayImagesDataModule(SplitDataModule):
         names = [str(name) for name in arrays["classes"]] if "classes" in arrays else [str(k) for k in range(highest)]
         if len(names) < highest:
             raise ValueError(
-                f"Got {len(names)} names of classes in {self.path} and labels up to {highest - 1}. Expected a name for "
-                "each label from 0; correct `classes` or leave it out."
+                f"Got {len(names)} names of classes in {self.path} and labels up to {highest - 1}. Allowed is a name "
+                "for each label from 0; correct `classes` or leave it out."
             )
         self.classes = names
         for split, (images, labels) in parts.items():
@@ -121,12 +121,12 @@ class ArrayImagesDataModule(SplitDataModule):
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():
-            raise FileNotFoundError(f"There is no file {self.path}. Paths are relative to where you are.")
+            raise FileNotFoundError(f"Got {self.path}, where there is no file. Give its path from the current folder.")
         with np.load(self.path, allow_pickle=False) as archive:
             missing = [name for name in _NEEDED if name not in archive]
             if missing:
                 raise ValueError(
-                    f"Got the arrays {sorted(archive)} in {self.path}, without {', '.join(missing)}. Expected "
+                    f"Got the arrays {sorted(archive)} in {self.path}, without {', '.join(missing)}. Allowed are "
                     f"{', '.join(_NEEDED)}; rename them."
                 )
             return {name: archive[name] for name in archive}
@@ -137,7 +137,8 @@ class ArrayImagesDataModule(SplitDataModule):
         if labels is None or not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
             given = "nothing" if labels is None else f"{labels.dtype} {list(labels.shape)}"
             raise ValueError(
-                f"Got {given} as y_{split} for {len(images)} images in {self.path}. Expected that many integers from 0."
+                f"Got {given} as y_{split} for {len(images)} images in {self.path}. Allowed is an integer from 0 for "
+                "each image; correct the array."
             )
         if images.ndim == 3:
             images = np.repeat(images[:, None], 3, axis=1)

@@ -69,10 +69,10 @@ def render_scenes(
         split: "train", "val" or "test".
         count: Number of scenes N; the ten classes come equally often, to within one.
         size: Side in pixels.
-        seed: Any non-negative integer.
-        digit_scale: Least and greatest side of a digit's square, as a share of the image's side.
+        seed: Seed of the scenes, a non-negative integer.
+        digit_scale: Minimum and maximum side of a digit's square, as a share of the image's side.
         shortcut: Share of the images, in [0, 1], whose corner mark gives the class away.
-        background_shift: Whether the test split lies on photographs of its own.
+        background_shift: Whether the test split has its own photographs.
 
     Returns:
         The scenes.
@@ -116,7 +116,7 @@ class ScenesDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"scene {index} was asked for, but there are {len(self)}")
+            raise IndexError(f"Got index {index}. Allowed are those of {len(self)} scenes.")
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
@@ -134,7 +134,7 @@ class DigitScenes(SplitDataModule):
 
     The digits are scikit-learn's 1797, the photographs those inside scikit-image and scikit-learn. No handwritten digit
     and no part of a photograph is shared between two splits, whatever the seed. A digit's box covers about 14 % of its
-    image, so a saliency map that looks at the digits is easily told from one that does not.
+    image, so a saliency map that looks at the digits is easily distinguished from one that does not.
 
     Batches are dictionaries: `image` float32 `[B, 3, size, size]`, normalised; `label` int64 `[B]`; `boxes` float32
     `[B, 1, 4]`, (x1, y1, x2, y2) in pixels with x2 and y2 exclusive, tight around the digit's visible pixels; `index`
@@ -149,11 +149,11 @@ class DigitScenes(SplitDataModule):
         num_workers: Loading processes; the scenes lie in memory, so 0 is usually fastest.
         seed: Seed of the scenes. The order of the training images comes from the global generator instead.
         shortcut: Share of the training images, in [0, 1], that carry in their upper left corner a small mark whose
-            colour gives the class away. A network trained on them learns the mark instead of the digit, which a
-            saliency map shows and training accuracy hides. The test split never has any.
+            colour reveals the class. A network trained on them learns the mark instead of the digit, which a saliency
+            map shows and training accuracy hides. The test split never has any.
         shortcut_in_validation: Plant the marks in the same share of the validation images too: the usual case in
             practice, where validation data come from the same source and hide the problem.
-        digit_scale: Least and greatest side of a digit's square as a share of the image's side, in (0, 0.8].
+        digit_scale: Minimum and maximum side of a digit's square as a share of the image's side, in (0, 0.8].
         background_shift: Lay the test scenes on four photographs that training and validation then never see.
 
     Attributes:
@@ -204,8 +204,8 @@ class DigitScenes(SplitDataModule):
             raise ValueError(f"Got shortcut={shortcut}. Allowed is a share of the images in [0, 1]; give one.")
         if len(digit_scale) != 2 or not 0 < digit_scale[0] <= digit_scale[1] <= 0.8:
             raise ValueError(
-                f"Expected `digit_scale` to be (least, greatest) with 0 < least <= greatest <= 0.8, so that a digit "
-                f"fits into its image, but got {digit_scale}"
+                f"Got digit_scale={digit_scale}. Allowed are (minimum, maximum) with 0 < minimum <= maximum <= 0.8, so "
+                "that a digit fits into its image; give two such shares of the image's side."
             )
         self.save_hyperparameters()
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}

@@ -1,4 +1,4 @@
-"""A data module over folders of images, one folder a class."""
+"""A data module over folders of images, one folder per class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDER_NAMES: dict[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", 
 
 
 class ImageFolderDataModule(SplitDataModule):
-    """Images in one folder a class, split into `train`, `val` (or `validation`) and, where there is one, `test`.
+    """Images in one folder per class, split into `train`, `val` (or `validation`) and, where there is one, `test`.
 
     Training images are cropped at random, resized and mirrored; evaluation images are resized, the shorter side to
     8/7 of `image_size`, and cropped at the centre. Batches are tuples (images float32 `[B, 3, H, W]`, labels int64
@@ -38,8 +38,8 @@ class ImageFolderDataModule(SplitDataModule):
         image_size: Side of the images in pixels.
         batch_size: Images in a batch.
         num_workers: Loading processes.
-        mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
+        mean: Mean of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
+        std: Standard deviation of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
         augment: Crop and mirror training images at random. `False`: treat them as in evaluation.
         val_fraction: Where there is no validation folder, the share of each class's training images, in (0, 1), that is
             set aside for validation; at least one image of each class that has two.
@@ -47,7 +47,7 @@ class ImageFolderDataModule(SplitDataModule):
 
     Attributes:
         classes: The names of the classes, in the order of their labels.
-        num_classes: Their number.
+        num_classes: Number of classes.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
         train_transform: What is done to training images; ends in `normalize`.
         transform: What is done to evaluation images; ends in `normalize`.
@@ -114,8 +114,8 @@ class ImageFolderDataModule(SplitDataModule):
         for split in there if stage is None else needed[stage]:
             if split not in there:
                 raise FileNotFoundError(
-                    f"There is no {split} folder: give `{split}_dir`, or a `root` that holds {_alternatives(split)}; "
-                    f"`root` is {self.root}"
+                    f"Got no {split} folder with root={self.root}. Give {split}_dir, or a root with the folder "
+                    f"{_alternatives(split)}."
                 )
             if split in self.datasets:
                 continue
@@ -128,7 +128,7 @@ class ImageFolderDataModule(SplitDataModule):
     def _folders(self) -> dict[str, Path]:
         """The folder of each split that has one: the one given, else the one of that name under the root."""
         if self.root is not None and not Path(self.root).is_dir():
-            raise FileNotFoundError(f"`root`={self.root} does not exist or is no folder: give a folder of splits")
+            raise FileNotFoundError(f"Got root={self.root}, where there is no folder. Give the folder of the splits.")
         folders = {}
         for split, names in FOLDER_NAMES.items():
             candidates = [] if self.root is None else [Path(self.root) / name for name in names]
@@ -137,8 +137,8 @@ class ImageFolderDataModule(SplitDataModule):
                 folders[split] = Path(found)
         if not folders:
             raise FileNotFoundError(
-                f"There is no split at all under `root`={self.root}: at least one of the folders "
-                f"{', '.join(map(_alternatives, FOLDER_NAMES))} is needed"
+                f"Got root={self.root}, a folder without splits. Allowed is at least one of the folders "
+                f"{', '.join(map(_alternatives, FOLDER_NAMES))}; make one."
             )
         return folders
 
@@ -148,8 +148,8 @@ class ImageFolderDataModule(SplitDataModule):
         held, kept = hold_out(torch.tensor(training.targets), self.val_fraction, self.seed)
         if not len(held):
             raise ValueError(
-                f"No class in {folder} has the two images it takes to set one aside for validation: add images, "
-                "or give `val_dir`"
+                f"Got no class with two images in {folder}, one of which would be set aside for validation. Add "
+                "images, or give val_dir."
             )
         self.datasets["train"] = Subset(training, kept.tolist())
         self.datasets["val"] = Subset(_read("train", folder, self.transform), held.tolist())
@@ -184,19 +184,21 @@ def _shared_classes(folders: dict[str, Path]) -> list[str]:
     found: dict[str, list[str]] = {}
     for split, folder in folders.items():
         if not folder.is_dir():
-            raise FileNotFoundError(f"The {split} folder {folder} does not exist or is no folder: check `{split}_dir`")
+            raise FileNotFoundError(
+                f"Got {split}_dir={folder}, where there is no folder. Give the folder of the {split} images."
+            )
         found[split] = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         if not found[split]:
             raise FileNotFoundError(
-                f"The {split} folder {folder} is empty: it needs one folder of images for each class"
+                f"Got {split}_dir={folder}, an empty folder. Allowed is one folder of images for each class; make them."
             )
     first, *others = found
     for split in others:
         lacking, extra = sorted(set(found[first]) - set(found[split])), sorted(set(found[split]) - set(found[first]))
         if lacking or extra:
             raise ValueError(
-                f"The classes of {folders[first]} and {folders[split]} differ: the {split} folder lacks {lacking} "
-                f"and alone has {extra}. Labels follow the order of the folders, so give every split the same ones"
+                f"Got different classes in {folders[first]} and {folders[split]}: the {split} folder lacks {lacking} "
+                f"and alone has {extra}. Labels follow the order of the folders; give every split the same ones."
             )
     return found[first]
 
@@ -205,7 +207,9 @@ def _read(split: str, folder: Path, transform: v2.Transform) -> ImageFolder:
     try:
         return ImageFolder(str(folder), transform=transform)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"A class of the {split} folder {folder} holds no image: {error}") from error
+        raise FileNotFoundError(
+            f"Got a class without images in {split}_dir={folder} ({error}). Add images, or remove the class."
+        ) from error
 
 
 def _alternatives(split: str) -> str:

@@ -52,16 +52,16 @@ class ObjectCropsDataModule(SplitDataModule):
         image_size: Side of the images in pixels.
         batch_size: Images in a batch.
         num_workers: Loading processes; the crops lie in memory, so 0 is usually fastest.
-        mean: Mean of the channels, of RGB in [0, 1]; "imagenet" for that of the published weights.
-        std: Standard deviation of the channels of RGB in [0, 1]; "imagenet" for that of the published weights.
+        mean: Mean of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
+        std: Standard deviation of each channel of RGB in [0, 1]; "imagenet" for the values of the published weights.
         augment: Crop and mirror training images at random.
         val_fraction: Share of the crops for validation, in (0, 1).
         test_fraction: Share of the crops for testing, in (0, 1); both shares together are less than 1.
         seed: Seed of the split. It decides which crops go where, not how evenly the classes are divided.
 
     Attributes:
-        classes: The names of the classes, in the order of ``groups``, else of the alphabet.
-        num_classes: Their number.
+        classes: The names of the classes, in the order of ``groups``, otherwise alphabetical.
+        num_classes: Number of classes.
         normalize: The `torchvision.transforms.v2.Normalize` applied to images in [0, 1].
         files: Split -> the photographs in it.
         datasets: The `ImageTensors` of each split.
@@ -105,8 +105,8 @@ class ObjectCropsDataModule(SplitDataModule):
             raise ValueError(f"Got context={context}. Allowed is a share of the box's side from 0; give one.")
         if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
             raise ValueError(
-                f"Expected `val_fraction` and `test_fraction` to be positive and together less than 1, but got "
-                f"{val_fraction} and {test_fraction}"
+                f"Got val_fraction={val_fraction} and test_fraction={test_fraction}. Allowed are positive shares that "
+                "add up to less than 1; leave some for training."
             )
         self.save_hyperparameters()
         self.annotations = Path(annotations)
@@ -145,8 +145,8 @@ class ObjectCropsDataModule(SplitDataModule):
             lacking = [name for label, name in enumerate(self.classes) if label not in there]
             if lacking:
                 raise ValueError(
-                    f"The {split} split has no crop of {', '.join(lacking)}: they are on too few photographs. Raise "
-                    "`min_count`, join categories with `groups`, or change the fractions."
+                    f"Got no crop of {', '.join(lacking)} for the {split} split, since too few photographs show them. "
+                    "Raise min_count, join categories with groups, or change the fractions."
                 )
         self.files = by_split
         for split, files in by_split.items():
@@ -190,7 +190,7 @@ class ObjectCropsDataModule(SplitDataModule):
     def _crops(self, path: Path, boxes: Sequence[tuple[int, Box]]) -> list[tuple[Tensor, int]]:
         if not path.is_file():
             raise FileNotFoundError(
-                f"There is no image {path}, which the annotations name. Set `images` to the folder it lies in."
+                f"Got annotations of {path}, where there is no image. Set images= to the folder of the images."
             )
         side = round(self.image_size * RESIZE_RATIO)
         with Image.open(path) as opened:
@@ -234,9 +234,9 @@ def square_around(box: Box, context: float, size: tuple[int, int]) -> tuple[int,
 def split_evenly(counts: Sequence[Mapping[int, int]], fractions: Sequence[float], seed: int) -> list[int]:
     """Divide images with several labels each into splits, keeping the proportions of every label.
 
-    After the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): the images of the label of which
-    fewest are left are dealt next, each to the split that is most in need of that label, then of labels at all. The
-    fullest are dealt first, those that are equal in random order.
+    After the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): the images of the rarest remaining
+    label are assigned next, each to the split that lacks most of that label, or else most labels overall. Images with
+    more labels come first, equal ones in random order.
 
     Args:
         counts: For each image how often each label is on it.

@@ -1,4 +1,4 @@
-"""A time limit on the scoring of masked images, for telling what a map costs."""
+"""A time limit on the scoring of masked images, to estimate what a map costs."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ CURRENT_BUDGET: ContextVar[ScoringBudget | None] = ContextVar("scoring budget", 
 
 @contextmanager
 def limited_scoring(seconds: float) -> Iterator[ScoringBudget]:
-    """Inside, explainers stop running the network on masked images once that has taken so long: to tell their cost.
+    """Inside, explainers stop scoring masked images after a time limit, so that their cost can be estimated.
 
-    The first passes are always run; the scores of masked images that are not run are 0. The maps are worth nothing.
+    The first passes are always run; the scores of masked images that are not run are 0. The maps are meaningless.
 
     Args:
         seconds: The time for all passes over masked images.
 
     Yields:
-        How much was done.
+        The progress so far.
 
     Example:
         >>> import torch

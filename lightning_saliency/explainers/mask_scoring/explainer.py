@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, Precision
 from lightning_saliency.explainers.mask_scoring.scorer import MaskScorer, check_scoring
@@ -49,8 +50,7 @@ class MaskScoringExplainer(Explainer):
     ) -> None:
         super().__init__(model, layer, output=output)
         check_scoring(score, batch_size, precision)
-        if fast not in (False, True, "compiled"):
-            raise ValueError(f"Got fast={fast!r}. Allowed are False, True and 'compiled'; use one of them.")
+        check_choice("fast", fast, (False, True, "compiled"))
         self.score: Score = score
         self.batch_size: int | Literal["auto"] = batch_size
         self.precision: Precision | None = precision

@@ -55,7 +55,7 @@ def fast_inference(model: nn.Module, precision: Precision | None = "bf16") -> nn
 
 
 class FastCopy:
-    """A `fast_inference` copy that is kept, and brought up to date with the network's weights where one is asked for.
+    """A `fast_inference` copy that is kept, and brought up to date with the network's weights at each use.
 
     That costs a pass over the weights, where a new copy would also trace the network again. The network's code must
     stay as it is; where parameters or buffers come, go, or change their shape or device, a new copy is made.
@@ -115,7 +115,7 @@ class FastCopy:
 
 
 class _Compiled(nn.Module):
-    """Runs a network compiled, also where compiled modules are told to run eagerly, for one batch size.
+    """Runs a network compiled, even where compiled modules are set to run eagerly, for one batch size.
 
     Args:
         network: Returns tensors whose first dimension is the batch's, alone or in containers.

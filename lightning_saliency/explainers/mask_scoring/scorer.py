@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import (
     as_ordinary,
     checked_targets,
@@ -80,7 +81,7 @@ def score_masks(
         ``[B, M]``, float32 (float64 for a float64 network).
 
     Raises:
-        ValueError: If shapes do not fit, a target is no class, or an option is unknown.
+        ValueError: If shapes do not fit, a target is not a class of the network, or an option is unknown.
         TypeError: If ``targets`` are of another type, or the network returns no logits.
 
     Example:
@@ -231,7 +232,7 @@ class MaskScorer:
         return torch.cat(scores) if scores else self.images.new_zeros(0)
 
     def score_block(self, masks: Tensor) -> Tensor:
-        """The scores ``[B, m]`` of masks ``[B, m, h, w]``, which may be a view that repeats itself."""
+        """The scores ``[B, m]`` of masks ``[B, m, h, w]``, which may be an expanded view."""
         count = self.images.shape[0]
         if masks.ndim != 4 or masks.shape[0] != count:
             raise ValueError(
@@ -277,7 +278,7 @@ class MaskScorer:
             if not isinstance(scores, Tensor) or scores.shape != owners.shape:
                 given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
                 raise ValueError(
-                    f"Got {given} from targets= for {len(owners)} images. Allowed is one score an image, [N]."
+                    f"Got {given} from targets= for {len(owners)} images. Allowed are scores [N]; return one per image."
                 )
             return scores if scores.dtype == torch.float64 else scores.float()
         scores = class_scores(class_logits(returned, self.output, len(owners)), self.score)
@@ -290,16 +291,12 @@ def check_scoring(score: str, batch_size: int | str, precision: str | None) -> N
     Raises:
         ValueError: If an option is unknown.
     """
-    if score not in get_args(Score):
-        raise ValueError(f"Got score={score!r}. Allowed are {', '.join(map(repr, get_args(Score)))}; use one of them.")
+    check_choice("score", score, get_args(Score))
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(
             f"Got batch_size={batch_size!r}. Allowed are 'auto' and whole numbers from 1; use one of them."
         )
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(
-            f"Got precision={precision!r}. Allowed are None, {', '.join(map(repr, PRECISIONS))}; use one of them."
-        )
+    check_choice("precision", precision, (None, *PRECISIONS))
 
 
 def _chunk_size(images: Tensor, *, half: bool) -> int:

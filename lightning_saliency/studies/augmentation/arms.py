@@ -78,7 +78,7 @@ class Arm:
         return replace(self, init_args=init_args)
 
     def work(self) -> tuple[Arm, float]:
-        """What costs time in a step at full duty: an arm that does this to every image, and the share of images.
+        """The work of a step at full duty: an arm that changes every image, and the share of images that it changes.
 
         Arms that differ in their control, ``soft`` or ``probability`` alone do the same work, and so cost the same for
         each image that they change.
@@ -97,12 +97,12 @@ class Arm:
         return Arm("work", self.kind, {**init_args, "probability": 1.0}), callback.probability(0)
 
     def duties(self, steps: int, epoch: int, start_epoch: int) -> list[float]:
-        """For each of the first steps the share of what the arm does `at_full_duty`; 0 is a plain step.
+        """The work of each of the first steps, as a share of that `at_full_duty`; 0 is a plain step.
 
         Args:
             steps: Number of steps.
             epoch: Number of batches in an epoch.
-            start_epoch: The first epoch in which arms act that have no ``start_epoch`` of their own.
+            start_epoch: The first epoch in which arms act, unless they have their own ``start_epoch``.
 
         Example:
             >>> options = {"probability": [[0, 0.0], [2, 0.5]], "every_n_steps": 2}
@@ -141,7 +141,7 @@ class Arm:
             return found(**given)
         except TypeError as error:
             raise ValueError(
-                f"The arm {self.name} was given {dict(self.init_args)}: {error}. Allowed are "
+                f"Got {dict(self.init_args)} for the arm {self.name}: {error}. Allowed are "
                 f"{', '.join(_arguments(found))}; drop or rename the others."
             ) from error
 
@@ -164,7 +164,7 @@ def parse_arms(arms: Mapping[str, Any]) -> dict[str, Arm]:
             - ``"random_erasing"``, ``"cutmix"``, ``"mixup"``: torchvision's, see `BatchAugmentation`;
             - ``"saliency"``, ``"group_cam"``: the callbacks `SaliencyAugmentation` and `GroupCAMAugmentation`;
             - the class path of a callback of your own, or of a class or function whose result is called as
-              ``augment(images, labels)`` and returns both. What takes ``num_classes`` or ``seed`` is given them.
+              ``augment(images, labels)`` and returns both. Arguments named ``num_classes`` or ``seed`` are filled in.
 
     Raises:
         TypeError: If an arm is given in another form.
@@ -216,7 +216,7 @@ def _callback_class(kind: str) -> Callable[..., pl.Callback] | None:
 
 @lru_cache
 def _arguments(found: Callable[..., Any]) -> list[str]:
-    """The arguments of a class, those that it hands on to its base included."""
+    """The arguments of a class, including those that it passes to its base."""
     names: dict[str, None] = {}
     for base in inspect.getmro(found) if isinstance(found, type) else (found,):
         parameters = inspect.signature(base).parameters

@@ -20,7 +20,7 @@ Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class BatchAugmentation:
-    """An augmentation of images and labels that draws from random numbers of its own.
+    """An augmentation of images and labels with its own random numbers.
 
     Args:
         kind: One of ``BATCH_AUGMENTATIONS``, or a class path, see

@@ -36,7 +36,7 @@ def _prepared(text: str) -> pl.LightningDataModule:
     data.setup("fit")
     data.setup("test")
     if not isinstance(getattr(data, "num_classes", None), int):
-        raise ValueError(f"{spec['class_path']} has no `num_classes` after setup(). Give it this attribute.")
+        raise ValueError(f"Got {spec['class_path']} without num_classes after setup(). Give it this attribute.")
     return data
 
 
@@ -45,7 +45,7 @@ def prepared_data(spec: Spec) -> Any:
 
     Raises:
         TypeError: If the class does not take the arguments.
-        ValueError: If it is no data module, or has no number of classes.
+        ValueError: If it is not a data module, or has no ``num_classes``.
     """
     return _prepared(json.dumps(spec, sort_keys=True))
 
@@ -56,8 +56,8 @@ def initial_module(model: Spec, seed: int) -> FineTunedClassifier:
     Raises:
         FileNotFoundError: If a file of the network does not exist.
         TypeError: If an argument is unknown.
-        ValueError: If there is no such network or module of it, the weights are another network's, or the class is none
-            for fine-tuning.
+        ValueError: If there is no such network or module of it, the weights are another network's, or the class is not
+            one for fine-tuning.
     """
     with OwnRandomness(seed):
         module = build_module(model)
@@ -116,7 +116,7 @@ def measure_steps(
     seed: int,
     threads: int,
 ) -> dict[str, Any]:
-    """Time the steps of some arms in turn, so that whatever else the machine does meets all of them alike.
+    """Time the steps of some arms in turn, so that other load on the machine affects all of them alike.
 
     Args:
         model: The network to train, as ``class_path`` and ``init_args``.
@@ -168,8 +168,8 @@ def fit_arm(
         steps: Number of steps of the optimiser.
         seed: Seed of the weights, the order of the batches and the augmentation.
         start_epoch: First epoch in which the arm acts, unless it has its own.
-        validations: How often the validation images are tested; 0: never.
-        wrap: Called with the batches and the clock; what it returns takes the batches' place.
+        validations: Number of validations; 0: none.
+        wrap: Called with the batches and the clock; its result replaces the batches.
         count: See `StepClock`.
 
     Returns:
@@ -196,7 +196,7 @@ def fit_arm(
 
 
 def arm_trainer(training: FineTuningConfig, steps: int, validations: int, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """A trainer of so many steps that logs and keeps nothing."""
+    """A trainer for a number of steps that neither logs nor saves."""
     return pl.Trainer(
         max_steps=steps,
         max_epochs=-1,

@@ -1,4 +1,4 @@
-"""What a comparison of augmentations consists of, as a YAML file says it."""
+"""The configuration of a comparison of augmentations, as in a YAML file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class FineTuningConfig:
     Args:
         steps: Number of steps of the optimiser. For equal wall time, the number that the reference arm takes.
         start_epoch: First epoch, from 0, in which the arms differ. Before it all of them train plainly.
-        validations: How often the validation images are tested during training, its end included.
+        validations: Number of validations during training, including one at its end.
         optimizer: ``"adamw"`` or ``"sgd"``.
-        learning_rate: Learning rate of the optimiser, the greatest one where a schedule changes it.
+        learning_rate: Learning rate of the optimiser; with a schedule, the maximum.
         weight_decay: Weight decay of the optimiser.
         momentum: Momentum of SGD.
         nesterov: Whether SGD's momentum has Nesterov's correction.
@@ -58,7 +58,7 @@ class FineTuningConfig:
             )
 
     def model_defaults(self) -> dict[str, Any]:
-        """The arguments of a model that are these unless the model has its own."""
+        """Default arguments of the models."""
         names = ("optimizer", "learning_rate", "weight_decay", "momentum", "nesterov", "scheduler")
         return {name: getattr(self, name) for name in names}
 
@@ -67,9 +67,9 @@ class FineTuningConfig:
 class CostConfig:
     """How the study measures what a step of each arm costs.
 
-    Two kinds of steps are timed: a plain one, and one in which the arm does as much as it ever does. From these follows
-    the cost of each planned step: an arm may act in some epochs only (``start_epoch``), with a probability that
-    changes with the epoch, or in every n-th step (``every_n_steps``).
+    Two kinds of steps are timed: a plain one, and one in which the arm does the most. They give the cost of each
+    planned step: an arm may act in some epochs only (``start_epoch``), with a probability that changes with the epoch,
+    or in every n-th step (``every_n_steps``).
 
     Args:
         steps: Timed steps of each arm in each round, after two that are not timed.
@@ -96,7 +96,7 @@ class CostConfig:
 
 @dataclass
 class AugmentationConfig(EngineConfig):
-    """All of a comparison of augmentations, see `EngineConfig` for the fields that are not listed here.
+    """The options of a comparison of augmentations, beside those of `EngineConfig`.
 
     Args:
         models: Name in the table -> the network to fine-tune: arguments of
@@ -109,21 +109,21 @@ class AugmentationConfig(EngineConfig):
             ``class_path`` and ``init_args``, see `lightning_saliency.studies.augmentation.arms.parse_arms`.
         training: How each arm is trained; a `FineTuningConfig` or a mapping of its fields.
         cost: How the cost of a step is measured; a `CostConfig` or a mapping of its fields.
-        seeds: Each arm is trained once from each of these, whole numbers from 0.
-        seeded_data: Whether each seed of the study has data of its own: the data module's ``seed`` is raised by the
-            study's. The intervals then include the choice of the data.
-        budgets: What all arms have the same amount of: ``"steps"``, wall ``"time"``, or both. ``"time"`` does not take
-            arms that use a map for several epochs.
+        seeds: Seeds, whole numbers from 0; each arm is trained once from each.
+        seeded_data: Whether each seed of the study has its own data: the study's seed is added to the data module's
+            ``seed``. The intervals then include the choice of the data.
+        budgets: What is equal for all arms: ``"steps"``, wall ``"time"``, or both. With ``"time"``, arms that use a map
+            for several epochs are not allowed.
         reference: The arm that the others are compared with.
-        controls: Arms that those guided by saliency maps are compared with as well. A mapping gives each guided arm
+        controls: Further arms that the guided arms are compared with. A mapping gives each guided arm
             its own controls, with the same guide and options; a list is the same for all of them. A control named
             ``<arm>, <name>`` is called ``its <name>`` in the table.
         confidence: Share of the intervals, in (0, 1).
-        output: Folder of all results; a study that was killed goes on from what it finds there.
+        output: Folder of all results; a study that was killed continues from it.
 
     Raises:
         TypeError: If an option does not exist.
-        ValueError: If something is out of range, or an arm that is named does not exist.
+        ValueError: If a number is out of range, or an arm does not exist.
     """
 
     models: Any = field(default_factory=dict)

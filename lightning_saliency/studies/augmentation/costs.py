@@ -1,4 +1,4 @@
-"""What the steps of an arm cost, and how many of them take as long as the reference's training."""
+"""What the steps of an arm cost, and how many steps take as long as the reference's training."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def timed_arms(arm: Arm, reference: Arm) -> dict[str, Arm]:
 
 
 def affordable_steps(costs: Sequence[float], reference: Sequence[float], tolerance: float = 0.0) -> int:
-    """How many steps of an arm take as long as all of the reference's.
+    """The number of steps of an arm that takes as long as all of the reference's.
 
     Args:
         costs: Cost of each step of the arm, for example in seconds, for as many steps as the reference has.
@@ -124,7 +124,7 @@ def affordable_steps(costs: Sequence[float], reference: Sequence[float], toleran
 
 
 def device_name(accelerator: str) -> str:
-    """What Lightning's accelerator of this name computes with.
+    """Name of the device behind one of Lightning's accelerators.
 
     Example:
         >>> device_name("cpu")

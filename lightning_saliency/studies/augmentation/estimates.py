@@ -37,7 +37,7 @@ _FEW, _STEP_BUDGET, _AUGMENTATION_BUDGET = 2, 0.4, 0.15
 def estimate_step(
     model: Spec, data: Spec, arm: Arm, training: FineTuningConfig, seed: int, threads: int
 ) -> dict[str, Any]:
-    """What a training step costs: the last of four, each size of the batch having been tried before it is timed.
+    """What a training step costs: the last of four steps, after each batch size was tried once.
 
     Args:
         model: The network to train, as ``class_path`` and ``init_args``.

@@ -1,4 +1,4 @@
-"""The picture of a comparison of augmentations: each arm's difference to the reference, with its interval."""
+"""The figure of a comparison of augmentations: each arm's difference to the reference, with its interval."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def difference_figure(
     title: str = "",
     runs: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> Figure:
-    """Points with intervals, one row an arm, one panel a budget; zero is the reference.
+    """Points with intervals, one row per arm, one panel per budget; zero is the reference.
 
     Args:
         panels: Budget -> arm -> difference. An infinite interval, that of a single seed, is not drawn.
-        roles: Arm -> what kind it is, by which it is coloured.
+        roles: Arm -> its kind, which gives its colour.
         axis_label: Label of the axis of differences.
         title: Title of the whole figure.
         runs: Budget -> arm -> the difference of each seed, drawn as small ticks.

@@ -45,7 +45,7 @@ class ArmRun:
         arm: Name of the arm in the table.
         steps: Number of steps of the optimiser.
         seed: Seed of the training.
-        budgets: The budgets that it is the result for.
+        budgets: The budgets that its result belongs to.
         cell: The cell that trains it.
     """
 
@@ -58,7 +58,7 @@ class ArmRun:
 
 
 class AugmentationGrid:
-    """The cells of a comparison. Its networks are built once and the data's first batches read, to tell them apart.
+    """The cells of a comparison. The networks are built and the first batches read once, for their fingerprints.
 
     Args:
         config: The comparison.
@@ -98,7 +98,7 @@ class AugmentationGrid:
 
     @property
     def threads(self) -> int:
-        """Number of PyTorch's threads where cells are computed: in this process all that it has."""
+        """Number of PyTorch's threads for a cell; in this process all threads."""
         return max(1, int(self.config.cpus_per_cell)) if self.config.elsewhere else torch.get_num_threads()
 
     @cached_property
@@ -107,7 +107,7 @@ class AugmentationGrid:
         return {(model, name): self._cost_cell(model, arm) for model in self.models for name, arm in self.arms.items()}
 
     def measured_costs(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, StepCost]]:
-        """The costs that the results of `cost_cells` tell; arms without a result are left out."""
+        """The costs from the results of `cost_cells`; arms without a result are left out."""
         costs: dict[str, dict[str, StepCost]] = {model: {} for model in self.models}
         reference, training = self.arms[self.config.reference], self.config.training
         for (model, name), cell in self.cost_cells.items():
@@ -116,7 +116,7 @@ class AugmentationGrid:
         return costs
 
     def estimate_cell(self, model: str, work: Arm) -> Cell:
-        """The cell that times a step for a plan. Its name tells its fingerprint: it is never stale."""
+        """The cell that times a step for a plan. Its name includes its fingerprint, so it is never stale."""
         config = self.config
         arguments = {
             "model": self.models[model],
@@ -131,7 +131,7 @@ class AugmentationGrid:
         return Cell(f"{file_name(model)}__{digest}", estimating(work), arguments, fingerprint, group=model)
 
     def runs(self, costs: Costs) -> list[ArmRun]:
-        """Every training there is to do, those of one seed together."""
+        """All trainings, those of one seed together."""
         config = self.config
         runs: list[ArmRun] = []
         for seed in config.seeds:

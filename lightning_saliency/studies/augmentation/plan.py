@@ -1,4 +1,4 @@
-"""What a comparison of augmentations will cost: told by finished cells, the study's own timings, or a few steps."""
+"""The estimated cost of a comparison of augmentations, from finished cells, the study's own timings, or a few steps."""
 
 from __future__ import annotations
 

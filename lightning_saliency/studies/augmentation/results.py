@@ -35,10 +35,10 @@ class AugmentationResult:
         costs: Model -> arm -> step cost relative to the reference: median, minimum, maximum.
         roles: Arm -> whether saliency maps guide it, it is a control, or another augmentation.
         reference: The arm that the others are compared with.
-        controls: Guided arm -> the arms that it is compared with as well.
+        controls: Guided arm -> further arms that it is compared with.
         confidence: Share of the intervals, in (0, 1).
-        caption: How the numbers came about, shown below the tables.
-        facts: Names and values that say what was studied, for the page.
+        caption: How the numbers were obtained, shown below the tables.
+        facts: Names and values that describe the study, for the page.
         folder: Where ``save`` writes by default.
     """
 
@@ -60,7 +60,7 @@ class AugmentationResult:
         costs: Costs,
         results: Mapping[str, Mapping[str, Any]],
     ) -> AugmentationResult:
-        """Put the results of a comparison's cells in order.
+        """Collect the results of a comparison's cells.
 
         Args:
             grid: The comparison.
@@ -145,7 +145,7 @@ class AugmentationResult:
                         continue
                     controls = ((called, f"versus {called}") for called in self._controls(arm))
                     pairs = [(self.reference, "difference"), *controls]
-                    parts = [f"{_signed(keys[key])} against {name}, {_told(keys[key])}" for name, key in pairs]
+                    parts = [f"{_signed(keys[key])} against {name}, {_outcome(keys[key])}" for name, key in pairs]
                     where = f"{network}, {BUDGET_NAMES[budget]}, {arm}"
                     lines.append(f"{where}: {'; '.join(parts)}. Its step costs {keys['cost'].value:.2f} plain ones.")
         return lines
@@ -185,7 +185,7 @@ class AugmentationResult:
             The files, the page first.
 
         Raises:
-            ValueError: If no folder is given and there is none of the study.
+            ValueError: If no folder is given and the study has none.
         """
         folder = result_folder(folder, self.folder)
         texts = {
@@ -203,7 +203,7 @@ class AugmentationResult:
         return files
 
     def figure(self, network: str) -> Any:
-        """The differences to the reference as points with intervals, a panel a budget."""
+        """The differences to the reference as points with intervals, one panel per budget."""
         panels, each = {}, {}
         for budget, arms in self.estimates[network].items():
             name, runs = BUDGET_NAMES[budget], self.runs[network][budget]
@@ -238,7 +238,7 @@ class AugmentationResult:
         }
 
     def _controls(self, arm: str) -> dict[str, str]:
-        """The controls of an arm by what they are called beside it."""
+        """The controls of an arm, by their names in its row."""
         controls = self.controls.get(arm, ())
         return {
             f"its {name.removeprefix(f'{arm}, ')}" if name.startswith(f"{arm}, ") else name: name for name in controls
@@ -278,9 +278,9 @@ def _signed(difference: Estimate) -> str:
     return f"{difference.value:+.2f}{interval}"
 
 
-def _told(difference: Estimate) -> str:
+def _outcome(difference: Estimate) -> str:
     if difference.count == 1:
         return "one seed, which says nothing of the spread"
     if difference.low > 0:
         return "better"
-    return "worse" if difference.high < 0 else "not told apart"
+    return "worse" if difference.high < 0 else "not distinguishable"

@@ -1,4 +1,4 @@
-"""Augmentations compared: does blending guided by saliency maps help, more than meaningless masks, and at what cost?"""
+"""Augmentations compared: does blending guided by saliency maps help more than meaningless masks, and at what cost?"""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ def run_augmentation(
     """Train every arm from every seed, for equal steps and for equal wall time, and test it.
 
     All arms of a seed begin with the same weights and see the same training images in the same order, cropped and
-    mirrored alike; the augmentations draw from random numbers of their own. For equal wall time an arm gets as many
-    steps as take as long as all of the reference's, its learning rate's schedule ending with its own last step. What a
-    step costs is measured first, arm by arm in turn with the reference (see `CostConfig`), and kept, so that a resumed
-    study goes on with the same numbers.
+    mirrored alike; the augmentations draw from random numbers of their own. For equal wall time an arm gets the number
+    of steps that takes as long as all of the reference's, and its learning rate's schedule ends with its own last step.
+    The cost of a step is measured first, in turn with the reference (see `CostConfig`), and kept, so that a resumed
+    study uses the same numbers.
 
-    Each result is a file of its own, written in one step: whatever is killed, the next call computes what is missing.
+    Each result is its own file, written in one step: if the study is killed, the next call computes what is
+    missing.
 
     Args:
         config: The study; or its fields as options.
         progress: Whether bars are shown on the error stream.
-        **options: The fields of `AugmentationConfig`; beside a config, those that are to be others.
+        **options: The fields of `AugmentationConfig`; with a config, the fields to change.
 
     Returns:
         All results; ``print(result)`` shows the table and the verdicts, ``result.save()`` writes tables, figures and
@@ -89,8 +90,8 @@ def run_augmentation(
 def plan_augmentation(config: AugmentationConfig | None = None, /, **options: Any) -> Plan:
     """What a comparison costs, without running it.
 
-    The time is told from the runs that are done and from the study's own measurement of steps. Where there is none yet,
-    a step of each kind is timed here and now, on a few images if it takes long, and kept for the next plan.
+    The time is estimated from finished runs and from the study's own timings of steps. Without these, a step of each
+    kind is timed now, on a few images if it takes long, and kept for the next plan.
 
     Args:
         config: The study; or its fields as options.

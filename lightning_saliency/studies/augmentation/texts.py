@@ -1,4 +1,4 @@
-"""What a comparison of augmentations consists of, in words for its tables and its page; its numbers as CSV."""
+"""The texts of a comparison of augmentations for its tables and page, and its numbers as CSV."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lightning_saliency.studies.specs import given_arguments
 
 
 def caption(config: AugmentationConfig) -> str:
-    """How the numbers of a comparison came about: seeds, intervals, budgets, costs."""
+    """How the numbers of a comparison were obtained: seeds, intervals, budgets, costs."""
     training, seeds = config.training, len(config.seeds)
     images = (
-        "each seed has images of its own"
+        "each seed has its own images"
         if config.seeded_data
         else "the test images are the same for all seeds, so that the intervals say nothing of others"
     )
@@ -109,7 +109,7 @@ def _arguments(given: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as a person writes it; of a class, its name and arguments."""
+    """A value in readable form; for a class, its name and arguments."""
     if isinstance(value, Mapping) and "class_path" in value:
         listed = _arguments(value.get("init_args") or {})
         return f"{value['class_path']} ({listed})" if listed else str(value["class_path"])

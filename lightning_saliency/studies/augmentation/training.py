@@ -1,4 +1,4 @@
-"""The module that is fine-tuned, and the clock beside it."""
+"""The module that is fine-tuned, and the clock that times it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_saliency.studies.augmentation.batch_augmentation import Augment
 
 
 class FineTunedClassifier(ImageClassifier):
-    """An `ImageClassifier` for fine-tuning: modules may be left out, BatchNorms frozen, training batches augmented.
+    """An `ImageClassifier` for fine-tuning: with modules left out, BatchNorms frozen, or training batches augmented.
 
     Args:
         model: Name of a network, see `ImageClassifier`; also ``path/file.py:function``.
@@ -33,7 +33,7 @@ class FineTunedClassifier(ImageClassifier):
         **options: The other arguments of `ImageClassifier`.
 
     Attributes:
-        augment: Changes images and labels of training batches; ``None``: nothing does.
+        augment: Function that changes images and labels of training batches; ``None``: no change.
         start_epoch: First epoch in which ``augment`` does so.
 
     Raises:
@@ -73,7 +73,7 @@ class FineTunedClassifier(ImageClassifier):
         self.train()
 
     def train(self, mode: bool = True) -> FineTunedClassifier:
-        """As every module's, but for frozen BatchNorms."""
+        """As in every module, except that frozen BatchNorms stay in evaluation mode."""
         super().train(mode)
         if getattr(self, "freeze_batch_norm", False):
             for module in self.modules():
@@ -118,15 +118,15 @@ class StepClock(pl.Callback):
     It must be the last of the trainer's callbacks, whose time counts.
 
     Args:
-        augmentation: The callback that augments, if one does.
+        augmentation: The callback that augments, if there is one.
         warm_up: Number of first steps that the mean leaves out.
-        count: A list whose only number rises with the images that are passed forward, see
+        count: A list with one number, the images passed forward so far, see
             `lightning_saliency.studies.passes.counted_passes`; ``None``: they are not counted.
 
     Attributes:
         seconds: The time of each step.
         images: The number of images in each step's batch.
-        passes: What ``count`` held at the end of each step.
+        passes: The value of ``count`` at the end of each step.
         validations: Step -> accuracy on the validation images, in [0, 1].
         masks: For each epoch the means that the augmentation keeps.
     """

@@ -23,18 +23,18 @@ from lightning_saliency.studies.recipes import Recipe, device_of, key_of, networ
 def explain_block(
     model: Recipe, explainer: ExplainerSpec, data: Recipe, span: tuple[int, int], metrics: MetricConfig, device: str
 ) -> dict[str, Any]:
-    """Explain the images of a block, each for each of its classes, and measure the maps.
+    """Explain every image of a block for each of its classes, and measure the maps.
 
     Args:
         model: The network.
         explainer: The explainer.
         data: The images.
-        span: The first image, and the one behind the last.
+        span: Index of the first image, and of the last one plus one.
         metrics: What is measured.
-        device: Where the network runs; ``""``: where it is.
+        device: Device that the network runs on; ``""``: the one it is on.
 
     Returns:
-        ``rows``: one for each pair of image and class, in order.
+        ``rows``: one row for each pair of image and class, in order.
     """
     network, samples = network_from(model, device), samples_from(data)
     at = device_of(network)
@@ -75,7 +75,7 @@ def time_explainer(model: Recipe, explainer: ExplainerSpec, data: Recipe, device
 
 
 def time_scoring(model: Recipe, data: Recipe, metrics: MetricConfig, device: str) -> dict[str, Any]:
-    """What one image costs that is scored for a metric: ``seconds``."""
+    """The cost of scoring one image for a metric: ``seconds``."""
     network = network_from(model, device)
     images, targets = _first_pair(network, model, data)
     images, targets, at = images.expand(4, -1, -1, -1), targets.expand(4), images.device
@@ -90,7 +90,7 @@ def time_scoring(model: Recipe, data: Recipe, metrics: MetricConfig, device: str
 
 
 def _first_pair(network: nn.Module, model: Recipe, data: Recipe) -> tuple[Tensor, Tensor]:
-    """An image ``[1, C, H, W]`` and its class ``[1]``, on which everything is timed; found once in each process."""
+    """The image ``[1, C, H, W]`` and its class ``[1]`` on which everything is timed; found once per process."""
     images, targets, _ = cached(
         f"first pair {key_of(model)} {key_of(data)}", lambda: _prepared(network, [samples_from(data)[0]], 0)
     )
@@ -103,7 +103,7 @@ def _built(network: nn.Module, model: Recipe, explainer: ExplainerSpec, images: 
 
     def build() -> Explainer:
         found = explainer(network)
-        # A first map takes longer, and passes of its own to look for layers: no part of the cost.
+        # A first map takes longer, and its own passes to find layers: they are not part of the cost.
         found(images[:1], targets[:1])
         return found
 

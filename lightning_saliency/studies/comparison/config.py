@@ -1,4 +1,4 @@
-"""What a comparison of explainers consists of, as a YAML file or a call says it."""
+"""The configuration of a comparison of explainers, as in a YAML file or a call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_saliency.studies.engine.config import EngineConfig
 
 @dataclass
 class ComparisonConfig(EngineConfig):
-    """All of a comparison; see `EngineConfig` for the fields that are not listed here.
+    """The options of a comparison, beside those of `EngineConfig`.
 
     Args:
         models: Name in the table -> network: a mapping of `ImageClassifier`'s arguments, such as

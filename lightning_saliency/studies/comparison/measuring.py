@@ -42,15 +42,15 @@ class MetricConfig:
     """Which metrics, and their options; the defaults are the papers'.
 
     Args:
-        names: Of ``ebpg``, ``miou``, ``bbox``, ``pointing_game`` (against boxes), ``drop``, ``increase``,
+        names: Any of ``ebpg``, ``miou``, ``bbox``, ``pointing_game`` (against boxes), ``drop``, ``increase``,
             ``insertion``, ``deletion`` and ``overall``, their difference (against the network). ``None``: all.
-        tolerances: Pixels by which a hit of the pointing game may be off; one column each.
+        tolerances: Tolerances of the pointing game in pixels; each has its own column.
         top_fraction: Share of the pixels taken for ``miou``.
         kept_fraction: Share of the pixels left for ``drop`` and ``increase``.
         fill: What stands elsewhere for these two, see `lightning_saliency.functional.fills.fill_images`.
         steps: Number of steps of the insertion and deletion curves; with 100, each step is 1 % of the pixels.
-        baseline: What the image appears from and gives way to in these curves.
-        score: What the network's output is turned into: ``softmax``, ``sigmoid`` or ``logit``.
+        curve_fill: What stands elsewhere in these curves.
+        score: Score of the network's output: ``softmax``, ``sigmoid`` or ``logit``.
         precision: ``bf16`` or ``fp16``: compute the curves, which cost most of the time, with a faster copy of the
             network in this precision, see `lightning_saliency.explainers.fast_inference`. ``None``: with the network.
 
@@ -64,7 +64,7 @@ class MetricConfig:
     kept_fraction: float = 0.15
     fill: NamedFill | float | tuple[float, ...] = "zero"
     steps: int = 100
-    baseline: NamedFill | float | tuple[float, ...] = "blur"
+    curve_fill: NamedFill | float | tuple[float, ...] = "blur"
     score: Score = "softmax"
     precision: Precision | None = None
 
@@ -120,7 +120,7 @@ _TITLES: dict[MetricName, tuple[str, Literal["high", "low"], bool]] = {
 
 @dataclass
 class Measured:
-    """What was measured on one chunk: an entry a map, scores in per cent; ``seconds`` and ``passes`` are a map's."""
+    """What was measured on one chunk: one entry per map, scores in per cent; ``seconds`` and ``passes`` per map."""
 
     scores: list[dict[str, float]]
     curves: list[dict[str, list[float]]]
@@ -219,7 +219,7 @@ def _measure_curves(
                     maps,
                     targets,
                     steps=config.steps,
-                    fill=config.baseline,
+                    fill=config.curve_fill,
                     score=config.score,
                 )
                 found[name] = 100 * auc(curve)

@@ -40,9 +40,9 @@ class ComparisonResult:
     """The results of a comparison of explainers.
 
     Attributes:
-        rows: Network -> explainer -> one row a pair of image and class, in the order of the data.
+        rows: Network -> explainer -> one row per pair of image and class, in the order of the data.
         columns: The metrics measured.
-        caption: What the numbers are from.
+        caption: How the numbers were obtained.
         samples: The images, for the sheets of examples.
         resamples: Draws of the bootstrap.
         confidence: Level of the confidence intervals.
@@ -74,10 +74,10 @@ class ComparisonResult:
         return TableData([*self.columns, *COST_COLUMNS], self.estimates, self.caption)
 
     def differences(self) -> TableData:
-        """For each of ``pairs`` and each metric: the first explainer less the second, paired by image and class.
+        """For each of ``pairs`` and each metric: the first explainer minus the second, paired by image and class.
 
-        The interval of a difference is narrower than those of the two explainers let suppose, since an image that is
-        hard for the one is hard for the other.
+        The interval of a difference is narrower than those of the two explainers suggest, since an image that is hard
+        for one is hard for the other.
         """
         values = {
             network: {
@@ -134,15 +134,15 @@ class ComparisonResult:
         """Write everything.
 
         Args:
-            folder: For ``report.html``; ``table.md``; ``summary.csv`` (a line a network, explainer and metric),
-                ``results.csv`` (a line a map), ``results.json``; and for each network ``curves_*.png``, ``bars_*.png``
-                and ``examples_*.png``. ``None``: the comparison's own folder.
+            folder: For ``report.html``; ``table.md``; ``summary.csv`` (one line per network, explainer and metric),
+                ``results.csv`` (one line per map), ``results.json``; and for each network ``curves_*.png``,
+                ``bars_*.png`` and ``examples_*.png``. ``None``: the comparison's own folder.
 
         Returns:
             The files.
 
         Raises:
-            ValueError: If no folder is given and there is none of the comparison.
+            ValueError: If no folder is given and the comparison has none.
         """
         folder = result_folder(folder, self.folder)
         texts = {
@@ -208,7 +208,7 @@ class ComparisonResult:
         return found
 
     def _differences(self, first: Rows, second: Rows) -> dict[str, Estimate]:
-        """The estimates of rows whose scores are those of the first less those of the second."""
+        """The estimates of the differences between two explainers' scores."""
         rows = [
             {**one, "scores": {key: value - other["scores"][key] for key, value in one["scores"].items()}}
             for one, other in zip(first, second, strict=True)

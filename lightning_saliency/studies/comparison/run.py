@@ -32,15 +32,15 @@ from lightning_saliency.studies.samples import Samples
 def run_comparison(
     config: ComparisonConfig | None = None, /, *, progress: bool = True, **options: Any
 ) -> ComparisonResult:
-    """Explain images by several explainers and measure their maps.
+    """Explain images with several explainers and measure the maps.
 
-    Every class of every image is explained by every explainer. The work goes through all explainers block by block of
-    the images, so that after the first block it is known how long all will take. Each result is a file of its own,
-    written in one step: whatever is killed, the next call computes what is missing.
+    Every explainer explains every class of every image. The images are processed in blocks, each by all explainers, so
+    that the total time is known after the first block. Each result is its own file, written in one step: if the
+    study is killed, the next call computes what is missing.
 
     Args:
         config: The comparison; or its fields as options.
-        progress: Whether a bar tells the time left, on the error stream.
+        progress: Whether a bar with the time left is shown on the error stream.
         **options: The fields of `ComparisonConfig`, where no config is given.
 
     Returns:
@@ -48,7 +48,7 @@ def run_comparison(
         the output folder, ``result.save(folder)`` into another.
 
     Raises:
-        CellError: If an explainer failed; the other cells are computed all the same.
+        CellError: If an explainer failed; the other cells are still computed.
         FileNotFoundError: If a file does not exist.
         StaleResultsError: If the output folder holds results of other weights, options, data or metrics.
         TypeError: If an explainer has no such option, or the data are of another type.
@@ -75,9 +75,9 @@ def run_comparison(
 def plan_comparison(config: ComparisonConfig | None = None, /, **options: Any) -> Plan:
     """What a comparison costs, without running it.
 
-    The time is told from the cells that are done, and otherwise from one map of each explainer and a few scored images,
-    which are timed here and now and kept in ``<output>/costs``. An explainer that scores masked images is timed on as
-    many as go into a tenth of a second.
+    The time is estimated from finished cells, or else from one map of each explainer and a few scored images, which are
+    timed now and kept in ``<output>/costs``. An explainer that scores masked images is timed on as many as fit into a
+    tenth of a second.
 
     Args:
         config: The comparison; or its fields as options.
@@ -92,7 +92,7 @@ def plan_comparison(config: ComparisonConfig | None = None, /, **options: Any) -
 
 
 class _Study:
-    """A comparison with what its cells share."""
+    """A comparison and the objects that its cells share."""
 
     def __init__(
         self, config: ComparisonConfig, folder: Path, models: Mapping[str, Recipe], data: Recipe, samples: Samples
@@ -113,7 +113,7 @@ class _Study:
         }
 
     def check(self) -> None:
-        """Build every network and explainer: what is wrong is found before anything is computed."""
+        """Build every network and explainer, to find errors before anything is computed."""
         for name, recipe in self.models.items():
             network = network_from(recipe, self.device)
             for explainer in self.config.explainers.values():
@@ -244,11 +244,11 @@ class _Study:
         keys = {column.key.partition("_")[0] for column in self.columns}
         precision = f" in {metrics.precision}" if metrics.precision else ""
         parts = [f"{self.samples.description()}.", "Scores in %."]
-        for told, text in (
+        for described, text in (
             (
                 {"insertion", "deletion", "overall"},
-                f"Insertion and deletion: {metrics.steps} steps from and to {metrics.baseline}, {metrics.score} scores"
-                f"{precision}.",
+                f"Insertion and deletion: {metrics.steps} steps from and to {metrics.curve_fill}, "
+                f"{metrics.score} scores{precision}.",
             ),
             (
                 {"drop", "increase"},
@@ -257,7 +257,7 @@ class _Study:
             ({"miou"}, f"mIoU: top {metrics.top_fraction:.0%}."),
             ({"pointing"}, "Pointing: mean over classes."),
         ):
-            if keys & told:
+            if keys & described:
                 parts.append(text)
         if options:
             parts.append(f"Options: {'; '.join(options)}.")

@@ -1,1 +1,1 @@
-"""Cells of a study: computed here, in processes or on Ray, each result kept in a file of its own."""
+"""Cells of a study: computed here, in processes or on Ray, each result kept in its own file."""

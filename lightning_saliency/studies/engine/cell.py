@@ -1,4 +1,4 @@
-"""One cell of a study's grid: computed in whatever process, its result one file that is there whole or not at all."""
+"""One cell of a study's grid: it is computed in any process, and its result is one file, written atomically."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Cell:
         function: A function at the top of a module; its result consists of plain, finite JSON values.
         arguments: Its keyword arguments; what can be pickled.
         fingerprint: What the result depends on, by part, as JSON. A file with another one is stale.
-        group: Cells of one group cost alike for each of their steps; the time left is told group by group.
+        group: Cells of one group have the same cost per step; the time left is estimated group by group.
         steps: How much work it is, in units that are the same throughout its group, such as images.
 
     Raises:
-        ValueError: If the name cannot be a file's.
+        ValueError: If the name cannot be a file name.
 
     Example:
         >>> Cell("kar-10", dict, {"accuracy": 0.5}, {"fraction": 0.1}).path(Path("results")).as_posix()
@@ -54,7 +54,7 @@ class Cell:
             )
 
     def path(self, folder: Path) -> Path:
-        """Where its result is kept."""
+        """The file of its result."""
         return folder / f"{self.name}.json"
 
 
@@ -76,8 +76,8 @@ class Outcome:
     """How a cell ended.
 
     Args:
-        name: The cell's.
-        failure: ``None`` if its result is on the disk; otherwise what went wrong.
+        name: Name of the cell.
+        failure: ``None`` if its result is on the disk, otherwise a description of the error.
         cause: The exception, where it happened in this process.
     """
 
@@ -90,7 +90,7 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping as JSON gives it back: tuples are lists, keys are strings.
 
     Raises:
-        TypeError: If it holds something that JSON has no notation for.
+        TypeError: If it holds a value that JSON cannot represent.
         ValueError: If a number in it is not finite.
     """
     content: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
@@ -98,7 +98,7 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_record(cell: Cell, folder: Path) -> dict[str, Any] | None:
-    """What is kept of a cell: its ``fingerprint``, ``result`` and ``seconds``; ``None`` if it was not computed yet.
+    """The record of a cell: its ``fingerprint``, ``result`` and ``seconds``; ``None`` if it was not computed yet.
 
     Raises:
         StaleResultsError: If the file holds the result of something else.
@@ -115,30 +115,32 @@ def read_record(cell: Cell, folder: Path) -> dict[str, Any] | None:
         complete = isinstance(record["result"], dict) and isinstance(record["seconds"], (int, float))
         changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no result of a cell ({type(error).__name__}: {error}). Move it away.") from error
+        raise ValueError(
+            f"Got {path}, which is not the result of a cell ({type(error).__name__}: {error}). Move it away."
+        ) from error
     if changed:
         raise StaleResultsError(
-            f"{path} holds a result of other {', '.join(changed)} than are asked for now. Continue with what it was "
-            "begun with, delete it, or choose another output folder."
+            f"Got {path}, the result of other {', '.join(changed)}. Continue with what it was begun with, delete it, "
+            "or choose another output folder."
         )
     if not complete:
-        raise ValueError(f"{path} is no result of a cell (no result or no time in it). Move it away.")
+        raise ValueError(f"Got {path}, which holds no result or no time of a cell. Move it away.")
     return record
 
 
 def compute_cell(cell: Cell, folder: Path, retries: int = 0) -> None:
-    """Compute a cell in this process and write its result, unless it is there by now.
+    """Compute a cell in this process and write its result, unless the result exists already.
 
     Args:
         cell: The cell.
         folder: Folder of the results.
-        retries: How often it is begun anew, with a warning, when one of the processes that it started itself is lost
-            (those of ``strategy="ddp_spawn"``); not after an exception in one of them.
+        retries: How often it is restarted, with a warning, after one of its own processes was lost (those of
+            ``strategy="ddp_spawn"``); not after an exception in one of them.
 
     Raises:
         TypeError: If the result is not made of JSON values.
         ValueError: If the result holds a number that is not finite.
-        torch.multiprocessing.ProcessExitedException: If the cell's own processes are lost once more.
+        torch.multiprocessing.ProcessExitedException: If the cell's own processes are lost again after all retries.
     """
     if read_record(cell, folder) is not None:
         return

@@ -14,12 +14,12 @@ class EngineConfig:
     """Where the results go, and what computes them.
 
     Args:
-        output: Folder of all results; a study that was killed goes on from what it finds there.
+        output: Folder of all results; a study that was killed continues from it.
         engine: ``"local"`` or ``"ray"``, see `lightning_saliency.studies.engine.run.run_cells`.
         workers: Processes of ``engine="local"``.
         cpus_per_cell: Processors for a cell.
         gpus_per_cell: GPUs for a cell, whole or a share.
-        retries: How often a cell is begun anew whose process is lost.
+        retries: How often a cell is restarted after its process is lost.
     """
 
     output: str | None = "runs/study"
@@ -46,7 +46,7 @@ class EngineConfig:
         return self.engine != "local" or self.workers > 1
 
     def plan_workers(self) -> int:
-        """How many cells are computed at a time; 0: it is not known."""
+        """How many cells are computed at a time; 0: unknown."""
         return self.workers if self.engine == "local" else 0
 
     def engine_options(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What data and files hold, in a few bytes: names and paths alone do not tell when it has changed."""
+"""Hashes of the content of data and files, since names and paths do not show when it changes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _END = 1 << 20
 def images_fingerprint(images: Tensor, labels: Any = None) -> str:
     """A hash of images and labels.
 
-    Of each image the mean of each channel counts in each of its four quarters, to one decimal: two processors need not
-    agree to the last bit.
+    Each image is represented by the mean of each channel in each of its quarters, to one decimal, since two processors
+    need not agree to the last bit.
 
     Args:
         images: ``[B, C, H, W]``.
-        labels: Whatever goes with them; a tensor, or what ``repr`` tells apart.
+        labels: The images' labels: a tensor, or anything with a distinct ``repr``.
 
     Example:
         >>> import torch
@@ -36,8 +36,8 @@ def images_fingerprint(images: Tensor, labels: Any = None) -> str:
     """
     # Adding zero makes one of the two zeros that floating point has.
     means = (10 * F.adaptive_avg_pool2d(images.detach().cpu().double(), 2)).round().add(0.0).flatten(1).tolist()
-    told = labels.tolist() if isinstance(labels, Tensor) else labels
-    return hashlib.sha256(f"{list(images.shape)} {means} {told!r}".encode()).hexdigest()
+    listed = labels.tolist() if isinstance(labels, Tensor) else labels
+    return hashlib.sha256(f"{list(images.shape)} {means} {listed!r}".encode()).hexdigest()
 
 
 def batches_fingerprint(batches: Iterable[Any]) -> str:
@@ -50,13 +50,13 @@ def batches_fingerprint(batches: Iterable[Any]) -> str:
 
 
 def files_fingerprint(value: Any) -> dict[str, str]:
-    """A hash of each file that some text inside nested mappings and lists names: of its size and both its ends.
+    """A hash of each file that is named inside nested mappings and lists: of its size, beginning and end.
 
     Args:
-        value: Such as the arguments of a class. ``path/file.py:function`` names the file.
+        value: Nested mappings and lists, such as the arguments of a class. ``path/file.py:function`` names the file.
 
     Returns:
-        Where the file is named, such as ``init_args.checkpoint`` -> hash.
+        Place of the file's name, such as ``init_args.checkpoint`` -> hash.
     """
     return {name: _file_fingerprint(path) for name, path in _files(value)}
 

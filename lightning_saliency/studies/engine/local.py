@@ -45,9 +45,9 @@ def in_processes(
         cells: What is to be computed.
         folder: Folder of the results.
         workers: Number of processes.
-        threads: Of each process.
+        threads: Number of PyTorch's threads in each process.
         devices: For each process the GPUs it sees, as ``CUDA_VISIBLE_DEVICES`` names them; ``None``: as they are.
-        retries: How often a cell is begun anew whose process dies, or one of those that the cell started.
+        retries: How often a cell is restarted after its process, or one that it started, dies.
 
     Yields:
         The cells as they end.
@@ -89,10 +89,10 @@ def in_processes(
 
 
 def visible_devices(workers: int, gpus_per_cell: float) -> list[str | None]:
-    """For each of the processes the GPUs it shall see, those of one cell being different from all others' where whole.
+    """The GPUs that each process sees; whole GPUs are not shared.
 
     Raises:
-        ValueError: If there are not so many, or their number is neither whole nor below 1.
+        ValueError: If there are not enough GPUs, or their number per cell is neither whole nor below 1.
 
     Example:
         >>> visible_devices(2, 0)
@@ -129,7 +129,7 @@ class _Worker:
         theirs.close()
 
     def begin(self, cell: Cell) -> None:
-        """Send it a cell; that the process has died meanwhile is seen when its answer is read."""
+        """Send it a cell; a process that died meanwhile is noticed when its answer is read."""
         self.cell = cell
         try:
             self.connection.send(cell)

@@ -1,4 +1,4 @@
-"""What a study costs, told before it is run: the parts, their sum, and the table that shows them."""
+"""What a study costs, estimated before it is run: its parts, their sum, and a table of both."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class PlanRow:
     """A part of a study: cells of one kind.
 
     Args:
-        part: What they do.
-        cells: Their number.
-        done: How many of them are done.
-        epochs: Of training, all cells together.
-        passes: Images that are passed forward through a network, all cells together; backward passes come on top.
-        storage: Bytes that they leave on the disk.
-        seconds: What the cells that are not done will take, one after the other.
-        measured: Whether that is told from finished cells of the kind, and not from a few steps.
-        note: What else is to be known of the part, under the plan's ``note``.
+        part: What the cells do.
+        cells: Number of cells.
+        done: Number of cells that are done.
+        epochs: Epochs of training, over all cells.
+        passes: Images passed forward through a network, over all cells; backward passes are not counted.
+        storage: Bytes on the disk.
+        seconds: Estimated time of the remaining cells, one after the other.
+        measured: Whether ``seconds`` comes from finished cells instead of a few timed steps.
+        note: Further information, shown under the plan's ``note``.
     """
 
     part: str
@@ -46,8 +46,8 @@ class Plan:
     """What a study costs.
 
     Args:
-        rows: Its parts.
-        workers: Processes that share the work; 0: it is not known how many.
+        rows: Parts of the study.
+        workers: Processes that share the work; 0: unknown.
         note: Heading of the parts' notes.
     """
 
@@ -104,7 +104,7 @@ class Plan:
         return [*shown, ("all", str(self.cells), str(self.done), str(self.epochs), *total, "")]
 
     def _shown(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """The headings and lines, without columns that say nothing of this study."""
+        """The headings and lines, without columns that are empty for this study."""
         sums = {"epochs": self.epochs, "passes": self.passes, "storage": self.storage}
         kept = [number for number, heading in enumerate(HEADINGS) if sums.get(heading, 1)]
         headings = [HEADINGS[number] for number in kept]
@@ -127,7 +127,7 @@ class Plan:
         for heading in headings:
             table.add_column(
                 heading,
-                justify="left" if heading in ("part", "told by") else "right",
+                justify="left" if heading in ("part", "based on") else "right",
                 no_wrap=heading != "part",
                 overflow="fold",
             )
@@ -148,10 +148,10 @@ class Plan:
         if self.workers == 0:
             how = "one cell after the other; a cluster divides it by the cells that it computes at a time"
         passes = "Passes: images passed forward through a network. " if self.passes else ""
-        return f"{passes}Time left: {how}; told by finished cells of the kind, or by a few steps timed just now."
+        return f"{passes}Time left: {how}; estimated from finished cells of the kind, or a few steps timed just now."
 
 
-HEADINGS = ("part", "cells", "done", "epochs", "passes", "storage", "time left", "told by")
+HEADINGS = ("part", "cells", "done", "epochs", "passes", "storage", "time left", "based on")
 
 
 def plan_row(

@@ -1,4 +1,4 @@
-"""How long a study will take: from what each of its cells has taken so far."""
+"""How long a study will take, estimated from the time of its cells so far."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNKNOWN = "timing each kind"
 
 
 class TimeLeft:
-    """The time that is left of work in cells whose steps cost very different times.
+    """The time left for cells whose steps have very different costs.
 
-    Each cell's steps still to do are taken to cost what its steps have cost on average. Until a cell has been measured,
-    nothing is promised: the cells cost from a millisecond to minutes a step, so one says nothing about another.
+    The remaining steps of a cell are assumed to cost the average of its steps so far. There is no estimate until every
+    cell was measured: a step costs from a millisecond to minutes, so one cell says nothing about another.
 
     Args:
         steps: Group of cells -> the number of steps of them all.
@@ -39,13 +39,13 @@ class TimeLeft:
         self._taken: dict[Hashable, float] = dict.fromkeys(steps, 0.0)
 
     def record(self, cell: Hashable, steps: int, seconds: float) -> None:
-        """So many steps of a cell are done and took so long."""
+        """Record that steps of a cell are done, and how long they took."""
         self._left[cell] -= steps
         self._done[cell] += steps
         self._taken[cell] += seconds
 
     def seconds(self) -> float | None:
-        """The seconds left; ``None`` while there is a cell of which no step was measured."""
+        """The seconds left; ``None`` while a cell has no measured step."""
         if any(left > 0 and self._done[cell] == 0 for cell, left in self._left.items()):
             return None
         seconds = sum(left * self._taken[cell] / self._done[cell] for cell, left in self._left.items() if left > 0)
@@ -61,11 +61,11 @@ class TimeLeft:
 
 
 class ProgressBar:
-    """A bar that tells the time left, kept by `TimeLeft`; a context manager.
+    """A bar with the time left, estimated by `TimeLeft`; a context manager.
 
     Args:
-        left: What is to be done.
-        console: Where it is shown; ``None``: nowhere.
+        left: The remaining work.
+        console: Console that shows the bar; ``None``: no bar is shown.
     """
 
     def __init__(self, left: TimeLeft, console: Console | None) -> None:
@@ -90,14 +90,14 @@ class ProgressBar:
         self._bar.stop()
 
     def show(self, doing: str) -> None:
-        """Say what is being done now, and how long everything will take."""
+        """Show the current work and the time left."""
         seconds = self.left.seconds()
         promise = _UNKNOWN if seconds is None else f"{duration(seconds)} left"
         self._bar.update(self._task, completed=self.left.share_done(), description=doing, promise=promise)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """A number of seconds in readable form.
 
     Example:
         >>> duration(9.6), duration(75), duration(7300)

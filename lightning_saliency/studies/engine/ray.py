@@ -25,15 +25,15 @@ def on_ray(
         cells: What is to be computed.
         folder: Folder of the results, an absolute path.
         cpus_per_cell: Processors that Ray sets aside for a cell.
-        gpus_per_cell: GPUs likewise; with 0 a cell sees none.
-        retries: How often a cell is begun anew whose process or machine is lost, or a process that the cell started.
+        gpus_per_cell: GPUs that Ray sets aside for a cell; with 0 a cell sees none.
+        retries: How often a cell is restarted after its process or machine, or a process that it started, is lost.
 
     Yields:
         The cells as they end.
 
     Raises:
         ImportError: If Ray is not installed.
-        ValueError: If the cluster has not what one cell needs.
+        ValueError: If no machine of the cluster has what a cell needs.
     """
     ray = _require()
     if not ray.is_initialized():
@@ -73,7 +73,7 @@ def _outcome(ray: ModuleType, reference: object, cell: Cell, folder: Path) -> Ou
 
 
 def _check_resources(ray: ModuleType, cpus: float, gpus: float) -> None:
-    """Ray would wait for ever for what no machine of the cluster has."""
+    """Raise an error if no machine of the cluster has what a cell needs: Ray would wait for ever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(machine.get("CPU", 0) >= cpus and machine.get("GPU", 0) >= gpus for machine in machines):
         return

@@ -1,4 +1,4 @@
-"""The cells of a study, computed here or on a Ray cluster: each once, whatever is killed on the way."""
+"""The cells of a study, computed here or on a Ray cluster: each once, even if the study is killed and restarted."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ def run_cells(
     retries: int = 2,
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """The results of cells, of which only those are computed that the folder does not hold.
+    """The results of cells; only those missing from the folder are computed.
 
-    The process that computes a cell writes its result, in one atomic step. Whatever is killed, nothing is lost but the
-    cells that were being computed; the next call computes those. A cell that raises an exception does not keep the
-    others from being computed.
+    The process that computes a cell writes its result in one atomic step. If a process is killed, only its current cell
+    is lost; the next call computes it. A cell that raises an exception does not keep the others from being computed.
 
     Args:
         cells: The cells; their names differ.
-        folder: Where the results are kept, a file a cell; created. On a Ray cluster, a folder that all machines see
+        folder: Folder of the results, one file per cell; created. On a Ray cluster, a folder that all machines see
             under the same path.
         engine: ``"local"``: in this process (``workers=1``), or in ``workers`` processes of this machine, which keep
             what a cell's function caches for their next cell. ``"ray"``: each cell a task of the Ray cluster that this
             process is connected to, or that ``RAY_ADDRESS`` names, or that is started on this machine.
         workers: Processes of ``engine="local"``. With Ray, the cluster's size decides.
-        cpus_per_cell: Processors for a cell. As many threads are given to PyTorch in a process of its own (this
-            process' threads are left alone).
+        cpus_per_cell: Processors for a cell. In processes of their own, cells use as many PyTorch threads (the threads
+            of this process do not change).
         gpus_per_cell: GPUs for a cell: a whole number, or a share below 1. Each of several local processes sees its own
             only. 0: with Ray a cell sees none, locally it sees all.
-        retries: How often a cell is begun anew whose process (or machine) was lost, or one of the processes that it
-            started itself, such as those of ``strategy="ddp_spawn"``; not after an exception.
+        retries: How often a cell is restarted after its process (or machine), or a process that it started (such as
+            those of ``strategy="ddp_spawn"``), was lost; not after an exception.
         progress: Whether a bar is shown on the error stream.
 
     Returns:
@@ -86,7 +85,7 @@ def run_cells(
                 outcomes = in_processes(missing, folder, workers, max(1, int(cpus_per_cell)), devices, retries)
         failures: dict[str, str] = {}
         cause: BaseException | None = None
-        for outcome in _watched(outcomes, cells, folder, workers if engine == "local" else 1, progress):
+        for outcome in _shown(outcomes, cells, folder, workers if engine == "local" else 1, progress):
             if outcome.failure is not None:
                 failures[outcome.name] = outcome.failure
                 cause = cause or outcome.cause
@@ -102,11 +101,11 @@ def run_cells(
 
 
 def read_cells(cells: Sequence[Cell], folder: Path) -> dict[str, dict[str, Any]]:
-    """The results of those cells that the folder holds one of; stale ones are left out.
+    """The results in the folder; missing and stale ones are left out.
 
     Args:
         cells: The cells.
-        folder: Where results are kept; it need not exist.
+        folder: Folder of the results; it need not exist.
 
     Returns:
         Name -> result.
@@ -119,11 +118,11 @@ def read_cells(cells: Sequence[Cell], folder: Path) -> dict[str, dict[str, Any]]
 
 
 def cell_seconds(cells: Sequence[Cell], folder: Path) -> dict[str, float]:
-    """The seconds that those cells took that the folder holds a result of; stale ones are left out.
+    """The seconds that finished cells took; stale ones are left out.
 
     Args:
         cells: The cells.
-        folder: Where results are kept; it need not exist.
+        folder: Folder of the results; it need not exist.
 
     Returns:
         Name -> seconds.
@@ -149,7 +148,7 @@ def _check(
     names = [cell.name for cell in cells]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"Got several cells named {', '.join(twice)}. Each cell needs a name of its own; rename them.")
+        raise ValueError(f"Got several cells named {', '.join(twice)}. Each cell needs its own name; rename them.")
     if engine not in get_args(Engine):
         allowed = " and ".join(f'"{name}"' for name in get_args(Engine))
         raise ValueError(f"Got engine={engine!r}. Allowed are {allowed}; use one of them.")
@@ -160,10 +159,10 @@ def _check(
         )
 
 
-def _watched(
+def _shown(
     outcomes: Iterator[Outcome], cells: Sequence[Cell], folder: Path, workers: int, progress: bool
 ) -> Iterator[Outcome]:
-    """The outcomes as they come, a bar telling how many there are and the time left."""
+    """The outcomes as they arrive, with a bar that shows their number and the time left."""
     steps: Counter[str] = Counter()
     for cell in cells:
         steps[cell.group] += cell.steps

@@ -47,7 +47,7 @@ class Shared:
 
 
 def cached(key: str, build: Callable[[], Value]) -> Value:
-    """What `build` makes, made once in this process for each key; the least recently used are forgotten."""
+    """The result of `build`, made once per key in this process; the least recently used results are dropped."""
     if key not in _KEPT:
         _KEPT[key] = build()
     _KEPT.move_to_end(key)

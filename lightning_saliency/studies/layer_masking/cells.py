@@ -18,8 +18,8 @@ def accuracy_unmasked(training: Training, weights: str) -> dict[str, Any]:
     """The accuracy of a network as it is.
 
     Args:
-        training: Names the data and the kind of network.
-        weights: File of its weights.
+        training: The data and the kind of network.
+        weights: File of the network's weights.
 
     Returns:
         ``accuracy`` in [0, 1] and ``weights`` (their fingerprint).
@@ -47,16 +47,16 @@ def tune_masked(
     """Mask one scale of a trained network, fine-tune what comes after it, and measure the accuracy with the mask.
 
     Args:
-        training: Names the data and the network.
+        training: The data and the network.
         weights: File of the network's weights.
-        hash: Their fingerprint.
-        seed: Seed of the order of the data and of random maps.
-        scale: What is masked, see `LayerMask`.
-        statistic: Statistic that the mask is made of, see `LayerMask`.
+        hash: Fingerprint of the weights.
+        seed: Seed of the order of the data and of the random map.
+        scale: The scale to mask, see `LayerMask`.
+        statistic: Statistic that gives the mask, see `LayerMask`.
         mode: ``"kar"`` or ``"roar"``, see `LayerMask`.
         fraction: Share of the positions that are kept or removed, see `LayerMask`.
         epochs: Number of epochs of the fine-tuning.
-        changes: Arguments of the module that are others in fine-tuning.
+        changes: Arguments of the module that differ in fine-tuning.
 
     Returns:
         ``accuracy`` in [0, 1].
@@ -70,8 +70,8 @@ def tune_masked(
         load_weights(network, weights)
         if weights_fingerprint(network) != hash:
             raise ValueError(
-                f"{weights} holds other weights than those that this study was begun with. Restore the file, or choose "
-                "another output folder."
+                f"Got other weights in {weights} than this study was begun with. Restore the file, or choose another "
+                "output folder."
             )
         data = build_data(training.data)
         before = modules_before(network, scale, first_images(data, 1))

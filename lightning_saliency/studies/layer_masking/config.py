@@ -22,12 +22,11 @@ PAPER_STATISTICS = (
     "lognormal_entropy",
     "lognormal_mean",
 )
-MODES = ("kar", "roar")
 
 
 @dataclass
 class LayerMaskingConfig(EngineConfig, TrainingConfig):
-    """All of a layer-masking study, see `TrainingConfig` and `EngineConfig` for the fields that are not listed here.
+    """The options of a layer-masking study, beside those of `TrainingConfig` and `EngineConfig`.
 
     ``epochs`` and the module's own arguments are those of the networks that the masks are put into.
 
@@ -35,10 +34,10 @@ class LayerMaskingConfig(EngineConfig, TrainingConfig):
         statistics: Names in ``STATISTICS`` of `lightning_saliency.functional.statistics`; the random map is added.
         layers: ``None``: every scale that ``find_scales`` finds; or names of modules, shallow to deep.
         fine_tuning_epochs: Epochs in which the layers after a mask are fine-tuned, for each cell. The paper takes 25.
-        fine_tuning: Arguments of the module that are others in fine-tuning, such as ``{"learning_rate": 0.001}``.
-        kar_fraction: Share of the positions, the most salient, that KAR lets through.
-        roar_fraction: Share of the positions, the least salient, that ROAR lets through.
-        seeds: One training of every cell for each.
+        fine_tuning: Arguments of the module that differ in fine-tuning, such as ``{"learning_rate": 0.001}``.
+        kar_fraction: Share of the positions that KAR lets through, the most salient ones.
+        roar_fraction: Share of the positions that ROAR lets through, the least salient ones.
+        seeds: Seeds; every cell is trained once for each.
         checkpoint: File of the weights of the network that masks are put into (see
             `lightning_saliency.networks.load_weights`). ``None``: for each seed one is trained.
         confidence: Level of the confidence intervals over seeds.

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_saliency.data.masked.module import MODES
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.studies.engine.cell import Cell, plain
 from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.layer_masking.cells import accuracy_unmasked, tune_masked
-from lightning_saliency.studies.layer_masking.config import MODES, LayerMaskingConfig
+from lightning_saliency.studies.layer_masking.config import LayerMaskingConfig
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.cells import first_images
 from lightning_saliency.studies.retraining.content import training_fingerprint
@@ -20,6 +21,7 @@ from lightning_saliency.studies.retraining.grid import (
     checked_network,
     given_weights,
     network_file,
+    study_facts,
     training_of,
     unmasked_cells,
 )
@@ -29,10 +31,10 @@ from lightning_saliency.studies.specs import build_data, build_module
 
 @dataclass(frozen=True)
 class LayerKey:
-    """Which cell of the grid.
+    """The key of a cell of the grid.
 
     Args:
-        statistic: Its name, or ``"random"``.
+        statistic: Name of the statistic, or ``"random"``.
         mode: ``"roar"`` or ``"kar"``.
         scale: Number of the scale, from 0.
         seed: Seed of the fine-tuning.
@@ -54,7 +56,7 @@ class LayerGrid:
 
     Args:
         config: The study.
-        scales: What is masked.
+        scales: The scales to mask.
     """
 
     def __init__(self, config: LayerMaskingConfig, scales: Sequence[Scale]) -> None:
@@ -73,7 +75,7 @@ class LayerGrid:
         ]
 
     def unmasked(self) -> list[Cell]:
-        """The networks that masks are put into: one for each seed, or the accuracy of the one that is given."""
+        """The cells of the networks without masks: one training for each seed, or the accuracy of the given network."""
         if self.config.checkpoint is None:
             return unmasked_cells(self.training, self.fingerprint, self.config.seeds, self.output)
         given = given_weights(self.config.checkpoint, self.training)
@@ -82,7 +84,7 @@ class LayerGrid:
         return [Cell("unmasked", accuracy_unmasked, {"training": self.training, "weights": str(given.path)}, tested)]
 
     def weights(self, unmasked: Mapping[str, Mapping[str, Any]]) -> dict[int, Weights]:
-        """For each seed the network that masks are put into, of those seeds where it is known by now."""
+        """The network for each seed, as far as it is known already."""
         if self.config.checkpoint is not None:
             return dict.fromkeys(self.config.seeds, given_weights(self.config.checkpoint, self.training))
         return {
@@ -94,6 +96,16 @@ class LayerGrid:
     def masked(self, weights: Mapping[int, Weights]) -> list[Cell]:
         """The fine-tunings, in the order of ``keys``."""
         return [self._cell(key, weights) for key in self.keys]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The study in words, for its report."""
+        config = self.config
+        return [
+            *study_facts(self.training),
+            ("fine-tuning", f"{config.fine_tuning_epochs} epochs per cell, seeds {', '.join(map(str, config.seeds))}"),
+            ("KAR lets through", f"{100 * config.kar_fraction:g} % of a scale's positions, the most salient"),
+            ("ROAR lets through", f"{100 * config.roar_fraction:g} % of a scale's positions, the least salient"),
+        ]
 
     def _cell(self, key: LayerKey, weights: Mapping[int, Weights]) -> Cell:
         network = weights.get(key.seed, Weights(network_file(self.output, key.seed), ""))
@@ -113,7 +125,7 @@ class LayerGrid:
             **tuning,
         }
         fingerprint = {
-            # How long the masked network was trained is told by its weights.
+            # The weights show how long the masked network was trained.
             "training": {**self.fingerprint, "epochs": None},
             "weights": network.hash,
             "seed": key.seed,

@@ -23,11 +23,11 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Before:
-    """What of a network runs before a scale.
+    """The part of a network that runs before a scale.
 
     Args:
-        finished: Names of the modules that are done when the scale's tensor is there.
-        begun: Names of those that are not done, but have begun: they hold the scale.
+        finished: Names of the modules that have finished when the scale's tensor exists.
+        begun: Names of those that have begun but not finished: they contain the scale.
     """
 
     finished: tuple[str, ...]
@@ -35,7 +35,7 @@ class Before:
 
 
 def modules_before(network: nn.Module, scale: Scale, images: Tensor) -> Before:
-    """Which modules run before a scale, seen in one forward pass that leaves no trace.
+    """The modules that run before a scale, found in one forward pass that leaves no trace.
 
     Args:
         network: The network.
@@ -81,8 +81,8 @@ def modules_before(network: nn.Module, scale: Scale, images: Tensor) -> Before:
             handle.remove()
     if not reached[0]:
         raise ValueError(
-            f"A forward pass of {type(network).__name__} does not reach the scale at {scale.module!r}. Give one of the "
-            "scales that find_scales(network, images) returns."
+            f"Got the scale at {scale.module!r}, which a forward pass of {type(network).__name__} does not reach. Give "
+            "one of the scales that find_scales(network, images) returns."
         )
     return Before(tuple(finished), tuple(name for name in begun if name not in finished))
 
@@ -91,21 +91,21 @@ class LayerMask(pl.Callback):
     """Lets only some positions of a scale's activation through, and freezes what runs before it.
 
     At each forward pass the statistic reduces the scale's activation to one number a position. ``"kar"`` lets the
-    ``fraction`` of the positions with the highest numbers through, ``"roar"`` the ``fraction`` with the lowest; all
-    channels of all others are set to zero (SMOE paper, Sec. 3.1; the paper takes 2.5 % and 10 %). What runs before the
-    scale keeps its weights and its running statistics, and no gradient is computed there.
+    ``fraction`` of the positions with the highest numbers through, ``"roar"`` the ``fraction`` with the lowest; at all
+    other positions every channel is set to zero (SMOE paper, Sec. 3.1; the paper takes 2.5 % and 10 %). What runs
+    before the scale keeps its weights and its running statistics, and no gradient is computed there.
 
-    It is a callback so that processes which a strategy starts set the mask up for themselves.
+    It is a callback, so that it also works in the processes that a strategy starts.
 
     Args:
         network: Dotted path of the network in the LightningModule; ``""``: the module itself.
-        scale: What is masked, one of ``find_scales(network, images)``. Prefix tokens pass.
-        before: What runs before it, see `modules_before`.
-        statistic: A name in ``STATISTICS``; or ``"random"``: every position uniform on [0, 1], for an image the same
-            each time it is seen.
+        scale: The scale to mask, one of ``find_scales(network, images)``. Prefix tokens are not masked.
+        before: The modules that run before it, see `modules_before`.
+        statistic: A name in ``STATISTICS``; or ``"random"``: every position uniform on [0, 1], the same for an image
+            each time.
         mode: ``"kar"`` or ``"roar"``.
-        fraction: Share of the positions that is let through, in (0, 1]; rounded, but at least one position: of a 4×4
-            grid 2.5 % would be none.
+        fraction: Share of the positions that is let through, in (0, 1]; rounded, but at least one position (2.5 % of a
+            4×4 grid would round to none).
         seed: Seed of the random map.
 
     Raises:
@@ -135,13 +135,13 @@ class LayerMask(pl.Callback):
             self._installed = _Installed(pl_module.get_submodule(self.network), self)
 
     def remove(self) -> None:
-        """Take the mask out again, and let every parameter be trained that was."""
+        """Remove the mask, and make the same parameters trainable as before."""
         if self._installed is not None:
             self._installed.close()
             self._installed = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the hooks, of which each process has its own, and what Lightning attaches of the module."""
+        """The state without the hooks, since each process has its own, and without what Lightning attaches."""
         kept = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
         return {**kept, "_installed": None}
 

@@ -3,58 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from lightning_saliency.data.masked.module import MODES
 from lightning_saliency.functional.scores import difference_score, information_score
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Estimate, TableData
 from lightning_saliency.studies.engine.files import as_csv, as_json, result_folder, write_texts
-from lightning_saliency.studies.estimates import mean_interval
-from lightning_saliency.studies.layer_masking.config import MODES
 from lightning_saliency.studies.layer_masking.grid import LayerGrid
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.figures import quartile_columns, scale_bars, scale_columns, statistic_columns
-from lightning_saliency.studies.retraining.grid import network_name, study_facts
+from lightning_saliency.studies.retraining.grid import network_name
 from lightning_saliency.studies.retraining.scores import quartile_shares, weights_from_scores
 from lightning_saliency.studies.seed_differences import (
     SeedDifferences,
+    SeedResult,
     chosen_reference,
     plain_estimates,
-    seed_caption,
 )
 
 Score = Literal["difference", "information"]
-_SCORES = {"difference": difference_score, "information": information_score}
+_SCORES: dict[Score, Callable[..., torch.Tensor]] = {
+    "difference": difference_score,
+    "information": information_score,
+}
 _USUAL = "smoe_scale"
 #: Before the names of all files, so that a ROAR and KAR study of the same networks can be saved beside them.
 _PREFIX = "layer_masking"
 
 
 @dataclass(frozen=True)
-class LayerMaskingResult:
+class LayerMaskingResult(SeedResult):
     """The results of a layer-masking study.
 
     Args:
         network: Name of the network.
         scales: Names of the K scales, shallow to deep.
-        seeds: One fine-tuning of every cell for each.
+        seeds: Seeds; every cell is fine-tuned once for each.
         accuracies: Statistic (or ``"random"``) -> ``"kar"`` and ``"roar"`` -> for each scale one accuracy in [0, 1] for
             each seed.
         unmasked: The accuracy of the networks without masks.
         confidence: Level of the confidence intervals over seeds.
-        facts: What was studied, for the report.
+        facts: Names and values that describe the study, for the report.
         folder: Where ``save`` writes by default.
-        reference: The statistic whose differences to each other one are shown; ``None``: ``"smoe_scale"``, or the
-            first where it was not studied. ``dataclasses.replace(result, reference="std")`` asks of another.
+        reference: The statistic whose differences to the others are shown; ``None``: ``"smoe_scale"``, or the first if
+            that was not studied. ``dataclasses.replace(result, reference="std")`` changes it.
 
     Raises:
-        ValueError: If the reference is none of the statistics.
+        ValueError: If the reference is not one of the statistics.
     """
 
     network: str
@@ -74,7 +76,7 @@ class LayerMaskingResult:
     def gather(
         cls, grid: LayerGrid, unmasked: Mapping[str, Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
     ) -> LayerMaskingResult:
-        """Put the results of a grid's cells in order.
+        """Collect the results of a grid's cells.
 
         Args:
             grid: The study.
@@ -87,12 +89,6 @@ class LayerMaskingResult:
         }
         for key in grid.keys:
             accuracies[key.statistic][key.mode][key.scale].append(results[key.name]["accuracy"])
-        facts = [
-            *study_facts(grid.training),
-            ("fine-tuning", f"{config.fine_tuning_epochs} epochs a cell, seeds {', '.join(map(str, config.seeds))}"),
-            ("KAR lets through", f"{100 * config.kar_fraction:g} % of a scale's positions, the most salient"),
-            ("ROAR lets through", f"{100 * config.roar_fraction:g} % of a scale's positions, the least salient"),
-        ]
         return cls(
             network=network_name(grid.training.model),
             scales=tuple(scale.module or "(output)" for scale in grid.scales),
@@ -100,7 +96,7 @@ class LayerMaskingResult:
             accuracies=accuracies,
             unmasked=[result["accuracy"] for result in unmasked.values()],
             confidence=config.confidence,
-            facts=facts,
+            facts=grid.facts(),
             folder=grid.output,
         )
 
@@ -117,7 +113,7 @@ class LayerMaskingResult:
             score: ``"difference"`` (Eq. 8) or ``"information"`` (Eq. 9, with the natural logarithm).
 
         Returns:
-            For each seed one score a scale. Information is −∞ where a KAR accuracy is 0 and the random map's is not.
+            For each seed one score per scale. Information is −∞ where a KAR accuracy is 0 and the random map's is not.
         """
         terms = _SCORES[score](*self._columns(statistic))
         return [[float(value) for value in row] for row in terms]
@@ -125,14 +121,11 @@ class LayerMaskingResult:
     def score(self, statistic: str, score: Score = "difference") -> Estimate | None:
         """The difference (Eq. 8) or information score (Eq. 9) over all scales; ``None`` where it is not finite."""
         totals = self.seed_scores(statistic)[score]
-        return mean_interval(totals, self.confidence) if all(map(math.isfinite, totals)) else None
+        return self._interval(totals) if all(map(math.isfinite, totals)) else None
 
     def seed_scores(self, statistic: str) -> dict[str, list[float]]:
         """Difference (Eq. 8) and information score (Eq. 9) over all scales, for each seed."""
-        return {
-            score: [math.fsum(row) for row in self.scale_scores(statistic, score)]  # type: ignore[arg-type]
-            for score in _SCORES
-        }
+        return {score: [math.fsum(row) for row in self.scale_scores(statistic, score)] for score in _SCORES}
 
     def quartiles(self, score: Score = "difference") -> dict[str, tuple[float, float, float]]:
         """How often each statistic ranks in the best quarter, half and three quarters, over scales and seeds."""
@@ -146,10 +139,10 @@ class LayerMaskingResult:
         Hand them to an explainer: ``SMOE(network, weights=result.optimal_weights())``.
 
         Args:
-            statistic: Whose maps are to be weighted.
+            statistic: The statistic whose maps are weighted.
 
         Raises:
-            ValueError: If no scale's map tells more than a random one.
+            ValueError: If no scale's map is better than a random one.
         """
         rows = self.scale_scores(statistic, "information")
         return weights_from_scores([[math.fsum(column) / len(column) for column in zip(*rows, strict=True)]])
@@ -158,24 +151,16 @@ class LayerMaskingResult:
         """Difference and information score of each statistic, as in the SMOE paper's Table 1, the best first."""
         rows: dict[str, dict[str, Estimate]] = {}
         for name in self.statistics:
-            found = {score: self.score(name, score) for score in _SCORES}  # type: ignore[arg-type]
+            found = {score: self.score(name, score) for score in _SCORES}
             rows[name] = {score: estimate for score, estimate in found.items() if estimate is not None}
         ordered = dict(sorted(rows.items(), key=lambda item: -item[1]["difference"].value))
         return TableData(statistic_columns(), {self.network: ordered}, self._caption())
-
-    def differences(self) -> TableData:
-        """Difference and information score of the reference less those of each other statistic, paired by seed.
-
-        The intervals are those of the differences, Student's over seeds; where an information score is not finite,
-        there is none.
-        """
-        return self._differences().table(self.network)
 
     def accuracy_table(self) -> TableData:
         """The accuracies at each scale in per cent, as in the SMOE paper's Table 4."""
         rows = {
             name: {
-                f"{mode}_l{place + 1}": mean_interval([100 * value for value in values], self.confidence)
+                f"{mode}_l{place + 1}": self._interval(values, 100)
                 for mode in MODES
                 for place, values in enumerate(self.accuracies[name][mode])
             }
@@ -192,7 +177,7 @@ class LayerMaskingResult:
         """The ranks, as in the SMOE paper's Table 7."""
         rows: dict[str, dict[str, Estimate]] = {name: {} for name in self.statistics}
         for score in _SCORES:
-            for name, shares in self.quartiles(score).items():  # type: ignore[arg-type]
+            for name, shares in self.quartiles(score).items():
                 for top, share in zip((25, 50, 75), shares, strict=True):
                     rows[name][f"{score}_{top}"] = Estimate(100 * share, 100 * share, 100 * share, 1)
         caption = (
@@ -205,15 +190,12 @@ class LayerMaskingResult:
         differences = [self.differences()] if self._differences().estimates() else []
         return [self.table(), *differences, self.accuracy_table(), self.quartile_table()]
 
-    def __str__(self) -> str:
-        return "\n".join(table.markdown() for table in self.tables())
-
     def bars(self, score: Score = "difference") -> dict[str, list[Estimate]]:
         """Statistic -> its score at each scale, for `scale_bars`; one that is not finite is NaN, and not drawn."""
         nothing = Estimate(math.nan, math.nan, math.nan, 0)
         return {
             name: [
-                mean_interval(column, self.confidence) if all(map(math.isfinite, column)) else nothing
+                self._interval(column) if all(map(math.isfinite, column)) else nothing
                 for column in zip(*self.scale_scores(name, score), strict=True)
             ]
             for name in self.statistics
@@ -222,14 +204,14 @@ class LayerMaskingResult:
     def sections(self) -> list[Section]:
         """The parts of the report."""
         text = [
-            "One scale at a time, a statistic of its activation says which positions are let through; all others are "
-            "set to zero, what comes after is fine-tuned and what comes before is frozen.",
+            "One scale at a time, a statistic of its activation selects the positions that are let through; all others "
+            "are set to zero, what comes after is fine-tuned and what comes before is frozen.",
             "Layer weights for combined maps, from the information scores of "
             f"{self._weighted()}: {self._weights_text()}.",
         ]
         figures = [
             ReportPicture(
-                scale_bars(self.bars(score), self.scales, f"{score} score"),  # type: ignore[arg-type]
+                scale_bars(self.bars(score), self.scales, f"{score} score"),
                 f"{score.capitalize()} score by scale; 0 is a random map's. {self._caption()}",
             )
             for score in _SCORES
@@ -246,14 +228,14 @@ class LayerMaskingResult:
 
         Args:
             folder: For ``layer_masking.html`` and, all with ``layer_masking_`` before their names, ``table.md``,
-                ``accuracies.csv`` (a line a cell), ``differences.csv``, ``results.json``, ``difference.png`` and
-                ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may be saved into the same.
+                ``accuracies.csv`` (one line per cell), ``differences.csv``, ``results.json``, ``difference.png`` and
+                ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may use the same folder.
 
         Returns:
             The files.
 
         Raises:
-            ValueError: If no folder is given and there is none of the study.
+            ValueError: If no folder is given and the study has none.
         """
         folder = result_folder(folder, self.folder)
         texts = {
@@ -266,7 +248,7 @@ class LayerMaskingResult:
         files = write_texts(folder, texts)
         for score in _SCORES:
             files.append(folder / f"{_PREFIX}_{score}.png")
-            save_figure(scale_bars(self.bars(score), self.scales, f"{score} score"), files[-1])  # type: ignore[arg-type]
+            save_figure(scale_bars(self.bars(score), self.scales, f"{score} score"), files[-1])
         return files
 
     def as_dict(self) -> dict[str, Any]:
@@ -283,7 +265,7 @@ class LayerMaskingResult:
             "scores": plain_estimates(self.table().values[self.network]),
             "reference": self.reference,
             "differences": plain_estimates(self._differences().estimates()),
-            "quartiles": {score: self.quartiles(score) for score in _SCORES},  # type: ignore[arg-type]
+            "quartiles": {score: self.quartiles(score) for score in _SCORES},
             "optimal_weights": self._weights(),
             "facts": dict(self.facts),
         }
@@ -304,7 +286,7 @@ class LayerMaskingResult:
         return _USUAL if _USUAL in self.statistics else self.statistics[0]
 
     def _weights(self) -> list[float] | None:
-        """``None`` where no scale's map tells more than a random one."""
+        """``None`` where no scale's map is better than a random one."""
         try:
             return list(self.optimal_weights(self._weighted()))
         except ValueError:
@@ -312,18 +294,15 @@ class LayerMaskingResult:
 
     def _weights_text(self) -> str:
         weights = self._weights()
-        return "none, no scale's map tells more than a random one" if weights is None else ", ".join(map(str, weights))
-
-    def _caption(self) -> str:
-        return seed_caption(len(self.seeds), self.confidence)
+        return "none, no scale's map is better than a random one" if weights is None else ", ".join(map(str, weights))
 
     def _csv(self) -> str:
         lines: list[list[Any]] = [["statistic", "mode", "scale", "module", "seed", "accuracy"]]
-        for name, modes in self.accuracies.items():
-            for mode, scales in modes.items():
-                for place, values in enumerate(scales):
-                    lines += [
-                        [name, mode, place + 1, self.scales[place], seed, value]
-                        for seed, value in zip(self.seeds, values, strict=True)
-                    ]
+        lines += [
+            [name, mode, place + 1, self.scales[place], seed, value]
+            for name, modes in self.accuracies.items()
+            for mode, scales in modes.items()
+            for place, values in enumerate(scales)
+            for seed, value in zip(self.seeds, values, strict=True)
+        ]
         return as_csv(lines)

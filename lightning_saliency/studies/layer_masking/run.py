@@ -1,4 +1,4 @@
-"""Which statistic tells best, scale by scale, where a network's information is: masks inside the network."""
+"""Which statistic shows best, scale by scale, where a network's information is: masks inside the network."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def run_layer_masking(
 ) -> LayerMaskingResult:
     """Run a layer-masking study (SMOE paper, Sec. 3.1): statistics × {KAR, ROAR} × scales × seeds.
 
-    In a trained network one scale is masked at a time: KAR lets the positions through where a statistic of the
-    activation is highest (2.5 %), ROAR those where it is lowest (10 %). The layers after the scale are fine-tuned,
+    In a trained network one scale is masked at a time: KAR lets only the positions through where a statistic of the
+    activation is highest (2.5 %), ROAR only those where it is lowest (10 %). The layers after the scale are fine-tuned,
     those before it are frozen, and the accuracy is measured with the mask in place. A statistic is good where KAR stays
     high and ROAR low, compared with random masks.
 
-    Each result is a file of its own, written in one step: whatever is killed, the next call computes what is missing.
+    Each result is its own file, written in one step: if the study is killed, the next call computes what is
+    missing.
     A ROAR and KAR study with the same ``output``, data, model and epochs shares the networks that are trained first.
 
     Args:
@@ -75,7 +76,7 @@ def run_layer_masking(
 def plan_layer_masking(config: LayerMaskingConfig | None = None, /, **options: Any) -> Plan:
     """What a layer-masking study costs, without running it.
 
-    The time is told from the cells that are done, and otherwise from a few steps of whole training, which take
+    The time is estimated from finished cells, or else from a few steps of whole training, which take
     longer than that of the layers after a scale.
 
     Args:

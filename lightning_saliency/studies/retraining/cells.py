@@ -1,4 +1,4 @@
-"""What one cell of a ROAR and KAR study does, in whatever process: train, store maps, retrain on masked images."""
+"""The work of one cell of a ROAR and KAR study: train, store maps, retrain on masked images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
@@ -47,8 +48,8 @@ class MapSource:
     Args:
         explainer: The explainer.
         weights: File of the weights of the network that is explained.
-        hash: Their fingerprint.
-        folder: Folder of the stores of these maps; ``None``: they are made of each batch anew.
+        hash: Fingerprint of the weights.
+        folder: Folder of the stores of these maps; ``None``: they are computed for each batch.
     """
 
     explainer: ExplainerSpec
@@ -63,7 +64,7 @@ def train_unmasked(training: Training, seed: int, weights: str) -> dict[str, Any
     Args:
         training: How the network is trained.
         seed: Seed of the initial weights and of the order of the data.
-        weights: File that its weights are written to.
+        weights: File to which the weights are written.
 
     Returns:
         ``accuracy`` in [0, 1], ``weights`` (their fingerprint) and ``parameters`` (their number).
@@ -93,9 +94,9 @@ def store_maps(
     """Make the maps of all images of a stage once, and keep them in a `SaliencyStore`; go on with one that was begun.
 
     Args:
-        training: Names the data and the kind of network.
-        source: Names the explainer; ``source.folder`` is where the store is written, as ``{stage}.npy``.
-        seed: Seed of what the explainer draws.
+        training: The data and the kind of network.
+        source: The explainer; the store is written to ``source.folder`` as ``{stage}.npy``.
+        seed: Seed of the explainer's random numbers.
         stage: ``"train"`` or ``"test"``.
         size: Side of the maps in pixels; ``None``: the images' own size.
         batch_size: Images explained at a time; ``None``: the data's.
@@ -144,7 +145,7 @@ def example_images(training: Training, count: int) -> dict[str, Any]:
     """The first test images, to show how they are masked.
 
     Args:
-        training: Names the data.
+        training: The data.
         count: Number of images.
 
     Returns:
@@ -160,7 +161,7 @@ def example_maps(training: Training, source: MapSource, count: int) -> dict[str,
     """An explainer's maps of the first test images.
 
     Args:
-        training: Names the data and the kind of network.
+        training: The data and the kind of network.
         source: The maps.
         count: Number of images.
 
@@ -182,8 +183,8 @@ def build_explainer_of(training: Training, source: MapSource) -> Explainer:
     load_weights(network, source.weights)
     if weights_fingerprint(network) != source.hash:
         raise ValueError(
-            f"{source.weights} holds other weights than those that this study's maps are of. Restore the file, or "
-            "choose another output folder."
+            f"Got other weights in {source.weights} than those of this study's maps. Restore the file, or choose "
+            "another output folder."
         )
     network.eval().requires_grad_(False)
     return source.explainer(network)
@@ -195,13 +196,13 @@ def store_path(source: MapSource, stage: str) -> Path:
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's state such that the file is there whole or not at all."""
+    """Write a network's state atomically."""
     with replacing(path) as temporary:
         torch.save({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
 
 
 def image_size(data: Any) -> tuple[int, int]:
-    """(H, W) of the images that a network is given in testing."""
+    """(H, W) of a network's test images."""
     images = first_images(data, 1)
     return images.shape[2], images.shape[3]
 
@@ -211,6 +212,12 @@ def png(pixels: Any) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def pixels_of(text: str) -> Tensor:
+    """A PNG in base64 as ``[C, H, W]`` float32 in [0, 255]; one channel where it is grey."""
+    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(text))))).float()
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def first_images(data: Any, count: int) -> Tensor:

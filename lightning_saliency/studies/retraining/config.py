@@ -16,12 +16,12 @@ class TrainingConfig:
     Args:
         data: The data module: ``{"class_path": ..., "init_args": {...}}``, or one that saved its arguments with
             ``save_hyperparameters()``.
-        model: The module: likewise, or a mapping of `ImageClassifier`'s arguments such as
+        model: The module, in the same form as ``data``, or a mapping of `ImageClassifier`'s arguments such as
             ``{"model": "small_cnn", "num_classes": 10}``.
-        epochs: Of each training.
+        epochs: Epochs of each training.
         network: Dotted path of the network within the module; ``None``: ``model`` of an `ImageClassifier`, otherwise
             the module itself.
-        metric: Under which the module logs its accuracy on the test data, in [0, 1].
+        metric: Name under which the module logs its accuracy on the test data, in [0, 1].
         trainer: Further arguments of Lightning's ``Trainer``, such as ``precision``, or ``devices`` and ``strategy``.
             Validation is skipped and nothing is logged unless they say so. A strategy of several processes must be one
             that starts them itself (``"ddp_spawn"``); ``"ddp"`` is taken for it.

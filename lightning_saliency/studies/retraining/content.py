@@ -1,4 +1,4 @@
-"""What a study's data and files hold, in a few bytes: names and paths alone do not tell when it has changed."""
+"""Hashes of the content of a study's data and files, since names and paths do not show when it changes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _ITEMS = 64
 
 
 def training_fingerprint(training: Training) -> dict[str, Any]:
-    """All that the results of a training depend on, beside the seed.
+    """Everything that the results of a training depend on, except the seed.
 
-    The data are told by the number of batches and by the first images, see `batches_fingerprint`; the files that the
-    arguments name, such as a checkpoint or ``path/file.py:function``, by their sizes and ends, see `files_fingerprint`.
+    The data are identified by the number of batches and by the first images, see `batches_fingerprint`; the files that
+    the arguments name, such as a checkpoint or ``path/file.py:function``, by their sizes and ends, see
+    `files_fingerprint`.
     """
     spec = plain(asdict(training))
     return {

@@ -1,4 +1,4 @@
-"""What training, testing and maps cost, told by a few steps on a few images."""
+"""What training, testing and maps cost, estimated from a few steps on a few images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IMAGES, _SHORT, _TIMED = (8, 64), 0.25, 2
 
 @dataclass(frozen=True)
 class Costs:
-    """What training and testing cost, and how much there is of it.
+    """What training and testing cost, and the amount of data.
 
     Args:
         train_images: Number of images of an epoch.
@@ -58,7 +58,7 @@ class Costs:
 
 
 def training_costs(training: Training, fingerprint: Any, output: Path) -> Costs:
-    """The cost of training, as it is kept in ``<output>/costs``; timed if it is not."""
+    """The cost of training from ``<output>/costs``, timed if it is not there."""
     cell = timing_cell("training", time_training, {"training": training}, {"training": fingerprint})
     return Costs(**run_cells([cell], output / "costs", progress=False)[cell.name])
 
@@ -66,7 +66,7 @@ def training_costs(training: Training, fingerprint: Any, output: Path) -> Costs:
 def map_costs(
     training: Training, fingerprint: Any, explainers: dict[str, ExplainerSpec], output: Path
 ) -> dict[str, MapCost]:
-    """Row -> cost of one map, as it is kept in ``<output>/costs``; timed if it is not."""
+    """Row -> cost of one map from ``<output>/costs``, timed if it is not there."""
     cells = {
         name: timing_cell(
             f"map-{file_name(name)}",
@@ -84,7 +84,7 @@ def time_training(training: Training) -> dict[str, Any]:
     """Time a few steps of training and testing on a few images, with a network that is thrown away.
 
     Args:
-        training: Names the data and the network.
+        training: The data and the network.
 
     Returns:
         The fields of `Costs`.
@@ -137,7 +137,7 @@ def time_maps(training: Training, explainer: ExplainerSpec) -> dict[str, Any]:
     """Time one map with a network of random weights, see `map_cost`.
 
     Args:
-        training: Names the data and the network.
+        training: The data and the network.
         explainer: The explainer.
 
     Returns:

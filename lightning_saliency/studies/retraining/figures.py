@@ -117,10 +117,10 @@ def retraining_curves(
         title: Title of the whole figure.
 
     Returns:
-        A figure with a canvas of its own.
+        A figure with its own canvas.
 
     Raises:
-        ValueError: If there is no curve, or one has not a value for each fraction.
+        ValueError: If there is no curve, or a curve does not have a value for each fraction.
 
     Example:
         >>> curve = [Estimate(0.5, 0.4, 0.6, 3), Estimate(0.7, 0.6, 0.8, 3)]
@@ -170,16 +170,16 @@ def scale_bars(
     """Each method's score at each scale, as in the SMOE paper's Fig. 4.
 
     Args:
-        scores: Method -> one score a scale, shallow to deep. 0 is a random map's.
+        scores: Method -> one score per scale, shallow to deep. 0 is the score of a random map.
         scales: Names of the scales.
         label: Label of the vertical axis.
         title: Title of the figure.
 
     Returns:
-        A figure with a canvas of its own.
+        A figure with its own canvas.
 
     Raises:
-        ValueError: If there is no score, or a method has not one for each scale.
+        ValueError: If there is no score, or a method does not have one for each scale.
 
     Example:
         >>> figure = scale_bars({"smoe_scale": [Estimate(0.2, 0.1, 0.3, 3)]}, ["layer1"])
@@ -227,13 +227,13 @@ def scale_bars(
 def mask_sheet(
     image: Tensor, maps: Mapping[str, Tensor], modes: Sequence[str], fractions: Sequence[float], tile: int = 88
 ) -> Picture:
-    """One image as the retrained networks see it, as in the SMOE paper's Fig. 3 and 9: a row a method.
+    """One image as the retrained networks see it, as in the SMOE paper's Fig. 3 and 9: one row per method.
 
     Args:
         image: ``[3, H, W]`` in [0, 1].
         maps: Method -> its map ``[H, W]`` of the image, of any real dtype.
-        modes: Of ``"kar"`` and ``"roar"``.
-        fractions: Shares of the pixels kept or removed, in [0, 1]; a column each. Removed pixels are grey.
+        modes: Any of ``"kar"`` and ``"roar"``.
+        fractions: Shares of the pixels kept or removed, in [0, 1]; one column each. Removed pixels are grey.
         tile: The longer side of a picture, in pixels.
 
     Returns:

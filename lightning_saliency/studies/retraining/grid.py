@@ -24,7 +24,7 @@ from lightning_saliency.studies.specs import build_data, build_module, given_arg
 
 
 def network_name(model: Mapping[str, Any]) -> str:
-    """How tables call the network of a module's specification."""
+    """The name of a module's network in tables."""
     return str((model.get("init_args") or {}).get("model") or str(model["class_path"]).rpartition(".")[2])
 
 
@@ -38,14 +38,14 @@ def study_facts(training: Training) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Weights:
-    """The network whose maps are used: its file, and what its weights are."""
+    """The network whose maps are used: the file of its weights and their fingerprint."""
 
     path: Path
     hash: str
 
 
 def training_of(config: TrainingConfig) -> Training:
-    """The part of a configuration that every cell needs."""
+    """The part of a configuration that all cells need."""
     return Training(config.data, config.model, config.epochs, config.network, config.metric, config.trainer)
 
 
@@ -83,7 +83,7 @@ def network_file(output: Path, seed: int) -> Path:
 
 
 def forget_lost(cells: Sequence[Cell], folder: Path) -> None:
-    """Take the results of those cells away whose other files are gone: they are computed again."""
+    """Delete the results of cells whose other files are gone, so that they are computed again."""
     for cell in cells:
         if read_record(cell, folder) is None:
             continue

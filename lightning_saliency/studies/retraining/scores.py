@@ -28,7 +28,7 @@ def combined_scores(kar: Sequence[float], roar: Sequence[float]) -> CombinedScor
         The three; higher is better for each.
 
     Raises:
-        ValueError: If there are not as many of the one as of the other, or an accuracy lies outside [0, 1].
+        ValueError: If the numbers of accuracies differ, or an accuracy lies outside [0, 1].
 
     Example:
         >>> scores = combined_scores([0.6325, 0.6979, 0.722, 0.7318, 0.7396], [0.6935, 0.6028, 0.4155, 0.2945, 0.1109])
@@ -51,7 +51,7 @@ def quartile_shares(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[fl
     """How often each method ranks in the best quarter, half and three quarters (SMOE paper, Table 7).
 
     In each condition the m methods are ranked; the first ⌈m/4⌉, ⌈m/2⌉ and ⌈3m/4⌉ count (3, 5 and 7 of the paper's
-    nine). Methods of equal score share the better rank.
+    nine). Methods with equal scores share the better rank.
 
     Args:
         scores: Method -> its score in each condition (a scale of a network on a data set); higher is better.
@@ -60,7 +60,7 @@ def quartile_shares(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[fl
         Method -> the three shares of the conditions, in [0, 1].
 
     Raises:
-        ValueError: If the methods have not all the same number of scores, or there is none.
+        ValueError: If the methods have different numbers of scores, or there is none.
 
     Example:
         >>> quartile_shares({"a": [3.0, 1.0], "b": [2.0, 4.0], "c": [1.0, 2.0], "d": [0.0, 3.0]})["b"]
@@ -88,22 +88,21 @@ def quartile_shares(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[fl
 
 
 def weights_from_scores(scores: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Layer weights for Eq. 3 from how much the map of each scale tells by itself (SMOE paper, Sec. 3.2).
+    """Layer weights for Eq. 3 from the score of each scale's map by itself (SMOE paper, Sec. 3.2).
 
     The paper weights the maps by "the expected accuracy given our results when we computed Table 1". Its prior weights
     0.18, 0.15, 0.37, 0.4, 0.72 follow, to the two digits printed, from its Table 4 as the information scores (Eq. 9,
-    with the natural logarithm) of SMOE Scale at each scale, ImageNet's and Places' added; so this is what is done here.
-    A scale whose sum is below 0 tells less than a random map and gets the weight 0.
+    with the natural logarithm) of SMOE Scale at each scale, summed over ImageNet and Places; this function does the
+    same. A scale whose sum is below 0 is worse than a random map and gets the weight 0.
 
     Args:
-        scores: For each data set one information score a scale, shallow to deep.
+        scores: For each data set one information score per scale, shallow to deep.
 
     Returns:
-        One weight a scale, not normalised, to four digits.
+        One weight per scale, not normalised, to four digits.
 
     Raises:
-        ValueError: If there is no data set, the data sets differ in the number of scales, or no scale's sum is above 0:
-            then there is nothing to weight by.
+        ValueError: If there is no data set, the data sets differ in the number of scales, or no scale's sum is above 0.
 
     Example:
         >>> weights_from_scores([[-0.1, 0.2, 0.5], [-0.1, 0.4, 0.7]])

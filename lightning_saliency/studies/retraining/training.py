@@ -1,4 +1,4 @@
-"""What cells of retraining studies are made of: data modules and networks from plain data, seeds, a quiet trainer."""
+"""Parts of the cells of retraining studies: networks inside modules, training and testing, a quiet trainer."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def fit_and_test(
         seed: Seed of the order of the data and of all random numbers in training.
         trainer: Arguments of the ``Trainer``.
         callbacks: Callbacks of the ``Trainer``, besides those that its arguments name.
-        metric: What the module logs its test accuracy as; ``""``: ``test/accuracy``.
+        metric: Name under which the module logs its test accuracy; ``""``: ``test/accuracy``.
         fitted: Called between training and testing.
 
     Returns:
         The accuracy in [0, 1].
 
     Raises:
-        ValueError: If the module logs no such metric.
+        ValueError: If the module does not log the metric.
     """
     options = trainer_options(trainer)
     own = options.pop("callbacks", None) or []
@@ -100,7 +100,7 @@ def first_items(loader: Any, count: int) -> Any:
 
 
 def check_metric(module: Any, data: Any, trainer: Spec, metric: str) -> None:
-    """Test one batch, to see that a module logs its accuracy under that name before it is trained for hours.
+    """Test one batch, to check before hours of training that a module logs its accuracy under a name.
 
     Raises:
         ValueError: If it does not.
@@ -112,7 +112,7 @@ def check_metric(module: Any, data: Any, trainer: Spec, metric: str) -> None:
 
 
 def trainer_options(given: Spec) -> dict[str, Any]:
-    """Arguments of a ``Trainer`` that only trains and tests, unless those given say otherwise."""
+    """Arguments of a ``Trainer`` that only trains and tests, unless the given ones differ."""
     return {
         "accelerator": "auto",
         "devices": 1,
@@ -130,7 +130,7 @@ def _logged(module: Any, found: Mapping[str, float], metric: str) -> float:
     name = metric or "test/accuracy"
     if name not in found:
         raise ValueError(
-            f"{type(module).__name__} logs {', '.join(found) or 'nothing'} in testing, but not {name!r}. Give the name "
-            "of its accuracy as metric."
+            f"Got metric={name!r}, which {type(module).__name__} does not log in testing. Allowed are "
+            f"{', '.join(found) or 'none, since it logs nothing'}; give the name of its accuracy."
         )
     return float(found[name])

@@ -1,4 +1,4 @@
-"""What a retraining study consists of, as a YAML file says it."""
+"""The configuration of a retraining study, as in a YAML file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from lightning_saliency.data.masked.module import Mode
+from lightning_saliency.data.masked.module import MODES, Mode
 from lightning_saliency.explainers import ExplainerSpec, parse_explainers
 from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.retraining.config import TrainingConfig
 
 Source = Literal["auto", "online", "stored"]
-MODES: tuple[Mode, ...] = ("roar", "kar")
 RANDOM = "random"
 
 
 @dataclass
 class RoarKarConfig(EngineConfig, TrainingConfig):
-    """All of a ROAR and KAR study, see `TrainingConfig` and `EngineConfig` for the fields that are not listed here.
+    """The options of a ROAR and KAR study, beside those of `TrainingConfig` and `EngineConfig`.
 
     Args:
         explainers: Name in the table -> explainer, or a list of names, see
@@ -29,9 +28,9 @@ class RoarKarConfig(EngineConfig, TrainingConfig):
         checkpoint: File of the weights of the network whose maps are used (see
             `lightning_saliency.networks.load_weights`). ``None``: for each seed its own unmasked network.
         fill: What stands in place of removed pixels, see `lightning_saliency.data.masked.module.RoarKarDataModule`.
-        source: ``"online"``: maps are made of each batch anew; ``"stored"``: once, and kept on the disk; ``"auto"``:
-            stored for explainers that cost many passes a map. Or a mapping from rows to one of these; ``"auto"`` for
-            the others.
+        source: ``"online"``: maps are computed for each batch; ``"stored"``: once, and kept on the disk; ``"auto"``:
+            stored for explainers that need many passes per map. Or a mapping from rows to one of these, with ``"auto"``
+            for the others.
         map_size: Side in pixels at which maps are stored; ``None``: the images' size.
         map_batch_size: Images explained at a time when maps are stored; ``None``: the data's batch size.
         confidence: Confidence of the intervals over seeds, in (0, 1).

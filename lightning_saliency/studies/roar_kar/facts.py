@@ -1,4 +1,4 @@
-"""What a retraining study consists of, in words for its report."""
+"""The description of a retraining study for its report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def grid_facts(grid: RoarKarGrid) -> list[tuple[str, str]]:
     )
     return [
         *study_facts(grid.training),
-        ("training", f"{config.epochs} epochs a cell, seeds {', '.join(map(str, config.seeds))}"),
+        ("training", f"{config.epochs} epochs per cell, seeds {', '.join(map(str, config.seeds))}"),
         ("explainers", explained),
         ("maps", maps + (f"; stored once: {', '.join(stored)}" if stored else "")),
         ("removed pixels", f"filled with {config.fill}"),

@@ -1,4 +1,4 @@
-"""The cells of a ROAR and KAR study: which there are, what each depends on, and what of them is on the disk."""
+"""The cells of a ROAR and KAR study: which cells there are, what each depends on, and which are done."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXAMPLES = "examples"
 
 @dataclass(frozen=True)
 class MaskedKey:
-    """Which cell of the grid.
+    """The key of a cell of the grid.
 
     Args:
         explainer: Its name in the table.
@@ -55,7 +55,7 @@ class MaskedKey:
 
     @property
     def name(self) -> str:
-        """The cell's."""
+        """Name of the cell."""
         return f"{self.mode}-{100 * self.fraction:g}-{file_name(self.explainer)}-s{self.seed}"
 
 
@@ -81,7 +81,7 @@ class RoarKarGrid:
         ]
 
     def check(self) -> None:
-        """Build the network and each explainer and test a batch: what is wrong is found before anything is trained.
+        """Build the network and each explainer and test a batch, to find errors before anything is trained.
 
         Raises:
             ImportError: If an explainer needs a package that is not installed.
@@ -100,7 +100,7 @@ class RoarKarGrid:
         return unmasked_cells(self.training, self.fingerprint, self.config.seeds, self.output)
 
     def weights(self, unmasked: Mapping[str, Mapping[str, Any]]) -> dict[int, Weights]:
-        """For each seed the network whose maps are used, of those seeds where it is known by now.
+        """The network whose maps are used, for each seed for which it is known already.
 
         Args:
             unmasked: The results of the unmasked cells, or of some.
@@ -115,7 +115,7 @@ class RoarKarGrid:
         }
 
     def stores(self, weights: Mapping[int, Weights]) -> list[Cell]:
-        """The maps that are made once, a cell for each explainer, stage and network."""
+        """The cells that store maps, one for each explainer, stage and network."""
         cells: dict[str, Cell] = {}
         for seed in self.config.seeds:
             for name in filter(self.config.stored, self.config.explainers):
@@ -130,7 +130,7 @@ class RoarKarGrid:
         return [self._masked_cell(key, weights) for key in self.keys]
 
     def examples(self, weights: Mapping[int, Weights]) -> list[Cell]:
-        """What the report's examples are made of, if there shall be some: the images, and each explainer's maps."""
+        """The cells of the report's examples, if there are any: the images, and each explainer's maps."""
         count, seed = self.config.examples, self.config.seeds[0]
         if not count:
             return []

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Estimate, TableData
 from lightning_saliency.studies.engine.files import as_csv, as_json, result_folder, write_texts
-from lightning_saliency.studies.estimates import mean_interval
+from lightning_saliency.studies.retraining.cells import pixels_of
 from lightning_saliency.studies.retraining.figures import (
     accuracy_columns,
     combined_columns,
@@ -33,15 +28,15 @@ from lightning_saliency.studies.roar_kar.facts import grid_facts
 from lightning_saliency.studies.roar_kar.grid import EXAMPLES, RoarKarGrid
 from lightning_saliency.studies.seed_differences import (
     SeedDifferences,
+    SeedResult,
     chosen_reference,
     estimate_cells,
     plain_estimates,
-    seed_caption,
 )
 
 
 class CombinedEstimates(NamedTuple):
-    """KAR, −ROAR and SUM of an explainer, with intervals over seeds, and SUM's distance from the random map's."""
+    """KAR, −ROAR and SUM of an explainer, with intervals over seeds, and the difference of SUM to the random map's."""
 
     kar: Estimate
     roar: Estimate
@@ -50,25 +45,25 @@ class CombinedEstimates(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RoarKarResult:
+class RoarKarResult(SeedResult):
     """The results of a ROAR and KAR study.
 
     Args:
         network: Name of the network that was trained.
         modes: ``"roar"``, ``"kar"`` or both.
         fractions: Shares of the pixels, in (0, 1).
-        seeds: One training of every cell for each.
+        seeds: Seeds; every cell is trained once for each.
         accuracies: Explainer -> mode -> fraction -> one accuracy in [0, 1] for each seed.
         unmasked: The accuracy on whole images, for each seed.
         confidence: Level of the confidence intervals over seeds.
-        facts: What was studied, for the report.
+        facts: Names and values that describe the study, for the report.
         examples: Images and maps, as PNG in base64: ``{"images": [...], "maps": {explainer: [...]}}``.
         folder: Where ``save`` writes by default.
-        reference: The explainer whose differences to each other one are shown; ``None``: the first that is not random.
-            ``dataclasses.replace(result, reference="std")`` asks of another.
+        reference: The explainer whose differences to the others are shown; ``None``: the first that is not random.
+            ``dataclasses.replace(result, reference="std")`` changes it.
 
     Raises:
-        ValueError: If the reference is none of the explainers.
+        ValueError: If the reference is not one of the explainers.
     """
 
     network: str
@@ -92,7 +87,7 @@ class RoarKarResult:
     def gather(
         cls, grid: RoarKarGrid, unmasked: Mapping[str, Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
     ) -> RoarKarResult:
-        """Put the results of a grid's cells in order.
+        """Collect the results of a grid's cells.
 
         Args:
             grid: The study.
@@ -137,12 +132,12 @@ class RoarKarResult:
         }
 
     def combined(self, explainer: str) -> CombinedEstimates:
-        """The columns of the SMOE paper's Table 2, see `combined_scores`, and SUM less that of the seed's random map.
+        """The columns of the SMOE paper's Table 2, see `combined_scores`, and SUM minus that of the seed's random map.
 
         Random maps have a SUM of about 0 where the shares lie symmetrically about 50 %, and only there.
 
         Raises:
-            ValueError: If the study has one of the modes only.
+            ValueError: If the study has only one of the modes.
         """
         if set(self.modes) != {"kar", "roar"}:
             raise ValueError(f"Got a study of {', '.join(self.modes)} alone. KAR and ROAR make the sum; run both.")
@@ -155,7 +150,7 @@ class RoarKarResult:
         )
 
     def seed_scores(self, explainer: str) -> dict[str, list[float]]:
-        """KAR, −ROAR and SUM of each seed, see `combined_scores`; of a study of one mode that alone."""
+        """KAR, −ROAR and SUM of each seed, see `combined_scores`; with one mode, only its score."""
         rows: dict[str, list[list[float]]] = {
             mode: [
                 [self.accuracies[explainer][mode][fraction][place] for fraction in self.fractions]
@@ -180,25 +175,17 @@ class RoarKarResult:
                 rows[name] = {mode: self._interval(values) for mode, values in self.seed_scores(name).items()}
         return TableData(combined_columns(self.modes), {self.network: rows}, self._caption())
 
-    def differences(self) -> TableData:
-        """KAR, −ROAR and SUM of the reference less those of each other explainer, paired by seed.
-
-        The intervals are those of the differences, Student's over seeds: cells of one seed begin with the same weights
-        and see the same images, and what a seed does to both cancels.
-        """
-        return self._differences().table(self.network)
-
     def accuracy_table(self) -> TableData:
         """The accuracy at each share of the pixels, in per cent, as in the SMOE paper's Table 5."""
         rows = {
             name: {
-                f"{mode}_{100 * fraction:g}": _percent(self.accuracy(name, mode, fraction))
+                f"{mode}_{100 * fraction:g}": self._interval(self.accuracies[name][mode][fraction], 100)
                 for mode in self.modes
                 for fraction in self.fractions
             }
             for name in self.accuracies
         }
-        whole = _percent(self.whole())
+        whole = self._interval(self.unmasked, 100)
         interval = f" [{whole.low:.2f} to {whole.high:.2f}]" if whole.count > 1 else ""
         caption = f"On whole images: {whole.value:.2f} %{interval}. {self._caption()}"
         return TableData(accuracy_columns(self.modes, self.fractions), {self.network: rows}, caption)
@@ -208,17 +195,14 @@ class RoarKarResult:
         differences = [self.differences()] if self._differences().estimates() else []
         return [self.table(), *differences, self.accuracy_table()]
 
-    def __str__(self) -> str:
-        return "\n".join(table.markdown() for table in self.tables())
-
     def example_sheets(self) -> list[Any]:
         """One picture for each example image: how each explainer's map masks it, as in the SMOE paper's Fig. 3."""
         if not self.examples:
             return []
-        maps = {name: [_decoded(one)[0] for one in own] for name, own in self.examples["maps"].items()}
+        maps = {name: [pixels_of(one)[0] for one in own] for name, own in self.examples["maps"].items()}
         return [
             mask_sheet(
-                _decoded(image) / 255, {name: own[place] for name, own in maps.items()}, self.modes, self.fractions
+                pixels_of(image) / 255, {name: own[place] for name, own in maps.items()}, self.modes, self.fractions
             )
             for place, image in enumerate(self.examples["images"])
         ]
@@ -248,15 +232,15 @@ class RoarKarResult:
         """Write everything.
 
         Args:
-            folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (a line a cell), ``scores.csv``,
+            folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (one line per cell), ``scores.csv``,
                 ``differences.csv``, ``results.json``, ``curves.png`` and ``masks_*.png``. ``None``: the study's own
-                folder. A layer-masking study may be saved into the same: its files have other names.
+                folder. A layer-masking study may use the same folder: its files have other names.
 
         Returns:
             The files.
 
         Raises:
-            ValueError: If no folder is given and there is none of the study.
+            ValueError: If no folder is given and the study has none.
         """
         folder = result_folder(folder, self.folder)
         texts = {
@@ -298,21 +282,16 @@ class RoarKarResult:
         scores = {name: self.seed_scores(name) for name in self.accuracies}
         return SeedDifferences(scores, self.reference, columns, len(self.seeds), self.confidence)
 
-    def _interval(self, values: Sequence[float]) -> Estimate:
-        return mean_interval(values, self.confidence)
-
-    def _caption(self) -> str:
-        return seed_caption(len(self.seeds), self.confidence)
-
     def _accuracies_csv(self) -> str:
         lines: list[list[Any]] = [["explainer", "mode", "fraction", "seed", "accuracy"]]
         lines += [["", "unmasked", "", seed, value] for seed, value in zip(self.seeds, self.unmasked, strict=True)]
-        for name, modes in self.accuracies.items():
-            for mode, fractions in modes.items():
-                for fraction, values in fractions.items():
-                    lines += [
-                        [name, mode, fraction, seed, value] for seed, value in zip(self.seeds, values, strict=True)
-                    ]
+        lines += [
+            [name, mode, fraction, seed, value]
+            for name, modes in self.accuracies.items()
+            for mode, fractions in modes.items()
+            for fraction, values in fractions.items()
+            for seed, value in zip(self.seeds, values, strict=True)
+        ]
         return as_csv(lines)
 
     def _scores_csv(self) -> str:
@@ -320,13 +299,3 @@ class RoarKarResult:
         for name, row in self.table().values[self.network].items():
             lines += [[name, key, *estimate_cells(estimate)] for key, estimate in row.items()]
         return as_csv(lines)
-
-
-def _percent(estimate: Estimate) -> Estimate:
-    return Estimate(100 * estimate.value, 100 * estimate.low, 100 * estimate.high, estimate.count)
-
-
-def _decoded(text: str) -> Tensor:
-    """A PNG in base64 as ``[C, H, W]`` float32 in [0, 255]; one channel where it is grey."""
-    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(text))))).float()
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

@@ -15,13 +15,12 @@ from lightning_saliency.studies.retraining.scores import (
     quartile_shares,
     weights_from_scores,
 )
-from lightning_saliency.studies.roar_kar.config import MODES, RoarKarConfig
+from lightning_saliency.studies.roar_kar.config import RoarKarConfig
 from lightning_saliency.studies.roar_kar.grid import EXAMPLES, RoarKarGrid
 from lightning_saliency.studies.roar_kar.plan import plan_grid
 from lightning_saliency.studies.roar_kar.results import RoarKarResult
 
 __all__ = [
-    "MODES",
     "CombinedScores",
     "EngineConfig",
     "Plan",
@@ -44,7 +43,8 @@ def run_roar_kar(config: RoarKarConfig | None = None, /, *, progress: bool = Tru
     from the same initial weights, on the data in the same order, and tested on images masked alike. Differences between
     cells of one seed are therefore paired.
 
-    Each result is a file of its own, written in one step: whatever is killed, the next call computes what is missing.
+    Each result is its own file, written in one step: if the study is killed, the next call computes what is
+    missing.
 
     Args:
         config: The study; or its fields as options.
@@ -87,7 +87,7 @@ def run_roar_kar(config: RoarKarConfig | None = None, /, *, progress: bool = Tru
 def plan_roar_kar(config: RoarKarConfig | None = None, /, **options: Any) -> Plan:
     """What a ROAR and KAR study costs, without running it.
 
-    The time is told from the cells that are done, and otherwise from a few steps on a few images and one map of each
+    The time is estimated from finished cells, or else from a few steps on a few images and one map of each
     explainer, which are timed here and now, and kept.
 
     Args:

@@ -1,4 +1,4 @@
-"""One cell of a sanity check: an explainer on a few images, the network's weights randomised step by step."""
+"""One cell of a sanity check: an explainer on a few images, while the network's weights are randomised step by step."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def check_block(
         model: The network; a copy of it is changed.
         explainer: The explainer.
         data: The images.
-        targets: The class explained of each image of the block.
-        span: The first image, and the one behind the last.
+        targets: The class that is explained for each image of the block.
+        span: Index of the first image, and of the last one plus one.
         randomization: The steps.
         pictures: Number of the block's first images whose maps are returned.
-        device: Where the network runs; ``""``: where it is.
+        device: Device that the network runs on; ``""``: the one it is on.
 
     Returns:
         ``constant``: whether each image's original map is constant. ``cascading`` and ``independent``: for each step
         the similarities of each image, whether its map is constant, and the largest change of a pixel. ``random`` and
-        ``level``: a row for each fully random network and for each pair of them. ``random_constant``: likewise, whether
-        the maps are constant. ``pictures``: the maps as text, see `decoded_maps`.
+        ``level``: a row for each fully random network and for each pair of them. ``random_constant``: in the same form,
+        whether the maps are constant. ``pictures``: the maps as text, see `decoded_maps`.
     """
     network = copy.deepcopy(unwrap(network_from(model, device)))
     samples, at = samples_from(data), device_of(network)
@@ -78,7 +78,7 @@ def check_block(
 def explain_steps(
     explainer: Explainer, images: Tensor, targets: Tensor, randomization: Randomization, pictures: int
 ) -> dict[str, Any]:
-    """As `check_block`, of images ``[B, C, H, W]`` and their targets ``[B]``; the explainer's network is changed."""
+    """As `check_block`, for images ``[B, C, H, W]`` and their targets ``[B]``; the explainer's network is changed."""
     network = explainer.model
     trained = OriginalWeights(network)
     everything = [module for layer in randomization.layers for module in layer.modules]
@@ -148,7 +148,7 @@ def _constant(maps: Tensor) -> Tensor:
 
 
 def _similar(first: Tensor, second: Tensor, without_constant: bool = False) -> dict[str, list[float | None]]:
-    """The similarities of each image's maps; ``None`` where one of them is constant, if those are to be left out."""
+    """The similarities of each image's maps; ``None`` where a map is constant, if such maps are left out."""
     left_out = ((_constant(first) | _constant(second)) & without_constant).tolist()
     return {
         measure: [None if out else value for value, out in zip(function(first, second).tolist(), left_out, strict=True)]

@@ -27,11 +27,11 @@ MEASURES = {"spearman": "Spearman", "ssim": "SSIM", "hog": "HOG"}
 _SAME = 1e-4
 
 
-#: Where random networks' maps are more alike than this, that is said beside the verdict.
+#: Where random networks' maps are more alike than this, the verdict mentions it.
 _HIGH = 0.5
 
 
-#: One row a network (or pair of networks), one number an image; ``None`` where there is none.
+#: One row per network (or pair of networks), one number per image; ``None`` where there is none.
 SimilarityRows = tuple[tuple[float | None, ...], ...]
 
 
@@ -57,10 +57,10 @@ class Verdict:
     """Whether an explainer's maps depend on what the network has learnt.
 
     Args:
-        kind: ``"fallen"``: with all weights random, no similarity to the original map lies above the level of
-            random-weights networks' maps among each other; ``"above"``: one does, by intervals that do not overlap;
-            ``"independent"``: the maps never change; ``"undecided"``: there are no maps to compare.
-        line: The same in a sentence, with numbers.
+        kind: ``"fallen"``: with all weights random, no similarity to the original map lies above the similarity between
+            maps of random networks; ``"above"``: one does, with intervals that do not overlap; ``"independent"``: the
+            maps never change; ``"undecided"``: there are no maps to compare.
+        line: The verdict as a sentence, with numbers.
     """
 
     kind: Literal["fallen", "above", "independent", "undecided"]
@@ -75,17 +75,17 @@ class ExplainerCheck:
         name: The explainer's name.
         seed: Seed of the random weights and of the intervals.
         images: Number of images.
-        compared: The images whose original map is not constant. The others are in no similarity.
+        compared: The images whose original map is not constant. The others have no similarities.
         cascading: One step for each group of layers, from the top layer randomised to all of them.
         independent: One step for each group of layers, the others being the original ones.
         random: For each of ``MEASURES``, the similarity of the original maps with those of each fully randomised
             network: R rows, the first is the last of ``cascading``.
         level: For each of ``MEASURES``, the similarity of the maps of two fully randomised networks of different seeds:
-            a row a pair, ``None`` where one of the maps is constant.
+            one row per pair, ``None`` where one of the maps is constant.
         level_constant: Number of constant maps of the fully randomised networks.
-        level_maps: Number of all their maps.
-        pictures: uint8 maps of the first P images, ``[1 + L, P, H, W]`` for each mode, the original first; empty where
-            none were kept. They are not compared.
+        level_maps: Total number of these maps.
+        pictures: uint8 maps of the first P images, ``[1 + L, P, H, W]`` for each mode, the original first; empty if
+            none were kept. They are only shown, not compared.
     """
 
     name: str
@@ -179,9 +179,9 @@ class ExplainerCheck:
     def verdict(self) -> Verdict:
         """Whether the similarity has fallen to the random-weights level once all weights are random.
 
-        It has where the 95 % intervals (over images and random networks) overlap or it lies below; it stays above where
-        its interval begins above the level's end. All three similarities must have fallen. A level that is itself
-        high is mentioned: the image alone, whatever the weights, then makes much of these maps.
+        It has fallen if the 95 % intervals (over images and random networks) overlap or it lies below; it has not if
+        its interval begins above the level's. All three similarities must have fallen. A high level is mentioned: these
+        maps are then largely determined by the image, whatever the weights.
         """
         if not self.compared:
             return Verdict("undecided", f"undecided: all {self.images} maps of the original network are constant")
@@ -193,13 +193,14 @@ class ExplainerCheck:
         for measure, label in MEASURES.items():
             level = self.random_level(measure)
             if level is None:
-                fallen.append(f"{label} {told(last[measure])}")
+                fallen.append(f"{label} {as_text(last[measure])}")
             elif last[measure].low > level.high:
                 above.append(
-                    f"{label} by {last[measure].value - level.value:.2f} ({told(last[measure])}, level {told(level)})"
+                    f"{label} by {last[measure].value - level.value:.2f} "
+                    f"({as_text(last[measure])}, level {as_text(level)})"
                 )
             else:
-                fallen.append(f"{label} {told(last[measure])} (level {told(level)})")
+                fallen.append(f"{label} {as_text(last[measure])} (level {as_text(level)})")
         if above:
             rest = f"; fallen: {', '.join(fallen)}" if fallen else ""
             return Verdict("above", f"stays above the random-weights level: {', '.join(above)}{rest}{notes}")
@@ -260,11 +261,11 @@ class ExplainerCheck:
         }
 
 
-def told(estimate: Estimate) -> str:
+def as_text(estimate: Estimate) -> str:
     """A mean and its interval as text.
 
     Example:
-        >>> told(Estimate(0.5, 0.31, 0.66, 32))
+        >>> as_text(Estimate(0.5, 0.31, 0.66, 32))
         '0.50 [0.31, 0.66]'
     """
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -1,4 +1,4 @@
-"""What a sanity check consists of, as a YAML file or a call says it."""
+"""The configuration of a sanity check, as in a YAML file or a call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTROL = "edges"
 
 @dataclass
 class SanityCheckConfig(EngineConfig):
-    """All of a sanity check; see `EngineConfig` for the fields that are not listed here.
+    """The options of a sanity check, beside those of `EngineConfig`.
 
     Args:
         model: The network: a mapping of `ImageClassifier`'s arguments; ``{"class_path": ..., "init_args": {...}}`` of
@@ -25,16 +25,15 @@ class SanityCheckConfig(EngineConfig):
             data module, whose test images are taken. In Python also images ``[N, C, H, W]``, as the network takes them.
         explainers: Name in the table -> explainer, or a list of names, see
             `lightning_saliency.explainers.parse_explainers`. The edge detector ``"edges"`` is always checked too.
-        targets: ``[N]`` int64, the class explained of each image; ``None``: those that the network predicts.
+        targets: ``[N]`` int64, the class that is explained for each image; ``None``: the predicted ones.
         limit: Number of images, chosen by ``seed``; ``None``: all.
-        max_steps: The largest number of steps from the top layer to the bottom, see `layers_from_top`.
-        random_networks: Number of fully randomised networks, from 2; the cascade's last is one of them.
+        max_steps: Maximum number of steps from the top layer to the bottom, see `layers_from_top`.
+        random_networks: Number of fully randomised networks, from 2; the last step of the cascade is one of them.
         seed: Seed of all random weights, of the choice of images and of the bootstrap.
-        batch_size: Images explained at a time, and in one cell.
+        batch_size: Number of images explained at a time, and in one cell.
         pictures: Number of first images whose maps are shown.
         device: ``auto``, ``cpu``, ``cuda``, …
-        output: Folder of the results; a check that was killed goes on from what it finds there. ``None``: nothing is
-            kept.
+        output: Folder of the results; a check that was killed continues from it. ``None``: nothing is kept.
 
     Raises:
         TypeError: If an explainer has no such option.

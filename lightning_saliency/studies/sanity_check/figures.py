@@ -25,8 +25,8 @@ def similarity_figure(
 ) -> Figure:
     """The similarity of maps to the original ones over the layers randomised.
 
-    One row of panels a way of randomising, one column a similarity, one line an explainer with its interval shaded. To
-    the right of the first row's lines: the level of random-weights networks, with its interval as a bar.
+    One row of panels per way of randomising, one column per similarity, one line per explainer with its interval
+    shaded. To the right of the first row's lines stands the level of random networks, with its interval as a bar.
 
     Args:
         layers: Names of the L layers, top to bottom.
@@ -35,10 +35,10 @@ def similarity_figure(
         levels: For each explainer and similarity, the triple of the random-weights level, or ``None``.
 
     Returns:
-        A figure with a canvas of its own; nothing global is touched. ``figure.savefig(...)`` writes it.
+        A figure with its own canvas; nothing global is touched. ``figure.savefig(...)`` writes it.
 
     Raises:
-        ValueError: If a curve has another length than ``layers``, or there is no curve.
+        ValueError: If a curve does not have one value per layer, or there is no curve.
 
     Example:
         >>> curve = {"cascading": {"SSIM": [(0.9, 0.8, 1.0), (0.5, 0.4, 0.6)]}}
@@ -102,9 +102,9 @@ def similarity_figure(
 
 
 def similarity_sheet(image: Tensor, maps: Mapping[str, Tensor], layers: Sequence[str], tile: int = 112) -> Picture:
-    """The maps of one image: a row an explainer; the image, the original map, then one map for each layer randomised.
+    """The maps of one image, one row per explainer: the image, the original map, then one map per randomised layer.
 
-    Maps are drawn in colour over the grey image; one that is constant is marked, since it shows nothing.
+    Maps are drawn in colour over the grey image; constant maps are marked, since they show nothing.
 
     Args:
         image: ``[3, H, W]`` in [0, 1].
@@ -116,7 +116,7 @@ def similarity_sheet(image: Tensor, maps: Mapping[str, Tensor], layers: Sequence
         ``[h, w, 3]`` uint8.
 
     Raises:
-        ValueError: If an explainer has not 1 + L maps.
+        ValueError: If an explainer does not have 1 + L maps.
 
     Example:
         >>> import torch

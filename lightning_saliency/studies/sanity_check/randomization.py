@@ -1,4 +1,4 @@
-"""Which layers of a network there are from the top down, and putting random weights in their place."""
+"""The layers of a network from the top down, and replacing their weights by random ones."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Layers:
     """Modules whose weights are randomised together.
 
     Args:
-        name: What to call them: the dotted path of the module, or of the block that holds them; ``"(network)"`` for
-            what the network itself owns.
-        modules: Their dotted paths, topmost first; each stands for its own parameters and buffers, not its children's.
+        name: Name of the group: the dotted path of the module, or of the block that holds the modules; ``"(network)"``
+            for the network's own parameters.
+        modules: Dotted paths of the modules, topmost first; each stands for its own parameters and buffers, not its
+            children's.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Layers:
 def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> tuple[Layers, ...]:
     """All modules with weights, from the output to the input, in at most ``max_steps`` groups.
 
-    The order is that of the calls in one forward pass, the last call counting where a module is used repeatedly. A
+    The order is that of the calls in one forward pass, by the last call of a module that is used repeatedly. A
     module that is never called itself (the output projection of ``nn.MultiheadAttention``, an auxiliary head) goes with
     the module around it. Where there are more layers than ``max_steps``, they are grouped by block, that is, by the
     first parts of their paths, the finest blocks that fit; where the network has no such blocks (a flat sequence),
@@ -43,10 +44,10 @@ def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> t
     Args:
         model: The network.
         example: Images ``[B, C, H, W]``, B ≥ 1, for one forward pass that leaves no trace.
-        max_steps: From 1.
+        max_steps: Maximum number of groups, from 1.
 
     Returns:
-        Groups that share no module and together hold every parameter.
+        Groups without common modules, which together hold every parameter.
 
     Raises:
         ValueError: If ``max_steps`` is below 1 or the network has no weights.
@@ -85,7 +86,7 @@ def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> t
 
 
 def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
-    """Put random weights in the place of the trained ones, in these modules only.
+    """Replace the trained weights by random ones, in these modules only.
 
     Each module's own ``reset_parameters()`` is called, which also takes running statistics back to mean 0 and
     variance 1 and affine parameters to 1 and 0. Parameters that this leaves as they are, or whose module has no such
@@ -94,7 +95,7 @@ def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
     only, not on which other modules are randomised, and the random number generators are left as they were.
 
     Args:
-        model: Changed in place.
+        model: The network, changed in place.
         modules: Dotted paths; ``""`` is the network itself.
         seed: Any integer.
 
@@ -126,7 +127,7 @@ def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
 
 
 class OriginalWeights:
-    """The parameters and buffers of a network as they are now, to be put back later.
+    """A copy of a network's parameters and buffers, to be restored later.
 
     Args:
         model: The network.

@@ -34,10 +34,10 @@ class SanityCheckResult:
 
     Args:
         layers: Names of the groups of layers, top to bottom.
-        targets: The classes that were explained, one an image.
+        targets: The classes that were explained, one per image.
         checks: One for each explainer, the control last.
-        shown: Images ``[P, 3, H, W]`` in [0, 1] for the sheets of maps, as a person sees them; ``None``: no sheets.
-        facts: What was checked, for the page.
+        shown: Images ``[P, 3, H, W]`` in [0, 1], not normalised, for the sheets of maps; ``None``: no sheets.
+        facts: Names and values that describe the check, for the page.
         folder: Where `save` writes by default.
     """
 
@@ -53,7 +53,7 @@ class SanityCheckResult:
         for check in self.checks:
             if check.name == name:
                 return check
-        raise KeyError(f"{name!r} was not checked; these were: {', '.join(check.name for check in self.checks)}")
+        raise KeyError(f"Got {name!r}. Allowed are those checked: {', '.join(check.name for check in self.checks)}.")
 
     def verdicts(self) -> list[str]:
         """A sentence for each explainer."""
@@ -111,7 +111,7 @@ class SanityCheckResult:
         )
 
     def sheet(self, mode: RandomizationMode, index: int) -> Picture:
-        """The maps of one image, a row an explainer, see `similarity_sheet`.
+        """The maps of one image, one row per explainer, see `similarity_sheet`.
 
         Args:
             mode: ``"cascading"`` or ``"independent"``.
@@ -158,7 +158,7 @@ class SanityCheckResult:
             The files.
 
         Raises:
-            ValueError: If no folder is given and there is none of the check.
+            ValueError: If no folder is given and the check has none.
         """
         folder = result_folder(folder, self.folder)
         texts = {

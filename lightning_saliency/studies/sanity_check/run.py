@@ -56,7 +56,7 @@ def run_sanity_check(
 
     Args:
         config: The check; or its fields as options.
-        progress: Whether a bar tells the time left, on the error stream.
+        progress: Whether a bar with the time left is shown on the error stream.
         **options: The fields of `SanityCheckConfig`, where no config is given.
 
     Returns:
@@ -64,7 +64,7 @@ def run_sanity_check(
         ``result.save(folder)`` writes tables, figures and one HTML page.
 
     Raises:
-        CellError: If an explainer failed; the other cells are computed all the same.
+        CellError: If an explainer failed; the other cells are still computed.
         StaleResultsError: If the output folder holds results of other weights, images or options.
         TypeError: If an option does not exist.
         ValueError: If an argument is out of range or a name unknown.
@@ -88,7 +88,7 @@ def run_sanity_check(
 def plan_sanity_check(config: SanityCheckConfig | None = None, /, **options: Any) -> Plan:
     """What a sanity check costs, without running it.
 
-    The time is told from the cells that are done, and otherwise from one map of each explainer, which is timed here and
+    The time is estimated from finished cells, or else from one map of each explainer, which is timed here and
     now.
 
     Args:

@@ -411,9 +411,9 @@ def test_nothing_is_logged_where_that_is_not_wanted(tmp_path):
         ({"precision": "int8"}, "bf16"),
         (
             {"explainer": {"class_path": "grad_cam", "init_args": {"fast": True}}},
-            r"grad_cam was given the options \['fast'\]",
+            r"Got the options \['fast'\] for grad_cam",
         ),
-        ({"explainer": {"class_path": "group_cam", "init_args": {"layers": 3}}}, "It takes layer, groups, theta"),
+        ({"explainer": {"class_path": "group_cam", "init_args": {"layers": 3}}}, "Allowed are layer, groups, theta"),
         ({"explainer": {"name": "group_cam"}}, "Allowed are class_path"),
         ({"explainer": "center_gaussian"}, "one map for all classes"),
         ({"explainer": SMOE}, "one map for all classes"),

@@ -575,7 +575,7 @@ def test_wrong_arguments_are_refused():
         ((DataLoader([1]), Grey()), TypeError, "Allowed is a LightningDataModule"),
         ((Module(), Grey()), TypeError, "Allowed is a LightningDataModule"),
         ((Base(), lambda images: images), TypeError, "Allowed are an Explainer, stores by stage"),
-        ((Base(), Grey(), "road"), ValueError, "mode='road'. Allowed are 'roar', 'kar'"),
+        ((Base(), Grey(), "road"), ValueError, "mode='road'. Allowed are 'kar', 'roar'"),
         ((Base(), Grey(), "roar", 30), ValueError, "divide per cent by 100"),
         ((Base(), Grey(), "roar", 0.3, "gray"), ValueError, "fill='gray'. Allowed are 'data_mean', 'zero'"),
     ):

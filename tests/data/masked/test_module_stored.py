@@ -304,7 +304,7 @@ def test_what_shows_only_when_it_runs_is_refused_then(tmp_path):
     masking = Masking("roar", 0.3, 0.0)
     for transform, message in (
         (v2.Compose([*TO_TENSOR, _Doubling()]), "changed the values"),
-        (v2.Compose([v2.Resize(8)]), "Expected a tensor"),
+        (v2.Compose([v2.Resize(8)]), "Allowed is a tensor"),
         (v2.Compose([v2.FiveCrop(8)]), "not supported by FiveCrop"),
     ):
         with pytest.raises(SaliencyGeometryError, match=message):
@@ -327,7 +327,7 @@ def test_hidden_geometry_is_refused(tmp_path):
             return grey_images(6)[index].float(), index
 
     store, masking = stored(tmp_path / "a", grey_images(6)), Masking("roar", 0.3, -1.0)
-    with pytest.raises(SaliencyGeometryError, match=r"It cannot be seen how Secret moves.*geometry='fixed'"):
+    with pytest.raises(SaliencyGeometryError, match=r"Got Secret without .*how it moves its images.*geometry='fixed'"):
         MaskedDataset(Secret(), store, masking)
     check_masked(MaskedDataset(Secret(), store, masking, fixed=True)[4][0], Secret()[4][0], "roar", 0.3)
     with pytest.raises(SaliencyGeometryError, match="some parts have image transforms"):
@@ -597,7 +597,7 @@ def test_stores_of_another_form_are_refused(tmp_path):
     base = Folder()
     stores = base.stores(tmp_path)
     for value, message in (
-        (stores["train"], "Expected a list of 2"),
+        (stores["train"], "Allowed is a list of 2"),
         ({"a": 1}, r"keys \['a'\]"),
         ([1, 2], "of type int"),
     ):

@@ -90,7 +90,7 @@ def test_data_without_transforms_are_resized_only():
         def __getitem__(self, index):
             return {"image": images[index]}
 
-    with pytest.raises(SaliencyGeometryError, match="It cannot be seen how Secret"):
+    with pytest.raises(SaliencyGeometryError, match="Got Secret without `transform`"):
         whole_images(Secret(), 4)
     assert whole_images(Secret(), 4, geometry="fixed")[0]["image"].shape == (3, 4, 4)
 

@@ -83,7 +83,7 @@ def test_no_class_has_more_than_its_share(annotated):
 def test_too_few_boxes_photographs_or_files(annotated):
     with pytest.raises(ValueError, match="lower `min_count`"):
         module(annotated, min_count=13)
-    with pytest.raises(ValueError, match="split has no crop of"):
+    with pytest.raises(ValueError, match=r"Got no crop of .* for the .* split"):
         module(annotated, max_count=2, min_count=2)
     (annotated.parent / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"3\.png"):

@@ -257,7 +257,7 @@ def test_unknown_options_are_refused_with_what_is_allowed(network, images, masks
 def test_unfitting_input_is_refused(network, images, masks):
     with pytest.raises(ValueError, match="for 3 images"):
         score_masks(network, images, masks[:2], TARGETS)
-    with pytest.raises(ValueError, match="from 0 to 4"):
+    with pytest.raises(ValueError, match="Allowed are 0 to 4"):
         score_masks(network, images, masks, torch.tensor([0, 1, 5]))
     with pytest.raises(TypeError, match="targets=None"):
         score_masks(network, images, masks, None)

@@ -698,6 +698,6 @@ def test_verdicts_say_what_the_intervals_say():
     good, bad = comparison.verdicts()
     assert good.startswith("Net, equal steps, guide: +10.33 [")
     assert "against plain, better" in good
-    assert "against control, not told apart" in good
+    assert "against control, not distinguishable" in good
     assert "2.50 plain ones" in good
     assert bad.count("worse") == 2

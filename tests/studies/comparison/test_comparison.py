@@ -124,7 +124,7 @@ def literal_scores(model, image, target, saliency, boxes):
     }
 
 
-METRICS = MetricConfig(tolerances=(0, 2), steps=STEPS, baseline="zero")
+METRICS = MetricConfig(tolerances=(0, 2), steps=STEPS, curve_fill="zero")
 
 
 @torch.no_grad()
@@ -300,7 +300,7 @@ def test_results_of_something_else_are_refused(tmp_path, change, part):
     arguments |= {"output": str(tmp_path), "progress": False}
     run_comparison(**arguments)
     run_comparison(**arguments)
-    with pytest.raises(StaleResultsError, match=rf"random\.json holds a result of other {part} than"):
+    with pytest.raises(StaleResultsError, match=rf"random\.json, the result of other {part}\."):
         run_comparison(**arguments | change)
 
 

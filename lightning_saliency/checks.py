@@ -1,0 +1,96 @@
+"""Checks of arguments that several modules share; every message says what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, allowed: Collection[object]) -> None:
+    """Raise a ValueError unless ``value`` is one of ``allowed``.
+
+    >>> check_choice("average", "mean", ("micro", "macro"))
+    Traceback (most recent call last):
+    ...
+    ValueError: Got average='mean'. Allowed are 'micro', 'macro'; use one of them.
+    """
+    if value not in allowed:
+        raise ValueError(f"Got {name}={value!r}. Allowed are {', '.join(map(repr, allowed))}; use one of them.")
+
+
+def check_minimum(name: str, value: float, minimum: int, advice: str = "give one", kind: str = "whole numbers") -> None:
+    """Raise a ValueError unless ``value`` is ``minimum`` or more (NaN is not).
+
+    >>> check_minimum("steps", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: Got steps=0. Allowed are whole numbers from 1; give one.
+    """
+    if not value >= minimum:
+        raise ValueError(f"Got {name}={value}. Allowed are {kind} from {minimum}; {advice}.")
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise a ValueError unless ``fraction`` is a share of an image's pixels."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"Got fraction={fraction}. Allowed are shares of pixels in [0, 1]; divide per cent by 100.")
+
+
+def check_eps(eps: float) -> None:
+    """Raise a ValueError unless ``eps`` is a positive finite number that float32 can hold."""
+    if not (math.isfinite(eps) and eps >= torch.finfo(torch.float32).tiny):
+        raise ValueError(f"Got eps={eps}. Allowed are finite numbers from 1.2e-38; use 1e-6, the value of the paper.")
+
+
+def check_floating(values: Tensor, name: str) -> None:
+    """Raise a TypeError unless ``values`` is a real floating-point tensor."""
+    if not values.is_floating_point():
+        raise TypeError(
+            f"Got {name} of {values.dtype}. Allowed are real floating-point tensors; convert it with .float()."
+        )
+
+
+def check_images(images: Tensor) -> None:
+    """Raise a ValueError unless images are ``[B, C, H, W]`` in floating point."""
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"Got images {list(images.shape)} of {images.dtype}. Allowed are floating-point images [B, C, H, W]; "
+            "convert them."
+        )
+
+
+def check_scale_maps(maps: Tensor) -> None:
+    """Raise an error unless ``maps`` is ``[B, K, H, W]`` in floating point, with at least one scale."""
+    check_floating(maps, "maps")
+    if maps.ndim != 4 or maps.shape[1] == 0:
+        raise ValueError(
+            f"Got maps {list(maps.shape)}. Allowed are [B, K, H, W] with at least one scale; bring the maps to one "
+            "size and stack them along dimension 1."
+        )
+
+
+def check_no_nan(saliency: Tensor) -> None:
+    """Raise a ValueError if saliency maps ``[..., h, w]`` hold NaN."""
+    if saliency.numel() and bool(saliency.flatten(-2).amax(-1).isnan().any()):
+        raise ValueError(
+            "Got saliency maps with NaN. Allowed are numbers and infinities, which have a rank; find out where the "
+            "NaN comes from."
+        )
+
+
+def classes_of_images(targets: Tensor | int, count: int, device: torch.device) -> Tensor:
+    """``targets`` as an int64 tensor on ``device``: one class for all, or a class for each of ``count`` images.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    classes = torch.as_tensor(targets, device=device)
+    if classes.dtype != torch.int64 or classes.shape not in (torch.Size([]), torch.Size([count])):
+        raise ValueError(
+            f"Got targets {list(classes.shape)} of {classes.dtype}. Allowed are one class and int64 [{count}], a class "
+            "for each image; convert or reshape them."
+        )
+    return classes
