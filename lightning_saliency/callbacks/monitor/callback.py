@@ -38,24 +38,30 @@ _READING = "read the maps of the scales"
 class SaliencyMonitor(StageHooks):
     """Logs, each epoch, where the network finds its information in the same few images.
 
-    The maps are SMOE Scale maps (SMOE paper, Eq. 1-7), read by hooks in the module's own forward pass: no extra pass,
-    no extra data. Training is bit for bit what it would be without the monitor, and an error in it never ends a run.
+    The maps are SMOE Scale maps (SMOE paper, Eq. 1-7), read by hooks in the module's own forward pass over the batch's
+    images: no extra pass, no extra data. Training is bit for bit what it would be without the monitor, and an error in
+    it never ends a run.
 
     Logged as pictures, to every logger of the trainer and as PNG files under ``<run>/<name>/``, one key a view:
     ``<name>/lovi``, ``<name>/combined``, ``<name>/scales``. Logged as scalars, each time:
 
     - ``<name>/drift``: 1 − Spearman correlation of each sample's combined map with the one logged before, averaged, in
-      [0, 2]; 1 while there is no earlier one. ``EarlyStopping`` can watch it.
+      [0, 2]; 1 while there is no earlier one, and none for ``stage="train"``. ``EarlyStopping`` can watch it.
     - ``<name>/entropy``: of the sample's combined maps, in [0, 1].
     - ``<name>/energy_in_box`` and ``<name>/pointing_game``, where batches carry boxes or masks, over every batch: the
       share of the combined map's energy on the objects, and of images whose maximum lies on an object.
 
-    Acts in ``setup`` (checks), at the first batch of a run (finds the scales and registers its hooks, before the first
-    forward pass and so before compilation), around each batch and at the end of the epochs of its stage, and closes its
-    hooks in ``teardown`` and ``on_exception``. Saves the sample's fingerprints and last maps in the checkpoint.
+    Acts in ``setup`` (checks), around the batches of its stage that are wanted (hooks are on the network during their
+    steps alone), and at the end of the stage's epochs. The first such step also finds the scales. Only a network that is
+    compiled is prepared before the run's first pass, and keeps its hooks until ``teardown`` or ``on_exception``. Saves
+    the sample's fingerprints, last maps and last values in the checkpoint. In another trainer it begins anew.
+
+    What fails, fails by itself: a view, a score, a logger. One warning says so; it is tried again at each frame and
+    given up after three frames in a row. Once there was a value, each validation logs one, the last that was measured.
 
     Args:
-        every_n_epochs: Log every n-th epoch.
+        every_n_epochs: Log every n-th epoch; where validation is timed in steps (``check_val_every_n_epoch=None``), every
+            n-th validation. An endless epoch of training is cut where validations come.
         num_images: Number of images in the film: the first ones of the stage's first loader, found again in every
             epoch wherever a shuffling loader puts them.
         statistic: A name in ``STATISTICS``.
@@ -81,7 +87,8 @@ class SaliencyMonitor(StageHooks):
 
     Raises:
         MonitorConfigurationError: Before the first training step, for options that make no sense, missing validation
-            data, a batch without images, an unknown layer, or a network without scales.
+            data, a batch without images, an unknown layer, or a network without scales. What is found out later is a
+            warning.
 
     Example:
         >>> monitor = SaliencyMonitor(every_n_epochs=2, weights="ramp", views=("lovi", "scales"))
@@ -205,14 +212,15 @@ class SaliencyMonitor(StageHooks):
             return
         wanted = stage == self.stage and self._active and self._attempts.wants(_READING)
         # What is compiled is compiled with its hooks: they come before the run's first pass, whatever its stage.
-        early = self._reading.network is None and trainer.state.fn == "fit" and is_compiled(pl_module)
+        if self._compiled is None:
+            self._compiled = is_compiled(pl_module)
+        early = self._compiled and self._reading.network is None and trainer.state.fn == "fit"
         if wanted or early:
             self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
             with self._guarded(quiet=not wanted):
                 network = watched_module(pl_module, self.model, MonitorConfigurationError)
-                self._reading.open(
-                    network, batch, compiled=is_compiled(pl_module), sharded=is_sharded(trainer, pl_module)
-                )
+                if self._reading.network is not network:
+                    self._reading.open(network, batch, compiled=self._compiled, sharded=is_sharded(trainer, pl_module))
                 if wanted:
                     shown = trainer.is_global_zero and dataloader_idx == 0
                     self._reading.start(batch, self._sample if shown else None)
@@ -353,6 +361,7 @@ class SaliencyMonitor(StageHooks):
         self._off = False
         self._active = False
         self._nothing_to_lose = True
+        self._compiled: bool | None = None
         self._begun = False
         self._rounds = 0
         self._attempts = Attempts()
