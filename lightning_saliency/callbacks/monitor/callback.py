@@ -52,16 +52,16 @@ class SaliencyMonitor(StageHooks):
       share of the combined map's energy on the objects, and of images whose maximum lies on an object.
 
     Acts in ``setup`` (checks), around the batches of its stage that are wanted (hooks are on the network during their
-    steps alone), and at the end of the stage's epochs. The first such step also finds the scales. Only a network that is
-    compiled is prepared before the run's first pass, and keeps its hooks until ``teardown`` or ``on_exception``. Saves
+    steps alone), and at the end of the stage's epochs. The first such step also finds the scales. Only a compiled
+    network is prepared before the run's first pass, and keeps its hooks until ``teardown`` or ``on_exception``. Saves
     the sample's fingerprints, last maps and last values in the checkpoint. In another trainer it begins anew.
 
     What fails, fails by itself: a view, a score, a logger. One warning says so; it is tried again at each frame and
     given up after three frames in a row. Once there was a value, each validation logs one, the last that was measured.
 
     Args:
-        every_n_epochs: Log every n-th epoch; where validation is timed in steps (``check_val_every_n_epoch=None``), every
-            n-th validation. An endless epoch of training is cut where validations come.
+        every_n_epochs: Log every n-th epoch; where validation is timed in steps (``check_val_every_n_epoch=None``),
+            every n-th validation. An endless epoch of training is cut where validations come.
         num_images: Number of images in the film: the first ones of the stage's first loader, found again in every
             epoch wherever a shuffling loader puts them.
         statistic: A name in ``STATISTICS``.
@@ -138,6 +138,7 @@ class SaliencyMonitor(StageHooks):
         self._run: weakref.ref[pl.Trainer] | None = None
         self._attempts = Attempts()
         self._warned: set[str] = set()
+        self._compiled: bool | None = None
         self._begin_run()
 
     @property
@@ -361,7 +362,7 @@ class SaliencyMonitor(StageHooks):
         self._off = False
         self._active = False
         self._nothing_to_lose = True
-        self._compiled: bool | None = None
+        self._compiled = None
         self._begun = False
         self._rounds = 0
         self._attempts = Attempts()
