@@ -25,6 +25,7 @@ from lightning_saliency.callbacks.monitor.options import (
 from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_records
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, values_to_log
+from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.functional.fusion import scale_weights
@@ -134,7 +135,7 @@ class SaliencyMonitor(StageHooks):
         self._sample = FixedSample(self.num_images, follow=stage != "train")
         self._reading = BatchReading(self.statistic, layers, image_key)
         self._values: dict[str, float] = {}
-        self._last_frame = -1
+        self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         self._run: weakref.ref[pl.Trainer] | None = None
         self._attempts = Attempts()
         self._warned: set[str] = set()
@@ -155,7 +156,8 @@ class SaliencyMonitor(StageHooks):
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
         if self._run is not None and self._run() is not trainer:
             self._sample = FixedSample(self.num_images, follow=self.stage != "train")
-            self._values, self._last_frame = {}, -1
+            self._values = {}
+            self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
         self._run = weakref.ref(trainer)
         self._begin_run()
         if not builds_late(pl_module):
@@ -188,18 +190,18 @@ class SaliencyMonitor(StageHooks):
 
     def state_dict(self) -> dict[str, Any]:
         """The sample's fingerprints and last maps, and the latest values."""
-        return {**self._sample.state_dict(), "values": dict(self._values), "last_frame": self._last_frame}
+        return {**self._sample.state_dict(), "values": dict(self._values), "last_epoch": self._schedule.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the film of the checkpoint."""
         self._sample.load_state_dict(state_dict)
-        self._values, self._last_frame = dict(state_dict["values"]), state_dict["last_frame"]
+        self._values, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
         if stage != self.stage:
             return
-        self._active = not self._off and self._is_due(trainer)
+        self._active = not self._off and self._schedule.is_due(trainer)
         self._sample.begin()
         self._scalars = EpochScalars()
         if self._active:
@@ -250,19 +252,17 @@ class SaliencyMonitor(StageHooks):
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""
         # An endless epoch of training is cut where validations come.
-        endless = stage == "validate" and self.stage == "train" and _is_endless(trainer)
-        if self._active and (stage == self.stage or endless) and not (endless and trainer.sanity_checking):
+        endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
+        if self._active and (stage == self.stage or endless):
             self._active = False
             if trainer.is_global_zero:
                 self._show(trainer)
             # Every process takes part, also one whose monitor failed: the others wait for it.
             means = self._scalars.reduced(trainer)
             self._values.update(means)
-            if trainer.sanity_checking:
-                if trainer.is_global_zero:
-                    self._log_start(trainer, means)
-            else:
-                self._last_frame = trainer.current_epoch
+            self._schedule.took(trainer)
+            if trainer.sanity_checking and trainer.is_global_zero:
+                self._log_start(trainer, means)
         if trainer.sanity_checking:
             return
         values = values_to_log(self._values, trainer, self.name)
@@ -277,21 +277,6 @@ class SaliencyMonitor(StageHooks):
             )
         if endless:
             self.begin_epoch(trainer, self.stage)
-
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        if trainer.sanity_checking:
-            return self.log_at_start and trainer.global_step == 0
-        if trainer.state.fn != "fit":
-            return True
-        if _is_endless(trainer) if self.stage == "train" else trainer.check_val_every_n_epoch is None:
-            self._rounds += 1
-            return self._rounds % self.every_n_epochs == 0
-        # Epochs without validation in between: the first one at or after each n-th.
-        epoch = trainer.current_epoch
-        return (
-            epoch == self._last_frame
-            or (epoch + 1) // self.every_n_epochs > (self._last_frame + 1) // self.every_n_epochs
-        )
 
     def _score(self, found: PassMaps, objects: Tensor) -> None:
         combined = combined_statistics(found.maps, self.weights)
@@ -364,7 +349,6 @@ class SaliencyMonitor(StageHooks):
         self._nothing_to_lose = True
         self._compiled = None
         self._begun = False
-        self._rounds = 0
         self._attempts = Attempts()
         self._scalars = EpochScalars()
         self._warned = set()
@@ -372,8 +356,3 @@ class SaliencyMonitor(StageHooks):
     def _close(self) -> None:
         self._reading.close()
         self._sample.begin()
-
-
-def _is_endless(trainer: pl.Trainer) -> bool:
-    """Whether an epoch of training has no end that is known."""
-    return trainer.state.fn == "fit" and trainer.num_training_batches == float("inf")

@@ -1,0 +1,48 @@
+"""Which epochs, or which rounds of validation, have a frame."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+
+
+class Schedule:
+    """Decides when a frame is due.
+
+    Args:
+        every_n_epochs: Frames come every n-th epoch, or every n-th round where epochs are not what is counted.
+        stage: The loop that is watched.
+        log_at_start: Whether the trainer's sanity check has a frame.
+
+    Attributes:
+        last_epoch: The epoch of the last frame; -1 before there was one.
+    """
+
+    def __init__(self, every_n_epochs: int, stage: str, log_at_start: bool) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.stage = stage
+        self.log_at_start = log_at_start
+        self.last_epoch = -1
+        self._rounds = 0
+
+    def is_due(self, trainer: pl.Trainer) -> bool:
+        """Whether the epoch or round that begins has a frame. To be asked once at its beginning."""
+        if trainer.sanity_checking:
+            return self.log_at_start and trainer.global_step == 0
+        if trainer.state.fn != "fit":
+            return True
+        if is_endless(trainer) if self.stage == "train" else trainer.check_val_every_n_epoch is None:
+            self._rounds += 1
+            return self._rounds % self.every_n_epochs == 0
+        # Where not every epoch has a validation: the first one at or after each n-th.
+        epoch, n = trainer.current_epoch, self.every_n_epochs
+        return epoch == self.last_epoch or (epoch + 1) // n > (self.last_epoch + 1) // n
+
+    def took(self, trainer: pl.Trainer) -> None:
+        """A frame was taken."""
+        if not trainer.sanity_checking:
+            self.last_epoch = trainer.current_epoch
+
+
+def is_endless(trainer: pl.Trainer) -> bool:
+    """Whether an epoch of training has no end that is known, in a run that trains."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.num_training_batches == float("inf")
