@@ -105,7 +105,10 @@ class Silent(ImageClassifier):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"class_path": f"{__name__}.Silent", "init_args": MODEL}}, "metric='test/accuracy', which Silent does"),
+        (
+            {"model": {"class_path": f"{__name__}.Silent", "init_args": MODEL}},
+            "metric='test/accuracy', which Silent does",
+        ),
         ({"fill": "gray"}, "gray"),
         ({"fill": [0.0, 0.0]}, "fill"),
     ],
