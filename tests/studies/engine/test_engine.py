@@ -179,7 +179,7 @@ def test_a_process_that_a_cell_started_may_die(jobs, tmp_path):
     with pytest.raises(CellError, match="terminated with signal SIGKILL"):
         run_cells(cells, tmp_path / "results", retries=0, progress=False)
     (tmp_path / "once").unlink()
-    with pytest.warns(RuntimeWarning, match="once: process 1 terminated with signal SIGKILL. It is begun anew, 2 more"):
+    with pytest.warns(RuntimeWarning, match="once: process 1 terminated with signal SIGKILL. It is restarted, 2 more"):
         found = run_cells(cells, tmp_path / "results", progress=False)
     assert found == {"once": {"pid": os.getpid()}}
     always = [Cell("always", jobs.start, {"marker": tmp_path / "always", "times": 9}, {})]
