@@ -133,7 +133,7 @@ def test_every_explainer_on_every_head(name: str, head: str) -> None:
         # Absolute gradients of a logit and of its negative may be the same.
         if classes > 1 or type(explainer).__name__ != "CaptumExplainer":
             assert not torch.equal(*maps)
-        with pytest.raises(ValueError, match="Expected targets from 0"):
+        with pytest.raises(ValueError, match="Allowed are 0 to"):
             explainer(inputs, max(classes, 2))
 
 
