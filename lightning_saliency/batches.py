@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_saliency.functional.class_labels import main_classes, no_classes
+from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.functional.localization import boxes_to_masks
 
 #: Keys under which dictionaries usually carry each thing, the likeliest first.
@@ -66,6 +68,44 @@ def find_labels(batch: object, count: int) -> Tensor | None:
     return None
 
 
+def find_classes(batch: object, count: int) -> Tensor | None:
+    """The class of each image in a batch.
+
+    The integers of `find_labels` come first, then labels in the other forms that `main_classes` knows, masks being the
+    last; then numbers that are no classes, see `no_classes`.
+
+    Returns:
+        ``[count]`` int64, -1 for an image without a class, -1 − N for N numbers that are none; ``None`` where the batch
+        carries no labels at all.
+
+    Example:
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> find_classes((images, torch.tensor([4, 2])), 2), find_classes((images, torch.tensor([[1.0], [0.0]])), 2)
+        (tensor([4, 2]), tensor([1, 0]))
+        >>> find_classes((images, torch.tensor([0.2, 31.0])), 2)
+        tensor([-2, -2])
+    """
+    labels = find_labels(batch, count)
+    if labels is not None:
+        return main_classes(labels, count)
+    for read in (main_classes, no_classes):
+        for value in label_candidates(batch):
+            found = read(value, count)
+            if found is not None:
+                return found
+    return None
+
+
+def label_candidates(batch: object) -> list[Tensor]:
+    """The tensors of a batch that may be labels, those under the usual keys first: vectors and matrices, then masks."""
+    try:
+        images: Tensor | None = find_images(batch)
+    except BatchError:
+        images = None
+    leaves = [value for value in walk(batch, LABEL_KEYS) if isinstance(value, Tensor) and value is not images]
+    return [value for value in leaves if 0 < value.ndim < 3] + [value for value in leaves if value.ndim > 2]
+
+
 def find_objects(batch: object, size: tuple[int, int]) -> Tensor | None:
     """The regions of the objects of each image, from its boxes or masks.
 
@@ -90,11 +130,18 @@ def find_objects(batch: object, size: tuple[int, int]) -> Tensor | None:
     return None
 
 
-def find_logits(outputs: object, count: int) -> Tensor | None:
-    """The class scores ``[count, N]`` in what a step returned, or ``None`` where it returned none.
+def find_predictions(outputs: object, count: int) -> Tensor | None:
+    """The predicted class of each image by what a step returned, ``[count]`` int64, or ``None`` where nothing tells.
 
-    Predicted classes ``[count]`` (integers) are accepted in their place.
+    Read are logits ``[count, N]``, of which ``[count, 1]`` is one logit that says yes or no; under the usual keys of a
+    dictionary also one logit ``[count]`` and the logits of pixels ``[count, N, h, w]``, see ``predicted_classes``; and
+    predicted classes ``[count]`` (integers).
+
+    Example:
+        >>> find_predictions({"loss": torch.tensor(0.7), "logits": torch.tensor([[1.5], [-0.5]])}, 2)
+        tensor([1, 0])
     """
+    named = isinstance(outputs, Mapping)
     if isinstance(outputs, Mapping):
         candidates = [outputs[key] for key in LOGIT_KEYS if key in outputs]
     else:
@@ -102,8 +149,10 @@ def find_logits(outputs: object, count: int) -> Tensor | None:
     for value in candidates:
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != count:
             continue
-        if (value.ndim == 2 and value.is_floating_point()) or (value.ndim == 1 and not value.is_floating_point()):
-            return value
+        if value.ndim == 1 and not value.is_floating_point():
+            return value.long()
+        if value.is_floating_point() and value.numel() and (value.ndim == 2 or (named and value.ndim in (1, 4))):
+            return predicted_classes(value[:, None] if value.ndim == 1 else value)
     return None
 
 

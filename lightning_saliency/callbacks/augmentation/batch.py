@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.batches import LABEL_KEYS, BatchError, describe, find_images, follow, walk
+from lightning_saliency.batches import LABEL_KEYS, BatchError, describe, find_images, follow, label_candidates, walk
+from lightning_saliency.functional.class_labels import label_classes
 
 
 def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> Tensor:
@@ -20,11 +21,11 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
         count: B, the number of images.
         key: Where the labels are, a dictionary key, a position or a dotted path of both; ``None`` searches: under the
             usual keys of labels; then for integers ``[B]`` or weights ``[B, N]``, whichever comes first; then for
-            weights ``[B]``.
+            weights ``[B]``; then for masks.
 
     Returns:
-        ``[B]`` int64, a class an image; or ``[B, N]`` float32 in [0, 1], the weight of each class (multi-label and soft
-        labels; a yes-no label ``[B]`` of bools or floats becomes ``[B, 1]``).
+        ``[B]`` int64, a class an image, -1 for none; or ``[B, N]`` float32 in [0, 1], the weight of each class
+        (multi-label and soft labels). See ``label_classes``.
 
     Raises:
         BatchError: If the batch has no ground truth for B images.
@@ -36,18 +37,19 @@ def find_ground_truth(batch: Any, count: int, key: str | int | None = None) -> T
         tensor([[1., 0., 1.]])
     """
     where = batch if key is None else follow(batch, key)
-    leaves = list(walk(where, LABEL_KEYS))
-    likely = [value for value in leaves if isinstance(value, Tensor) and (value.ndim == 2 or _is_class(value, count))]
+    values = [where] if key is not None and isinstance(where, Tensor) else label_candidates(where)
+    likely = [value for value in values if value.ndim == 2 or _is_class(value, count)]
+    usual = [value for value in _usual(where) if any(value is candidate for candidate in values)]
     # The usual keys first: besides its weights, a batch may carry indices or other whole numbers [B].
-    for value in (*_usual(where), *likely, *leaves):
-        truth = _as_truth(value, count)
+    for value in (*usual, *likely, *values):
+        truth = label_classes(value, count)
         if truth is not None:
             return truth
     given = "" if key is None else f" under label_key={key!r}"
     raise BatchError(
         f"Found no ground truth for the {count} images of the batch{given}, which is {describe(batch)}. Allowed are "
-        "integer classes [B] and weights [B, N] in [0, 1]; say where they are with label_key=, for "
-        "example label_key='target' or label_key=1."
+        "integer classes [B], weights [B, N] in [0, 1] and masks [B, H, W] of classes; say where they are with "
+        "label_key=, for example label_key='target' or label_key=1."
     )
 
 
@@ -64,15 +66,6 @@ def _usual(batch: Any) -> Iterator[Any]:
 
 def _is_class(value: Tensor, count: int) -> bool:
     return value.shape == (count,) and not value.is_floating_point() and value.dtype != torch.bool
-
-
-def _as_truth(value: Any, count: int) -> Tensor | None:
-    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or value.shape[0] != count or not value.numel():
-        return None
-    if _is_class(value, count):
-        return value.long()
-    weights = value.detach().float().reshape(count, -1)
-    return weights if bool(((weights >= 0) & (weights <= 1)).all()) else None
 
 
 def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,7 +94,7 @@ def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
 def looks_multi_label(truth: Tensor) -> bool:
     """Whether a batch's ground truth looks like one of classes that do not exclude each other.
 
-    Zeros and ones do, unless each row is the one-hot code of a single class; a single column, yes or no, always does.
+    Zeros and ones do, unless each row is the one-hot code of a single class.
 
     Args:
         truth: Classes ``[B]`` or weights ``[B, N]``, as ``find_ground_truth`` returns them.
@@ -113,8 +106,6 @@ def looks_multi_label(truth: Tensor) -> bool:
     """
     if truth.ndim == 1:
         return False
-    if truth.shape[1] == 1:
-        return True
     hard = ((truth == 0) | (truth == 1)).all()
     return bool(hard & (truth.sum(1) != 1).any())
 

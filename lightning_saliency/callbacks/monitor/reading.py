@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_saliency.batches import find_images, find_labels, find_logits, find_objects
+from lightning_saliency.batches import find_classes, find_images, find_objects, find_predictions
 from lightning_saliency.callbacks.monitor.options import check_layers
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.functional.statistics import Statistic
@@ -148,13 +148,13 @@ def sample_records(found: PassMaps, pending: _Pending, outputs: Any, batch: Any)
         batch: Searched for labels.
     """
     place = {image: position for position, image in enumerate(found.images)}
-    labels, logits = find_labels(batch, pending.batch_size), find_logits(outputs, pending.batch_size)
+    labels, predictions = find_classes(batch, pending.batch_size), find_predictions(outputs, pending.batch_size)
     return {
         slot: SampleRecord(
             image=pending.shown[position],
             statistics=[map_[place[row]].float().cpu() for map_ in found.maps],
             label=None if labels is None else int(labels[row]),
-            prediction=None if logits is None else int(logits[row].argmax() if logits.ndim == 2 else logits[row]),
+            prediction=None if predictions is None else int(predictions[row]),
         )
         for position, (row, slot) in enumerate(pending.pairs)
         if row in place

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lightning_saliency.batches import BatchError, describe, find_images, find_labels
+from lightning_saliency.batches import BatchError, describe, find_classes, find_images
 from lightning_saliency.data.masked.open_stores import Stores
 from lightning_saliency.explainers import Explainer, ExplainerSpec
+from lightning_saliency.explainers.labelled import explain_labels
+from lightning_saliency.functional.class_labels import NO_CLASS
 
 Targets = Literal["predicted", "label"]
 
@@ -57,13 +59,13 @@ class OnlineMaps:
             seen = images.to(parameter.dtype)  # "true" half precision gives half-precision images
         labels = self._labels(batch, images.shape[0])
         with nullcontext() if context is None else context:
-            return images, self.explainer(seen, labels)
+            return images, explain_labels(self.explainer, seen, labels)
 
     def _labels(self, batch: Any, count: int) -> Tensor | None:
         if self.targets == "predicted":
             return None
-        labels = find_labels(batch, count)
-        if labels is None:
+        labels = find_classes(batch, count)
+        if labels is None or bool((labels < NO_CLASS).any()):
             raise BatchError(
                 f"Found no integer labels [{count}] in the batch, which is {describe(batch)}. targets='label' needs "
                 "them; use targets='predicted' for batches without."
