@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -15,6 +14,8 @@ from typing import Any, Literal
 import torch
 import torchvision
 from torch import Tensor, nn
+
+from lightning_saliency.files import file_of_this_machine, reading
 
 # Entries of a checkpoint that hold the network's state, and what wrappers put before its keys, the plainest first.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
@@ -126,15 +127,17 @@ def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = 
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no state dict, or one that does not fit the network.
     """
-    path = Path(checkpoint)
+    path = file_of_this_machine(checkpoint, "checkpoint")
     if not path.is_file():
         raise FileNotFoundError(f"Got the checkpoint {path}, where there is no file. Give the path of a state dict.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    # A file that is cut short, of another kind or not to be read raises anything: EOFError, OSError, KeyError, ...
+    except Exception as error:
         raise ValueError(
-            f"Got the checkpoint {path}, which is damaged or holds more than tensors and plain values. Save the "
-            "network's state_dict() by itself with torch.save."
+            f"Got the checkpoint {path}, which is damaged or holds more than tensors and plain values "
+            f"({type(error).__name__}: {next(iter(str(error).splitlines()), '')}). Save the network's state_dict() by "
+            "itself with torch.save."
         ) from error
     own = network.state_dict()
     state = _state_of(content, own, path)
@@ -206,7 +209,8 @@ def _network_of_file(
     if specification is None or specification.loader is None:
         raise ValueError(f"Got {path}, which cannot be loaded. Allowed are Python files; give one.")
     module = sys.modules[name] = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    with reading(path, "Python file", "Correct it; importing it by itself shows where it fails."):
+        specification.loader.exec_module(module)
     build: Callable[..., nn.Module] | None = getattr(module, function, None)
     if not callable(build):
         raise ValueError(f"Got {function!r}, which {path} does not define. Name a function or class of that file.")
@@ -243,7 +247,9 @@ def _state_of(content: object, own: Mapping[str, Tensor], path: Path) -> dict[st
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not any(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise ValueError(
             f"Got the checkpoint {path} without a state dict. Allowed are a mapping of names to tensors, and one that "
             f"holds it under one of {_STATE_KEYS}; save the network's state_dict()."
@@ -252,7 +258,7 @@ def _state_of(content: object, own: Mapping[str, Tensor], path: Path) -> dict[st
         prefix: {
             key.removeprefix(prefix): value
             for key, value in content.items()
-            if key.startswith(prefix) and isinstance(value, Tensor)
+            if isinstance(key, str) and key.startswith(prefix) and isinstance(value, Tensor)
         }
         for prefix in _PREFIXES
     }

@@ -1,9 +1,8 @@
-"""Which submodule of a LightningModule is watched, how it is run, and where the run keeps its files."""
+"""Which submodule of a LightningModule is watched, at which scales, and what its classes are called."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytorch_lightning as pl
 from torch import nn
@@ -71,18 +70,6 @@ def logged_step(trainer: pl.Trainer) -> int:
     if trainer.state.fn == "fit":
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
     return trainer.global_step
-
-
-def run_folder(trainer: pl.Trainer) -> Path:
-    """Where this run keeps its files: the first logger's folder for it, else the trainer's root. Call on rank zero."""
-    for logger in trainer.loggers:
-        folder = getattr(logger, "log_dir", None)
-        if folder is not None:
-            return Path(folder)
-        if logger.save_dir is not None and logger.version is not None:
-            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-            return Path(logger.save_dir) / str(logger.name) / version
-    return Path(trainer.default_root_dir)
 
 
 def class_names(trainer: pl.Trainer) -> Sequence[str] | None:

@@ -20,6 +20,7 @@ from lightning_saliency.data.masked.store import SaliencyStore
 from lightning_saliency.data.masked.transforms import image_size, split_image
 from lightning_saliency.data.masked.whole_images import WholeImages, check_whole, data_fingerprint
 from lightning_saliency.explainers import Explainer, ExplainerOption, ExplainerSpec
+from lightning_saliency.files import file_of_this_machine, safe_names
 from lightning_saliency.networks import weights_fingerprint
 
 # Options that change how fast a map is made, not what it is.
@@ -87,7 +88,7 @@ class SaliencyWriter(pl.Callback):
             )
         if targets not in get_args(Targets):
             raise ValueError(f"Got targets={targets!r}. Allowed are 'predicted' and 'label'.")
-        self.path = Path(path)
+        self.path = file_of_this_machine(path, "store")
         self.explainer = explainer if isinstance(explainer, Explainer) else ExplainerSpec.parse(explainer)
         self.size = (size, size) if isinstance(size, int) else size
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
@@ -184,7 +185,8 @@ class SaliencyWriter(pl.Callback):
                 f"Got {count} loaders and stages={self.stages}. Allowed is a name for each loader's store; give stages="
                 "('train', 'val', ...)."
             )
-        return [self.path / f"{stage}.npy" for stage in stages]
+        names = safe_names(stages)
+        return [self.path / f"{names[stage]}.npy" for stage in stages]
 
     def _map_size(self, dataset: Any) -> tuple[int, int]:
         height, width = image_size(split_image(dataset[0])[0])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lightning_saliency.cli._configs import check_configs
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import with_underscores
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = COMMANDS[given[0]]
         run = getattr(importlib.import_module(f"lightning_saliency.cli.{command.module}"), command.function)
         try:
+            check_configs(given[1:])
             status: int = run(with_underscores(given[1:]))
         except UsageError as error:
             print(f"lightning-saliency {given[0]}: {error}", file=sys.stderr)

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+
+from lightning_saliency.files import location
 
 
 def fit(arguments: Sequence[str]) -> int:
@@ -39,8 +41,25 @@ def _run(subcommand: str, arguments: Sequence[str]) -> int:
         pl.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SaveConfigBeside,
         parser_kwargs={"prog": "lightning-saliency"},
         args=[subcommand, *arguments],
     )
     return 0
+
+
+class SaveConfigBeside(SaveConfigCallback):
+    """Saves the configuration of a run beside whatever is there: ``config.yaml``, else ``config_1.yaml`` and so on.
+
+    Without a logger that is the folder in which the command was started, where ``config.yaml`` may be the user's own.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lightning's hook."""
+        folder = trainer.log_dir  # of every process: they tell it one another
+        if trainer.is_global_zero and not self.already_saved and folder is not None:
+            place, number = location(folder), 0
+            while (place / self.config_filename).exists():
+                number += 1
+                self.config_filename = f"config_{number}.yaml"
+        super().setup(trainer, pl_module, stage)

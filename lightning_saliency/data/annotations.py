@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from torchvision.datasets import VOCDetection
+
+from lightning_saliency.files import file_of_this_machine, read_json, read_text, reading
 
 AnnotationFormat = Literal["csv", "coco", "voc"]
 Box = tuple[float, float, float, float]
@@ -64,7 +68,7 @@ def read_annotations(
         FileNotFoundError: If ``path`` does not exist.
         ValueError: If the format is unknown, or the file is not in that format.
     """
-    path = Path(path)
+    path = file_of_this_machine(path, "annotations")
     if annotation_format not in _READERS:
         raise ValueError(
             f"Got format={annotation_format!r}. Allowed are {', '.join(map(repr, _READERS))}; use one of them."
@@ -90,14 +94,9 @@ def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file has another content.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Got {path} as classes, where there is no file. Give its path from the current folder."
-        )
+    path = file_of_this_machine(path, "file of classes")
     if path.suffix.lower() == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = [row for _, row in _csv_rows(path, "file of classes")[1]]
         if not rows or not {"class_index", "name"} <= rows[0].keys():
             raise ValueError(
                 f"Got the columns {list(rows[0]) if rows else []} in {path}. Allowed are class_index and name; correct "
@@ -105,11 +104,13 @@ def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
             )
         listed: dict[str, list[int]] = {}
         for row in rows:
-            listed.setdefault(row["name"], []).append(int(row["class_index"]))
+            with _naming_file(path, "a file of classes"):
+                listed.setdefault(row["name"], []).append(int(row["class_index"]))
         return {name: tuple(indices) for name, indices in listed.items()}
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, "file of classes")
     if isinstance(content, list):
-        content = {name: index for index, name in enumerate(content)}
+        with _naming_file(path, "a list of classes' names"):
+            content = {name: index for index, name in enumerate(content)}
     indices = {
         str(name): tuple(of) if isinstance(of, list) else (of,)
         for name, of in (content.items() if isinstance(content, dict) else ())
@@ -133,36 +134,48 @@ _Found = dict[Path, list[LabelledObject]]
 def _read_csv(path: Path, images: Path | None) -> _Found:
     folder = path.parent if images is None else images
     found: _Found = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        name_column = next((column for column in _NAMES if column in columns), None)
-        index_column = next((column for column in _INDICES if column in columns), None)
-        corners = [corner for corner in _CORNERS if corner in columns]
-        if "file" not in columns or not (name_column or index_column) or len(corners) not in (0, 4):
+    columns, rows = _csv_rows(path, "file of annotations")
+    name_column = next((column for column in _NAMES if column in columns), None)
+    index_column = next((column for column in _INDICES if column in columns), None)
+    corners = [corner for corner in _CORNERS if corner in columns]
+    if "file" not in columns or not (name_column or index_column) or len(corners) not in (0, 4):
+        raise ValueError(
+            f"Got the columns {columns} in {path}. Allowed are file, class_name and/or class_index, and "
+            "either all or none of xmin, ymin, xmax, ymax; rename them."
+        )
+    for number, row in rows:
+        empty = [column for column in ("file", name_column) if column and not row[column]]
+        if empty:
             raise ValueError(
-                f"Got the columns {list(columns)} in {path}. Allowed are file, class_name and/or class_index, and "
-                "either all or none of xmin, ymin, xmax, ymax; rename them."
+                f"Got line {number} of {path} without {empty[0]}. Allowed is one in each line; correct the line."
             )
-        for row in reader:
-            try:
-                index = int(row[index_column]) if index_column else None
-                box = _box([float(row[corner]) for corner in corners])
-            except (ValueError, TypeError) as error:
-                raise ValueError(
-                    f"Got line {reader.line_num} of {path}, which cannot be read: {error}. Allowed are numbers in the "
-                    f"columns {[*([index_column] if index_column else []), *corners]}; correct the line."
-                ) from error
-            name = row[name_column] if name_column else str(index)
-            found.setdefault(folder / row["file"], []).append(LabelledObject(name, index, box))
+        try:
+            index = int(row[index_column]) if index_column else None
+            box = _box([float(row[corner]) for corner in corners])
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"Got line {number} of {path}, which cannot be read: {error}. Allowed are numbers in the "
+                f"columns {[*([index_column] if index_column else []), *corners]}; correct the line."
+            ) from error
+        name = row[name_column] if name_column else str(index)
+        found.setdefault(folder / row["file"], []).append(LabelledObject(name, index, box))
     return found
+
+
+def _csv_rows(path: Path, what: str) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """A CSV file's columns, and each row with the number of its line."""
+    text = read_text(path, what)
+    with reading(path, what):
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        return list(reader.fieldnames or []), [(reader.line_num, row) for row in reader]
 
 
 def _read_coco(path: Path, images: Path | None) -> _Found:
     """Read COCO's JSON without pycocotools, which this package does not otherwise need."""
     folder = path.parent if images is None else images
+    text = read_text(path, "file of COCO's instances")
     with _naming_file(path, "a file of COCO's instances"):
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(text)
     if not isinstance(content, Mapping) or not {"images", "categories", "annotations"} <= content.keys():
         raise ValueError(
             f"Got {path} without images, categories or annotations. Allowed are files of COCO's instances; give one."
@@ -183,13 +196,15 @@ def _read_voc(path: Path, images: Path | None) -> _Found:
     folder = (path if path.is_dir() else path.parent).parent / "JPEGImages" if images is None else images
     found: _Found = {}
     for file in sorted(path.glob("*.xml")) if path.is_dir() else [path]:
+        with reading(file, "annotation of VOC's"):
+            data = file.read_bytes()
         with _naming_file(file, "an annotation of VOC's"):
-            parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
-        if "annotation" not in parsed or "filename" not in parsed["annotation"]:
+            parsed = VOCDetection.parse_voc_xml(ElementTree.fromstring(data))
+        annotation = parsed.get("annotation")
+        if not isinstance(annotation, Mapping) or not isinstance(annotation.get("filename"), str):
             raise ValueError(
                 f"Got {file} without <annotation> or <filename>. Allowed are annotations of VOC's; move the file away."
             )
-        annotation = parsed["annotation"]
         for thing in annotation.get("object", []):
             with _naming_file(file, "an annotation of VOC's"):
                 x1, y1, x2, y2 = (float(thing["bndbox"][corner]) for corner in _CORNERS)
@@ -208,7 +223,8 @@ def _naming_file(path: Path, kind: str) -> Iterator[None]:
     """Turn errors in a file's content into an error that names the file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, ElementTree.ParseError) as error:
+    # A file that was cut short or made by another program has anything in the place of anything.
+    except Exception as error:
         missing = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"Got {path}, which cannot be read: {missing}. Allowed is {kind}; correct it.") from error
 
@@ -217,4 +233,6 @@ def _box(corners: Sequence[float]) -> Box | None:
     if not corners:
         return None
     x1, y1, x2, y2 = (float(corner) for corner in corners)
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise ValueError(f"a box has the corners {[x1, y1, x2, y2]}")
     return x1, y1, x2, y2

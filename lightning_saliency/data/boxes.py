@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -27,6 +26,8 @@ from lightning_saliency.data.annotations import (
     read_annotations,
     read_class_indices,
 )
+from lightning_saliency.data.image_files import picture_size, read_picture
+from lightning_saliency.files import reading
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
 __all__ = [
@@ -131,8 +132,7 @@ class BoxedImages(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image, labels = self._chosen[index]
-        with Image.open(image.path) as opened:
-            pixels = v2.functional.pil_to_tensor(opened.convert("RGB"))
+        pixels = v2.functional.pil_to_tensor(read_picture(image.path))
         return Sample(
             name=image.path.name,
             image=torch.as_tensor(self._pixels(tv_tensors.Image(pixels))).as_subclass(Tensor),
@@ -161,7 +161,8 @@ class BoxedImages(Dataset[Sample]):
         digest = hashlib.sha256(json.dumps([self.resize, self.crop, self.normalization]).encode())
         for image, labels in self._chosen:
             digest.update(image.path.name.encode())
-            digest.update(hashlib.sha256(image.path.read_bytes()).digest())
+            with reading(image.path, "image"):
+                digest.update(hashlib.sha256(image.path.read_bytes()).digest())
             for label, (candidates, boxes) in labels.items():
                 digest.update(json.dumps([label, candidates, None if boxes is None else boxes.tolist()]).encode())
         return digest.hexdigest()
@@ -204,8 +205,7 @@ class BoxedImages(Dataset[Sample]):
 
     def _moved(self, boxes: Tensor, image: LabelledImage) -> Tensor:
         """The boxes in the transformed image, cut at its border."""
-        with Image.open(image.path) as opened:
-            size = (opened.height, opened.width)
+        size = picture_size(image.path)
         moved = self._geometry(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size))
         cut: Tensor = v2.functional.clamp_bounding_boxes(moved).as_subclass(Tensor)
         return cut[((cut[:, 2:] - cut[:, :2]) >= _MIN_SIDE).all(1)]

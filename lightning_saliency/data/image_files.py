@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from lightning_saliency.files import file_of_this_machine, read_text, reading
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
 #: Endings of files that are taken for images when a folder is given.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+_REMEDY = "Leave it out, or save it anew."
+_ORIENTATION = 0x0112
 
 
 class ImageFiles(Dataset[dict[str, Tensor]]):
@@ -62,9 +70,13 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         ValueError: If a path does not exist, or a folder holds no image.
     """
     files: list[Path] = []
-    for path in map(Path, paths):
+    for path in (file_of_this_machine(path, "image") for path in paths):
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+            found = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith(".") and file.is_file()
+            )
             if not found:
                 raise ValueError(
                     f"Got the folder {path}, which holds no image. Allowed are files ending in "
@@ -82,13 +94,10 @@ def read_image(path: Path, resize: int, crop: int) -> Tensor:
     """One image file as ``[3, crop, crop]`` in [0, 1]; with ``crop`` 0 whole, its shorter side ``resize`` pixels.
 
     Raises:
-        ValueError: If the file cannot be read as an image.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no image that can be read.
     """
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"Got {path}, which cannot be read as an image ({error}). Leave it out.") from error
+    image = read_picture(path)
     steps: list[nn.Module] = [v2.ToImage(), v2.Resize(resize, antialias=True)]
     if crop:
         steps.append(v2.CenterCrop(crop))
@@ -97,10 +106,82 @@ def read_image(path: Path, resize: int, crop: int) -> Tensor:
     return torch.as_tensor(shown)
 
 
+def read_picture(path: str | Path) -> Image.Image:
+    """An image file as RGB with 8 bits a channel, upright: all images of this package are read here.
+
+    - A photograph that its camera marked as turned (EXIF) is turned back.
+    - Grey images of 16 or 32 bits or of floats have no common white: each is stretched from its least to its greatest
+      value. Values that are not finite become black.
+    - What is transparent lies on white.
+    - Of several frames the first is taken.
+
+    Args:
+        path: A file in any format that Pillow reads.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no image, is damaged or cut short, is a folder, may not be read, or has so many
+            pixels that Pillow takes it for an attack (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    with reading(path, "image", _REMEDY), Image.open(path) as opened:
+        opened.load()
+        upright = ImageOps.exif_transpose(opened) if _is_turned(opened) else opened
+        return _rgb(upright)
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of what `read_picture` returns, from the file's first bytes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no image.
+    """
+    with reading(path, "image", _REMEDY), Image.open(path) as opened:
+        if opened.format == "TIFF":
+            opened.load()  # of these alone Pillow turns the pixels itself, at a time that differs between its versions
+        lies = _orientation(opened) >= 5
+        return (opened.width, opened.height) if lies else (opened.height, opened.width)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return 2 <= _orientation(image) <= 8
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says: 1 is upright, from 5 on height and width are exchanged."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # what a camera wrote beside the image may be damaged where the image is not
+        return 1
+    return found if isinstance(found, int) and found <= 8 else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_stretched(np.asarray(image).astype(np.float64))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretched(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ValueError("no value in it is finite")
+    least, greatest = values[finite].min(), values[finite].max()
+    # Halved first: the range of 64-bit floats may be no float.
+    span = greatest / 2 - least / 2
+    shares = (np.where(finite, values, least) / 2 - least / 2) / (span if span > 0 else 1.0)
+    stretched: npt.NDArray[np.uint8] = (255 * shares).round().astype(np.uint8)
+    return stretched
+
+
 def read_class_names(path: str | Path) -> list[str]:
     r"""The names of classes in a file: the column ``name`` of a CSV file (or its last column), else one name per line.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read.
 
     Example:
@@ -110,12 +191,11 @@ def read_class_names(path: str | Path) -> list[str]:
         ...     read_class_names(Path(folder, "classes.csv"))
         ['cat', 'dog']
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Got the file of class names {path}, which cannot be read ({error}). Check it.") from error
+    text = read_text(path, "file of class names")
+    with reading(path, "file of class names"):
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     if rows and "name" in rows[0]:
         column = rows[0].index("name")
-        return [row[column] for row in rows[1:]]
+        with reading(path, "file of class names", "Give each line a name."):
+            return [row[column] for row in rows[1:] if row]
     return [row[-1] for row in rows if row]

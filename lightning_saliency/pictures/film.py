@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_saliency.files import write_atomically
+from lightning_saliency.files import Location, RemotePath, location, reading, safe_names, write_atomically
 from lightning_saliency.pictures.tensors import png_bytes
 
 _FILE_NAME = re.compile(r"(?:start|epoch=(?P<epoch>\d+))-step=(?P<step>\d+)\.png")
@@ -24,12 +27,12 @@ class Frame:
     """One picture of a film.
 
     Args:
-        path: The PNG file.
+        path: The PNG file, a ``pathlib.Path`` or, on a remote store, a `RemotePath`.
         epoch: The epoch after which it was taken, from 0; -1 for the network before training.
         step: Number of optimiser steps at that time (``trainer.global_step``).
     """
 
-    path: Path
+    path: Location
     epoch: int
     step: int
 
@@ -53,9 +56,12 @@ class Film:
     Only files with a frame's name are ever counted or deleted.
 
     Args:
-        folder: Where the views' folders go; created with the first picture.
+        folder: Where the views' folders go; created with the first picture. A path, or the URL of a remote store that
+            fsspec knows, such as ``s3://bucket/run`` (its package must be installed, as for Lightning's checkpoints).
         max_megabytes: The bound on all frames together, in 10⁶ bytes. The first and the latest frame of each view are
             kept even if they alone exceed it; a warning then says so once.
+        views: The names of the views to come, as far as they are known: folders that they would share, also where
+            capitals do not count, are told apart by a hash.
 
     Raises:
         ValueError: If ``max_megabytes`` is not positive.
@@ -70,34 +76,34 @@ class Film:
         ['lovi'] ['start-step=0000000.png', 'epoch=0000-step=0000050.png', 'epoch=0001-step=0000100.png']
     """
 
-    def __init__(self, folder: Path, max_megabytes: float = 64.0) -> None:
+    def __init__(self, folder: str | Path | RemotePath, max_megabytes: float = 64.0, views: Iterable[str] = ()) -> None:
         if not max_megabytes > 0:
             raise ValueError(
                 f"Got max_megabytes={max_megabytes}. Allowed are positive numbers; give the disk space for the film."
             )
-        self.folder = Path(folder)
+        self.folder = location(folder)
         self.max_megabytes = max_megabytes
-        self._views: dict[str, str] = {}
+        self._names = safe_names(views)
         self._off = False
         self._said_thinned = False
         self._said_too_small = False
 
-    def add(self, view: str, picture: npt.NDArray[np.uint8], *, epoch: int, step: int) -> Path | None:
+    def add(self, view: str, picture: npt.NDArray[np.uint8], *, epoch: int, step: int) -> Location | None:
         """Keep a picture; one of the same epoch and step is replaced.
 
         Args:
-            view: Its view's name, such as ``"lovi"``; in the folder's name, anything but letters, digits, ``.``, ``_``
-                and ``-`` becomes an underscore, and none of ``.`` and ``_`` stay at its ends.
+            view: Its view's name, such as ``"lovi"``; it may hold anything, see `lightning_saliency.files.safe_names`
+                for the name of its folder.
             picture: ``[H, W, 3]`` uint8, RGB.
             epoch: From 0; -1 for the network before training.
             step: The optimiser steps made so far, from 0.
 
         Returns:
             The file, or ``None`` where the film is off: the folder could not be written to (no permission, no space
-            left), now or before. A warning says so the first time, and nothing is tried again.
+            left, no connection), now or before. A warning says so the first time, and nothing is tried again.
 
         Raises:
-            ValueError: If an argument is out of its range, or if two views would share a folder.
+            ValueError: If an argument is out of its range.
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
             raise ValueError(
@@ -109,22 +115,18 @@ class Film:
                 f"Got epoch={epoch}, step={step}. Allowed are epochs from -1 (before training) and steps from 0; "
                 "give trainer.current_epoch and trainer.global_step."
             )
-        name = _folder_name(view)
-        if self._views.setdefault(name, view) != view:
-            raise ValueError(
-                f"Got the views {self._views[name]!r} and {view!r}, both with the folder {name!r}. Allowed are views "
-                "with folders of their own; rename one of them."
-            )
         if self._off:
             return None
-        path = self.folder / name / _file_name(epoch, step)
+        name = _file_name(epoch, step)
         try:
+            path = self._folder(view) / name
             _write(path, picture)
             self._thin_out(path)
-        except OSError as error:
+        # A remote store's package raises anything; a picture less must not end a training run.
+        except Exception as error:
             self._off = True
             warnings.warn(
-                f"The film in {self.folder} is off for the rest of the run: {path.name} of {view!r} could not be kept "
+                f"The film in {self.folder} is off for the rest of the run: {name} of {view!r} could not be kept "
                 f"({type(error).__name__}: {error}). Training goes on; pictures in loggers are not affected. "
                 "Free some space or choose a folder that can be written to.",
                 RuntimeWarning,
@@ -135,7 +137,7 @@ class Film:
 
     def frames(self, view: str) -> list[Frame]:
         """The frames of a view, by step; empty where there are none."""
-        return _frames_in(self.folder / _folder_name(view))
+        return _frames_in(self._folder(view))
 
     def views(self) -> list[str]:
         """The names of the folders that hold frames, sorted."""
@@ -143,10 +145,30 @@ class Film:
             return []
         return sorted(path.name for path in self.folder.iterdir() if _frames_in(path))
 
-    def _thin_out(self, newest: Path) -> None:
+    def rewind(self, step: int) -> None:
+        """Begin at a step: later frames, of another run or of one that was stopped after its checkpoint, go aside.
+
+        They are kept in ``<folder>/rewound/<view>/`` and belong to the film no more.
+
+        Args:
+            step: The optimiser steps made so far.
+        """
+        for view in self.views():
+            for frame in _frames_in(self.folder / view):
+                if frame.step > step:
+                    _move(frame.path, self.folder / "rewound" / view / frame.path.name)
+
+    def _folder(self, view: str) -> Location:
+        if view not in self._names:
+            known = set(self._names.values())
+            # A folder's own name is a name of its view, too.
+            self._names[view] = view if view in known else safe_names([*self._names, view])[view]
+        return self.folder / self._names[view]
+
+    def _thin_out(self, newest: Location) -> None:
         limit = self.max_megabytes * _BYTES_PER_MEGABYTE
         films = [self.frames(view) for view in self.views()]
-        sizes = {frame.path: frame.path.stat().st_size for frames in films for frame in frames}
+        sizes = {frame.path: _size(frame.path) for frames in films for frame in frames}
         while sum(sizes.values()) > limit:
             victims = {path for frames in films for path in _every_second(frames, newest)}
             if not victims:
@@ -175,11 +197,11 @@ class Film:
             )
 
 
-def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8]:
+def film_strip(folder: str | Path | RemotePath, view: str, frames: int = 6) -> npt.NDArray[np.uint8]:
     """Frames of a view, evenly spaced over the run, one below the other, each labelled with its epoch.
 
     Args:
-        folder: The film's folder.
+        folder: The film's folder, a path or a URL.
         view: One of its views.
         frames: Maximum number of frames, including the first and the latest (1: only the latest).
 
@@ -188,7 +210,7 @@ def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8
         filled up with white.
 
     Raises:
-        ValueError: If ``frames`` is not positive, or the film has no such view.
+        ValueError: If ``frames`` is not positive, the film has no such view, or a frame cannot be read.
     """
     if frames < 1:
         raise ValueError(f"Got frames={frames}. Allowed is at least 1; give the number of pictures to show.")
@@ -202,7 +224,10 @@ def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8
     shown = _evenly_spaced(kept, frames)
     pictures = []
     for frame in shown:
-        with Image.open(frame.path) as image:
+        with (
+            reading(frame.path, "frame of a film", "Delete it."),
+            Image.open(io.BytesIO(frame.path.read_bytes())) as image,
+        ):
             pictures.append(image.convert("RGB"))
     font = ImageFont.load_default(size=min(24, max(10, min(picture.height for picture in pictures) // 8)))
     margin = 12 + max(round(font.getlength(frame.label)) for frame in shown)
@@ -225,21 +250,11 @@ def film_strip(folder: Path, view: str, frames: int = 6) -> npt.NDArray[np.uint8
     return np.array(strip)
 
 
-def _folder_name(view: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", view).strip("._")
-    if not name:
-        raise ValueError(
-            f"Got view={view!r}, after which a folder is named. Allowed are names with at least one of A-Z a-z 0-9 -; "
-            "choose another name."
-        )
-    return name
-
-
 def _file_name(epoch: int, step: int) -> str:
     return f"{'start' if epoch < 0 else f'epoch={epoch:04d}'}-step={step:07d}.png"
 
 
-def _frames_in(folder: Path) -> list[Frame]:
+def _frames_in(folder: Location) -> list[Frame]:
     if not folder.is_dir():
         return []
     matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in folder.iterdir()]
@@ -247,13 +262,26 @@ def _frames_in(folder: Path) -> list[Frame]:
     return sorted(frames, key=lambda frame: (frame.step, frame.epoch))
 
 
-def _write(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of this frame, left by a run that was killed
-        leftover.unlink(missing_ok=True)
+def _size(path: Location) -> int:
+    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
+
+
+def _move(path: Location, target: Location) -> None:
+    if isinstance(path, RemotePath) and isinstance(target, RemotePath):
+        path.move_to(target)
+    elif isinstance(path, Path) and isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+
+
+def _write(path: Location, picture: npt.NDArray[np.uint8]) -> None:
+    if isinstance(path, Path):
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of this frame, left by a run that was killed
+            leftover.unlink(missing_ok=True)
     write_atomically(path, png_bytes(picture))
 
 
-def _every_second(frames: list[Frame], newest: Path) -> list[Path]:
+def _every_second(frames: list[Frame], newest: Location) -> list[Location]:
     """Half of the frames between the first and the last, each time the one whose neighbours are closest together.
 
     At equal distances these are the second, the fourth and so on.

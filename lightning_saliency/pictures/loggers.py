@@ -12,11 +12,14 @@ import numpy.typing as npt
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from lightning_saliency.files import safe_name
 from lightning_saliency.pictures.tensors import png_bytes
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
+# In bytes: some loggers name files after the parts of a key.
+_LONGEST = 100
 _Picture = npt.NDArray[np.uint8]
 # A writer gets the logger, its experiment, key, picture, step and caption, and says whether the picture was taken.
 _Writer = Callable[[Any, Any, str, _Picture, int, "str | None"], bool]
@@ -101,7 +104,13 @@ def log_picture_to(
     if writer is None:
         return False
     experiment = logger.experiment  # type: ignore[attr-defined]  # each of these classes has one, the base has not
-    return not _is_placeholder(experiment) and writer(logger, experiment, key, picture, step, caption)
+    return not _is_placeholder(experiment) and writer(logger, experiment, _inside(key), picture, step, caption)
+
+
+def _inside(key: str) -> str:
+    """The key without parts that would lead out of a logger's folder, or make too long a file's name."""
+    parts = [part.replace("\0", "_") for part in key.split("/") if part.strip() not in ("", ".", "..")]
+    return "/".join(part if len(part.encode(errors="replace")) <= _LONGEST else safe_name(part) for part in parts)
 
 
 def _check(picture: npt.NDArray[np.uint8]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -17,8 +16,9 @@ from torchvision.transforms import v2
 from lightning_saliency.data.image_files import image_files, read_class_names, read_image
 from lightning_saliency.explainers import SMOE, Explainer, ExplainerOption, ExplainerSpec, find_explainer
 from lightning_saliency.explainers.registry import parse_explainers
+from lightning_saliency.files import OwnFiles
 from lightning_saliency.functional.statistics import STATISTICS
-from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, Picture
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, Picture, png_bytes
 from lightning_saliency.reports.explain_pictures import (
     class_caption,
     class_probabilities,
@@ -55,12 +55,15 @@ class ExplainedImage:
     pictures: dict[str, Picture]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write each picture as ``<name>_<kind>.png``; returns the files."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        files = [Path(folder) / f"{self.name}_{kind}.png" for kind in self.pictures]
-        for file, picture in zip(files, self.pictures.values(), strict=True):
-            Image.fromarray(picture).save(file)
-        return files
+        """Write each picture as ``<name>_<kind>.png``; returns the files.
+
+        Raises:
+            ValueError: If a file of that name was not written so, or was changed since.
+        """
+        return self._save(OwnFiles(folder))
+
+    def _save(self, own: OwnFiles) -> list[Path]:
+        return [own.write(f"{self.name}_{kind}.png", png_bytes(picture)) for kind, picture in self.pictures.items()]
 
 
 class ExplainedImages(Sequence[ExplainedImage]):
@@ -130,17 +133,16 @@ class ExplainedImages(Sequence[ExplainedImage]):
             The files written.
 
         Raises:
-            ValueError: If a picture would take an image's place, the folder is a file, or an image cannot be explained.
+            ValueError: If a picture would take the place of an image, or of a file that was not written so or was
+                changed since; if the folder is a file, or an image cannot be explained.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"Got the output {folder}, which is no folder. Allowed is a folder; choose another name.")
-        check_no_image_replaced(
-            [folder / f"{name}_{kind}.png" for name in self.names for kind in self._kinds], self.files
-        )
+        own = OwnFiles(folder)
+        pictures = [f"{name}_{kind}.png" for name in self.names for kind in self._kinds]
+        check_no_image_replaced([own.folder / picture for picture in pictures], self.files)
+        own.check(*pictures)
         written: list[Path] = []
         for explained in track(self, "Explaining", total=len(self), transient=True, disable=not progress):
-            written += explained.save(folder)
+            written += explained._save(own)
         return written
 
 
@@ -189,6 +191,7 @@ def explain_images(
         >>> import tempfile
         >>> from lightning_saliency.networks import small_cnn
         >>> folder = tempfile.TemporaryDirectory()
+        >>> from PIL import Image
         >>> Image.new("RGB", (40, 30), "red").save(f"{folder.name}/red.png")
         >>> explained = explain_images(folder.name, small_cnn(), ["grad_cam", "fast_cam"], resize=32, crop=32)
         >>> list(explained[0].pictures)

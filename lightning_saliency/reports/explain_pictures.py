@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_saliency.explainers import SMOE, Explainer
 from lightning_saliency.explainers._state import undisturbed
 from lightning_saliency.explainers.base import class_logits
+from lightning_saliency.files import safe_names
 from lightning_saliency.functional.class_scores import class_scores, predicted_classes
 from lightning_saliency.functional.visualization import heatmap, overlay
 from lightning_saliency.pictures.tensors import Picture, sheet, to_uint8
@@ -66,6 +67,7 @@ def explainer_pictures(
     pictures: dict[str, Picture] = {}
     tiles: list[Tensor] = []
     captions: list[str] = []
+    names = safe_names(explainers)
     for target, caption in targets.items():
         tiles.append(shown[0])
         captions.append(caption)
@@ -73,7 +75,7 @@ def explainer_pictures(
             with usage_errors(f"{name} of {file} failed"):
                 maps = explainer(images, target).cpu()
             colored = overlay(shown, heatmap(maps))[0]
-            kind = _kind(name, target, len(targets))
+            kind = _kind(names[name], target, len(targets))
             pictures[kind] = to_uint8(maps[0].expand(3, -1, -1))
             pictures[f"{kind}_overlay"] = to_uint8(colored)
             tiles.append(colored)
@@ -95,7 +97,8 @@ def picture_kinds(explainers: Sequence[str], targets: Sequence[int]) -> list[str
     """
     if not explainers:
         return ["lovi", "combined", "sheet"]
-    of_targets = [_kind(name, target, len(targets)) for name in explainers for target in targets or [0]]
+    names = safe_names(explainers)
+    of_targets = [_kind(names[name], target, len(targets)) for name in explainers for target in targets or [0]]
     return [*of_targets, *(f"{kind}_overlay" for kind in of_targets), "sheet"]
 
 
@@ -136,5 +139,4 @@ def class_caption(probabilities: Tensor, index: int, names: Sequence[str] | None
 
 def _kind(explainer: str, target: int, targets: int) -> str:
     """What the pictures of an explainer for a target are called."""
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in explainer)
-    return f"{name}_{target}" if targets > 1 else name
+    return f"{explainer}_{target}" if targets > 1 else explainer

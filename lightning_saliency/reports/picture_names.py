@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+_LONGEST = 120
 
 
 def picture_names(files: Sequence[Path], kinds: Sequence[str]) -> list[str]:
@@ -28,7 +31,7 @@ def picture_names(files: Sequence[Path], kinds: Sequence[str]) -> list[str]:
         >>> picture_names(files, ["lovi"])
         ['a_x', 'b_x', 'y_jpg', 'y_png', 'z']
     """
-    forms = [_forms(file) for file in files]
+    forms = [[_shortened(form) for form in _forms(file)] for file in files]
     chosen = [0] * len(files)
     while True:
         names = [own[number] for own, number in zip(forms, chosen, strict=True)]
@@ -73,3 +76,11 @@ def _forms(file: Path) -> list[str]:
     whole = f"{path.stem}_{path.suffix[1:]}" if path.suffix else path.stem
     longer = ["_".join([*folders[-count:], whole]) for count in range(1, len(folders) + 1)]
     return [path.stem, "_".join([*folders[-1:], path.stem]), whole, *longer]
+
+
+def _shortened(name: str) -> str:
+    """The name, or of a long one its beginning and a hash: a file's name has room for 255 bytes, with its kind."""
+    data = os.fsencode(name)
+    if len(data) <= _LONGEST:
+        return name
+    return f"{os.fsdecode(data[:_LONGEST]).encode(errors='ignore').decode()}-{hashlib.sha256(data).hexdigest()[:8]}"

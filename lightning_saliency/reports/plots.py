@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from lightning_saliency.files import file_of_this_machine
 from lightning_saliency.functional.curves import auc
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, overlay
@@ -134,7 +135,7 @@ def example_sheet(rows: Mapping[str, Sequence[Example]], headings: Sequence[str]
 
 def save_figure(figure: Figure, path: str | Path, dots_per_inch: int = 130) -> None:
     """Write a figure; the ending of the path says the format (``.png``, ``.svg``, ``.pdf``)."""
-    path = Path(path)
+    path = file_of_this_machine(path, "figure")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         # The canvas of no window system, whatever backend the process has chosen.

@@ -138,7 +138,7 @@ def test_commands_of_the_documentation_run_as_they_are_written(tmp_path, monkeyp
         assert main(["explain", *SIZE, "--output", str(number), *given]) == 0, capsys.readouterr().err
         stem = "dog" if "dog.jpg" in command else "cat"
         assert Path(str(number), f"{stem}_sheet.png").is_file()
-    assert {path.name for path in Path("1").iterdir()} == {
+    assert {path.name for path in Path("1").glob("[!.]*")} == {
         "dog_sheet.png",
         *(f"dog_{method}{end}.png" for method in ("fast_cam", "group_cam", "sise") for end in ("", "_overlay")),
     }
@@ -157,7 +157,7 @@ def test_lists_are_separated_by_commas_and_leave_the_images_alone(tmp_path, netw
         assert (
             main(["explain", *arguments, "--output", str(output), "--explainers", "grad_cam", *given, str(photo)]) == 0
         )
-        shown = {path.name for path in output.iterdir()}
+        shown = {path.name for path in output.glob("[!.]*")}
         assert shown == {
             "photo_sheet.png",
             *(f"photo_grad_cam_{target}{end}.png" for target in (2, 7) for end in ("", "_overlay")),
@@ -276,7 +276,7 @@ def test_logits_are_found_in_what_networks_return(tmp_path, networks, photo, kin
     folders = [tmp_path / "plain", tmp_path / "wrapped"]
     for folder, name in zip(folders, ("tensor", kind), strict=True):
         assert main(["explain", *networks(name), *methods, "--output", str(folder), str(photo)]) == 0
-    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    names = [sorted(path.name for path in folder.glob("[!.]*")) for folder in folders]
     assert names[0] == names[1]
     for name in names[0]:
         assert (pixels_of(folders[0] / name) == pixels_of(folders[1] / name)).all()
@@ -406,7 +406,7 @@ def test_everything_may_stand_in_a_yaml_file(tmp_path, network, photo):
         str(output),
     ]
     assert main(["explain", "--config", str(path), *more]) == 0
-    assert len(list(output.iterdir())) == 2 * 2 * 2 + 1
+    assert len(list(output.glob("[!.]*"))) == 2 * 2 * 2 + 1
     expected = build_explainer("rise", network[0], masks=4, seed=5)(as_given(photo), 2)
     assert (pixels_of(output / "photo_my-rise_2.png") == to_uint8(expected.expand(3, -1, -1))).all()
 
@@ -414,7 +414,7 @@ def test_everything_may_stand_in_a_yaml_file(tmp_path, network, photo):
 def test_an_explainers_argument_names_it_too(tmp_path, network, photo):
     given = ["--explainers", "grad_cam", argument("sise.mu=0.3"), "--output", str(tmp_path / "out")]
     assert main(["explain", *network[1], *given, str(photo)]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
         "photo_sheet.png",
         *(f"photo_{name}{end}.png" for name in ("grad_cam", "sise") for end in ("", "_overlay")),
     }

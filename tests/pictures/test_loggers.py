@@ -389,3 +389,22 @@ def test_what_is_no_picture_is_refused_before_any_logger_sees_it(picture: np.nda
     with pytest.raises(ValueError, match=rf"Got a picture .* of {picture.dtype}\. Allowed are uint8 \[H, W, 3\]"):
         log_picture([NeptuneLogger(run)], "saliency/lovi", picture, 0)  # type: ignore[list-item]
     assert run.calls == []
+
+
+@pytest.mark.parametrize(
+    "key", ["../../up/lovi", "saliency/../../../x", "/etc/lovi", "saliency/" + "x" * 300, "a\0b/./c"]
+)
+def test_no_key_leaves_a_loggers_folder(tmp_path, key):
+    keys = []
+
+    class WandbLogger:
+        experiment = object()
+
+        def log_image(self, key, images, step, **extras):
+            keys.append(key)
+
+    assert log_picture([WandbLogger()], key, np.zeros((4, 6, 3), np.uint8), step=0)
+    file = tmp_path / "media" / f"{keys[0]}_0.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    assert file.resolve().is_relative_to(tmp_path / "media")

@@ -181,7 +181,7 @@ class SaliencyAugmentation(pl.Callback):
             part.begin()
         refuse_shards(trainer)
         self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
-        if self.shown and trainer.is_global_zero:
+        if self.shown:
             self._film.open(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -195,11 +195,10 @@ class SaliencyAugmentation(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The count of batches, on which all that is random depends, what labels mean, and the images of the film."""
-        sample = self._film.state_dict()
         return {
             "batches": self._batches,
             "multi_label": self._truth.multi_label,
-            "sample": sample,
+            "sample": self._film.state_dict(),
             "guide": self.guide.state_dict(),
         }
 

@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, run_folder
+from lightning_saliency.callbacks._run_film import RunFilm
+from lightning_saliency.callbacks._trainer_lookups import class_names
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, overlay
-from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.loggers import log_picture
 from lightning_saliency.pictures.tensors import (
     Picture,
@@ -79,7 +79,7 @@ class FilmConfig:
         return cls(**given)
 
 
-class AugmentationFilm:
+class AugmentationFilm(RunFilm):
     """Shows, in loggers and as files, what the augmentation does to a few images.
 
     Args:
@@ -91,14 +91,9 @@ class AugmentationFilm:
     """
 
     def __init__(self, name: str, config: FilmConfig) -> None:
-        self.name = name
+        super().__init__(name, config.megabytes)
         self.config = config
         self.sample: tuple[Tensor, Tensor] | None = None
-        self._film: Film | None = None
-
-    def open(self, trainer: pl.Trainer) -> None:
-        """Begin, or go on with, the run's film. To be called on global rank zero."""
-        self._film = Film(run_folder(trainer) / self.name, self.config.megabytes)
 
     def take(self, images: Tensor, targets: Tensor) -> None:
         """Keep the first images ``[B, C, H, W]`` with a class ``[B]`` other than -1, unless one is kept."""
@@ -106,13 +101,15 @@ class AugmentationFilm:
         if self.sample is None and len(rows):
             self.sample = (images[rows.to(images.device)].detach().cpu().clone(), targets[rows])
 
-    def state_dict(self) -> dict[str, Tensor] | None:
-        """The sample."""
-        return None if self.sample is None else dict(zip(("images", "targets"), self.sample, strict=True))
+    def state_dict(self) -> dict[str, Any]:
+        """The sample, if there is one, and the run's folder."""
+        sample = {} if self.sample is None else dict(zip(("images", "targets"), self.sample, strict=True))
+        return {**super().state_dict(), **sample}
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the sample of a checkpoint, if it has one."""
-        if state is not None:
+        super().load_state_dict(state)
+        if "images" in state:
             self.sample = (state["images"], state["targets"])
 
     def show(self, trainer: pl.Trainer, recipe: Recipe, generator: torch.Generator, multi_label: bool) -> bool:
@@ -145,11 +142,10 @@ class AugmentationFilm:
         picture, guessed = draw_augmentation(
             images, maps, augmented, captions, normalization, self.config.picture_width
         )
-        step = logged_step(trainer)
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        epoch = trainer.current_epoch if trainer.global_step > 0 else -1
         log_picture(trainer.loggers, f"{self.name}/augmentation", picture, step, captions=captions)
-        if self._film is not None:
-            epoch = trainer.current_epoch if trainer.global_step > 0 else -1
-            self._film.add("augmentation", picture, epoch=epoch, step=step)
+        self.keep(trainer, "augmentation", picture, epoch=epoch, step=step)
         return guessed
 
 

@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, run_folder, watched_module
+from lightning_saliency.callbacks._run_film import RunFilm
+from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, watched_module
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
@@ -16,14 +17,13 @@ from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
-from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.loggers import log_picture_to
 from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
 
 _REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
 
 
-class MonitorFilm:
+class MonitorFilm(RunFilm):
     """Shows the sample, one picture a view.
 
     Args:
@@ -51,7 +51,7 @@ class MonitorFilm:
         picture_width: int,
         megabytes: float,
     ) -> None:
-        self.name = name
+        super().__init__(name, megabytes, views)
         self.views = dict(views)
         self.weights = weights
         self.model = model
@@ -62,13 +62,6 @@ class MonitorFilm:
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
         self.picture_width = positive("picture_width", picture_width)
-        self.megabytes = megabytes
-        self._film: Film | None = None
-
-    def open(self, trainer: pl.Trainer) -> None:
-        """Begin, or go on with, the run's film. To be called on global rank zero."""
-        writes = not getattr(trainer, "fast_dev_run", False)
-        self._film = Film(run_folder(trainer) / self.name, self.megabytes) if writes else None
 
     def check(self, network: nn.Module) -> None:
         """Build each view's explainer once, so that wrong values of its arguments are found out early."""
@@ -127,8 +120,7 @@ class MonitorFilm:
                 continue
             with attempts.trying(drawing, "Leave it out with views=."):
                 picture = frame.picture(view)
-                if self._film is not None:
-                    self._film.add(view, picture, epoch=epoch, step=step)
+                self.keep(trainer, view, picture, epoch=epoch, step=step)
                 self._log(trainer, view, picture, step, frame.captions, attempts)
         return frame.guessed
 

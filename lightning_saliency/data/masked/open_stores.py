@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_saliency.data.masked.store import SaliencyStore, SaliencyStoreError
+from lightning_saliency.data.masked.store import SaliencyStore
+from lightning_saliency.data.masked.store_files import SaliencyStoreError
 from lightning_saliency.data.masked.whole_images import data_fingerprint
 
 Stores = Mapping[str, Any] | str | Path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,31 @@ from torch import Tensor
 
 from lightning_saliency.checks import check_no_nan
 from lightning_saliency.data.masked.store_files import (
+    FORMAT,
+    Bytes,
     Piece,
+    SaliencyStoreError,
     allocate,
     allocate_maps,
+    check_nothing_foreign,
+    check_same,
+    checksums,
+    mapped_maps,
+    mapped_marks,
     maps_path,
     marks_path,
+    read_sidecar,
     sidecar_path,
     write_json,
     write_pieces,
 )
 from lightning_saliency.files import replacing
 
-_FORMAT = 1
 _LEVELS = 256
-
-Bytes = np.memmap[Any, np.dtype[np.uint8]]
-
-
-class SaliencyStoreError(ValueError):
-    """A store is missing, incomplete, damaged, or holds other maps."""
+# Maps that are looked at when a store is opened, evenly spaced; each is looked at when it is read, too.
+_LOOKED_AT = 64
+# Maps that are read at once when all are looked at.
+_CHUNK = 1024
 
 
 class SaliencyStore:
@@ -41,10 +47,12 @@ class SaliencyStore:
     ranks in 256 levels, at the maps' own resolution, for example 56² for images of 224².
 
     A store is three files in one folder: ``name.npy`` with the maps, ``[N, h, w]`` uint8, which NumPy opens too;
-    ``name.written`` with one byte per map, set once the map has reached the disk; ``name.json`` with the shape, the
-    fingerprints and whether every map is there. Several processes may write disjoint rows of one store, on several
-    machines too: only the bytes of these rows are written. A killed process loses only the maps that it was just
-    writing.
+    ``name.written`` with one byte a map, its checksum, set once the map has reached the disk; ``name.json`` with the
+    shape and the fingerprints. Several processes may write disjoint rows of one store, on several machines too: no byte
+    is written but those of the rows. A process that is killed loses no more than the maps it was just writing.
+
+    A store is complete when every map is there. Each map is compared with its checksum when it is read, so that one of
+    a file that was lost, cut short, made anew or changed is never handed out.
 
     Use ``create`` to write and ``open`` to read; indexing reads maps: ``store[3]`` is ``[h, w]``, ``store[[3, 1]]`` is
     ``[2, h, w]``, both uint8 tensors of their own memory. A store can be sent to other processes; it is opened there.
@@ -74,8 +82,8 @@ class SaliencyStore:
         self.fingerprints: dict[str, str] = dict(content["fingerprints"])
         self._count = int(content["count"])
         self._writable = writable
-        self._maps: Bytes = _mapped_maps(path, (self._count, *self.size))
-        self._written: Bytes = _mapped_marks(path, self._count)
+        self._maps: Bytes = mapped_maps(path, (self._count, *self.size))
+        self._written: Bytes = mapped_marks(path, self._count)
 
     @classmethod
     def create(
@@ -95,31 +103,39 @@ class SaliencyStore:
             SaliencyStoreError: If the path holds other maps, or files that are not a store.
             OSError: If the disk is too small.
             ValueError: If the count or the size is not positive.
+
+        Warns:
+            RuntimeWarning: If a store is continued of which a file was lost or changed: those maps are missing then.
         """
         path = maps_path(path)
         if count < 1 or len(size) != 2 or min(size) < 1:
             raise ValueError(
                 f"Got count={count} and size={tuple(size)}. Allowed are numbers from 1; give N and (h, w)."
             )
-        wanted = {"format": _FORMAT, "count": count, "size": list(size), "fingerprints": dict(fingerprints)}
+        wanted = {"format": FORMAT, "count": count, "size": list(size), "fingerprints": dict(fingerprints)}
+        there = [file for file in (path, marks_path(path)) if file.exists()]
         if sidecar_path(path).exists():
-            _check_same(path, _read_sidecar(path), wanted)
+            check_same(path, read_sidecar(path), wanted)
         else:
-            foreign = [file for file in (path, marks_path(path)) if file.exists()]
-            if foreign:
+            if there:
                 raise SaliencyStoreError(
-                    f"Got {foreign[0]}, which has no {sidecar_path(path).name} and so is no store. Move it away, or "
+                    f"Got {there[0]}, which has no {sidecar_path(path).name} and so is no store. Move it away, or "
                     "choose another path."
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(sidecar_path(path), {**wanted, "complete": False})
+            write_json(sidecar_path(path), wanted)
         # The sidecar is written first, so that files left by a killed run are recognised as part of this store.
-        if not (path.exists() and marks_path(path).exists()):
-            with replacing(path) as file:
-                allocate_maps(file, (count, *size))
+        if len(there) < 2:
+            check_nothing_foreign(path, (count, *size), there)
+            # The marks first: none may say that a map is there which is not yet.
             with replacing(marks_path(path)) as file:
                 allocate(file, count)
-        return cls(path, wanted, writable=True)
+            with replacing(path) as file:
+                allocate_maps(file, (count, *size))
+        store = cls(path, wanted, writable=True)
+        if len(store._damaged(_evenly(count))):
+            store._forget_damaged()
+        return store
 
     @classmethod
     def open(cls, path: str | Path, fingerprints: Mapping[str, str] | None = None) -> SaliencyStore:
@@ -131,10 +147,10 @@ class SaliencyStore:
                 compared.
 
         Raises:
-            SaliencyStoreError: If there is no such store, or it is incomplete, truncated or of other maps.
+            SaliencyStoreError: If there is no such store, or it is incomplete, damaged or of other maps.
         """
         path = maps_path(path)
-        content = _read_sidecar(path)
+        content = read_sidecar(path)
         found = content["fingerprints"]
         changed = [part for part, value in (fingerprints or {}).items() if found.get(part) != value]
         if changed:
@@ -143,11 +159,13 @@ class SaliencyStore:
                 "was written for them, or write a new one."
             )
         store = cls(path, content, writable=False)
-        if not content["complete"]:
+        missing = len(store.missing())
+        if missing:
             raise SaliencyStoreError(
-                f"The store {path} is incomplete: {len(store.missing())} of its {len(store)} maps are missing. Run "
-                "what writes it again; it goes on where it stopped."
+                f"The store {path} is incomplete: {missing} of its {len(store)} maps are missing. Run what writes it "
+                "again; it goes on where it stopped."
             )
+        store._check(_evenly(len(store)))
         return store
 
     def __len__(self) -> int:
@@ -158,7 +176,13 @@ class SaliencyStore:
         where = indices.cpu().numpy() if isinstance(indices, Tensor) else indices
         if isinstance(where, (list, tuple, range)):
             where = np.asarray(where, dtype=np.int64)
-        return torch.from_numpy(np.array(self._maps[where]))
+        found = np.array(self._maps[where])
+        marks = np.array(self._written[where]).reshape(-1)
+        wrong = (marks != 0) & (checksums(found.reshape(-1, *self.size)) != marks)
+        if wrong.any():
+            rows = np.atleast_1d(np.arange(self._count)[where]).reshape(-1)[wrong]
+            raise self._error_of(rows)
+        return torch.from_numpy(found)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._writable:
@@ -194,39 +218,71 @@ class SaliencyStore:
                 f"{self.path}; give the images' positions in their data set."
             )
         pixels = self.size[0] * self.size[1]
-        levels = rank_levels(maps).cpu().contiguous().view(-1).numpy()
-        write_pieces(self.path, _pieces(rows, levels, pixels, self._maps.offset))
-        write_pieces(marks_path(self.path), _pieces(rows, np.ones(len(rows), np.uint8), 1, 0))
-        self._note_if(bool(self._written.all()))
+        levels = rank_levels(maps).cpu().contiguous()
+        marks = checksums(levels.numpy())
+        # A map that is written anew is missing until it is there.
+        changed = self._written[rows.numpy()] != 0
+        changed &= self._written[rows.numpy()] != marks
+        if changed.any():
+            write_pieces(marks_path(self.path), _pieces(rows[changed], np.zeros(int(changed.sum()), np.uint8), 1, 0))
+        write_pieces(self.path, _pieces(rows, levels.view(-1).numpy(), pixels, self._maps.offset))
+        write_pieces(marks_path(self.path), _pieces(rows, marks, 1, 0))
 
     def missing(self) -> Tensor:
         """The rows that have not been written yet, ``[M]`` int64, ascending."""
         return torch.from_numpy(np.flatnonzero(self._written == 0).astype(np.int64))
 
     def has(self, indices: Sequence[int] | Tensor) -> bool:
-        """Whether all of these rows have been written."""
+        """Whether all of these rows have been written, and are as they were written."""
         rows = torch.as_tensor(indices, dtype=torch.int64).cpu().numpy()
-        return bool(self._written[rows].all())
+        return bool(self._written[rows].all()) and not len(self._damaged(rows))
 
     def finish(self) -> bool:
-        """Mark the store as complete if every map is written, and return whether it is.
+        """Whether every map is there as it was written; all are read, and damaged ones are missing from now on.
 
-        ``write`` does this by itself. Where processes on several machines write one store, call it once all are done.
+        Where processes on several machines write one store, call it once all are done.
+
+        Warns:
+            RuntimeWarning: If maps are damaged.
         """
-        # A file is opened anew: on a network file system, one that is mapped may be older than what others wrote.
-        return self._note_if(bool(np.fromfile(marks_path(self.path), np.uint8).all()))
+        # Files are opened anew: on a network file system, one that is mapped may be older than what others wrote.
+        self._maps = mapped_maps(self.path, (self._count, *self.size))
+        self._written = mapped_marks(self.path, self._count)
+        self._forget_damaged()
+        return self.complete
 
     @property
     def complete(self) -> bool:
         """Whether every map is there."""
-        return bool(_read_sidecar(self.path)["complete"])
+        return bool(np.fromfile(marks_path(self.path), np.uint8).all())
 
-    def _note_if(self, done: bool) -> bool:
-        if done and self._writable and not self.complete:
-            content = {"format": _FORMAT, "count": self._count, "size": list(self.size)}
-            content |= {"fingerprints": self.fingerprints, "complete": True}
-            write_json(sidecar_path(self.path), content)
-        return done
+    def _damaged(self, rows: Any) -> Any:
+        """Those of some rows whose maps are not what was written."""
+        return rows[(self._written[rows] != 0) & (checksums(self._maps[rows]) != self._written[rows])]
+
+    def _check(self, rows: Any) -> None:
+        damaged = self._damaged(rows)
+        if len(damaged):
+            raise self._error_of(damaged)
+
+    def _error_of(self, rows: Any) -> SaliencyStoreError:
+        return SaliencyStoreError(
+            f"The store {self.path} is damaged: {len(rows)} maps are not as they were written, such as that of row "
+            f"{int(rows[0])}. Run what writes it again, which makes those maps anew; or delete it."
+        )
+
+    def _forget_damaged(self) -> None:
+        chunks = np.array_split(np.arange(self._count), max(1, -(-self._count // _CHUNK)))
+        damaged = np.concatenate([self._damaged(chunk) for chunk in chunks])
+        if len(damaged) and self._writable:
+            warnings.warn(
+                f"{len(damaged)} of the {self._count} maps in {self.path} are not as they were written: the file was "
+                "lost, cut short or changed. They count as missing.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            rows = torch.from_numpy(damaged)
+            write_pieces(marks_path(self.path), _pieces(rows, np.zeros(len(damaged), np.uint8), 1, 0))
 
 
 def rank_levels(maps: Tensor) -> Tensor:
@@ -269,56 +325,6 @@ def _pieces(rows: Tensor, content: Any, length: int, offset: int) -> Iterator[Pi
         yield offset + int(rows[begin]) * length, content[begin * length : end * length]
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    file = sidecar_path(path)
-    if not file.is_file():
-        raise SaliencyStoreError(
-            f"There is no store {path}: {file.name} is missing. Paths are relative to where you are; "
-            "SaliencyWriter writes stores."
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SaliencyStoreError(f"{file} is damaged: {error}. Delete the store and write it anew.") from error
-    needed = {"format", "count", "size", "fingerprints", "complete"}
-    if not isinstance(content, dict) or not needed <= content.keys() or content["format"] != _FORMAT:
-        raise SaliencyStoreError(
-            f"{file} is no sidecar of a store, or of another version's. Move it away and write the store anew."
-        )
-    return content
-
-
-def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    old = {"number of images": found["count"], "size of maps": found["size"], **found["fingerprints"]}
-    new = {"number of images": wanted["count"], "size of maps": wanted["size"], **wanted["fingerprints"]}
-    changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
-    if changed:
-        raise SaliencyStoreError(
-            f"The store {path} was begun for other {', '.join(changed)} than are asked for now. Go on with what it was "
-            "begun for, delete it, or choose another path."
-        )
-
-
-def _mapped_maps(path: Path, shape: tuple[int, ...]) -> Bytes:
-    try:
-        # Mapped for reading: for writing, NumPy would lengthen a truncated file. Pickled arrays are refused.
-        maps: Bytes = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise SaliencyStoreError(
-            f"The maps {path} are missing, truncated or damaged ({error}). Delete the store and write it anew."
-        ) from error
-    if maps.shape != shape or maps.dtype != np.uint8:
-        raise SaliencyStoreError(
-            f"{path} holds {maps.dtype} {list(maps.shape)}, but its sidecar says uint8 {list(shape)}. They do not "
-            "belong together; delete the store and write it anew."
-        )
-    return maps
-
-
-def _mapped_marks(path: Path, count: int) -> Bytes:
-    marks = marks_path(path)
-    if not marks.is_file() or marks.stat().st_size != count:
-        raise SaliencyStoreError(
-            f"Got {marks} missing or cut short. Allowed is a file of {count} bytes; delete the store and write it anew."
-        )
-    return np.memmap(marks, dtype=np.uint8, mode="r", shape=(count,))
+def _evenly(count: int) -> Any:
+    """Rows over the whole store."""
+    return np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(np.int64))

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_saliency.data.modules._image_tensors import ImageTensors
 from lightning_saliency.data.modules._split_data import Channels, PathLike, SplitDataModule, check_min, normalization
 from lightning_saliency.data.modules.image_folder import hold_out
+from lightning_saliency.files import reading
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 
@@ -122,7 +123,7 @@ class ArrayImagesDataModule(SplitDataModule):
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():
             raise FileNotFoundError(f"Got {self.path}, where there is no file. Give its path from the current folder.")
-        with np.load(self.path, allow_pickle=False) as archive:
+        with reading(self.path, "archive of images"), np.load(self.path, allow_pickle=False) as archive:
             missing = [name for name in _NEEDED if name not in archive]
             if missing:
                 raise ValueError(

@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from lightning_saliency.data.image_files import read_picture
 from lightning_saliency.data.modules._split_data import (
     RESIZE_RATIO,
     Channels,
@@ -205,7 +206,7 @@ def _shared_classes(folders: dict[str, Path]) -> list[str]:
 
 def _read(split: str, folder: Path, transform: v2.Transform) -> ImageFolder:
     try:
-        return ImageFolder(str(folder), transform=transform)
+        return ImageFolder(str(folder), transform=transform, loader=read_picture)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"Got a class without images in {split}_dir={folder} ({error}). Add images, or remove the class."

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lightning_saliency.data.annotations import AnnotationFormat, Box, LabelledImage, plain_name, read_annotations
+from lightning_saliency.data.image_files import read_picture
 from lightning_saliency.data.modules._image_tensors import ImageTensors
 from lightning_saliency.data.modules._split_data import (
     RESIZE_RATIO,
@@ -193,8 +194,7 @@ class ObjectCropsDataModule(SplitDataModule):
                 f"Got annotations of {path}, where there is no image. Set images= to the folder of the images."
             )
         side = round(self.image_size * RESIZE_RATIO)
-        with Image.open(path) as opened:
-            photograph = opened.convert("RGB")
+        photograph = read_picture(path)
         crops = []
         for label, box in boxes:
             window = square_around(box, self.context, photograph.size)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lightning_saliency.files import safe_name
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.studies.augmentation.arms import Arm
 from lightning_saliency.studies.augmentation.cells import (
@@ -24,7 +25,6 @@ from lightning_saliency.studies.augmentation.config import AugmentationConfig, B
 from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps, device_name, timed_arms
 from lightning_saliency.studies.augmentation.estimates import estimating
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier
-from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.fingerprints import batches_fingerprint
 from lightning_saliency.studies.engine.run import Cell
 from lightning_saliency.studies.isolation import OwnRandomness
@@ -128,7 +128,7 @@ class AugmentationGrid:
         }
         fingerprint = {**self.shared[model], "work": work.plain(), "machine": self._machine()}
         digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
-        return Cell(f"{file_name(model)}__{digest}", estimating(work), arguments, fingerprint, group=model)
+        return Cell(f"{safe_name(model)}__{digest}", estimating(work), arguments, fingerprint, group=model)
 
     def runs(self, costs: Costs) -> list[ArmRun]:
         """All trainings, those of one seed together."""
@@ -169,7 +169,7 @@ class AugmentationGrid:
             "arms": {key: one.plain() for key, one in arms.items()},
             "cost": {"steps": config.cost.steps, "rounds": config.cost.rounds, **self._machine()},
         }
-        name = f"{file_name(model)}__{file_name(arm.name)}"
+        name = f"{safe_name(model)}__{safe_name(arm.name)}"
         return Cell(name, measure_steps, arguments, fingerprint, group=model)
 
     def _run_cell(self, model: str, arm: Arm, steps: int, seed: int) -> Cell:
@@ -182,7 +182,7 @@ class AugmentationGrid:
             "seed": seed,
         }
         fingerprint = {**self.shared[model], "arm": arm.plain(), "steps": steps, "seed": seed}
-        name = f"{file_name(model)}__{file_name(arm.name)}__steps{steps}__seed{seed}"
+        name = f"{safe_name(model)}__{safe_name(arm.name)}__steps{steps}__seed{seed}"
         return Cell(name, train_arm, arguments, fingerprint, group=f"{model}, {arm.name}", steps=steps)
 
     def _machine(self) -> dict[str, Any]:

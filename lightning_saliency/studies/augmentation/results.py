@@ -9,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning_saliency.files import safe_names
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
-from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.augmentation.config import Budget
 from lightning_saliency.studies.augmentation.figures import Role, difference_figure
 from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid, Costs
 from lightning_saliency.studies.augmentation.texts import caption, facts, runs_csv, summary_csv
-from lightning_saliency.studies.engine.files import as_json, file_name, finite_or_none, result_folder, write_texts
+from lightning_saliency.studies.engine.files import Content, as_json, finite_or_none, result_folder, write_results
 from lightning_saliency.studies.estimates import mean_interval, paired_difference
 
 #: Names of the budgets in tables.
@@ -185,22 +185,20 @@ class AugmentationResult:
             The files, the page first.
 
         Raises:
-            ValueError: If no folder is given and the study has none.
+            ValueError: If there is no folder, or a file in it was not written so or was changed since.
         """
         folder = result_folder(folder, self.folder)
-        texts = {
+        files: dict[str, Content] = {
             "report.html": render_page("Augmentations compared", self.sections(), self.facts),
             "table.md": str(self),
             "summary.csv": summary_csv(self.estimates, self.roles),
             "results.csv": runs_csv(self.runs),
             "results.json": as_json(self.as_dict()),
         }
-        files = write_texts(folder, texts)
         if len(self.roles) > 1:
-            for model in self.runs:
-                files.append(folder / f"differences_{file_name(model)}.png")
-                save_figure(self.figure(model), files[-1])
-        return files
+            names = safe_names(self.runs)
+            files |= {f"differences_{names[model]}.png": self.figure(model) for model in self.runs}
+        return write_results(folder, files)
 
     def figure(self, network: str) -> Any:
         """The differences to the reference as points with intervals, one panel per budget."""

@@ -14,12 +14,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_saliency.files import safe_names
 from lightning_saliency.pictures.tensors import displayable
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
-from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
+from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.comparison.measuring import KEPT_SIDE
-from lightning_saliency.studies.engine.files import as_csv, as_json, file_name, result_folder, write_texts
+from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.estimates import bootstrap_mean
 from lightning_saliency.studies.samples import Samples
 
@@ -142,22 +143,23 @@ class ComparisonResult:
             The files.
 
         Raises:
-            ValueError: If no folder is given and the comparison has none.
+            ValueError: If there is no folder, or a file in it was not written so or was changed since.
         """
         folder = result_folder(folder, self.folder)
-        texts = {
+        names = safe_names(self.rows)
+        files: dict[str, Content] = {
             "report.html": render_page("Explainers compared", self.sections()),
             "table.md": str(self),
             "summary.csv": self._summary(),
             "results.csv": self._all_rows(),
             "results.json": as_json(self.as_dict()),
+            **{
+                f"{kind}_{names[network]}.png": figure
+                for network in self.rows
+                for kind, (figure, _) in self._figures(network).items()
+            },
         }
-        files = write_texts(folder, texts)
-        for network in self.rows:
-            for kind, (figure, _) in self._figures(network).items():
-                files.append(folder / f"{kind}_{file_name(network)}.png")
-                save_figure(figure, files[-1])
-        return files
+        return write_results(folder, files)
 
     def _figures(self, network: str) -> dict[str, tuple[Figure, str]]:
         """Kind -> figure and caption."""

@@ -15,13 +15,13 @@ import torch
 from lightning_saliency import __version__
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
+from lightning_saliency.files import safe_name
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.studies.comparison.cells import explain_block, time_explainer, time_scoring
 from lightning_saliency.studies.comparison.config import ComparisonConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
 from lightning_saliency.studies.costs import timing_cell
 from lightning_saliency.studies.engine.cell import Cell
-from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.plan import Plan, plan_row
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.engine.shared import sharing
@@ -189,7 +189,7 @@ class _Study:
         size = list(self.samples[0].image.shape)
         timings = {
             (model, row): timing_cell(
-                f"{file_name(model)}-{file_name(row)}",
+                f"{safe_name(model)}-{safe_name(row)}",
                 time_explainer,
                 {"model": recipe, "explainer": explainer, "data": self.data, "device": self.device},
                 {
@@ -204,7 +204,7 @@ class _Study:
         }
         scorings = {
             model: timing_cell(
-                f"{file_name(model)}--scoring",
+                f"{safe_name(model)}--scoring",
                 time_scoring,
                 {"model": recipe, "data": self.data, "metrics": self.config.metrics, "device": self.device},
                 {
@@ -231,7 +231,7 @@ class _Study:
 
     @staticmethod
     def _name(number: int, model: str, row: str) -> str:
-        return f"{number:05d}-{file_name(model)}-{file_name(row)}"
+        return f"{number:05d}-{safe_name(model)}-{safe_name(row)}"
 
     def _caption(self) -> str:
         """What was measured, on what, how and where."""
@@ -277,10 +277,10 @@ def _without_brackets(spec: ExplainerSpec) -> str:
 def _opened(config: ComparisonConfig) -> Iterator[_Study]:
     """The comparison, with its networks and images shared for as long as it is computed."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary if config.output is None else config.output).resolve()
+        folder = Path(temporary).resolve() if config.output is None else config.folder
         with sharing(folder, config.elsewhere) as share:
             models = {
-                name: model_recipe(model, f"model-{file_name(name)}", share) for name, model in config.models.items()
+                name: model_recipe(model, f"model-{safe_name(name)}", share) for name, model in config.models.items()
             }
             data, samples = data_recipe(config.data, config.targets, config.limit, config.seed, share)
             yield _Study(config, folder, models, data, samples)

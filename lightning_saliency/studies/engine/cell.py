@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from lightning_saliency.files import write_atomically
+from lightning_saliency.files import read_json, reading, write_atomically
 from lightning_saliency.studies.engine.files import StaleResultsError
 
 _NAME = re.compile(r"[\w.,=+@-]+")
@@ -105,26 +105,21 @@ def read_record(cell: Cell, folder: Path) -> dict[str, Any] | None:
         ValueError: If the file holds no result at all.
     """
     path = cell.path(folder)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    try:
-        record: dict[str, Any] = json.loads(text)
+    remedy = "Move it away."
+    record: dict[str, Any] = read_json(path, "result of a cell", remedy)
+    with reading(path, "result of a cell", remedy):
         old, new = record["fingerprint"], plain(cell.fingerprint)
         complete = isinstance(record["result"], dict) and isinstance(record["seconds"], (int, float))
         changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"Got {path}, which is not the result of a cell ({type(error).__name__}: {error}). Move it away."
-        ) from error
     if changed:
         raise StaleResultsError(
             f"Got {path}, the result of other {', '.join(changed)}. Continue with what it was begun with, delete it, "
             "or choose another output folder."
         )
     if not complete:
-        raise ValueError(f"Got {path}, which holds no result or no time of a cell. Move it away.")
+        raise ValueError(f"Got {path}, which holds no result or no time of a cell. {remedy}")
     return record
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_saliency.files import file_of_this_machine
+
 Engine = Literal["local", "ray"]
 
 
@@ -38,7 +40,7 @@ class EngineConfig:
         """
         if self.output is None:
             raise ValueError("Got output=None. Allowed is a folder, in which the study keeps its results; name one.")
-        return Path(self.output).resolve()
+        return file_of_this_machine(self.output, "output folder").resolve()
 
     @property
     def elsewhere(self) -> bool:

@@ -1,4 +1,4 @@
-"""Files of a study: their names, CSV, JSON without infinite numbers, and the error of stale results."""
+"""Files of a study: its tables and pictures, CSV, JSON without infinite numbers, and the error of stale results."""
 
 from __future__ import annotations
 
@@ -10,18 +10,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_saliency.files import write_atomically
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lightning_saliency.files import OwnFiles, file_of_this_machine
+from lightning_saliency.pictures.tensors import Picture, png_bytes
+
+#: What a file is made of: a text, the bytes of a file, a figure, or a picture ``[H, W, 3]`` uint8.
+Content = str | bytes | Figure | Picture
+
+_DOTS_PER_INCH = 130
 
 
 class StaleResultsError(ValueError):
     """A result file was written for other weights, options or data than are asked for now."""
 
 
-def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write texts by name of file, each atomically; returns the files."""
-    for name, text in texts.items():
-        write_atomically(folder / name, text)
-    return [folder / name for name in texts]
+def write_results(folder: Path, files: Mapping[str, Content]) -> list[Path]:
+    """Write a study's tables, pages and pictures by name of file, each atomically.
+
+    Args:
+        folder: Where they go.
+        files: Name -> content; figures and pictures are written as PNG.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: If a file is there that was not written so, or was changed since; nothing is written then.
+    """
+    own = OwnFiles(folder)
+    own.check(*files)
+    return [own.write(name, _as_file(content)) for name, content in files.items()]
 
 
 def result_folder(given: str | Path | None, own: Path | None) -> Path:
@@ -30,7 +50,7 @@ def result_folder(given: str | Path | None, own: Path | None) -> Path:
     Raises:
         ValueError: If there is neither.
     """
-    folder = own if given is None else Path(given)
+    folder = own if given is None else file_of_this_machine(given, "folder")
     if folder is None:
         raise ValueError("Got no folder, and the result is of no study's. Give one.")
     return folder
@@ -57,6 +77,12 @@ def as_json(values: Any) -> str:
     return json.dumps(finite_or_none(values), indent=1, allow_nan=False) + "\n"
 
 
-def file_name(name: str) -> str:
-    """A network's or explainer's name as part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+def _as_file(content: Content) -> str | bytes:
+    if isinstance(content, (str, bytes)):
+        return content
+    if isinstance(content, Figure):
+        picture = io.BytesIO()
+        FigureCanvasAgg(content)
+        content.savefig(picture, format="png", dpi=_DOTS_PER_INCH)
+        return picture.getvalue()
+    return png_bytes(content)

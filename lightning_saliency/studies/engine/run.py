@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
+from lightning_saliency.files import file_of_this_machine
 from lightning_saliency.studies.engine.cell import Cell, CellError, Outcome, read_record
 from lightning_saliency.studies.engine.config import Engine
 from lightning_saliency.studies.engine.files import StaleResultsError
@@ -71,7 +72,7 @@ def run_cells(
         {'kar-10': {'accuracy': 0.1}, 'kar-30': {'accuracy': 0.3}}
     """
     _check(cells, engine, workers, cpus_per_cell, gpus_per_cell, retries)
-    folder = Path(folder).resolve()
+    folder = file_of_this_machine(folder, "folder").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     missing = [cell for cell in cells if read_record(cell, folder) is None]
     if missing:

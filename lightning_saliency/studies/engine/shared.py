@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import io
-import itertools
-import shutil
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from lightning_saliency.files import write_atomically
+from lightning_saliency.files import file_of_this_machine, write_atomically
 
 Value = TypeVar("Value")
 
 # What this process has built or loaded for its cells, the latest last.
 _KEPT: OrderedDict[str, Any] = OrderedDict()
 _MAX_KEPT = 64
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,10 @@ def sharing(folder: Path, elsewhere: bool) -> Iterator[Callable[[str, Any], Shar
     Raises:
         TypeError: From that function, if an object is to be sent to other processes and cannot be.
     """
-    run = f"shared-{next(_numbers)}"
-    files = folder / "shared"
+    # Studies of several processes may share a folder.
+    run = f"shared-{uuid.uuid4().hex[:8]}"
+    files = file_of_this_machine(folder, "folder") / "shared"
+    written: list[Path] = []
     before = set(_KEPT)
 
     def share(name: str, value: Any) -> Shared:
@@ -88,6 +88,7 @@ def sharing(folder: Path, elsewhere: bool) -> Iterator[Callable[[str, Any], Shar
                     "Define its class at the top of a module, describe it by class_path and init_args, or use "
                     "workers=1 and engine='local'."
                 ) from error
+            written.append(path)
             write_atomically(path, content.getvalue())
         cached(key, lambda: value)
         return Shared(key, None if path is None else str(path))
@@ -97,5 +98,8 @@ def sharing(folder: Path, elsewhere: bool) -> Iterator[Callable[[str, Any], Shar
     finally:
         for key in set(_KEPT) - before:
             del _KEPT[key]
-        if elsewhere:
-            shutil.rmtree(files, ignore_errors=True)
+        for file in written:
+            file.unlink(missing_ok=True)
+        # Only an empty folder goes: what else is in it is somebody's own.
+        with suppress(OSError):
+            files.rmdir()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_saliency.data.masked.module import MODES
+from lightning_saliency.files import safe_name
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.studies.engine.cell import Cell, plain
-from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.layer_masking.cells import accuracy_unmasked, tune_masked
 from lightning_saliency.studies.layer_masking.config import LayerMaskingConfig
@@ -48,7 +48,7 @@ class LayerKey:
     @property
     def name(self) -> str:
         """Name of the cell."""
-        return f"layer{self.scale + 1}-{self.mode}-{file_name(self.statistic)}-s{self.seed}"
+        return f"layer{self.scale + 1}-{self.mode}-{safe_name(self.statistic)}-s{self.seed}"
 
 
 class LayerGrid:

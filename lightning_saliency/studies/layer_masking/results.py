@@ -13,9 +13,8 @@ import torch
 from lightning_saliency.data.masked.module import MODES
 from lightning_saliency.functional.scores import difference_score, information_score
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
-from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Estimate, TableData
-from lightning_saliency.studies.engine.files import as_csv, as_json, result_folder, write_texts
+from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.layer_masking.grid import LayerGrid
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.figures import quartile_columns, scale_bars, scale_columns, statistic_columns
@@ -235,21 +234,21 @@ class LayerMaskingResult(SeedResult):
             The files.
 
         Raises:
-            ValueError: If no folder is given and the study has none.
+            ValueError: If there is no folder, or a file in it was not written so or was changed since.
         """
         folder = result_folder(folder, self.folder)
-        texts = {
+        files: dict[str, Content] = {
             f"{_PREFIX}.html": render_page("Statistics at each scale", self.sections(), self.facts),
             f"{_PREFIX}_table.md": str(self),
             f"{_PREFIX}_accuracies.csv": self._csv(),
             f"{_PREFIX}_differences.csv": self._differences().csv("statistic"),
             f"{_PREFIX}_results.json": as_json(self.as_dict()),
+            **{
+                f"{_PREFIX}_{score}.png": scale_bars(self.bars(score), self.scales, f"{score} score")
+                for score in _SCORES
+            },
         }
-        files = write_texts(folder, texts)
-        for score in _SCORES:
-            files.append(folder / f"{_PREFIX}_{score}.png")
-            save_figure(scale_bars(self.bars(score), self.scales, f"{score} score"), files[-1])
-        return files
+        return write_results(folder, files)
 
     def as_dict(self) -> dict[str, Any]:
         """All accuracies, scores, differences and ranks as plain values; an infinite end of an interval is ``None``."""

@@ -21,7 +21,7 @@ from lightning_saliency.data.masked.module import RoarKarDataModule
 from lightning_saliency.data.masked.store import SaliencyStore, rank_levels
 from lightning_saliency.data.masked.whole_images import whole_image_loaders
 from lightning_saliency.explainers import Explainer, ExplainerSpec
-from lightning_saliency.files import replacing
+from lightning_saliency.files import OwnFiles
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable, find_normalization, to_uint8
 from lightning_saliency.studies.isolation import quiet, seeded
@@ -197,7 +197,7 @@ def store_path(source: MapSource, stage: str) -> Path:
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write a network's state atomically."""
-    with replacing(path) as temporary:
+    with OwnFiles(path.parent).replacing(path.name) as temporary:
         torch.save({name: tensor.cpu() for name, tensor in network.state_dict().items()}, temporary)
 
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from lightning_saliency.batches import find_images
 from lightning_saliency.explainers import ExplainerSpec
+from lightning_saliency.files import safe_name
 from lightning_saliency.studies.costs import MapCost, map_cost, timing_cell
-from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.retraining.cells import Training
@@ -69,7 +69,7 @@ def map_costs(
     """Row -> cost of one map from ``<output>/costs``, timed if it is not there."""
     cells = {
         name: timing_cell(
-            f"map-{file_name(name)}",
+            f"map-{safe_name(name)}",
             time_maps,
             {"training": training, "explainer": explainer},
             {"training": fingerprint, "explainer": explainer.plain()},

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from lightning_saliency.data.masked.store import SaliencyStore, SaliencyStoreError
+from lightning_saliency.data.masked.store import SaliencyStore
+from lightning_saliency.data.masked.store_files import SaliencyStoreError
 from lightning_saliency.networks import load_weights, weights_fingerprint
 from lightning_saliency.studies.engine.cell import Cell, read_record
 from lightning_saliency.studies.isolation import quiet, seeded

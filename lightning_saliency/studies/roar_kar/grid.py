@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_saliency.data.masked.module import Mode, is_data_mean
+from lightning_saliency.files import safe_name
 from lightning_saliency.functional.fills import fill_images
 from lightning_saliency.studies.engine.cell import Cell
-from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.retraining.cells import (
     MapSource,
@@ -55,8 +55,8 @@ class MaskedKey:
 
     @property
     def name(self) -> str:
-        """Name of the cell."""
-        return f"{self.mode}-{100 * self.fraction:g}-{file_name(self.explainer)}-s{self.seed}"
+        """The cell's."""
+        return f"{self.mode}-{100 * self.fraction:g}-{safe_name(self.explainer)}-s{self.seed}"
 
 
 class RoarKarGrid:
@@ -153,7 +153,7 @@ class RoarKarGrid:
         }
 
     def _example_name(self, explainer: str) -> str:
-        return f"{EXAMPLES}-{self.config.examples}-{file_name(explainer)}-s{self.config.seeds[0]}"
+        return f"{EXAMPLES}-{self.config.examples}-{safe_name(explainer)}-s{self.config.seeds[0]}"
 
     def source(self, name: str, seed: int, weights: Mapping[int, Weights], online: bool = False) -> MapSource:
         """Where the maps of an explainer come from in the cells of a seed."""
@@ -165,7 +165,7 @@ class RoarKarGrid:
         if self.config.stored(name) and not online:
             # One network for all seeds has one set of maps, unless these are drawn anew for each seed.
             own = self.config.checkpoint is None or explainer.name == RANDOM
-            folder = self.output / "maps" / (f"{file_name(name)}-s{seed}" if own else file_name(name))
+            folder = self.output / "maps" / (f"{safe_name(name)}-s{seed}" if own else safe_name(name))
         return MapSource(explainer, str(network.path), network.hash, None if folder is None else str(folder))
 
     def _store_cell(self, source: MapSource, seed: int, stage: str) -> Cell:

@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
-from lightning_saliency.reports.plots import save_figure
 from lightning_saliency.reports.tables import Estimate, TableData
-from lightning_saliency.studies.engine.files import as_csv, as_json, result_folder, write_texts
+from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.retraining.cells import pixels_of
 from lightning_saliency.studies.retraining.figures import (
     accuracy_columns,
@@ -240,24 +237,20 @@ class RoarKarResult(SeedResult):
             The files.
 
         Raises:
-            ValueError: If no folder is given and the study has none.
+            ValueError: If there is no folder, or a file in it was not written so or was changed since.
         """
         folder = result_folder(folder, self.folder)
-        texts = {
+        files: dict[str, Content] = {
             "report.html": render_page("ROAR and KAR", self.sections(), self.facts),
             "table.md": str(self),
             "accuracies.csv": self._accuracies_csv(),
             "scores.csv": self._scores_csv(),
             "differences.csv": self._differences().csv("explainer"),
             "results.json": as_json(self.as_dict()),
+            "curves.png": retraining_curves(self.curves(), self.fractions, self.whole()),
+            **{f"masks_{place}.png": sheet for place, sheet in enumerate(self.example_sheets(), start=1)},
         }
-        files = write_texts(folder, texts)
-        files.append(folder / "curves.png")
-        save_figure(retraining_curves(self.curves(), self.fractions, self.whole()), files[-1])
-        for place, sheet in enumerate(self.example_sheets(), start=1):
-            files.append(folder / f"masks_{place}.png")
-            Image.fromarray(sheet).save(files[-1])
-        return files
+        return write_results(folder, files)
 
     def as_dict(self) -> dict[str, Any]:
         """All accuracies, scores and differences as plain values; an infinite end of an interval is ``None``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -11,14 +10,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
-from lightning_saliency.files import write_atomically
 from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.tables import Column, Estimate, TableData
-from lightning_saliency.studies.engine.files import as_csv, as_json, result_folder, write_texts
+from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.sanity_check.checks import (
     MEASURES,
     RANDOMIZATION_MODES,
@@ -158,24 +155,18 @@ class SanityCheckResult:
             The files.
 
         Raises:
-            ValueError: If no folder is given and the check has none.
+            ValueError: If there is no folder, or a file in it was not written so or was changed since.
         """
         folder = result_folder(folder, self.folder)
-        texts = {
+        files: dict[str, Content] = {
             "report.html": render_page("Sanity check by randomised weights", self.sections(), self.facts),
             "table.md": str(self),
             "similarities.csv": self._csv(),
             "results.json": as_json(self.as_dict()),
+            "similarities.png": self.figure(),
+            **{f"{name}.png": sheet for name, sheet in self.sheets().items()},
         }
-        files = write_texts(folder, texts)
-        plot = io.BytesIO()
-        self.figure().savefig(plot, format="png", dpi=150)
-        files.append(write_atomically(folder / "similarities.png", plot.getvalue()))
-        for name, sheet in self.sheets().items():
-            picture = io.BytesIO()
-            Image.fromarray(sheet).save(picture, format="PNG")
-            files.append(write_atomically(folder / f"{name}.png", picture.getvalue()))
-        return files
+        return write_results(folder, files)
 
     def as_dict(self) -> dict[str, Any]:
         """All similarities and verdicts as plain values."""

@@ -15,12 +15,12 @@ from lightning_saliency import __version__
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.base import undisturbed, unwrap
 from lightning_saliency.explainers.controls import EdgeDetector
+from lightning_saliency.files import safe_name
 from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable
 from lightning_saliency.studies.costs import timing_cell
 from lightning_saliency.studies.engine.cell import Cell
-from lightning_saliency.studies.engine.files import file_name
 from lightning_saliency.studies.engine.plan import Plan, plan_row
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.engine.shared import sharing
@@ -209,7 +209,7 @@ class _Study:
         }
         weights = weights_fingerprint(network_from(self.model))
         content = {"weights": weights, "explainer options": explainer.plain(), "device": self.device}
-        return timing_cell(file_name(name), time_map, arguments, content)
+        return timing_cell(safe_name(name), time_map, arguments, content)
 
     def _targets(self, network: nn.Module) -> list[int]:
         """The classes that are explained: those given, or those that the original network predicts."""
@@ -223,14 +223,14 @@ class _Study:
 
     @staticmethod
     def _name(number: int, name: str) -> str:
-        return f"{number:05d}-{file_name(name)}"
+        return f"{number:05d}-{safe_name(name)}"
 
 
 @contextmanager
 def _opened(config: SanityCheckConfig) -> Iterator[_Study]:
     """The check, with its network and images shared for as long as it is computed."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary if config.output is None else config.output).resolve()
+        folder = Path(temporary).resolve() if config.output is None else config.folder
         elsewhere = config.workers > 1 or config.engine == "ray"
         with sharing(folder, elsewhere) as share:
             model = model_recipe(config.model, "model", share)

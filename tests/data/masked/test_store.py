@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,88 @@ def test_truncated_files_are_refused(tmp_path):
         SaliencyStore.open(tmp_path / "a")
 
 
+def others(path: Path) -> None:
+    np.save(path, np.random.default_rng(0).integers(0, 255, (6, 4, 5), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("a.npy", Path.unlink),
+        ("a.npy", lambda path: np.save(path, np.zeros((6, 4, 5), np.uint8))),
+        ("a.npy", others),
+        ("a.npy", lambda path: path.write_bytes(path.read_bytes()[:-20] + bytes(20))),
+        ("a.written", Path.unlink),
+        ("a.written", lambda path: path.write_bytes(bytes(6))),
+        ("a.written", lambda path: path.write_bytes(b"\1" * 6)),
+    ],
+)
+def test_a_file_that_was_lost_or_made_anew_is_noticed_and_its_maps_are_missing(tmp_path, name, harm):
+    _, maps = written(tmp_path / "a")
+    harm(tmp_path / name)
+    with pytest.raises(SaliencyStoreError, match=r"a\.(npy|written).*(missing|damaged)"):
+        SaliencyStore.open(tmp_path / "a")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        again = SaliencyStore.create(tmp_path / "a", 6, (4, 5), FINGERPRINTS)
+    lost = again.missing().tolist()
+    assert lost
+    # Marks of nothing are those of a store that was begun and no more.
+    assert bool(said) or (tmp_path / name).read_bytes() == bytes(6)
+    assert not again.complete
+    with pytest.raises(SaliencyStoreError, match="incomplete"):
+        SaliencyStore.open(tmp_path / "a")
+    again.write(lost, maps[lost])
+    assert torch.equal(SaliencyStore.open(tmp_path / "a")[:], rank_levels(maps))
+
+
+def test_a_map_that_was_changed_is_never_handed_out(tmp_path):
+    _, maps = written(tmp_path / "a", count=300)
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    data[-20 * (300 - 7)] ^= 1
+    (tmp_path / "a.npy").write_bytes(data)
+    opened = SaliencyStore.open(tmp_path / "a")
+    assert torch.equal(opened[[6, 8]], rank_levels(maps)[[6, 8]])
+    for where in (7, [3, 7], slice(5, 9), torch.arange(300) == 7, torch.tensor([[7, 8]])):
+        with pytest.raises(SaliencyStoreError, match=r"a\.npy is damaged: 1 maps .* row 7\. Run what writes it again"):
+            opened[where]
+    again = SaliencyStore.create(tmp_path / "a", 300, (4, 5), FINGERPRINTS)
+    assert again.has([6, 8])
+    assert not again.has([6, 7])
+    with pytest.warns(RuntimeWarning, match="1 of the 300 maps .* count as missing"):
+        assert not again.finish()
+    assert again.missing().tolist() == [7]
+    again.write([7], maps[7:8])
+    assert again.finish()
+
+
+def test_a_map_that_is_written_anew_is_missing_until_it_is_there(tmp_path, monkeypatch):
+    store, _ = written(tmp_path / "a")
+    done = []
+
+    def killed(path, pieces):
+        if path.suffix == ".npy":
+            raise KeyboardInterrupt
+        done.append(path.suffix)
+        write_pieces(path, pieces)
+
+    monkeypatch.setattr(saliency_store, "write_pieces", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.write([2], torch.arange(20).view(1, 4, 5).flip(2))
+    monkeypatch.undo()
+    assert done == [".written"]
+    assert SaliencyStore.create(tmp_path / "a", 6, (4, 5), FINGERPRINTS).missing().tolist() == [2]
+
+
+def test_a_store_does_not_lie_on_a_remote_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("s3://bucket/maps", "memory://maps.npy"):
+        for use in (lambda path: SaliencyStore.create(path, 1, (2, 2), {}), SaliencyStore.open):
+            with pytest.raises(ValueError, match="on no disk of this machine"):
+                use(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     written(tmp_path / "a")
     np.save(tmp_path / "a.npy", np.zeros((6, 4, 4), np.uint8))
@@ -197,12 +280,15 @@ def test_no_byte_is_written_but_those_of_the_rows(tmp_path, monkeypatch, rows):
 
 
 def test_what_another_machine_wrote_is_seen_at_the_end(tmp_path):
+    maps = torch.rand(2, 2, 2)
     store = SaliencyStore.create(tmp_path / "a", 2, (2, 2), FINGERPRINTS)
-    store.write([0], torch.rand(1, 2, 2))
-    # As where a mapped file is older than the file: this one stays mapped, and another takes its place.
-    marks = tmp_path / "a.written"
-    marks.rename(tmp_path / "old")
-    marks.write_bytes(b"\1\1")
+    store.write([0], maps[:1])
+    whole = SaliencyStore.create(tmp_path / "whole", 2, (2, 2), FINGERPRINTS)
+    whole.write([0, 1], maps)
+    # As where mapped files are older than the files: these stay mapped, and others take their place.
+    for file in ("npy", "written"):
+        (tmp_path / f"a.{file}").rename(tmp_path / f"old.{file}")
+        (tmp_path / f"whole.{file}").rename(tmp_path / f"a.{file}")
     assert store.missing().tolist() == [1]
     assert store.finish()
     assert store.complete

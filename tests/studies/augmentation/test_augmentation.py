@@ -569,7 +569,7 @@ def test_a_comparison_is_written_and_resumed(config, monkeypatch, tmp_path):
     assert not any(path.is_file() for path in out.iterdir())
     written = comparison.save()
     assert written[0] == out / "report.html"
-    assert {path for path in out.iterdir() if path.is_file()} == set(written)
+    assert {path for path in out.glob("[!.]*") if path.is_file()} == set(written)
     assert {path.name for path in written} == {
         *("report.html", "table.md", "summary.csv", "results.csv", "results.json", "differences_Net.png")
     }

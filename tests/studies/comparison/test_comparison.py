@@ -347,7 +347,7 @@ def test_everything_is_written(tmp_path):
         models=Net(), data=data, explainers={"random": {}, "smoe": {}}, metrics=METRICS, resamples=20
     )
     files = {path.name for path in comparison.save(tmp_path)}
-    assert files == {path.name for path in tmp_path.iterdir()}
+    assert files == {path.name for path in tmp_path.glob("[!.]*")}
     assert {"table.md", "curves_Net.png", "bars_Net.png", "examples_Net.png"} <= files
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from lightning_saliency.explainers.controls import CenterGaussian, RandomMap
 from lightning_saliency.files import write_atomically
 from lightning_saliency.networks import weights_fingerprint
+from lightning_saliency.studies.engine.cell import Cell, compute_cell, read_record
+from lightning_saliency.studies.engine.config import EngineConfig
+from lightning_saliency.studies.engine.files import write_results
 from lightning_saliency.studies.engine.progress import TimeLeft
+from lightning_saliency.studies.engine.run import run_cells
+from lightning_saliency.studies.engine.shared import sharing
 from lightning_saliency.studies.estimates import bootstrap_mean
 
 
@@ -114,3 +122,59 @@ def test_the_central_gaussian():
     assert torch.equal(one[0], one[1])
     with pytest.raises(ValueError, match="sigma=0"):
         CenterGaussian(nn.Identity(), sigma=0)
+
+
+@pytest.mark.parametrize("name", ["report.html", "results.csv", "curves.png"])
+def test_results_take_the_place_of_no_file_of_somebody_else(tmp_path, name):
+    figure = Figure()
+    files = {
+        "report.html": "<p>",
+        "results.csv": "a,b",
+        "curves.png": figure,
+        "masks.png": np.zeros((2, 3, 3), np.uint8),
+    }
+    for _ in range(2):
+        written = write_results(tmp_path / "ours", files)
+        assert [path.name for path in written] == list(files)
+        assert (tmp_path / "ours" / "curves.png").read_bytes()[1:4] == b"PNG"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / name).write_text("precious")
+    with pytest.raises(ValueError, match=f"{name}, which was not written here"):
+        write_results(theirs, files)
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == {name: "precious"}
+
+
+@pytest.mark.parametrize("content", ["my notes", "[1, 2]", '{"result": {}}', ""])
+def test_a_foreign_file_in_the_place_of_a_cell_is_refused_and_kept(tmp_path, content):
+    cell = Cell("net__grad_cam", dict, {"a": 1}, {"b": 2})
+    cell.path(tmp_path).write_text(content)
+    for use in (compute_cell, read_record, lambda cell, folder: run_cells([cell], folder, progress=False)):
+        with pytest.raises(ValueError, match=r"net__grad_cam\.json.*Move it away"):
+            use(cell, tmp_path)
+    assert cell.path(tmp_path).read_text() == content
+
+
+def test_files_beside_those_that_cells_share_are_kept(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "notes.txt").write_text("precious")
+    for _ in range(2):
+        with sharing(tmp_path, elsewhere=True) as share:
+            assert Path(share("value", [1, 2]).path).is_file()
+        assert [path.name for path in (tmp_path / "shared").iterdir()] == ["notes.txt"]
+    with sharing(tmp_path / "own", elsewhere=True) as share:
+        share("value", [1, 2])
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_results_do_not_go_to_a_remote_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cell = Cell("a", dict, {"a": 1}, {})
+    for use in (
+        lambda: run_cells([cell], "s3://bucket/out", progress=False),
+        lambda: write_results(Path("memory://out"), {"a.md": ""}),
+        lambda: EngineConfig(output="gs://bucket/out").folder,
+    ):
+        with pytest.raises(ValueError, match="on no disk of this machine"):
+            use()
+    assert list(tmp_path.iterdir()) == []

@@ -476,7 +476,7 @@ def test_the_command_writes_everything(tmp_path, photos, capsys):
     assert "few groups: " in printed
     assert "edges: does not depend on the weights at all" in printed
     files = {"report.html", "table.md", "results.json", "similarities.csv", "similarities.png", "cascading_0.png"}
-    assert {path.name for path in output.iterdir() if path.is_file()} == {*files, "independent_0.png"}
+    assert {path.name for path in output.glob("[!.]*") if path.is_file()} == {*files, "independent_0.png"}
     result = json.loads((output / "results.json").read_text())
     assert [check["name"] for check in result["checks"]] == ["smoe", "few groups", "edges"]
     assert len(result["targets"]) == 2

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning_saliency.files.locations import Location, RemotePath, file_of_this_machine, location
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -15,10 +17,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A reader always sees the complete old file or the complete new one. Its folder is created.
 
     Args:
-        path: The file to write or to replace.
+        path: The file of this machine to write or to replace.
 
     Yields:
         The temporary file, to be written inside the context.
+
+    Raises:
+        ValueError: If the path is a URL, see `write_atomically`.
 
     Example:
         >>> import tempfile
@@ -28,9 +33,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ...     [file.name for file in Path(folder).iterdir()]
         ['results.txt']
     """
-    path = Path(path)
+    path = file_of_this_machine(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not longer than the name itself may be, in bytes.
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")
+    temporary = path.with_name(f".{start}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -40,16 +47,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> Path:
-    """Write a file in one step, see `replacing`.
+def write_atomically(path: str | Path | RemotePath, content: str | bytes) -> Location:
+    """Write a file in one step: see `replacing`; on a remote store as one object.
 
     Args:
-        path: The file.
+        path: The file, of this machine or a URL such as ``s3://bucket/notes.txt``.
         content: Bytes, or a text that is written as UTF-8.
 
     Returns:
         The file.
     """
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    return Path(path)
+    place = location(path)
+    data = content.encode() if isinstance(content, str) else content
+    if isinstance(place, RemotePath):
+        place.write_bytes(data)
+        return place
+    with replacing(place) as temporary:
+        temporary.write_bytes(data)
+    return place

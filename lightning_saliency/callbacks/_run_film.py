@@ -1,0 +1,110 @@
+"""The film of one callback in one run: files in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
+
+from lightning_saliency.callbacks._run_folder import run_folder
+from lightning_saliency.files import safe_name
+from lightning_saliency.pictures.film import Film
+from lightning_saliency.pictures.tensors import Picture
+
+
+class RunFilm:
+    """Keeps pictures as files, in a run's folder that is found when there is a picture to keep.
+
+    Args:
+        name: Prefix of the pictures' keys; the film's folder is named after it.
+        megabytes: Largest size of the film on disk, in 10⁶ bytes.
+        views: Names of the views.
+
+    Attributes:
+        opened: Whether a run has begun with it.
+    """
+
+    def __init__(self, name: str, megabytes: float, views: Iterable[str] = ()) -> None:
+        self.name = name
+        self.megabytes = megabytes
+        self.opened = False
+        self._views = tuple(views)
+        self._film: Film | None = None
+        self._version: str | None = None
+        self._failed = False
+
+    def open(self, trainer: pl.Trainer) -> None:
+        """Begin with a run; to be called by every process in ``setup``, before a checkpoint is loaded.
+
+        Raises:
+            ValueError: If another callback of the trainer keeps a film of this name.
+        """
+        for callback, film in _films(trainer):
+            if film is not self and film.opened and film.name == self.name:
+                raise ValueError(
+                    f"Got two callbacks with films called {self.name!r}, one of them a {type(callback).__name__}. "
+                    "Allowed is a name for each; give one of them another, such as name='training'."
+                )
+        self.opened, self._failed, self._film, self._version = True, False, None, None
+
+    def keep(self, trainer: pl.Trainer, view: str, picture: Picture, *, epoch: int, step: int) -> None:
+        """Keep a picture. To be called on global rank zero.
+
+        Args:
+            trainer: The run.
+            view: The picture's view.
+            picture: ``[H, W, 3]`` uint8, RGB.
+            epoch: From 0; -1 for the network before training.
+            step: The optimiser steps made so far.
+        """
+        if self._failed:
+            return
+        try:
+            film = self._film_of(trainer, step)
+        # A remote store's package raises anything; a picture less must not end a training run.
+        except Exception as error:
+            self._failed = True
+            rank_zero_warn(
+                f"No film of {self.name!r} is kept, since the run's folder cannot be made ({type(error).__name__}: "
+                f"{error}). Training goes on; pictures in loggers are not affected. Give a default_root_dir that can "
+                "be written to."
+            )
+            return
+        if film is not None:
+            film.add(view, picture, epoch=epoch, step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the run's folder, where it has one of its own."""
+        return {"version": self._version}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the folder of the run whose checkpoint this is."""
+        version = state.get("version")
+        self._version = version if isinstance(version, str) else None
+
+    def frames(self, view: str) -> list[Any]:
+        """The frames of a view that are kept of the present run."""
+        return [] if self._film is None else self._film.frames(view)
+
+    def _film_of(self, trainer: pl.Trainer, step: int) -> Film | None:
+        resumed = next((film._version for _, film in _films(trainer) if film._version), self._version)
+        folder = run_folder(trainer, resumed)
+        if folder is None:
+            return None
+        place = folder / safe_name(self.name)
+        if self._film is None or self._film.folder != place:
+            self._film = Film(place, self.megabytes, self._views)
+            self._version = folder.name
+            if trainer.state.fn == "fit":
+                self._film.rewind(step)
+        return self._film
+
+
+def _films(trainer: pl.Trainer) -> Iterator[tuple[object, RunFilm]]:
+    """The callbacks of a trainer that keep films, and these."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        for value in vars(callback).values():
+            if isinstance(value, RunFilm):
+                yield callback, value

@@ -1,0 +1,76 @@
+"""Where a run keeps its files: its logger's folder, or a numbered one of its own, here or on a remote store."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from weakref import WeakKeyDictionary
+
+import pytorch_lightning as pl
+
+from lightning_saliency.files import Location, RemotePath, location
+
+#: Holds ``version_0``, ``version_1``, ... in the trainer's root, one for each run without a logger's folder.
+RUNS = "saliency_logs"
+_VERSION = re.compile(r"version_(\d+)")
+# All that watches one run shares its folder; a trainer that is gone is forgotten.
+_FOLDERS: WeakKeyDictionary[pl.Trainer, Location] = WeakKeyDictionary()
+
+
+def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | None:
+    """Where this run keeps its files. To be called on global rank zero, when the first file is to be written.
+
+    The folder of the first logger that has one. Without such a logger ``<root>/saliency_logs/version_N``, N being the
+    next number, as Lightning's loggers count: one for each trainer, whether it fits, validates or tests. Of a root such
+    as ``s3://bucket/runs`` it is a place there.
+
+    Args:
+        trainer: The run.
+        resumed: The version of a checkpoint that the run goes on from; its folder is taken.
+
+    Returns:
+        The folder; ``None`` for ``fast_dev_run``, which leaves nothing behind.
+    """
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        return None
+    for logger in trainer.loggers:
+        folder = getattr(logger, "log_dir", None)
+        if folder is not None:
+            return location(folder)
+        if logger.save_dir is not None and logger.version is not None:
+            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+            place = location(logger.save_dir)
+            for part in re.split(r"[\\/]+", f"{logger.name}/{version}"):
+                if part not in ("", ".", ".."):
+                    place = place / part.replace("\0", "_")
+            return place
+    if trainer not in _FOLDERS:
+        runs = location(trainer.default_root_dir) / RUNS
+        if resumed is not None and _VERSION.fullmatch(resumed):
+            _FOLDERS[trainer] = runs / resumed
+        else:
+            _FOLDERS[trainer] = _next_version(runs)
+    return _FOLDERS[trainer]
+
+
+def _next_version(runs: Location) -> Location:
+    """The next folder that no other run has, also where several begin at once."""
+    names = [path.name for path in runs.iterdir()] if runs.is_dir() else []
+    number = max((int(match[1]) + 1 for match in map(_VERSION.fullmatch, names) if match), default=0)
+    while not _claim(folder := runs / f"version_{number}"):
+        number += 1
+    return folder
+
+
+def _claim(folder: Location) -> bool:
+    """Make a folder, and say whether it is this run's."""
+    if not isinstance(folder, RemotePath):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            return False
+        return True
+    # Object stores know no folders, and do not say who was first: the least of the marks has it.
+    mark = folder / f"run-{uuid.uuid4().hex}"
+    mark.write_bytes(b"")
+    return min(path.name for path in folder.iterdir() if path.name.startswith("run-")) == mark.name
