@@ -1,13 +1,16 @@
-"""Which submodule of a LightningModule is watched, how it is run, and where the run keeps its files."""
+"""Which submodule of a LightningModule is watched, how it is run, what its loaders are, and where files are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
 from torch.distributed.tensor import DTensor
+
+from lightning_saliency.data.masked.loaders import batch_form
 
 _LIGHTNING_PACKAGES = ("pytorch_lightning", "lightning")
 
@@ -71,6 +74,26 @@ def logged_step(trainer: pl.Trainer) -> int:
     if trainer.state.fn == "fit":
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
     return trainer.global_step
+
+
+def loaders_form(trainer: pl.Trainer, stage: str) -> Any:
+    """Which parts of a stage's batches come from different loaders, for ``BatchReader.read``.
+
+    Args:
+        trainer: The trainer.
+        stage: ``"train"``, ``"validate"``, ``"test"`` or ``"predict"``.
+
+    Returns:
+        Nested dictionaries and lists with ``None`` for each loader's part; ``None`` where a batch is one loader's.
+    """
+    loops: dict[str, Any] = {
+        "train": trainer.fit_loop,
+        "validate": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
+        "test": trainer.test_loop,
+        "predict": trainer.predict_loop,
+    }
+    combined = loops[stage]._combined_loader
+    return None if combined is None else batch_form(combined, training=True)
 
 
 def run_folder(trainer: pl.Trainer) -> Path:

@@ -1,0 +1,22 @@
+"""Images, labels, objects and indices in a batch; class scores in the output of a step; telling images apart."""
+
+from lightning_saliency.batches.content import BatchContent
+from lightning_saliency.batches.fingerprints import fingerprint, same_images
+from lightning_saliency.batches.outputs import find_logits
+from lightning_saliency.batches.reader import BatchReader, find_images, find_labels, find_objects
+from lightning_saliency.batches.tree import BatchError, NoImagesError, describe, follow
+
+__all__ = [
+    "BatchContent",
+    "BatchError",
+    "BatchReader",
+    "NoImagesError",
+    "describe",
+    "find_images",
+    "find_labels",
+    "find_logits",
+    "find_objects",
+    "fingerprint",
+    "follow",
+    "same_images",
+]

@@ -1,0 +1,307 @@
+"""The images of one batch, and what belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from lightning_saliency.batches.images import layout_of
+from lightning_saliency.batches.labels import as_truth, as_vector, groups_of_labels, is_vector, looks_labelled
+from lightning_saliency.batches.names import box_format, role
+from lightning_saliency.batches.objects import box_regions, mask_regions
+from lightning_saliency.batches.scopes import beside
+from lightning_saliency.batches.tree import BatchError, Node, Path, describe, dotted, follow, plain
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where a reader was told to look, see `BatchReader`."""
+
+    image: str | int | None
+    label: str | int | None
+    index: str | int | None
+    box_format: str
+    ignore_index: int | None
+
+
+class BatchContent:
+    """The images of one batch, and what belongs to them.
+
+    What belongs to images is searched for from the innermost container that holds them outwards, and never in a
+    container with other images of the same number of channels: that is another branch.
+
+    Args:
+        batch: The batch.
+        branch: Where the part of the batch lies that one loader made.
+        nodes: All parts of the branch.
+        candidates: Those that may be images.
+        images: The one that is taken.
+        keys: Where to look.
+        say: Called with warnings.
+    """
+
+    def __init__(
+        self,
+        batch: Any,
+        branch: Path,
+        nodes: Sequence[Node],
+        candidates: Sequence[Node],
+        images: Node,
+        keys: Keys,
+        say: Callable[[str], None],
+    ) -> None:
+        self.batch = batch
+        self.branch = branch
+        self.path = images.path
+        self._nodes = nodes
+        self._candidates = candidates
+        self._images = images.value
+        self._keys = keys
+        self._say = say
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> list[Tensor]:
+        """The batch's own tensors of images: one ``[B, C, H, W]``, or B ``[C, H, W]``."""
+        return [self._images] if isinstance(self._images, Tensor) else list(self._images)
+
+    @property
+    def count(self) -> int:
+        """B, the number of images."""
+        return len(self._images)
+
+    @property
+    def layout(self) -> Literal["NCHW", "NHWC"]:
+        """Where the channels are, as far as the shape tells: last if there are three or four and nowhere else."""
+        return layout_of(self.held[0])
+
+    @property
+    def single(self) -> list[Tensor]:
+        """Each image ``[C, H, W]``, which may be of different sizes."""
+        rows = (row for one in self.held for row in (plain(one) if one.ndim == 4 else plain(one)[None]))
+        return [row.movedim(-1, 0) for row in rows] if self.layout == "NHWC" else list(rows)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """The images ``[B, C, H, W]``, or ``[B, H, W, C]`` where that is their layout.
+
+        They are the batch's tensor itself, but without the behaviour of a subclass, or a stack of its list of images.
+
+        Raises:
+            BatchError: If they are of different sizes.
+        """
+        if isinstance(self._images, Tensor):
+            return plain(self._images)
+        sizes = {tuple(image.shape) for image in self.held}
+        if len(sizes) > 1:
+            raise BatchError(
+                f"Got images of different sizes in one batch: {', '.join(map(str, sorted(sizes)))}. Allowed are images "
+                "of one size; resize or pad them in the data set's transforms or its collate_fn, or use batch_size=1."
+            )
+        return torch.stack([plain(image) for image in self.held])
+
+    @property
+    def pictures(self) -> Tensor:
+        """The images ``[B, C, H, W]`` in any layout."""
+        return self.images.movedim(-1, 1) if self.layout == "NHWC" else self.images
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the images."""
+        height, width = self.pictures.shape[-2:]
+        return height, width
+
+    def channels_first(self) -> Tensor:
+        """The images, if they are ``[B, C, H, W]``.
+
+        Raises:
+            BatchError: If the channels come last.
+        """
+        if self.layout == "NHWC":
+            raise BatchError(
+                f"Got images {list(self.images.shape)}, which seem to be [B, H, W, C]. Allowed are images "
+                "[B, C, H, W]; permute them in the data set (images.permute(0, 3, 1, 2)), and back in the network."
+            )
+        return self.images
+
+    # --- labels -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def is_labelled(self) -> bool:
+        """Whether something beside the images looks like their labels."""
+        if self._keys.label is not None:
+            return self._at(self._keys.label)[0] is not None
+        return looks_labelled(self._scopes, self.count)
+
+    def labels(self) -> Tensor | None:
+        """The images' classes ``[B]`` int64; ``None`` where there are none.
+
+        Whole numbers ``[B]``, ``[B, 1]`` or a list of them: under a name of labels, or beside the images without a
+        name, or in a container of labels; then under any name but that of indices.
+
+        Raises:
+            BatchError: If there is something else under ``label_key``.
+        """
+        key = self._keys.label
+        if key is not None:
+            value = self._at(key)[0]
+            found = as_vector(value, self.count)
+            if value is None:
+                self._say(f"There is nothing under label_key={key!r} in the batch, which is {describe(self.batch)}.")
+            elif found is None:
+                raise BatchError(
+                    f"Found no integer labels [{self.count}] under label_key={key!r} but {describe(value)}. The batch "
+                    f"is {describe(self.batch)}."
+                )
+            return found
+        for group in groups_of_labels(self._scopes):
+            fitting = self._vectors(group)
+            if fitting:
+                self._say_which("labels", "label_key", fitting)
+                return as_vector(fitting[0].value, self.count)
+        return None
+
+    def ground_truth(self) -> Tensor:
+        """The images' classes, or the weights of theirs.
+
+        Returns:
+            ``[B]`` int64, a class an image; or ``[B, N]`` float32 in [0, 1], the weight of each class (multi-label and
+            soft labels; a yes-no label ``[B]`` of bools or floats becomes ``[B, 1]``).
+
+        Raises:
+            BatchError: If there is neither.
+
+        Example:
+            >>> from lightning_saliency.batches import BatchReader
+            >>> images = torch.rand(1, 3, 8, 8)
+            >>> BatchReader().read({"image": images, "target": torch.tensor([[1.0, 0.0, 1.0]])}).ground_truth()
+            tensor([[1., 0., 1.]])
+        """
+        key = self._keys.label
+        if key is not None:
+            value, path = self._at(key)
+            groups = [[Node(path, value)]]
+        else:
+            groups = groups_of_labels(self._scopes)
+        given = self._at(self._keys.index)[1] if self._keys.index is not None else None
+        for group in groups:
+            # Classes or weights of each class before a number an image, which may be anything.
+            likely = [
+                node for node in group if is_vector(node.value, self.count) or getattr(node.value, "ndim", 0) == 2
+            ]
+            for node in (*likely, *(node for node in group if node not in likely)):
+                truth = None if key is None and node.path == given else as_truth(node.value, self.count)
+                if truth is not None:
+                    if truth.ndim == 1 and key is None:
+                        self._say_which("labels", "label_key", self._vectors(group))
+                    return truth
+        told = "" if key is None else f" under label_key={key!r}"
+        raise BatchError(
+            f"Found no ground truth for the {self.count} images of the batch{told}, which is {describe(self.batch)}. "
+            "Allowed are integer classes [B] and weights [B, N] in [0, 1]; say where they are with label_key=, for "
+            "example label_key='target' or label_key=1."
+        )
+
+    # --- indices and objects ------------------------------------------------------------------------------------------
+
+    def indices(self) -> Tensor:
+        """The images' indices in their data set, ``[B]`` int64 on the CPU.
+
+        Raises:
+            BatchError: If there are none.
+        """
+        key = self._keys.index
+        if key is not None:
+            found = as_vector(self._at(key)[0], self.count)
+        else:
+            named = [node for scope in self._scopes for node in scope if role(node.name) == "index"]
+            rest = [node for group in groups_of_labels(self._scopes) for node in self._vectors(group)]
+            # Of vectors without a name of indices, the one that is not taken for the labels.
+            fitting = [node for node in named if is_vector(node.value, self.count)] or (
+                [node for node in rest if node.path != self._at(self._keys.label)[1]]
+                if self._keys.label is not None
+                else rest[1:]
+            )
+            self._say_which("indices", "index_key", fitting)
+            found = as_vector(fitting[0].value, self.count) if fitting else None
+        if found is None:
+            told = "" if key is None else f" under index_key={key!r}"
+            raise BatchError(
+                f"Found no integer indices [{self.count}]{told} in the batch, which is {describe(self.batch)}. "
+                "Let the data set hand out each image's index, and say where it is with index_key=, for example "
+                "index_key='index'."
+            )
+        return found.cpu()
+
+    def objects(self, size: tuple[int, int] | None = None) -> Tensor | None:
+        """The regions of the objects of each image, from its masks or else its boxes.
+
+        They are found by their names (``masks``, ``boxes``, …) or as torchvision's ``Mask`` and ``BoundingBoxes``, as
+        tensors or as one an image, see `mask_regions` and `box_regions`.
+
+        Args:
+            size: ``(H, W)`` of the images; ``None``: their own.
+
+        Returns:
+            ``[B, H, W]`` bool, the union of each image's objects; ``None`` where the batch carries none of that size,
+            or the images are of different sizes.
+        """
+        if size is None and len({image.shape for image in self.held}) > 1:
+            return None
+        size = self.size if size is None else size
+        beside = [node for scope in self._scopes for node in scope]
+        for node in beside:
+            if role(node.name) == "mask" or _are(node.value, tv_tensors.Mask):
+                found = mask_regions(node.value, self.count, size, self._keys.ignore_index)
+                if found is not None:
+                    return found
+        for node in beside:
+            if role(node.name) == "box" or _are(node.value, tv_tensors.BoundingBoxes):
+                found = box_regions(node.value, self.count, size, box_format(node.name) or self._keys.box_format)
+                if found is not None:
+                    return found
+        return None
+
+    # --- what belongs to the images -----------------------------------------------------------------------------------
+
+    @cached_property
+    def _scopes(self) -> list[list[Node]]:
+        return beside(Node(self.path, self._images, len(self.branch)), self._nodes, self._candidates)
+
+    def _at(self, key: str | int | None) -> tuple[Any, Path]:
+        """What is at a key, in the batch or in the branch, and where."""
+        if key is None:
+            return None, ()
+        value, path = follow(self.batch, key)
+        if value is None and self.branch:
+            value, inner = follow(follow(self.batch, dotted(self.branch))[0], key)
+            path = (*self.branch, *inner)
+        return value, path
+
+    def _vectors(self, group: Sequence[Node]) -> list[Node]:
+        """Those of some nodes that hold a whole number an image; indices whose place is known are none of them."""
+        given = self._at(self._keys.index)[1] if self._keys.index is not None else None
+        fitting = [node for node in group if is_vector(node.value, self.count) and node.path != given]
+        return sorted(fitting, key=lambda node: getattr(node.value, "dtype", None) == torch.bool)
+
+    def _say_which(self, what: str, option: str, fitting: Sequence[Node]) -> None:
+        """Warn where there was a choice."""
+        if len(fitting) > 1:
+            listed = ", ".join(f"{dotted(node.path)!r} ({describe(node.value)})" for node in fitting)
+            self._say(
+                f"Several parts of the batch may be the {what}: {listed}. The first is taken; say which it is with "
+                f"{option}={dotted(fitting[0].path)!r} or another."
+            )
+
+
+def _are(value: Any, kind: type) -> bool:
+    """Whether a value is of a kind, or a sequence of such values."""
+    listed = value if isinstance(value, (tuple, list)) else [value]
+    return bool(listed) and all(isinstance(item, kind) for item in listed)
