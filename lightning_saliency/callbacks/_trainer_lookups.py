@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from lightning_saliency.data.masked.loaders import batch_form
+from lightning_saliency.data.masked.loaders import batch_form, leaves
 
 _LIGHTNING_PACKAGES = ("pytorch_lightning", "lightning")
 
@@ -86,14 +86,25 @@ def loaders_form(trainer: pl.Trainer, stage: str) -> Any:
     Returns:
         Nested dictionaries and lists with ``None`` for each loader's part; ``None`` where a batch is one loader's.
     """
+    combined = _combined(trainer, stage)
+    return None if combined is None else batch_form(combined, training=True)
+
+
+def several_loaders(trainer: pl.Trainer, stage: str) -> bool:
+    """Whether a stage has more than one loader."""
+    combined = _combined(trainer, stage)
+    return combined is not None and len(leaves(combined)) > 1
+
+
+def _combined(trainer: pl.Trainer, stage: str) -> Any:
+    """Lightning's ``CombinedLoader`` of a stage; ``None`` before there is one."""
     loops: dict[str, Any] = {
         "train": trainer.fit_loop,
         "validate": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
         "test": trainer.test_loop,
         "predict": trainer.predict_loop,
     }
-    combined = loops[stage]._combined_loader
-    return None if combined is None else batch_form(combined, training=True)
+    return loops[stage]._combined_loader
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
