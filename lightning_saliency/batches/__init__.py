@@ -2,8 +2,8 @@
 
 from lightning_saliency.batches.content import BatchContent
 from lightning_saliency.batches.fingerprints import fingerprint, same_images
-from lightning_saliency.batches.outputs import find_logits
-from lightning_saliency.batches.reader import BatchReader, find_images, find_labels, find_objects
+from lightning_saliency.batches.outputs import find_predictions
+from lightning_saliency.batches.reader import BatchReader, find_classes, find_images, find_labels, find_objects
 from lightning_saliency.batches.tree import BatchError, NoImagesError, describe, follow
 
 __all__ = [
@@ -12,10 +12,11 @@ __all__ = [
     "BatchReader",
     "NoImagesError",
     "describe",
+    "find_classes",
     "find_images",
     "find_labels",
-    "find_logits",
     "find_objects",
+    "find_predictions",
     "fingerprint",
     "follow",
     "same_images",

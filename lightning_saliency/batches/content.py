@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lightning_saliency.batches.images import layout_of
-from lightning_saliency.batches.labels import as_truth, as_vector, groups_of_labels, is_vector, looks_labelled
+from lightning_saliency.batches.images import channels, layout_of
+from lightning_saliency.batches.labels import as_vector, groups_of_labels, is_vector, looks_labelled, tensor_of
 from lightning_saliency.batches.names import box_format, role
 from lightning_saliency.batches.objects import box_regions, mask_regions
 from lightning_saliency.batches.scopes import beside
 from lightning_saliency.batches.tree import BatchError, Node, Path, describe, dotted, follow, plain
+from lightning_saliency.functional.class_labels import label_classes, main_classes, no_classes
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,8 @@ class BatchContent:
         if key is not None:
             value = self._at(key)[0]
             found = as_vector(value, self.count)
-            if value is None:
-                self._say(f"There is nothing under label_key={key!r} in the batch, which is {describe(self.batch)}.")
-            elif found is None:
+            self._say_missing(key, value)
+            if value is not None and found is None:
                 raise BatchError(
                     f"Found no integer labels [{self.count}] under label_key={key!r} but {describe(value)}. The batch "
                     f"is {describe(self.batch)}."
@@ -169,11 +169,11 @@ class BatchContent:
         return None
 
     def ground_truth(self) -> Tensor:
-        """The images' classes, or the weights of theirs.
+        """The images' classes, or the weights of theirs, see ``label_classes``.
 
         Returns:
-            ``[B]`` int64, a class an image; or ``[B, N]`` float32 in [0, 1], the weight of each class (multi-label and
-            soft labels; a yes-no label ``[B]`` of bools or floats becomes ``[B, 1]``).
+            ``[B]`` int64, a class an image, -1 for none; or ``[B, N]`` float32 in [0, 1], the weight of each class
+            (multi-label and soft labels).
 
         Raises:
             BatchError: If there is neither.
@@ -185,29 +185,70 @@ class BatchContent:
             tensor([[1., 0., 1.]])
         """
         key = self._keys.label
-        if key is not None:
-            value, path = self._at(key)
-            groups = [[Node(path, value)]]
-        else:
-            groups = groups_of_labels(self._scopes)
-        given = self._at(self._keys.index)[1] if self._keys.index is not None else None
-        for group in groups:
+        for group in self._groups():
             # Classes or weights of each class before a number an image, which may be anything.
-            likely = [
-                node for node in group if is_vector(node.value, self.count) or getattr(node.value, "ndim", 0) == 2
-            ]
+            likely = [node for node in group if is_vector(node.value, self.count) or node.value.ndim == 2]
             for node in (*likely, *(node for node in group if node not in likely)):
-                truth = None if key is None and node.path == given else as_truth(node.value, self.count)
+                truth = label_classes(node.value, self.count)
                 if truth is not None:
-                    if truth.ndim == 1 and key is None:
+                    if is_vector(node.value, self.count) and key is None:
                         self._say_which("labels", "label_key", self._vectors(group))
                     return truth
         told = "" if key is None else f" under label_key={key!r}"
         raise BatchError(
             f"Found no ground truth for the {self.count} images of the batch{told}, which is {describe(self.batch)}. "
-            "Allowed are integer classes [B] and weights [B, N] in [0, 1]; say where they are with label_key=, for "
-            "example label_key='target' or label_key=1."
+            "Allowed are integer classes [B], weights [B, N] in [0, 1] and masks [B, H, W] of classes; say where they "
+            "are with label_key=, for example label_key='target' or label_key=1."
         )
+
+    def classes(self) -> Tensor | None:
+        """The class of each image, ``[B]`` int64, -1 for an image without one; ``None`` where there are no labels.
+
+        Integers come first, then labels in the other forms that ``main_classes`` knows, masks being the last; then
+        numbers that are no classes: -1 − N for N of them, see ``no_classes``.
+
+        Example:
+            >>> from lightning_saliency.batches import BatchReader
+            >>> images = torch.rand(2, 3, 8, 8)
+            >>> [BatchReader().read((images, torch.tensor(labels))).classes() for labels in ([4, 2], [[1.0], [0.0]])]
+            [tensor([4, 2]), tensor([1, 0])]
+        """
+        labels = self.labels() if self._keys.label is None else None
+        if labels is not None:
+            return main_classes(labels, self.count)
+        for read in (main_classes, no_classes):
+            for group in self._groups():
+                for node in group:
+                    found = read(node.value, self.count)
+                    if found is not None:
+                        return found
+        return None
+
+    def _groups(self) -> list[list[Node]]:
+        """The tensors that may be labels, the likeliest first: vectors and matrices, then masks."""
+        key = self._keys.label
+        if key is not None:
+            value, path = self._at(key)
+            self._say_missing(key, value)
+            groups = [[Node(path, value)]]
+        else:
+            index = self._at(self._keys.index)[1] if self._keys.index is not None else None
+            views = [node.value for node in self._candidates if channels(node.value) == channels(self._images)]
+            masks = ([node for node in scope if role(node.name) == "mask"] for scope in self._scopes)
+            groups = [
+                [node for node in group if node.path != index and not any(node.value is view for view in views)]
+                for group in (*groups_of_labels(self._scopes), *masks)
+            ]
+        tensors = [
+            [replace(node, value=tensor) for node in group if (tensor := tensor_of(node.value, self.count)) is not None]
+            for group in groups
+        ]
+        flat = [[node for node in group if node.value.ndim < 3] for group in tensors]
+        return [*flat, *([node for node in group if node.value.ndim >= 3] for group in tensors)]
+
+    def _say_missing(self, key: str | int, value: Any) -> None:
+        if value is None:
+            self._say(f"There is nothing under label_key={key!r} in the batch, which is {describe(self.batch)}.")
 
     # --- indices and objects ------------------------------------------------------------------------------------------
 

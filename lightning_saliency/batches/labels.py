@@ -85,15 +85,11 @@ def _is_whole(item: Any) -> bool:
     return isinstance(item, (int, np.integer, np.bool_))
 
 
-def as_truth(value: Any, count: int) -> Tensor | None:
-    """Classes ``[B]`` int64, or weights ``[B, N]`` float32 in [0, 1] of classes; ``None`` for everything else."""
-    if (isinstance(value, Tensor) and value.dtype != torch.bool) or not isinstance(value, Tensor):
-        classes = as_vector(value, count)
-        if classes is not None:
-            return classes
-    if not isinstance(value, Tensor) or value.is_nested or value.is_complex() or not value.numel():
+def tensor_of(value: Any, count: int) -> Tensor | None:
+    """A part of a batch that may be the labels of so many images as a plain tensor ``[B, …]``; ``None`` for others."""
+    vector = None if isinstance(value, Tensor) else as_vector(value, count)
+    if vector is not None:
+        return vector
+    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided or value.ndim == 0:
         return None
-    if value.ndim not in (1, 2) or value.shape[0] != count:
-        return None
-    weights = plain(value).detach().float().reshape(count, -1)
-    return weights if bool(((weights >= 0) & (weights <= 1)).all()) else None
+    return plain(value) if len(value) == count else None

@@ -152,6 +152,15 @@ def find_labels(batch: Any, count: int) -> Tensor | None:
     return content.labels() if content.count == count else None
 
 
+def find_classes(batch: Any, count: int) -> Tensor | None:
+    """The class ``[count]`` of each of a batch's images, see `BatchContent.classes`; ``None`` without labels."""
+    try:
+        content = BatchReader().read(batch)
+    except NoImagesError:
+        return None
+    return content.classes() if content.count == count else None
+
+
 def find_objects(batch: Any, size: tuple[int, int], box_format: str = "xyxy") -> Tensor | None:
     """The regions ``[B, H, W]`` of the objects of a batch's images of size (H, W), see `BatchContent.objects`."""
     try:

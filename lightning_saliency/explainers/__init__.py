@@ -10,6 +10,7 @@ from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, XGradCAM
 from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector, RandomBlobs, RandomMap
 from lightning_saliency.explainers.fast_cam import FastCAM
 from lightning_saliency.explainers.group_cam import GroupCAM
+from lightning_saliency.explainers.labelled import NoClassesError, explain_labels
 from lightning_saliency.explainers.mask_scoring import score_masks
 from lightning_saliency.explainers.names import CONTROL_MAPS, EXPLAINERS, find_explainer
 from lightning_saliency.explainers.registry import (
@@ -41,12 +42,14 @@ __all__ = [
     "GradCAM",
     "GradCAMPlusPlus",
     "GroupCAM",
+    "NoClassesError",
     "RandomBlobs",
     "RandomMap",
     "ScoreCAM",
     "TorchcamExplainer",
     "XGradCAM",
     "build_explainer",
+    "explain_labels",
     "find_explainer",
     "parse_explainers",
     "score_masks",

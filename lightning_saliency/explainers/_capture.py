@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers._outputs import class_logits, select_scores
+from lightning_saliency.explainers._outputs import Output, class_logits, plain_logits, select_scores
 from lightning_saliency.explainers._state import undisturbed, unwrap
 from lightning_saliency.scales.find import Scale, as_grid
 from lightning_saliency.scales.taps import ScaleTaps
@@ -22,11 +22,12 @@ def activations_and_gradients(
     images: Tensor,
     targets: Tensor | None,
     scales: Sequence[Scale],
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output = None,
     *,
     taps: ScaleTaps | None = None,
+    scores: Callable[[Tensor], Tensor] = plain_logits,
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """The activations A of some layers and ∂S/∂A, where S is each image's target logit, from one forward pass.
+    """The activations A of some layers and ∂S/∂A, where S is each image's target score, from one forward pass.
 
     The graph is built only from the shallowest of the layers upward, and no gradient of a weight is computed: the
     backward pass costs what the head costs. The network is run ``undisturbed``.
@@ -39,12 +40,14 @@ def activations_and_gradients(
         images: ``[B, C, H, W]`` on the network's device.
         targets: ``[B]`` int64; ``None``: the predicted classes.
         scales: The layers, as ``find_scales`` or ``named_scales`` return them.
-        output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
         taps: Taps that record this pass, while all others pause; the caller reads their maps.
+        scores: The scores ``[B, classes]`` of the network's logits, of which each image's target score is S; by default
+            the logits, see ``class_scores``.
 
     Returns:
         One pair (activations, gradients) per layer, both ``[B, C, h, w]`` (views of the network's own layout) and
-        detached, and the logits ``[B, N]``, detached.
+        detached, and the logits as ``class_logits`` returns them, detached.
 
     Raises:
         ValueError: If a target is out of range, the logits have another shape or do not depend on a layer, or the
@@ -65,15 +68,15 @@ def activations_and_gradients(
         with _tapped(network, scales, differentiable=True) as captured:
             if taps is not None:
                 taps.start()
-            logits = class_logits(network(images), output, images.shape[0])
+            logits = class_logits(network(images), output, images)
             tensors = _all_captured(captured, scales)
-            scores, _ = select_scores(logits, targets if targets is None else as_ordinary(targets))
-            if not scores.requires_grad:
+            own, _ = select_scores(logits, targets if targets is None else as_ordinary(targets), scores)
+            if not own.requires_grad:
                 raise ValueError(
                     f"The logits do not depend on {_names(scales)}, or the network computes them without gradients "
                     "(under torch.no_grad() or detached). Choose a layer after that part of the network."
                 )
-            gradients = torch.autograd.grad(scores.sum(), tensors, allow_unused=True)
+            gradients = torch.autograd.grad(own.sum(), tensors, allow_unused=True)
     pairs = []
     for scale, tensor, gradient in zip(scales, tensors, gradients, strict=True):
         if gradient is None:
@@ -86,7 +89,7 @@ def activations_only(
     model: nn.Module,
     images: Tensor,
     scales: Sequence[Scale],
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output = None,
 ) -> tuple[list[Tensor], Tensor]:
     """The activations of some layers, from one forward pass without a graph.
 
@@ -94,10 +97,10 @@ def activations_only(
         model: The network.
         images: ``[B, C, H, W]`` on the network's device.
         scales: The layers, as ``find_scales`` or ``named_scales`` return them.
-        output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
 
     Returns:
-        One tensor ``[B, C, h, w]`` per layer and the logits ``[B, N]``, as ``activations_and_gradients`` returns them.
+        One tensor ``[B, C, h, w]`` per layer and the logits, as ``activations_and_gradients`` returns them.
 
     Raises:
         ValueError: If the logits have another shape, or the network has no such module.
@@ -107,7 +110,7 @@ def activations_only(
         images = as_ordinary(images)
         network = unwrap(model)
         with _tapped(network, scales, differentiable=False) as captured:
-            logits = class_logits(network(images), output, images.shape[0])
+            logits = class_logits(network(images), output, images)
             tensors = _all_captured(captured, scales)
     return [_as_channels_first(tensor, scale, images) for tensor, scale in zip(tensors, scales, strict=True)], logits
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers._capture import activations_and_gradients, activations_only, as_ordinary
 from lightning_saliency.explainers._outputs import (
+    Output,
     check_range,
     checked_targets,
     class_logits,
     logits_of,
+    parse_output,
     select_scores,
+    select_targets,
 )
 from lightning_saliency.explainers._state import undisturbed, unwrap
+from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 
 __all__ = [
     "Explainer",
+    "Output",
     "activations_and_gradients",
     "activations_only",
     "as_ordinary",
@@ -33,7 +37,9 @@ __all__ = [
     "checked_targets",
     "class_logits",
     "logits_of",
+    "parse_output",
     "select_scores",
+    "select_targets",
     "undisturbed",
     "unwrap",
 ]
@@ -49,13 +55,15 @@ class Explainer(ABC):
     A subclass implements ``_explain``, and ``_explain_predicted`` where its own pass yields the prediction.
 
     Args:
-        model: The network, from images ``[B, C, H, W]`` to logits ``[B, N]``; wrappers of ``torch.compile`` and
-            ``DistributedDataParallel`` are taken off.
+        model: The network, from images ``[B, C, H, W]`` to logits ``[B, N]``; to one logit z, ``[B, 1]`` or ``[B]``, of
+            which class 1 has the logit z and class 0 has −z; or to logits of each pixel, ``[B, N, h, w]``, of which a
+            class's score is the mean over the pixels predicted as it, see ``functional.class_scores``. Wrappers of
+            ``torch.compile`` and ``DistributedDataParallel`` are taken off.
         layer: The layer to look at: the dotted name of a module, whose output is read (``"name:input"``: its input), or
             a ``Scale``. ``None``: the network's last scale, or what enters the last block of one with a class token.
-        output: Takes the logits ``[B, N]`` out of what the network returns; ``None``: ``logits_of``. A network with
-            another kind of output, such as a segmentation network's ``[B, N, H, W]``, needs one, for example
-            ``lambda returned: returned["out"].mean(dim=(2, 3))``.
+        output: What takes the logits out of what the network returns, where it returns more than one thing: a function
+            such as ``lambda returned: returned["queries"].amax(dim=1)``; or a key, the name of an attribute, a
+            position, or a dotted path of these, such as ``"heads.color"``. ``None``: ``logits_of``.
 
     Raises:
         TypeError: If ``model`` is not an ``nn.Module``, or ``layer`` is neither a name nor a ``Scale``.
@@ -69,7 +77,7 @@ class Explainer(ABC):
         model: nn.Module,
         layer: str | Scale | None = None,
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
     ) -> None:
         if layer is not None and not isinstance(layer, (str, Scale)):
             raise TypeError(
@@ -78,7 +86,7 @@ class Explainer(ABC):
             )
         self.model = unwrap(model)
         self.layer = layer
-        self.output = output
+        self.output = parse_output(output)
         self._found: dict[tuple[object, ...], tuple[Scale, ...]] = {}
 
     def __call__(self, images: Tensor, targets: Tensor | int | None = None) -> Tensor:
@@ -108,16 +116,21 @@ class Explainer(ABC):
 
     def _explain_predicted(self, images: Tensor) -> Tensor:
         """As ``_explain``, for the predicted classes; costs one more forward pass unless overridden."""
-        return self._explain(images, self.logits(images).argmax(dim=1))
+        if not self.class_specific:  # and whether the network has classes does not matter
+            return self._explain(images, torch.zeros(images.shape[0], dtype=torch.int64, device=images.device))
+        return self._explain(images, predicted_classes(self.logits(images)))
 
     def _explain_any(self, images: Tensor, targets: Tensor | None) -> Tensor:
         return self._explain_predicted(images) if targets is None else self._explain(images, targets)
 
     def logits(self, images: Tensor) -> Tensor:
-        """The network's logits ``[B, N]`` from one forward pass in eval mode, without a graph."""
+        """The network's logits ``[B, N]`` or ``[B, N, h, w]`` from one forward pass in eval mode, without a graph.
+
+        What they say of the classes is told by ``class_scores`` and ``predicted_classes`` of ``functional``.
+        """
         with undisturbed(self.model), torch.no_grad():
             images = as_ordinary(images)
-            return class_logits(self.model(images), self.output, images.shape[0])
+            return class_logits(self.model(images), self.output, images)
 
     def _run(
         self,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers._state import seed_generators
-from lightning_saliency.explainers.base import Explainer, check_range, class_logits, select_scores
+from lightning_saliency.explainers.base import Explainer, Output, check_range, class_logits, select_targets
+from lightning_saliency.functional.class_scores import class_count, class_regions, class_scores
 from lightning_saliency.scales.find import Scale
 
 #: The classes of ``captum.attr`` that explain an image by the network as a whole.
@@ -71,7 +72,7 @@ class CaptumExplainer(Explainer):
         samples: int = 15,
         stdevs: float | None = None,
         seed: int = 0,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         **options: Any,
     ) -> None:
         super().__init__(model, output=output)
@@ -95,10 +96,23 @@ class CaptumExplainer(Explainer):
         self.stdevs = stdevs
         self.seed = seed
         self.options = options
+        self._pixelwise = False
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        method = getattr(self._captum, self.method)(_ToLogits(self.model, self.output, targets))
+        network = _ToLogits(self.model, self.output, targets)
         options: dict[str, Any] = {**self._defaults(images), **self.options}
+        maps = None if self._pixelwise else self._attributed(network, images, targets, options)
+        self._pixelwise = self._pixelwise or network.seen.ndim > 2
+        if maps is None or self._pixelwise:
+            # A segmentation network's score is read where it sees the class in the whole image.
+            with torch.no_grad():
+                network(images)
+            options["additional_forward_args"] = (class_regions(network.seen, targets),)
+            maps = self._attributed(network, images, targets, options)
+        return maps
+
+    def _attributed(self, network: nn.Module, images: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
+        method = getattr(self._captum, self.method)(network)
 
         def attribute(inputs: Tensor) -> Tensor:
             found: Tensor = method.attribute(inputs.requires_grad_(), target=targets, **options)
@@ -177,7 +191,7 @@ class TorchcamExplainer(Explainer):
         layer: str | Scale | None = None,
         *,
         seed: int = 0,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         **options: Any,
     ) -> None:
         super().__init__(model, layer, output=output)
@@ -211,9 +225,9 @@ class TorchcamExplainer(Explainer):
             _hidden_gradients(self.model),
             self._extractor(network, path, **options) as extractor,
         ):
-            logits = network(images.clone().requires_grad_())
-            _, classes = select_scores(logits, targets)
-            maps: list[Tensor] = extractor(class_idx=classes.tolist(), scores=logits, normalized=False)
+            scores = network(images.clone().requires_grad_())
+            classes = select_targets(network.seen, targets)
+            maps: list[Tensor] = extractor(class_idx=classes.tolist(), scores=scores, normalized=False)
         return maps[0].detach()
 
 
@@ -228,26 +242,27 @@ def torchcam_methods() -> dict[str, Callable[..., Any]]:
 
 
 class _ToLogits(nn.Module):
-    """The network with its logits ``[B, N]`` as output; an error if a target is not a class of it."""
+    """The network with one logit per class, ``[B, classes]``, as output; an error if a target is not a class of it."""
 
     PATH = "network"
 
-    def __init__(
-        self, network: nn.Module, output: Callable[[Any], Tensor] | None, targets: Tensor | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, output: Output, targets: Tensor | None = None) -> None:
         super().__init__()
         self.network = network
         self.output = output
         self.targets = targets
+        #: What the network returned at its latest pass, before it was made one logit a class.
+        self.seen = torch.empty(0)
         # What restores modes, as some of torchcam's classes do, goes by the outermost module's.
         self.training = False
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits = class_logits(self.network(images), self.output, images.shape[0])
+    def forward(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
+        logits = class_logits(self.network(images), self.output, images)
         if self.targets is not None:
-            check_range(self.targets, logits.shape[1])
+            check_range(self.targets, class_count(logits))
             self.targets = None  # once is enough
-        return logits
+        self.seen = logits.detach()
+        return class_scores(logits, "logit", regions)
 
 
 @contextmanager

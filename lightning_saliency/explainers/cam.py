@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Explainer, activations_and_gradients
+from lightning_saliency.explainers.base import Explainer, Output, activations_and_gradients
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.scales.find import Scale
@@ -38,7 +37,7 @@ class ClassActivationMap(Explainer):
         model: nn.Module,
         layer: str | Scale | Sequence[str | Scale] | None = None,
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
     ) -> None:
         one = layer if layer is None or isinstance(layer, (str, Scale)) else None
         super().__init__(model, one, output=output)

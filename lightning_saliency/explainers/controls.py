@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers.base import Explainer, Output
 from lightning_saliency.functional.masking import resize_maps, top_fraction
 
 
@@ -180,7 +178,7 @@ class RandomBlobs(Explainer):
         grid: int = 7,
         area: float = 0.4,
         seed: int = 0,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
     ) -> None:
         super().__init__(model, output=output)
         if grid < 2 or not 0 < area < 1:

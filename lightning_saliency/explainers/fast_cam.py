@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers.base import Explainer, Output
 from lightning_saliency.explainers.cam import CAMS
 from lightning_saliency.explainers.smoe import SMOE
 from lightning_saliency.functional.masking import resize_maps
@@ -54,7 +53,7 @@ class FastCAM(Explainer):
         statistic: str | Statistic = "smoe_scale",
         weights: str | Sequence[float] = "equal",
         layers: str | Sequence[str | Scale] = "auto",
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
     ) -> None:
         check_choice("cam", cam, CAMS)
         super().__init__(model, output=output)

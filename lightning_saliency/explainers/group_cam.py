@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import activations_and_gradients, activations_only, select_scores
+from lightning_saliency.explainers.base import Output, activations_and_gradients, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
@@ -72,7 +71,7 @@ class GroupCAM(MaskScoringExplainer):
         sigma: float = 50.0,
         gradients: bool = True,
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
         precision: Precision | None = None,
@@ -114,7 +113,7 @@ class GroupCAM(MaskScoringExplainer):
             )
         else:
             [activations], logits = activations_only(self.model, images, scales, self.output)
-        _, targets = select_scores(logits, targets)
+        targets = select_targets(logits, targets)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             masks = initial_masks(activations, gradients, self.groups, self.theta)
             blurred = fill_images(images, "blur", kernel_size=self.kernel_size, sigma=self.sigma)

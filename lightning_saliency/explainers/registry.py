@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import register_type
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Explainer
-from lightning_saliency.explainers.names import find_explainer, imported
+from lightning_saliency.explainers.base import Explainer, Output
+from lightning_saliency.explainers.names import find_explainer
 
 #: What names an explainer wherever one is asked for, see `ExplainerSpec.parse`.
 ExplainerLike = str | Mapping[str, Any] | Callable[..., Explainer]
@@ -110,7 +110,7 @@ class ExplainerSpec:
 
     def __call__(self, model: nn.Module) -> Explainer:
         """Build the explainer round a network."""
-        return self.factory(model, **{key: _argument(key, value) for key, value in self.init_args.items()})
+        return self.factory(model, **self.init_args)
 
     def takes(self, option: str) -> bool:
         """Whether the explainer has an argument of that name."""
@@ -150,6 +150,16 @@ class ExplainerSpec:
                 f"{', '.join(self.options) or 'none'}; drop or rename the others."
             ) from None
         return replace(self, init_args=init_args)
+
+    def with_output(self, output: Output) -> ExplainerSpec:
+        """The same with the place of the logits in what the network returns, unless its own arguments say it.
+
+        Raises:
+            TypeError: If the explainer depends on the class and has no argument ``output``.
+        """
+        if output is None or "output" in self.init_args or not (self.takes("output") or self.class_specific):
+            return self
+        return self.with_options(output=output)
 
     def with_defaults(self, **options: Any) -> ExplainerSpec:
         """The same with those arguments added that it takes and that are not given."""
@@ -271,8 +281,3 @@ def _fixed(factory: Callable[..., Explainer]) -> Mapping[str, Any]:
 def _named(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}.{name}"
-
-
-def _argument(name: str, value: Any) -> Any:
-    # In YAML a function is written as its path.
-    return imported(value) if name == "output" and isinstance(value, str) else value

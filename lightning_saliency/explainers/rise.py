@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
@@ -57,7 +57,7 @@ class RISE(MaskScoringExplainer):
         seed: int = 0,
         fill: Fill = "zero",
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
         precision: Precision | None = None,

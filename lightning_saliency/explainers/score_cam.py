@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import activations_only, select_scores
+from lightning_saliency.explainers.base import Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
@@ -54,7 +53,7 @@ class ScoreCAM(MaskScoringExplainer):
         layer: str | Scale | None = None,
         fill: Fill = "zero",
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
         precision: Precision | None = None,
@@ -81,7 +80,7 @@ class ScoreCAM(MaskScoringExplainer):
 
     def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
         [activations], logits = activations_only(self.model, images, [self._last_scale(images)], self.output)
-        _, targets = select_scores(logits, targets)
+        targets = select_targets(logits, targets)
         activations = activations if activations.dtype == torch.float64 else activations.float()
         count, channels = activations.shape[:2]
         size = (images.shape[2], images.shape[3])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import activations_and_gradients, class_logits, select_scores
+from lightning_saliency.explainers.base import Output, activations_and_gradients, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.cascade import cascade_fusion
@@ -66,7 +67,7 @@ class SISE(MaskScoringExplainer):
         max_masks: int | None = None,
         fill: Fill = "zero",
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
         precision: Precision | None = None,
@@ -99,12 +100,10 @@ class SISE(MaskScoringExplainer):
     def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
         scales = self._all_scales(images) if self.layers == "auto" else self._named_scales(images, tuple(self.layers))
 
-        def odds(returned: Any) -> Tensor:
-            return log_odds(class_logits(returned, self.output, images.shape[0]), self.score)
-
-        # The class with the largest odds is the one with the largest logit.
-        pairs, all_odds = activations_and_gradients(self.model, images, targets, scales, odds)
-        _, targets = select_scores(all_odds, targets)
+        pairs, logits = activations_and_gradients(
+            self.model, images, targets, scales, self.output, scores=partial(log_odds, score=self.score)
+        )
+        targets = select_targets(logits, targets)
         kept = [select_feature_maps(gradients, self.mu, self.max_masks) for _, gradients in pairs]
         blocks = [activations for activations, _ in pairs]
         del pairs

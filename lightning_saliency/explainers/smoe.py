@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Explainer, as_ordinary, check_images, undisturbed
+from lightning_saliency.explainers.base import Explainer, Output, as_ordinary, check_images, undisturbed
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.maps import ScaleMaps
@@ -55,7 +54,7 @@ class SMOE(Explainer):
         weights: str | Sequence[float] = "equal",
         layers: str | Sequence[str | Scale] = "auto",
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
     ) -> None:
         super().__init__(model, output=output)
         self.statistic = get_statistic(statistic)

@@ -1,7 +1,16 @@
 """Pure functions of tensors: statistics, maps, masks, curves, scores and pictures. No hook, no module, no Lightning."""
 
 from lightning_saliency.functional.cascade import cascade_fusion, otsu_threshold
-from lightning_saliency.functional.class_scores import Score, class_scores, log_odds
+from lightning_saliency.functional.class_labels import label_classes, main_classes, no_classes
+from lightning_saliency.functional.class_scores import (
+    Score,
+    class_count,
+    class_regions,
+    class_scores,
+    log_odds,
+    most_frequent_classes,
+    predicted_classes,
+)
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.distributions import (
     fit_gamma,
@@ -61,6 +70,8 @@ __all__ = [
     "blur",
     "boxes_to_masks",
     "cascade_fusion",
+    "class_count",
+    "class_regions",
     "class_scores",
     "combine",
     "deletion_curve",
@@ -80,17 +91,22 @@ __all__ = [
     "insertion_curve",
     "is_random",
     "keep_most_salient",
+    "label_classes",
     "log_odds",
     "lognormal_entropy",
     "lognormal_mean",
     "lovi",
+    "main_classes",
     "map_entropy",
     "mean",
     "min_max",
+    "most_frequent_classes",
+    "no_classes",
     "normal_cdf",
     "otsu_threshold",
     "overlay",
     "pointing_game",
+    "predicted_classes",
     "remove_most_salient",
     "renyi_entropy",
     "resize_maps",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.checks import check_choice, check_minimum, classes_of_images
-from lightning_saliency.functional.class_scores import Score, class_scores
+from lightning_saliency.functional.class_scores import Score, class_count, class_regions, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
 
 __all__ = ["auc", "deletion_curve", "insertion_curve", "target_scores"]
@@ -42,7 +42,8 @@ def insertion_curve(
 
     Args:
         score_fn: Images ``[N, C, H, W]`` to logits (or probabilities, see ``score``) ``[N, classes]``, for example a
-            network in eval mode.
+            network in eval mode; or to one logit ``[N, 1]``, or to logits of pixels, see ``class_scores``: a class's
+            pixels are then those that are predicted as it in the whole image.
         images: ``[B, C, H, W]``, as the network takes them.
         saliency: Maps ``[B, H, W]``, any range, finite.
         targets: Class of each image, ``[B]`` int64, or one class for all.
@@ -67,7 +68,7 @@ def insertion_curve(
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> def score_fn(images):
         ...     return images.sum((2, 3)) / 10
-        >>> insertion_curve(score_fn, images, images[:, 0], 0, steps=4, fill="zero", score="logit")
+        >>> insertion_curve(score_fn, images, images[:, 0], 1, steps=4, fill="zero", score="logit")
         tensor([[0.0000, 0.4000, 0.7000, 0.9000, 1.0000]])
     """
     return _curve(score_fn, images, saliency, targets, steps, fill, batch_size, score, inserting=True)
@@ -112,7 +113,7 @@ def deletion_curve(
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> def score_fn(images):
         ...     return images.sum((2, 3)) / 10
-        >>> deletion_curve(score_fn, images, images[:, 0], 0, steps=4, fill="zero", score="logit")
+        >>> deletion_curve(score_fn, images, images[:, 0], 1, steps=4, fill="zero", score="logit")
         tensor([[1.0000, 0.6000, 0.3000, 0.1000, 0.0000]])
     """
     return _curve(score_fn, images, saliency, targets, steps, fill, batch_size, score, inserting=False)
@@ -154,6 +155,7 @@ def target_scores(
     *,
     score: Score = "softmax",
     batch_size: int | Literal["auto"] = "auto",
+    whole: Tensor | None = None,
 ) -> Tensor:
     """The score of each image's own class, without gradients.
 
@@ -163,6 +165,8 @@ def target_scores(
         targets: Class of each image, ``[B]`` int64, or one class for all.
         score: ``"softmax"``, ``"sigmoid"``, or ``"logit"``.
         batch_size: Images in one pass, or ``"auto"``.
+        whole: The images before they were masked, ``[B, C, H, W]``, in which the class's pixels are looked for where
+            ``score_fn`` returns logits of pixels, see ``class_regions``. ``None``: the images themselves.
 
     Returns:
         ``[B]``, float32 (float64 if the output of ``score_fn`` is).
@@ -177,7 +181,8 @@ def target_scores(
         tensor([0.2500, 0.2500])
     """
     indices = torch.arange(len(images), device=images.device)
-    return _scored(score_fn, images.__getitem__, indices, images, targets, score, batch_size)
+    whole = images if whole is None else whole
+    return _scored(score_fn, images.__getitem__, indices, whole, targets, score, batch_size)
 
 
 @torch.no_grad()
@@ -236,23 +241,30 @@ def _scored(
     classes = classes_of_images(targets, len(images), images.device)
     if len(images) == 0:
         return images.new_zeros(0, dtype=torch.float32)
-    classes = classes.expand(len(images)).repeat_interleave(len(jobs) // len(images))
-    lowest, highest = int(classes.min()), int(classes.max())
+    given, size, regions = classes.expand(len(images)), _chunk_size(images, batch_size), None
+    lowest, highest = int(given.min()), int(given.max())
     scores = []
-    for chunk in torch.split(jobs, _chunk_size(images, batch_size)):
+    for chunk in torch.split(jobs, size):
         output = score_fn(make(chunk))
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"Got {type(output).__name__} from score_fn. Allowed is a tensor [N, classes]; unwrap it, for example "
                 "lambda images: model(images).logits."
             )
-        if output.ndim != 2 or len(output) != len(chunk) or lowest < 0 or highest >= output.shape[1]:
+        shaped = output.ndim in (2, 4) and len(output) == len(chunk)
+        if not shaped or lowest < 0 or highest >= class_count(output):
             raise ValueError(
                 f"Got scores {list(output.shape)} from score_fn for {len(chunk)} images and the targets {lowest} to "
                 f"{highest}. Allowed are scores [{len(chunk)}, classes] with every target among the classes; check "
                 "both."
             )
-        scores.append(class_scores(output, score).gather(1, classes[chunk].unsqueeze(1)).squeeze(1))
+        if output.ndim == 4 and regions is None:
+            # A segmentation network's score is read where it sees the class in the whole image.
+            parts = zip(torch.split(images, size), torch.split(given, size), strict=True)
+            regions = torch.cat([class_regions(score_fn(whole), own) for whole, own in parts])
+        of_chunk = chunk // (len(jobs) // len(images))
+        seen = None if regions is None else regions[of_chunk]
+        scores.append(class_scores(output, score, seen).gather(1, given[of_chunk].unsqueeze(1)).squeeze(1))
     return torch.cat(scores)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_saliency.checks import check_choice, classes_of_images
-from lightning_saliency.explainers.base import class_logits, undisturbed, unwrap
+from lightning_saliency.explainers.base import Output, class_logits, parse_output, undisturbed, unwrap
 from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision, fast_inference
 
 Average = Literal["micro", "macro", "none"]
@@ -129,8 +129,10 @@ class ImageMean(Metric):
 
 
 @contextmanager
-def scoring(model: Callable[[Tensor], Any], precision: Precision | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The model as a function from images to logits ``[N, classes]``, while the context lasts.
+def scoring(
+    model: Callable[[Tensor], Any], precision: Precision | None = None, output: Output = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The model as a function from images to logits, see ``class_logits``, while the context lasts.
 
     A network is run in eval mode and left as it was; wrappers such as ``DistributedDataParallel`` are taken off, since
     processes need not have the same number of images. Any other callable is called as it is.
@@ -139,20 +141,22 @@ def scoring(model: Callable[[Tensor], Any], precision: Precision | None = None) 
         model: A network, or any function of images that returns logits, or an object in which they can be found.
         precision: Score with a faster copy of the network in this precision, see `fast_inference`, under autocast.
             ``None``: with the network itself, as the caller has it.
+        output: What takes the logits out of what the model returns, see ``Explainer``.
     """
+    output = parse_output(output)
     if not isinstance(model, nn.Module):
-        yield lambda images: class_logits(model(images), None, len(images))
+        yield lambda images: class_logits(model(images), output, images)
         return
     network = unwrap(model)
     with undisturbed(network), torch.no_grad():
         if precision is None:
-            yield lambda images: class_logits(network(images), None, len(images))
+            yield lambda images: class_logits(network(images), output, images)
             return
         copied = fast_inference(network, precision)
 
         def fast(images: Tensor) -> Tensor:
             with torch.autocast(images.device.type, dtype=PRECISIONS[precision]):
                 returned = copied(images.contiguous(memory_format=torch.channels_last))
-            return class_logits(returned, None, len(images)).float()
+            return class_logits(returned, output, images).float()
 
         yield fast

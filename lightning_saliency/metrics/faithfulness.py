@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.checks import check_minimum
+from lightning_saliency.explainers.base import Output, parse_output
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.fills import Fill, fill_images
@@ -36,6 +37,7 @@ class _CurveAUC(ImageMean):
         average: Average = "micro",
         num_classes: int | None = None,
         *,
+        output: Output = None,
         keep_curves: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -45,6 +47,7 @@ class _CurveAUC(ImageMean):
         self.fill = fill
         self.batch_size = batch_size
         self.score = score
+        self.output = parse_output(output)
         self.keep_curves = keep_curves
         if keep_curves:
             self.add_state("curves", default=[], dist_reduce_fx="cat")
@@ -57,12 +60,12 @@ class _CurveAUC(ImageMean):
         """Add a batch.
 
         Args:
-            model: The network, or any function from images ``[N, C, H, W]`` to logits ``[N, classes]``.
+            model: The network, or any function from images ``[N, C, H, W]`` to logits, see ``class_scores``.
             images: ``[B, C, H, W]``, as the network takes them.
             saliency: Maps ``[B, H, W]``.
             targets: The class that each map is for, ``[B]`` int64, or one class for all.
         """
-        with scoring(model) as score_fn:
+        with scoring(model, output=self.output) as score_fn:
             curves = self._curve(score_fn, images, saliency, targets)
         self._add(curves, targets)
         if self.keep_curves:
@@ -94,6 +97,7 @@ class InsertionAUC(_CurveAUC):
         score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
+        output: What takes the logits out of what the model returns, see ``Explainer``.
         keep_curves: Whether each image's curve is kept as well, in the list ``curves`` of ``[B, S + 1]`` tensors.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
@@ -101,7 +105,7 @@ class InsertionAUC(_CurveAUC):
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> metric = InsertionAUC(steps=4, fill="zero", score="logit")
-        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
+        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=1)
         >>> metric.compute()
         tensor(0.6250)
         >>> metric.mean_curve()
@@ -136,6 +140,7 @@ class DeletionAUC(_CurveAUC):
         score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
+        output: What takes the logits out of what the model returns, see ``Explainer``.
         keep_curves: Whether each image's curve is kept as well, in the list ``curves`` of ``[B, S + 1]`` tensors.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
@@ -143,7 +148,7 @@ class DeletionAUC(_CurveAUC):
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> metric = DeletionAUC(steps=4, fill="zero", score="logit")
-        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
+        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=1)
         >>> metric.compute()
         tensor(0.3750)
     """
@@ -176,10 +181,13 @@ class _MaskedScore(ImageMean):
         score: Score = "softmax",
         average: Average = "micro",
         num_classes: int | None = None,
+        *,
+        output: Output = None,
         **kwargs: Any,
     ) -> None:
-        options = (fraction, fill, score, average, num_classes)
-        shared = None if isinstance(fill, Tensor) else f"masked score {options}"
+        self.output = parse_output(output)
+        options = (fraction, fill, score, average, num_classes, output)
+        shared = None if isinstance(fill, Tensor) or callable(self.output) else f"masked score {options}"
         super().__init__(average, num_classes, shape=(2,), shared=shared, **kwargs)
         self.fraction = fraction
         self.fill = fill
@@ -190,7 +198,7 @@ class _MaskedScore(ImageMean):
         """Add a batch; each image passes the network twice, whole and masked.
 
         Args:
-            model: The network, or any function from images ``[N, C, H, W]`` to logits ``[N, classes]``.
+            model: The network, or any function from images ``[N, C, H, W]`` to logits, see ``class_scores``.
             images: ``[B, C, H, W]``, as the network takes them.
             saliency: Maps ``[B, H, W]``; in [0, 1] if ``fraction`` is ``None``.
             targets: The class that each map is for, ``[B]`` int64, or one class for all.
@@ -199,9 +207,9 @@ class _MaskedScore(ImageMean):
             masked = blend(images, fill_images(images, self.fill), saliency)
         else:
             masked = keep_most_salient(images, saliency, self.fraction, self.fill)
-        with scoring(model) as score_fn:
+        with scoring(model, output=self.output) as score_fn:
             before, after = (
-                target_scores(score_fn, shown, targets, score=self.score, batch_size=self.batch_size)
+                target_scores(score_fn, shown, targets, score=self.score, batch_size=self.batch_size, whole=images)
                 for shown in (images, masked)
             )
         self._add(torch.stack([drop(before, after), increase(before, after)], dim=1), targets)
@@ -220,13 +228,14 @@ class AverageDrop(_MaskedScore):
         score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
+        output: What takes the logits out of what the model returns, see ``Explainer``.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> metric = AverageDrop(fraction=0.5, score="logit")
-        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
+        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=1)
         >>> metric.compute()
         tensor(30.0000)
     """
@@ -252,13 +261,14 @@ class IncreaseRate(_MaskedScore):
         score: ``"softmax"``, ``"sigmoid"`` for multi-label heads, or ``"logit"`` for the output as it is.
         average: ``"micro"``, ``"macro"`` or ``"none"``; see `ImageMean`.
         num_classes: Number of classes; not needed for ``"micro"``.
+        output: What takes the logits out of what the model returns, see ``Explainer``.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Example:
         >>> import torch
         >>> images = torch.tensor([[[[1.0, 2.0], [3.0, -4.0]]], [[[1.0, 2.0], [3.0, 4.0]]]])
         >>> metric = IncreaseRate(fraction=0.75, score="logit")
-        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=0)
+        >>> metric.update(lambda images: images.sum((2, 3)) / 10, images, saliency=images[:, 0], targets=1)
         >>> metric.compute()
         tensor(50.)
     """

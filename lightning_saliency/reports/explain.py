@@ -99,9 +99,9 @@ class ExplainedImages(Sequence[ExplainedImage]):
         shown = read_image(file, self._resize, self._crop)[None]
         images: Tensor = torch.as_tensor(self._normalize(shown)).to(_device_of(self._model))
         with usage_errors(f"{file} cannot be explained"):
-            probabilities = class_probabilities(self._model, images)
+            probabilities, predicted = class_probabilities(self._model, images)
         if isinstance(self._explainers, SMOE):
-            caption = class_caption(probabilities, int(probabilities.argmax()), self._class_names)
+            caption = class_caption(probabilities, predicted, self._class_names)
             with usage_errors(f"LOVI of {file} failed"):
                 return ExplainedImage(file, self.names[index], lovi_pictures(self._explainers, shown, images, caption))
         wrong = [target for target in self._targets if not 0 <= target < len(probabilities)]
@@ -111,8 +111,7 @@ class ExplainedImages(Sequence[ExplainedImage]):
                 "numbers of classes, or none for the predicted class."
             )
         captions = {
-            target: class_caption(probabilities, target, self._class_names)
-            for target in self._targets or [int(probabilities.argmax())]
+            target: class_caption(probabilities, target, self._class_names) for target in self._targets or [predicted]
         }
         pictures = explainer_pictures(self._explainers, shown, images, captions, file)
         return ExplainedImage(file, self.names[index], pictures)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_saliency.explainers import SMOE, Explainer
 from lightning_saliency.explainers._state import undisturbed
 from lightning_saliency.explainers.base import class_logits
-from lightning_saliency.functional.class_scores import class_scores
+from lightning_saliency.functional.class_scores import class_scores, predicted_classes
 from lightning_saliency.functional.visualization import heatmap, overlay
 from lightning_saliency.pictures.tensors import Picture, sheet, to_uint8
 
@@ -99,8 +99,8 @@ def picture_kinds(explainers: Sequence[str], targets: Sequence[int]) -> list[str
     return [*of_targets, *(f"{kind}_overlay" for kind in of_targets), "sheet"]
 
 
-def class_probabilities(network: nn.Module, images: Tensor) -> Tensor:
-    """The probability of each class of one image, ``[classes]``; a single output is the probability of "yes".
+def class_probabilities(network: nn.Module, images: Tensor) -> tuple[Tensor, int]:
+    """The probability of each class of one image, ``[classes]``, see ``class_scores``; and the predicted class.
 
     Args:
         network: Left as it is, run in eval mode.
@@ -113,13 +113,13 @@ def class_probabilities(network: nn.Module, images: Tensor) -> Tensor:
     with usage_errors(f"the network cannot be run on {size}"), undisturbed(network), torch.no_grad():
         returned = network(images)
     try:
-        logits = class_logits(returned, None, 1)
+        logits = class_logits(returned, None, images)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Got a network without class scores [B, classes]. {error} Wrap the network in a module that returns them; "
             "on the command line, give --model path/file.py:function, a function that builds such a module."
         ) from error
-    return class_scores(logits, "softmax" if logits.shape[1] > 1 else "sigmoid")[0].cpu()
+    return class_scores(logits, "softmax")[0].cpu(), int(predicted_classes(logits))
 
 
 def class_caption(probabilities: Tensor, index: int, names: Sequence[str] | None) -> str:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_saliency.batches import BatchError, find_images, find_labels, find_logits, find_objects
+from lightning_saliency.batches import BatchError, find_images, find_labels, find_objects, find_predictions
 
 IMAGES = torch.rand(4, 3, 8, 10)
 LABELS = torch.tensor([3, 1, 0, 2])
@@ -93,11 +93,16 @@ def test_no_objects_is_none():
     assert find_objects({"masks": torch.ones(4, 5, 5)}, (8, 10)) is None
 
 
-def test_logits_of_a_step():
+def test_predictions_of_a_step():
     logits = torch.rand(4, 7)
-    assert find_logits({"loss": torch.tensor(1.0), "logits": logits}, 4) is logits
-    assert find_logits((torch.tensor(1.0), logits), 4) is logits
-    assert find_logits({"preds": LABELS}, 4) is LABELS
-    assert find_logits({"loss": torch.tensor(1.0)}, 4) is None
-    assert find_logits(None, 4) is None
-    assert find_logits(torch.tensor(1.0), 4) is None
+    predicted = logits.argmax(1)
+    assert torch.equal(find_predictions({"loss": torch.tensor(1.0), "logits": logits}, 4), predicted)
+    assert torch.equal(find_predictions((torch.tensor(1.0), logits), 4), predicted)
+    assert torch.equal(find_predictions({"preds": LABELS}, 4), LABELS)
+    yes_no = torch.tensor([0.5, -0.5, 2.0, -3.0])
+    for one in (yes_no, yes_no[:, None], yes_no[:, None, None, None].expand(-1, 1, 6, 6)):
+        assert find_predictions({"logits": one}, 4).tolist() == [1, 0, 1, 0]
+    assert find_predictions((torch.tensor(1.0), yes_no), 4) is None  # the losses of the images, perhaps
+    assert find_predictions({"loss": torch.tensor(1.0)}, 4) is None
+    assert find_predictions(None, 4) is None
+    assert find_predictions(torch.tensor(1.0), 4) is None

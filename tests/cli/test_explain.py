@@ -58,6 +58,10 @@ def pixelwise(num_classes):
     return Wrapped(num_classes, lambda logits: logits[:, :, None, None].expand(-1, -1, 8, 8))
 
 
+def queries(num_classes):
+    return Wrapped(num_classes, lambda logits: logits[:, :, None].expand(-1, -1, 8))
+
+
 def unknown(num_classes):
     return Wrapped(num_classes, lambda logits: {"classes": logits, "other": logits})
 
@@ -266,7 +270,7 @@ def test_an_output_that_is_a_file_is_said(network, photo, capsys, tmp_path):
     assert "which is no folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["dictionary", "pair", "attribute"])
+@pytest.mark.parametrize("kind", ["dictionary", "pair", "attribute", "pixelwise"])
 @pytest.mark.parametrize("methods", [[], ["--explainers", "grad_cam,rise,smoe", argument("rise.masks=4")]])
 def test_logits_are_found_in_what_networks_return(tmp_path, networks, photo, kind, methods):
     folders = [tmp_path / "plain", tmp_path / "wrapped"]
@@ -278,7 +282,7 @@ def test_logits_are_found_in_what_networks_return(tmp_path, networks, photo, kin
         assert (pixels_of(folders[0] / name) == pixels_of(folders[1] / name)).all()
 
 
-@pytest.mark.parametrize(("kind", "message"), [("pixelwise", "[1, 5, 8, 8]"), ("unknown", "'classes', 'other'")])
+@pytest.mark.parametrize(("kind", "message"), [("queries", "[1, 5, 8]"), ("unknown", "'classes', 'other'")])
 def test_networks_without_class_scores_are_refused(tmp_path, networks, photo, capsys, kind, message):
     assert main(["explain", *networks(kind), "--output", str(tmp_path / "out"), str(photo)]) == 2
     told = capsys.readouterr().err
@@ -305,9 +309,15 @@ def test_networks_without_scales_are_explained_by_what_needs_none(tmp_path, netw
 
 def test_a_single_output(tmp_path, networks, photo, capsys):
     methods = ["--explainers", "rise", argument("rise.masks=4"), "--output", str(tmp_path / "out")]
-    assert main(["explain", *networks("tensor", 1), *methods, str(photo)]) == 2
-    assert "score='sigmoid'" in capsys.readouterr().err
-    assert main(["explain", *networks("tensor", 1), *methods, argument("rise.score=sigmoid"), str(photo)]) == 0
+    pictures = []
+    for more in ([], [argument("rise.score=sigmoid")]):
+        assert main(["explain", *networks("tensor", 1), *methods, "--targets", "0,1", *more, str(photo)]) == 0
+        pictures.append([pixels_of(tmp_path / "out" / f"photo_rise_{target}.png") for target in (0, 1)])
+    assert (pictures[0][0] == pictures[1][0]).all()
+    assert (pictures[0][1] == pictures[1][1]).all()
+    assert (pictures[0][0] != pictures[0][1]).any()
+    assert main(["explain", *networks("tensor", 1), *methods, "--targets", "2", str(photo)]) == 2
+    assert "Allowed are the network's classes, 0 to 1" in capsys.readouterr().err
 
 
 def explained(tmp_path, network, files, *more):

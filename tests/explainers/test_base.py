@@ -139,7 +139,7 @@ def test_googlenet_in_training_mode_returns_three_outputs() -> None:
     ("returned", "message"),
     [
         ({"a": torch.zeros(1), "b": torch.zeros(1)}, r"a mapping with the keys \['a', 'b'\].*output="),
-        (("text", None), "returned tuple, in which no logits were found"),
+        (("text", None), "returned a tuple of 2, in which no logits were found"),
         (None, "returned NoneType"),
     ],
 )
@@ -169,15 +169,15 @@ def test_shapes_of_logits() -> None:
     assert torch.equal(GradCAM(spatial, "conv")(inputs, 2), expected)
     binary = Returning(lambda x: x[:, 2].mean(dim=(1, 2)))
     binary.load_state_dict(flat.state_dict())
-    assert torch.equal(GradCAM(binary, "conv")(inputs, 0), expected)
-    segmentation = Returning(lambda x: {"out": x, "aux": x})
-    segmentation.load_state_dict(flat.state_dict())
-    with pytest.raises(ValueError, match=r"Got logits \[2, 4, 14, 14\] for 2 images. Allowed are \[B, N\]; reduce"):
-        GradCAM(segmentation, "conv")(inputs, 2)
-    reduced = GradCAM(segmentation, "conv", output=lambda returned: returned["out"].mean(dim=(2, 3)))
-    assert torch.equal(reduced(inputs, 2), expected)
+    assert torch.equal(GradCAM(binary, "conv")(inputs, 1), expected)
+    queries = Returning(lambda x: {"out": x.flatten(2), "aux": x})
+    queries.load_state_dict(flat.state_dict())
+    with pytest.raises(ValueError, match=r"Got logits \[2, 4, 196\] for 2 images. Allowed are \[B, N\], and"):
+        GradCAM(queries, "conv")(inputs, 2)
+    reduced = GradCAM(queries, "conv", output=lambda returned: returned["out"].mean(dim=2))
+    torch.testing.assert_close(reduced(inputs, 2), expected)
     with pytest.raises(TypeError, match=r"from output=. Allowed is a tensor of logits"):
-        GradCAM(segmentation, "conv", output=lambda returned: returned)(inputs, 2)
+        GradCAM(queries, "conv", output=lambda returned: returned)(inputs, 2)
 
 
 def test_layers_of_another_type() -> None:

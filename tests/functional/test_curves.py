@@ -45,8 +45,8 @@ def test_exactly_the_pixels_of_each_step(size: tuple[int, int], steps: int) -> N
     images, saliency, pixels = torch.ones(1, 1, *size), torch.rand(1, *size), size[0] * size[1]
     expected = torch.tensor([round(step * pixels / steps) for step in range(steps + 1)])
     options = {"steps": steps, "fill": "zero", "score": "logit"}
-    inserted = insertion_curve(share, images, saliency, 0, **options)[0] * pixels
-    deleted = deletion_curve(share, images, saliency, 0, **options)[0] * pixels
+    inserted = insertion_curve(share, images, saliency, 1, **options)[0] * pixels
+    deleted = deletion_curve(share, images, saliency, 1, **options)[0] * pixels
     assert torch.equal(inserted.round().long(), expected)
     assert torch.equal(deleted.round().long(), pixels - expected)
 
@@ -128,7 +128,7 @@ def test_equal_values_come_in_reading_order() -> None:
     images = torch.arange(1.0, 7.0).view(1, 1, 2, 3)
     saliency = torch.tensor([[[5, 9, 5], [9, 5, 5]]])
     summed = insertion_curve(
-        lambda images: images.sum((2, 3)), images, saliency, 0, steps=6, fill="zero", score="logit"
+        lambda images: images.sum((2, 3)), images, saliency, 1, steps=6, fill="zero", score="logit"
     )
     assert summed.tolist() == [[0, 2, 6, 7, 10, 15, 21]]
 
@@ -208,7 +208,7 @@ def test_auc_of_curves() -> None:
         ({"score": "logits"}, ValueError, "'softmax', 'sigmoid', 'logit'"),
         ({"fill": "grey"}, ValueError, "grey"),
         ({"score_fn": lambda images: {"logits": images}}, TypeError, "dict"),
-        ({"score_fn": lambda images: images}, ValueError, r"Allowed are scores \[\d+, classes\]"),
+        ({"score_fn": lambda images: images.flatten(2)}, ValueError, r"Allowed are scores \[\d+, classes\]"),
     ],
 )
 def test_what_is_refused(curve: Curve, changes: dict[str, object], error: type[Exception], message: str) -> None:

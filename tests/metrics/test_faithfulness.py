@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,54 @@ def test_outputs_that_are_no_plain_logits(kind: type[InsertionAUC], wrap: Callab
     first.update(plain, *data)
     second.update(wrapped, *data)
     assert torch.equal(first.compute(), second.compute())
+
+
+@AGAINST_NETWORK
+@pytest.mark.parametrize("output", ["heads.a", lambda returned: returned["heads"]["a"]])
+def test_where_the_logits_are(kind: type[InsertionAUC], output: Any) -> None:
+    plain, wrapped, data = Counting(), Counting(lambda logits: {"heads": {"a": logits, "b": logits * 0}}), batch()
+    wrapped.load_state_dict(plain.state_dict())
+    first, second = kind(), kind(output=output)
+    first.update(plain, *data)
+    second.update(wrapped, *data)
+    assert torch.equal(first.compute(), second.compute())
+    with pytest.raises(TypeError, match="logits"):
+        kind(output="heads").update(wrapped, *data)
+
+
+@AGAINST_NETWORK
+@pytest.mark.parametrize(
+    "wrap", [lambda logits: logits[:, :1], lambda logits: logits[:, 0], lambda logits: (logits.mean(), logits[:, :1])]
+)
+def test_one_logit_is_scored_as_two_classes(kind: type[InsertionAUC], wrap: Callable[[Tensor], Tensor]) -> None:
+    """As a network does whose first class has the logit 0 and whose second has the one logit."""
+    one, two = Counting(wrap), Counting(lambda logits: torch.cat([logits[:, :1] * 0, logits[:, :1]], dim=1))
+    two.load_state_dict(one.state_dict())
+    images, saliency, _ = batch()
+    targets = torch.arange(len(images)) % 2
+    values = []
+    for model in (one, two):
+        metric = kind()
+        metric.update(model, images, saliency, targets)
+        values.append(metric.compute())
+    torch.testing.assert_close(*values)
+
+
+def test_pixels_are_scored_where_the_whole_image_shows_the_class() -> None:
+    class Bright(torch.nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": torch.cat([torch.zeros_like(x), 4 * x - 2], dim=1)}
+
+    images = torch.zeros(1, 1, 4, 4)
+    images[..., :2, :] = 1.0  # eight pixels of class 1
+    metric = InsertionAUC(steps=16, fill="zero", score="logit")
+    metric.update(Bright(), images, images[:, 0], 1)
+    # Each of the eight pixels adds 4 / 8 to their mean, which goes from -2 to 2 and stays there.
+    torch.testing.assert_close(metric.mean_curve(), torch.linspace(-2, 6, 17).clamp(max=2))
+    drop = AverageDrop(fraction=0.25)
+    drop.update(Bright(), images, images[:, 0], 1)
+    before, after = torch.tensor(2.0).sigmoid(), (torch.tensor(2.0).sigmoid() + torch.tensor(-2.0).sigmoid()) / 2
+    torch.testing.assert_close(drop.compute(), 100 * (before - after) / before)
 
 
 @AGAINST_NETWORK

@@ -37,7 +37,7 @@ def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
 def looks_multi_label(truth: Tensor) -> bool:
     """Whether a batch's ground truth looks like one of classes that do not exclude each other.
 
-    Zeros and ones do, unless each row is the one-hot code of a single class; a single column, yes or no, always does.
+    Zeros and ones do, unless each row is the one-hot code of a single class.
 
     Args:
         truth: Classes ``[B]`` or weights ``[B, N]``, as ``BatchContent.ground_truth`` returns them.
@@ -49,8 +49,6 @@ def looks_multi_label(truth: Tensor) -> bool:
     """
     if truth.ndim == 1:
         return False
-    if truth.shape[1] == 1:
-        return True
     hard = ((truth == 0) | (truth == 1)).all()
     return bool(hard & (truth.sum(1) != 1).any())
 

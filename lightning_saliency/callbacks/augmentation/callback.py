@@ -27,6 +27,7 @@ from lightning_saliency.callbacks.augmentation.options import (
 from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalars
 from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
 from lightning_saliency.explainers import ExplainerOption
+from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.fills import Fill
 
@@ -46,9 +47,10 @@ class SaliencyAugmentation(pl.Callback):
     generators as they were, the callback draws from a generator of its own, and the data set's own tensors are never
     written to. With ``probability=0`` a run is bit for bit what it would be without the callback.
 
-    An image stays as it is if its map is constant or not finite, or if it has no class (a negative label, or no
-    positive one). A mistake in the options ends the run before its first step. Later, an error is a warning, and the
-    step goes on unaugmented; after ten in a row, not counting steps that were to stay as they are, the callback is off.
+    An image stays as it is if its map is constant or not finite, or if it has no class (a label that is negative, NaN,
+    255 or otherwise beyond the network's classes, or no positive one of several). A mistake in the options ends the run
+    before its first step. Later, an error is a warning, and the step goes on unaugmented; after ten in a row, not
+    counting steps that were to stay as they are, the callback is off.
 
     Two controls test whether the map matters. Both cost the guide's queries: ``control="random_blobs"`` cuts the mask
     out of a random map with the same values and the same autocorrelation, and keeps exactly as many pixels of each
@@ -83,12 +85,15 @@ class SaliencyAugmentation(pl.Callback):
             kept maps are not part of a checkpoint.
         image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches. Of several loaders' images
             those with labels are taken; after the first batch, those without images or labels are passed over.
-        label_key: Where a batch carries its classes: integers ``[B]``, or weights ``[B, N]`` in [0, 1] of which a class
-            is drawn (multi-label, soft labels). ``None`` searches.
+        label_key: Where a batch carries its classes: integers ``[B]``; 0 and 1 of any dtype, ``[B]`` or ``[B, 1]``, for
+            a network with one output; weights ``[B, N]`` in [0, 1] of which a class is drawn (multi-label, soft
+            labels); or masks ``[B, H, W]``, of which the most frequent class but 0 counts. ``None`` searches.
         index_key: Where a batch carries the images' indices, with ``reuse_epochs``; ``None`` searches.
         multi_label: Whether the classes do not exclude each other, so that confidences are sigmoids in place of a
             softmax. ``None``: the run's first batch tells, and a checkpoint keeps it: zeros and ones ``[B, N]`` of
             which not every row has a single one.
+        output: What takes the logits out of what the network returns, where it returns more than one thing: a function,
+            a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
         seed: Seed of the choice of images and of everything else that is random here.
         film: Settings of the pictures, see `FilmConfig`; ``True``: with its defaults. ``False``: neither pictures
             nor scalars are logged, which saves their forward passes.
@@ -129,12 +134,13 @@ class SaliencyAugmentation(pl.Callback):
         label_key: str | int | None = None,
         index_key: str | int | None = None,
         multi_label: bool | None = None,
+        output: Output = None,
         seed: int = 0,
         film: FilmConfig | bool = True,
         name: str | None = None,
     ) -> None:
         self._points = parse_schedule(probability)
-        self.guide = Guide(explainer, control, precision=precision, resolution=resolution)
+        self.guide = Guide(explainer, control, precision=precision, resolution=resolution, output=output)
         self.recipe = Recipe(self.guide, soft, fill)
         self.start_epoch = whole_number("start_epoch", start_epoch, 0)
         self.every_n_steps = whole_number("every_n_steps", every_n_steps, 1)

@@ -15,9 +15,10 @@ from lightning_saliency.callbacks.augmentation.options import (
     batch_generator,
 )
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
+from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision
-from lightning_saliency.functional.class_scores import Score, class_scores
+from lightning_saliency.functional.class_scores import Score, class_count, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
 from lightning_saliency.functional.masking import blend, resize_maps
 from lightning_saliency.pictures.tensors import resize_images
@@ -34,6 +35,8 @@ class Guide:
         control: ``None``: the explainer's maps; ``"random_blobs"`` or ``"other_image"``: see ``SaliencyAugmentation``.
         precision: Autocast the queries to it; also the explainer's ``precision``, if it takes one and none is given.
         resolution: Side of the queried images, as a share of the images' side, in (0, 1].
+        output: What takes the logits out of what the network returns, see ``Explainer``; an ``output`` among the
+            explainer's own arguments comes first.
 
     Raises:
         AugmentationConfigurationError: If the explainer is unknown or class-free, or an option unknown or out of range.
@@ -46,6 +49,7 @@ class Guide:
         *,
         precision: Precision | None = None,
         resolution: float = 1.0,
+        output: Output = None,
     ) -> None:
         if control is not None and control not in MASK_CONTROLS:
             raise AugmentationConfigurationError(
@@ -60,7 +64,11 @@ class Guide:
             raise AugmentationConfigurationError(
                 f"Got resolution={resolution}. Allowed are shares of the images' side in (0, 1]; 1 is the full size."
             )
-        self.spec = _class_specific(explainer).with_defaults(**({} if precision is None else {"precision": precision}))
+        spec = _class_specific(explainer).with_defaults(**({} if precision is None else {"precision": precision}))
+        try:
+            self.spec = spec.with_output(output)
+        except TypeError as error:
+            raise AugmentationConfigurationError(f"{spec.name} cannot be the guide. {error}") from error
         self.control = control
         self.precision = precision
         self.resolution = resolution
@@ -149,8 +157,15 @@ class Guide:
         explainer = self._explainer(multi_label, (images.shape[2], images.shape[3]))
         logits = explainer.logits(images)
         score: Score = getattr(explainer, "score", "sigmoid" if multi_label else "softmax")
-        scores = class_scores(logits, "softmax" if score == "logit" and logits.shape[1] > 1 else score)
+        scores = class_scores(logits, "softmax" if score == "logit" else score)
         return scores.gather(1, targets.to(scores.device)[:, None])[:, 0]
+
+    def class_count(self, images: Tensor) -> int | None:
+        """The number of the network's classes, from a pass over some images; ``None`` if the guide knows no classes."""
+        explainer = self._explainer(False, (images.shape[2], images.shape[3]))
+        if not explainer.class_specific:
+            return None
+        return class_count(explainer.logits(images))
 
     def _explainer(self, multi_label: bool, size: tuple[int, int] | None) -> Explainer:
         key = (multi_label, size if self.resolution < 1 else None)

@@ -15,6 +15,8 @@ from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, Failures, batch_generator
+from lightning_saliency.functional.class_labels import NO_CLASS
+from lightning_saliency.functional.class_scores import IGNORED
 
 
 @dataclass
@@ -65,6 +67,7 @@ class BatchStep:
         self.failures = failures
         self.swap = Swap()
         self._cache: MapCache | None = None
+        self._classes: int | None = None
 
     def begin(self) -> None:
         """Another run, or none: show the batch its own pixels, and forget the maps."""
@@ -120,7 +123,11 @@ class BatchStep:
         images = content.channels_first()
         generator = batch_generator(self.seed, trainer.global_rank, number)
         draws = torch.rand(images.shape[0], generator=generator)
-        targets = self.truth.classes(content, generator)
+        try:
+            targets = self._known(self.truth.classes(content, generator))
+        except BatchError as error:
+            self.failures.warn_once("no labels", f"Batches without labels stay as they are. {error}")
+            return None
         rows = ((draws < probability) & (targets >= 0)).nonzero()[:, 0]
         if not len(rows):
             return None
@@ -147,14 +154,36 @@ class BatchStep:
         targets = self.truth.classes(content, batch_generator(self.seed, 0, -1))
         if self.reuse_epochs > 1:
             _indices(content)
-        if bool((targets >= 0).any()):
-            # The highest class: a label beyond the network's classes is then found out here.
-            tried = targets.argmax()[None]
-            generator = batch_generator(self.seed, 0, -1)
-            with trainer.precision_plugin.forward_context(), self.recipe.guide.trial():
-                first = images[tried.to(images.device)]
-                self.recipe.augmented(first, targets[tried], generator, self.truth.several)
-        return images, targets
+        if not bool((targets >= 0).any()):
+            return images, targets
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            self._classes = self.recipe.guide.class_count(images[:1].detach())
+        known = self._known(targets)
+        if not bool((known >= 0).any()):
+            raise ValueError(
+                f"Got labels such as {int(targets.max())}, none of them from 0 to {(self._classes or 0) - 1}, the "
+                f"network's {self._classes} classes. Allowed are integer classes, and 0 and 1 for a network with one "
+                "output; say with label_key= where the labels are, and with output= where the network's logits are."
+            )
+        tried = known.argmax()[None]
+        generator = batch_generator(self.seed, 0, -1)
+        with trainer.precision_plugin.forward_context(), self.recipe.guide.trial():
+            first = images[tried.to(images.device)]
+            self.recipe.augmented(first, known[tried], generator, self.truth.several)
+        return images, known
+
+    def _known(self, targets: Tensor) -> Tensor:
+        """The classes, -1 in the place of those that the network does not have."""
+        if self._classes is None:
+            return targets
+        beyond = targets >= self._classes
+        if bool((beyond & (targets != IGNORED)).any()):
+            self.failures.warn_once(
+                "no such class",
+                f"Images with labels such as {int(targets.max())} stay as they are: the network has {self._classes} "
+                "classes, from 0.",
+            )
+        return torch.where(beyond, NO_CLASS, targets)
 
     def _maps(
         self, epoch: int, indices: Tensor | None, images: Tensor, targets: Tensor, generator: torch.Generator

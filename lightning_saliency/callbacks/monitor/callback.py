@@ -34,6 +34,7 @@ from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochSca
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.explainers import ExplainerOption
+from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.scales.maps import combined_statistics
@@ -81,7 +82,8 @@ class SaliencyMonitor(StageHooks):
         views: Names of pictures: ``"lovi"``, ``"combined"``, ``"scales"``, and explainers, such as ``"fast_cam"``. Or a
             mapping from a picture's name to its explainer in any form, ``None`` where the name says it:
             ``{"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}``. Explainers show
-            the images' own classes; the network runs again for them, on the sample alone and without a trace.
+            the images' own classes, and the predicted class where a label is none (-1, 255, NaN, missing); the network
+            runs again for them, on the sample alone and without a trace.
         stage: ``"validate"``, ``"train"`` or ``"test"``. With ``"train"`` each epoch's first images are shown.
         log_at_start: Also log the untrained network, from the trainer's sanity check (``stage="validate"`` only).
         image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches. Loaders without images are
@@ -96,6 +98,8 @@ class SaliencyMonitor(StageHooks):
         name: Prefix of every key, and the film's folder.
         picture_width: Largest width of a picture in pixels.
         film_megabytes: Largest size of the film on disk, in 10⁶ bytes; beyond it every second frame is dropped.
+        output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
+            function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
 
     Raises:
         MonitorConfigurationError: Before the first training step, for options that make no sense, missing validation
@@ -127,6 +131,7 @@ class SaliencyMonitor(StageHooks):
         name: str = "saliency",
         picture_width: int = 512,
         film_megabytes: float = 64.0,
+        output: Output = None,
     ) -> None:
         self.every_n_epochs = positive("every_n_epochs", every_n_epochs)
         self.num_images = positive("num_images", num_images)
@@ -134,7 +139,7 @@ class SaliencyMonitor(StageHooks):
         self.weights = weights
         self.model = model
         self.layers = layers
-        self.views = parse_views(views)
+        self.views = parse_views(views, output)
         if stage not in STAGES:
             raise MonitorConfigurationError(
                 f"Got stage={stage!r}. Allowed are {', '.join(map(repr, STAGES))}; use one."

@@ -14,6 +14,8 @@ from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
+from lightning_saliency.explainers.labelled import explain_labels
+from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.loggers import log_picture_to
 from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
@@ -97,7 +99,7 @@ class MonitorFilm:
                 for size in {record.image.shape for record in records}:
                     same = [record for record in records if record.image.shape == size]
                     images = torch.stack([record.image for record in same])
-                    maps = self._explain(trainer, spec, images, _targets(same)).float().cpu()
+                    maps = self._explain(trainer, spec, images, _labels(same)).float().cpu()
                     for record, map_ in zip(same, maps, strict=True):
                         record.views[view] = map_
 
@@ -144,10 +146,10 @@ class MonitorFilm:
                 with attempts.trying(part, "Pictures kept as files are not affected."):
                     log_picture_to(logger, f"{self.name}/{view}", picture, step, captions=captions)
 
-    def _explain(self, trainer: pl.Trainer, spec: ExplainerSpec, images: Tensor, targets: Tensor | None) -> Tensor:
+    def _explain(self, trainer: pl.Trainer, spec: ExplainerSpec, images: Tensor, labels: Tensor) -> Tensor:
         explainer = spec(watched_module(trainer.lightning_module, self.model))
         with trainer.precision_plugin.forward_context():
-            return explainer(images.to(trainer.strategy.root_device), targets)
+            return explain_labels(explainer, images.to(trainer.strategy.root_device), labels)
 
     def _find_normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
         if self.denormalize != "auto":
@@ -160,7 +162,6 @@ class MonitorFilm:
         return find_normalization(getattr(trainer, "datamodule", None), loaders[self.stage])
 
 
-def _targets(records: Sequence[SampleRecord]) -> Tensor | None:
-    """The images' classes; ``None``, the predicted ones, where an image has none."""
-    labels = [record.label for record in records if record.label is not None]
-    return torch.tensor(labels) if len(labels) == len(records) else None
+def _labels(records: Sequence[SampleRecord]) -> Tensor:
+    """The images' classes, -1 for none."""
+    return torch.tensor([NO_CLASS if record.label is None else record.label for record in records])

@@ -116,12 +116,13 @@ def _caption(record: SampleRecord, classes: Sequence[str] | None) -> str:
     def named(index: int) -> str:
         return classes[index] if classes is not None and 0 <= index < len(classes) else str(index)
 
-    if record.label is None and record.prediction is None:
+    label = None if record.label is None or record.label < 0 else record.label
+    if label is None and record.prediction is None:
         return ""
     if record.prediction is None:
-        return named(record.label or 0)
-    if record.label is None:
+        return named(label or 0)
+    if label is None:
         return f"→ {named(record.prediction)}"
-    if record.label == record.prediction:
-        return named(record.label)
-    return f"{named(record.label)} → {named(record.prediction)}"
+    if label == record.prediction:
+        return named(label)
+    return f"{named(label)} → {named(record.prediction)}"

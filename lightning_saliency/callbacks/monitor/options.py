@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
+from lightning_saliency.explainers.base import Output
 from lightning_saliency.scales import split_layer
 
 #: The loops a monitor can watch.
@@ -40,12 +41,14 @@ def positive(name: str, value: int) -> int:
     return value
 
 
-def parse_views(views: Views) -> dict[str, ExplainerSpec | None]:
+def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec | None]:
     """The rows of pictures: name of the row -> explainer, ``None`` for those in ``VIEWS``.
 
     Args:
         views: Names in ``VIEWS`` and of explainers; or a mapping from a row's name to its explainer, ``None`` where the
             row is called like the view or the explainer.
+        output: What takes the logits out of what the network returns, for explainers without an ``output`` of their
+            own, see ``Explainer``.
 
     Raises:
         MonitorConfigurationError: If no view is given, a name is unknown, or a row in ``VIEWS`` has an explainer.
@@ -67,7 +70,7 @@ def parse_views(views: Views) -> dict[str, ExplainerSpec | None]:
                 f"scales' views ({', '.join(VIEWS)}); rename it."
             )
         try:
-            parsed[name] = None if name in VIEWS else parse_explainers({name: explainer})[name]
+            parsed[name] = None if name in VIEWS else parse_explainers({name: explainer})[name].with_output(output)
         except (TypeError, ValueError, ImportError) as error:
             raise MonitorConfigurationError(
                 f"Got the view {name!r}. Allowed are {', '.join(VIEWS)}, explainers, and {{name: explainer}}; use one "

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_saliency.batches import BatchContent, BatchReader, NoImagesError, find_logits
+from lightning_saliency.batches import BatchContent, BatchReader, NoImagesError, find_predictions
 from lightning_saliency.callbacks._trainer_lookups import loaders_form, several_loaders
 from lightning_saliency.callbacks.monitor.options import check_layers
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
@@ -172,13 +172,13 @@ def sample_records(found: PassMaps, pending: _Pending, outputs: Any) -> dict[int
         outputs: What the step returned, searched for logits.
     """
     place = {image: position for position, image in enumerate(found.images)}
-    labels, logits = pending.content.labels(), find_logits(outputs, pending.content.count)
+    labels, predictions = pending.content.classes(), find_predictions(outputs, pending.content.count)
     return {
         slot: SampleRecord(
             image=pending.shown[position],
             statistics=[map_[place[row]].float().cpu() for map_ in found.maps],
             label=None if labels is None else int(labels[row]),
-            prediction=None if logits is None else int(logits[row].argmax() if logits.ndim == 2 else logits[row]),
+            prediction=None if predictions is None else int(predictions[row]),
         )
         for position, (row, slot) in enumerate(pending.pairs)
         if row in place

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lightning_saliency.batches import BatchContent, BatchError, BatchReader, describe
 from lightning_saliency.data.masked.open_stores import Stores
 from lightning_saliency.explainers import Explainer, ExplainerSpec
+from lightning_saliency.explainers.labelled import explain_labels
+from lightning_saliency.functional.class_labels import NO_CLASS
 
 Targets = Literal["predicted", "label"]
 
@@ -58,13 +60,13 @@ class OnlineMaps:
             seen = images.to(parameter.dtype)  # "true" half precision gives half-precision images
         labels = self._labels(content)
         with nullcontext() if context is None else context:
-            return content, self.explainer(seen, labels)
+            return content, explain_labels(self.explainer, seen, labels)
 
     def _labels(self, content: BatchContent) -> Tensor | None:
         if self.targets == "predicted":
             return None
-        labels = content.labels()
-        if labels is None:
+        labels = content.classes()
+        if labels is None or bool((labels < NO_CLASS).any()):
             raise BatchError(
                 f"Found no integer labels [{content.count}] in the batch, which is {describe(content.batch)}. "
                 "targets='label' needs them; say where they are with label_key=, or use targets='predicted'."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.explainers.base import Explainer
+from lightning_saliency.explainers.base import Explainer, Output
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, Precision
 from lightning_saliency.explainers.mask_scoring.scorer import MaskScorer, check_scoring
 from lightning_saliency.functional.class_scores import Score
@@ -41,7 +40,7 @@ class MaskScoringExplainer(Explainer):
         model: nn.Module,
         layer: Any = None,
         *,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
         precision: Precision | None = None,

@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import (
+    Output,
     as_ordinary,
     checked_targets,
     class_logits,
@@ -26,7 +27,7 @@ from lightning_saliency.explainers.base import (
 )
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, FastCopy, Precision
-from lightning_saliency.functional.class_scores import Score, class_scores
+from lightning_saliency.functional.class_scores import Score, class_regions, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
 from lightning_saliency.functional.masking import blend
 
@@ -49,7 +50,7 @@ def score_masks(
     fill: Fill = "blur",
     batch_size: int | Literal["auto"] = "auto",
     score: Score = "softmax",
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output = None,
     precision: Precision | None = None,
     fast: bool = False,
     progress: bool = False,
@@ -65,14 +66,15 @@ def score_masks(
         masks: ``[B, M, h, w]`` in [0, 1], or an iterable of such blocks (``[B, m₁, h, w]``, ``[B, m₂, h, w]``, …), of
             which none is kept. Masks common to all images may be a view, ``masks.expand(B, -1, -1, -1)``.
         targets: ``[B]`` int64, the class of each image; an int, the same for all; or a function from what the network
-            returns for N images to their N scores, for regression and segmentation.
+            returns for N images to their N scores, for regression.
         fill: What shows where the mask is zero, see `fill_images`; ``"zero"`` is zero in the network's own,
             normalised input space: the mean colour.
         batch_size: Images in one pass. ``"auto"``: the pixels of 4 images of 224² on a CPU, of 128 on an accelerator,
             twice that in half precision, halved as often as its memory is exceeded.
         score: Score of the class: ``"softmax"`` probability, ``"sigmoid"`` probability (multi-label heads) or
-            ``"logit"``. Not used if ``targets`` is a function, which returns the score itself.
-        output: Takes the logits ``[N, classes]`` out of what the network returns; ``None``: ``logits_of``.
+            ``"logit"``. Of a segmentation network it is the mean over the pixels that are predicted as the class in
+            the whole image. Not used if ``targets`` is a function, which returns the score itself.
+        output: What takes the logits out of what the network returns, see ``Explainer``.
         precision: ``"bf16"`` or ``"fp16"``: autocast to it. ``None``: the caller's precision.
         fast: Score with a faster copy of the network, see `fast_inference`.
         progress: Show a progress bar.
@@ -148,7 +150,7 @@ class MaskScorer:
         fill: Fill = "zero",
         batch_size: int | Literal["auto"] = "auto",
         score: Score = "softmax",
-        output: Callable[[Any], Tensor] | None = None,
+        output: Output = None,
         precision: Precision | None = None,
         fast: bool | FastCopy = False,
         progress: bool = False,
@@ -165,17 +167,18 @@ class MaskScorer:
         if self._copy is not None:
             self.precision = self._copy.precision
         self._function: Callable[[Any], Tensor] | None = None
-        self._classes: Tensor | None = None
+        self._classes = torch.zeros(images.shape[0], dtype=torch.int64)
+        self._regions: Tensor | None = None
         if callable(targets) and not isinstance(targets, Tensor):
             self._function = targets
         else:
-            self._classes = checked_targets(targets, images.shape[0])
-            if self._classes is None:
+            classes = checked_targets(targets, images.shape[0])
+            if classes is None:
                 raise TypeError(
                     "Got targets=None. Allowed are an int64 tensor [B], an int, or a function of the network's output; "
-                    "for the predicted classes pass model(images).argmax(dim=1)."
+                    "for the predicted classes pass predicted_classes(model(images))."
                 )
-            self._classes = self._classes.to(images.device)
+            self._classes = classes.to(images.device)
         self._may_shrink = batch_size == "auto"
         #: Images in one pass, at present.
         self.chunk = _chunk_size(images, half=self.precision is not None) if batch_size == "auto" else batch_size
@@ -281,8 +284,14 @@ class MaskScorer:
                     f"Got {given} from targets= for {len(owners)} images. Allowed are scores [N]; return one per image."
                 )
             return scores if scores.dtype == torch.float64 else scores.float()
-        scores = class_scores(class_logits(returned, self.output, len(owners)), self.score)
-        return select_scores(scores, None if self._classes is None else self._classes[owners])[0]
+        logits = class_logits(returned, self.output, blended)
+        if logits.ndim > 2 and self._regions is None:
+            # A segmentation network's score is read where it sees the class in the whole image.
+            parts = zip(*(torch.split(whole, self.chunk) for whole in (self.images, self._classes)), strict=True)
+            outputs = ((class_logits(self._network(images), self.output, images), classes) for images, classes in parts)
+            self._regions = torch.cat([class_regions(pixelwise, classes) for pixelwise, classes in outputs])
+        regions = None if self._regions is None else self._regions[owners]
+        return select_scores(logits, self._classes[owners], partial(class_scores, score=self.score, regions=regions))[0]
 
 
 def check_scoring(score: str, batch_size: int | str, precision: str | None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.data.boxes import Sample
 from lightning_saliency.explainers import Explainer, ExplainerSpec
+from lightning_saliency.functional.class_scores import class_scores
 from lightning_saliency.functional.curves import target_scores
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.studies.comparison.measuring import MetricConfig, measure
@@ -116,7 +117,7 @@ def _prepared(
     """Images ``[P, C, H, W]`` and targets ``[P]`` of pairs of image and class, and where each is from."""
     images = torch.stack([sample.image for sample in chosen]).to(device_of(network))
     with scoring(network) as score_fn:
-        logits = score_fn(images).cpu()
+        logits = class_scores(score_fn(images), "logit").cpu()
     pairs = [(place, which) for place, sample in enumerate(chosen) for which in range(len(sample.labels))]
     targets = []
     for place, which in pairs:

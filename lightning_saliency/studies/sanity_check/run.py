@@ -15,6 +15,7 @@ from lightning_saliency import __version__
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.base import undisturbed, unwrap
 from lightning_saliency.explainers.controls import EdgeDetector
+from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable
 from lightning_saliency.studies.costs import timing_cell
@@ -217,7 +218,7 @@ class _Study:
         control, targets = EdgeDetector(network), []
         for span in self.spans:
             images = torch.stack([self.samples[index].image for index in range(*span)])
-            targets += control.logits(images.to(device_of(network))).argmax(1).tolist()
+            targets += predicted_classes(control.logits(images.to(device_of(network)))).tolist()
         return targets
 
     @staticmethod

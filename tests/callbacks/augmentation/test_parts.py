@@ -50,14 +50,18 @@ IMAGES = torch.zeros(3, 3, 4, 4)
         ((IMAGES, torch.tensor([2, 0, 1])), None, torch.tensor([2, 0, 1])),
         ((IMAGES, torch.tensor([2, 0, 1], dtype=torch.int32)), None, torch.tensor([2, 0, 1])),
         ({"image": IMAGES, "a": torch.tensor([5, 5, 5]), "b": torch.tensor([2, 0, 1])}, "b", torch.tensor([2, 0, 1])),
-        ((IMAGES, torch.tensor([1.0, 0.0, 1.0])), None, torch.tensor([[1.0], [0.0], [1.0]])),
-        ((IMAGES, torch.tensor([True, False, True])), None, torch.tensor([[1.0], [0.0], [1.0]])),
+        ((IMAGES, torch.tensor([1.0, 0.0, 1.0])), None, torch.tensor([1, 0, 1])),
+        ((IMAGES, torch.tensor([[1.0], [0.0], [torch.nan]])), None, torch.tensor([1, 0, -1])),
+        ((IMAGES, torch.tensor([True, False, True])), None, torch.tensor([1, 0, 1])),
+        ((IMAGES, torch.tensor([[2], [-100], [255]])), None, torch.tensor([2, -1, 255])),
+        ((IMAGES, torch.tensor([0.25, 1.0, 0.5])), None, torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.5, 0.5]])),
+        ({"mask": torch.arange(3)[:, None, None].expand(-1, 4, 4), "image": IMAGES}, None, torch.tensor([0, 1, 2])),
         ((IMAGES, torch.eye(3)), None, torch.eye(3)),
         ((IMAGES, torch.eye(3, dtype=torch.int64)), 1, torch.eye(3)),
         ({"target": torch.full((3, 2), 0.5), "image": IMAGES}, None, torch.full((3, 2), 0.5)),
         # Whole numbers that are no classes: indices, as reuse_epochs needs them.
         ({"image": IMAGES, "index": torch.arange(3), "label": torch.eye(3)}, None, torch.eye(3)),
-        ({"index": torch.arange(3), "x": {"image": IMAGES, "label": torch.eye(3)[0]}}, None, torch.eye(3)[:, :1]),
+        ({"index": torch.arange(3), "x": {"image": IMAGES, "label": torch.eye(3)[0]}}, None, torch.tensor([1, 0, 0])),
         ((IMAGES, torch.eye(3), torch.arange(3)), None, torch.eye(3)),
         ((IMAGES, torch.tensor([0.5, 1.0, 0.5]), torch.tensor([2, 0, 1])), None, torch.tensor([2, 0, 1])),
     ],
@@ -90,7 +94,7 @@ def test_classes_are_drawn_by_their_weight():
         (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), True),
         (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), True),  # no class at all
         (torch.tensor([[0.25, 0.75], [1.0, 0.0]]), False),  # soft labels
-        (torch.ones(3, 1), True),  # yes or no
+        (torch.tensor([[0.75, 0.25], [0.0, 1.0]]), False),  # yes or no, softened
     ],
 )
 def test_whether_classes_exclude_each_other(truth, expected):
