@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lightning_saliency.batches.images import channels, layout_of
+from lightning_saliency.batches.images import channels
 from lightning_saliency.batches.labels import as_vector, groups_of_labels, is_vector, looks_labelled, tensor_of
 from lightning_saliency.batches.names import box_format, role
 from lightning_saliency.batches.objects import box_regions, mask_regions
+from lightning_saliency.batches.pixels import BatchImages
 from lightning_saliency.batches.scopes import beside
-from lightning_saliency.batches.tree import BatchError, Node, Path, describe, dotted, follow, plain
+from lightning_saliency.batches.tree import BatchError, Node, Path, describe, dotted, follow
 from lightning_saliency.functional.class_labels import label_classes, main_classes, no_classes
 
 
@@ -31,7 +32,7 @@ class Keys:
     ignore_index: int | None
 
 
-class BatchContent:
+class BatchContent(BatchImages):
     """The images of one batch, and what belongs to them.
 
     What belongs to images is searched for from the innermost container that holds them outwards, and never in a
@@ -57,80 +58,14 @@ class BatchContent:
         keys: Keys,
         say: Callable[[str], None],
     ) -> None:
+        super().__init__(images.value)
         self.batch = batch
         self.branch = branch
         self.path = images.path
         self._nodes = nodes
         self._candidates = candidates
-        self._images = images.value
         self._keys = keys
         self._say = say
-
-    # --- images -------------------------------------------------------------------------------------------------------
-
-    @property
-    def held(self) -> list[Tensor]:
-        """The batch's own tensors of images: one ``[B, C, H, W]``, or B ``[C, H, W]``."""
-        return [self._images] if isinstance(self._images, Tensor) else list(self._images)
-
-    @property
-    def count(self) -> int:
-        """B, the number of images."""
-        return len(self._images)
-
-    @property
-    def layout(self) -> Literal["NCHW", "NHWC"]:
-        """Where the channels are, as far as the shape tells: last if there are three or four and nowhere else."""
-        return layout_of(self.held[0])
-
-    @property
-    def single(self) -> list[Tensor]:
-        """Each image ``[C, H, W]``, which may be of different sizes."""
-        rows = (row for one in self.held for row in (plain(one) if one.ndim == 4 else plain(one)[None]))
-        return [row.movedim(-1, 0) for row in rows] if self.layout == "NHWC" else list(rows)
-
-    @cached_property
-    def images(self) -> Tensor:
-        """The images ``[B, C, H, W]``, or ``[B, H, W, C]`` where that is their layout.
-
-        They are the batch's tensor itself, but without the behaviour of a subclass, or a stack of its list of images.
-
-        Raises:
-            BatchError: If they are of different sizes.
-        """
-        if isinstance(self._images, Tensor):
-            return plain(self._images)
-        sizes = {tuple(image.shape) for image in self.held}
-        if len(sizes) > 1:
-            raise BatchError(
-                f"Got images of different sizes in one batch: {', '.join(map(str, sorted(sizes)))}. Allowed are images "
-                "of one size; resize or pad them in the data set's transforms or its collate_fn, or use batch_size=1."
-            )
-        return torch.stack([plain(image) for image in self.held])
-
-    @property
-    def pictures(self) -> Tensor:
-        """The images ``[B, C, H, W]`` in any layout."""
-        return self.images.movedim(-1, 1) if self.layout == "NHWC" else self.images
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the images."""
-        height, width = self.pictures.shape[-2:]
-        return height, width
-
-    def channels_first(self) -> Tensor:
-        """The images, if they are ``[B, C, H, W]``.
-
-        Raises:
-            BatchError: If the channels come last.
-        """
-        if self.layout == "NHWC":
-            raise BatchError(
-                f"Got images {list(self.images.shape)}, which seem to be [B, H, W, C]. Allowed are images "
-                "[B, C, H, W]; permute them in the data set (images.permute(0, 3, 1, 2)), and back in the network."
-            )
-        return self.images
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
