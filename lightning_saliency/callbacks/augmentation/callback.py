@@ -84,7 +84,7 @@ class SaliencyAugmentation(pl.Callback):
             hands out indices, and images that come back unchanged: an image that looks different gets a new map. The
             kept maps are not part of a checkpoint.
         image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches. Of several loaders' images
-            those with labels are taken; after the first batch, those without images or labels are passed over.
+            those with labels are taken; after the first batch, batches without images are passed over.
         label_key: Where a batch carries its classes: integers ``[B]``; 0 and 1 of any dtype, ``[B]`` or ``[B, 1]``, for
             a network with one output; weights ``[B, N]`` in [0, 1] of which a class is drawn (multi-label, soft
             labels); or masks ``[B, H, W]``, of which the most frequent class but 0 counts. ``None`` searches.

@@ -75,31 +75,24 @@ class BatchStep:
         self._cache = MapCache(self.reuse_epochs) if self.reuse_epochs > 1 else None
 
     def read(self, trainer: pl.Trainer, batch: Any, begun: bool) -> BatchContent | None:
-        """The images of a batch with their labels; ``None`` where it has none, but others had.
+        """The images of a batch; ``None`` where it has none, but others had.
 
         Args:
             trainer: The run.
             batch: The batch.
-            begun: Whether there were images with labels before.
+            begun: Whether there were images before.
 
         Raises:
             AugmentationConfigurationError: If the run's first batch shows that there will be none.
         """
         try:
-            content = self.reader.read(batch, loaders_form(trainer, "train"))
+            return self.reader.read(batch, loaders_form(trainer, "train"))
         except BatchError as error:
             if not begun:
                 self._refuse(trainer, error)
                 raise
             self.failures.note_once("no images", f"Batches without images are passed over. {error}")
             return None
-        if begun and not content.is_labelled:
-            self.failures.warn_once(
-                "no labels",
-                "A training step goes on unaugmented: its images have no labels. Such batches are passed over.",
-            )
-            return None
-        return content
 
     def tried(self, trainer: pl.Trainer, content: BatchContent) -> tuple[Tensor, Tensor]:
         """Try the recipe on an image of a batch, which stays as it is; returns its images and their classes, -1: none.
