@@ -163,7 +163,7 @@ def test_errors_say_what_to_do(folder):
         read_annotations(csv_file(folder, ["a,b"], "picture,class_name"))
     with pytest.raises(ValueError, match=r"line 2 .* cannot be read"):
         read_annotations(csv_file(folder, ["wide.png,cat,1,2,x,4"]))
-    with pytest.raises(FileNotFoundError, match=r"no image .*gone\.png"):
+    with pytest.raises(FileNotFoundError, match=r"annotations of .*gone\.png, where there is no image"):
         BoxedImages(read_annotations(csv_file(folder, ["gone.png,cat,1,2,3,4"])), {"cat": (0,)})
     images = read_annotations(csv_file(folder, ["wide.png,cat,20,10,40,30"]))
     with pytest.raises(ValueError, match="without an index"):

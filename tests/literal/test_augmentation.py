@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
 
-from . import augmentation as loop
+from .loops import augmentation as loop
 from .networks import TinyNetwork, random_images
 
 CHANNELS = 7

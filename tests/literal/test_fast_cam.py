@@ -8,9 +8,9 @@ import torch
 
 from lightning_saliency.explainers import SMOE, FastCAM
 
-from . import grad_cam, smoe
+from .loops import grad_cam, smoe
+from .loops.resampling import Array, min_max
 from .networks import TinyNetwork, random_images
-from .resampling import Array, min_max
 
 LAYERS = ("block1", "block2", "block3")
 

@@ -8,9 +8,9 @@ import torch
 
 from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus
 
-from . import grad_cam as loop
+from .loops import grad_cam as loop
+from .loops.resampling import Array
 from .networks import TinyNetwork, random_images
-from .resampling import Array
 
 CASES = [("block3", 16, 16), ("block3", 12, 20), ("block2", 12, 12), ("block2", 8, 12), ("block1", 8, 8)]
 

@@ -8,10 +8,10 @@ import torch
 
 from lightning_saliency.explainers import GradCAM, GroupCAM
 
-from . import group_cam as loop
-from .grad_cam import finished, grad_cam
+from .loops import group_cam as loop
+from .loops.grad_cam import finished, grad_cam
+from .loops.resampling import Array, min_max
 from .networks import TinyNetwork, random_images
-from .resampling import Array, min_max
 
 SIZES = [(16, 16), (12, 20)]
 CHANNELS = 7

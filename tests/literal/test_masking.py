@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 from lightning_saliency.functional import fills
 from lightning_saliency.functional import masking as fast
 
-from . import masking as loop
-from .group_cam import gaussian_blur, perturb
-from .resampling import Array, bilinear
+from .loops import masking as loop
+from .loops.group_cam import gaussian_blur, perturb
+from .loops.resampling import Array, bilinear
 
 SIZES = [(1, 1), (1, 7), (5, 5), (6, 11), (16, 16)]
 

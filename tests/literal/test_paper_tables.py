@@ -13,7 +13,7 @@ from lightning_saliency import functional as fast
 from lightning_saliency.functional import statistics
 from tests.paths import TABLES
 
-from . import smoe
+from .loops import smoe
 
 DATASETS = ("ImageNet", "Places", "COWC")
 

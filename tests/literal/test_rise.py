@@ -11,12 +11,12 @@ import torch
 from lightning_saliency.explainers import RISE, ScoreCAM, score_masks
 from lightning_saliency.explainers.rise import draw_masks
 
-from . import rise as loop
-from .grad_cam import finished
-from .group_cam import gaussian_blur, perturb, probability
+from .loops import rise as loop
+from .loops.grad_cam import finished
+from .loops.group_cam import gaussian_blur, perturb, probability
+from .loops.resampling import Array, bilinear, min_max
+from .loops.score_cam import score_cam
 from .networks import TinyNetwork, random_images
-from .resampling import Array, bilinear, min_max
-from .score_cam import score_cam
 
 SIZES = [(16, 16), (12, 20)]
 

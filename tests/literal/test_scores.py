@@ -12,12 +12,12 @@ from hypothesis.extra import numpy as hnp
 from lightning_saliency import functional as fast
 from lightning_saliency.functional.masking import keep_most_salient
 
-from . import scores as loop
-from . import smoe
-from .group_cam import gaussian_blur, probability
-from .masking import Mask
+from .loops import scores as loop
+from .loops import smoe
+from .loops.group_cam import gaussian_blur, probability
+from .loops.masking import Mask
+from .loops.resampling import Array
 from .networks import TinyNetwork, random_images
-from .resampling import Array
 
 SIZES = [(4, 4), (5, 10), (11, 7), (16, 16)]
 

@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 from lightning_saliency.explainers import SISE
 from lightning_saliency.functional import cascade as fast
 
-from . import sise as loop
+from .loops import sise as loop
+from .loops.resampling import Array, min_max
 from .networks import TinyNetwork, random_images
-from .resampling import Array, min_max
 
 LAYERS = ("block1", "block2", "block3")
 

@@ -16,8 +16,8 @@ from lightning_saliency.functional import fusion, normalization, visualization
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.scales.maps import ScaleMaps
 
-from . import smoe as loop
-from .resampling import Array
+from .loops import smoe as loop
+from .loops.resampling import Array
 
 SHAPES = [(2, 1, 3, 4), (2, 3, 4, 4), (1, 7, 5, 3), (2, 64, 3, 2), (1, 64, 1, 1)]
 DTYPES = [torch.float64, torch.float32]

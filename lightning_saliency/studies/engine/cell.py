@@ -160,6 +160,6 @@ def _with_retries(cell: Cell, retries: int) -> dict[str, Any]:
             return cell.function(**cell.arguments)
         except ProcessExitedException as error:
             warnings.warn(
-                f"Cell {cell.name}: {error}. It is begun anew, {left} more times at most.", RuntimeWarning, stacklevel=2
+                f"Cell {cell.name}: {error}. It is restarted, {left} more times at most.", RuntimeWarning, stacklevel=2
             )
     return cell.function(**cell.arguments)

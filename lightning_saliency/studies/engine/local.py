@@ -39,7 +39,7 @@ def in_processes(
     """Compute cells in several processes at a time.
 
     A process computes one cell after another, so that what a cell's function caches serves the next one. One that dies
-    in mid-cell is replaced, and its cell begun anew.
+    in mid-cell is replaced, and its cell restarted.
 
     Args:
         cells: What is to be computed.
@@ -172,7 +172,7 @@ def _work(connection: Connection, folder: Path, threads: int, device: str | None
 
 
 def _end_with_parent() -> None:
-    """Without it, a killed study's processes would go on with their cells while the study is begun anew."""
+    """Without it, a killed study's processes would go on with their cells while the study is restarted."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -142,9 +142,9 @@ def test_missing_folders_are_named(root: Path, tmp_path: Path) -> None:
         ready(root=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"Got val_dir=.*nowhere, where there is no folder"):
         ready(root=root, val_dir=tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no test folder: give `test_dir`"):
+    with pytest.raises(FileNotFoundError, match=r"Got no test folder with root=None. Give test_dir"):
         ready("test", train_dir=root / "train")
-    with pytest.raises(FileNotFoundError, match="no train folder: give `train_dir`"):
+    with pytest.raises(FileNotFoundError, match=r"Got no train folder with root=None. Give train_dir"):
         ready("fit", val_dir=root / "val")
 
 

@@ -120,7 +120,7 @@ def test_a_function_as_target_scores_a_segmentation(images, masks):
         seen = blend(images, fill_images(images, "mean"), masks)
         expected = network(seen.flatten(0, 1))[:, 2].mean((1, 2)).view(3, 7)
     assert torch.allclose(scores, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="one score an image"):
+    with pytest.raises(ValueError, match="return one per image"):
         score_masks(network, images, masks, lambda logits: logits)
 
 

@@ -88,7 +88,7 @@ def test_an_override_leaves_the_other_options(config, capsys):
 
 
 def test_what_cannot_be_carried_out_is_said(config):
-    with pytest.raises(UsageError, match=r"no nowhere\.csv"):
+    with pytest.raises(UsageError, match=r"nowhere\.csv as annotations, where there is no file"):
         run(["--config", str(config), "--data.init_args.annotations", "nowhere.csv"])
     with pytest.raises(UsageError, match=r"Allowed are smoe, .*random, center_gaussian"):
         run(["--config", str(config), "--explainers", '{"grandcam": {}}'])

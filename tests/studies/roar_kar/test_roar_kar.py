@@ -305,7 +305,7 @@ def test_objects_become_plain_data():
 
 
 def test_a_metric_that_is_not_logged_is_said():
-    with seeded(0), pytest.raises(ValueError, match="but not 'test/top5'"):
+    with seeded(0), pytest.raises(ValueError, match="Got metric='test/top5', which ImageClassifier does not log"):
         fit_and_test(
             build_module(as_spec(MODEL, ImageClassifier)), build(DATA), 0, 0, {"accelerator": "cpu"}, (), "test/top5"
         )
