@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_saliency.batches import describe, find_images, find_labels
+from lightning_saliency.batches import BatchReader, describe, find_images
 from lightning_saliency.checks import check_choice, check_minimum
 from lightning_saliency.networks import build_network, load_weights
 
@@ -135,6 +135,7 @@ class ImageClassifier(pl.LightningModule):
             model = build_network(model, num_classes, in_channels, library, model_options)
         if checkpoint is not None:
             load_weights(model, checkpoint, reset_head)
+        self._batches = BatchReader()
         self.model = model
         self.num_classes = num_classes
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -194,8 +195,8 @@ class ImageClassifier(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def _step(self, batch: Any, stage: str) -> dict[str, Tensor]:
-        images = find_images(batch)
-        labels = find_labels(batch, len(images))
+        content = self._batches.read(batch)
+        images, labels = content.images, content.labels()
         if labels is None:
             raise ValueError(
                 f"Found no integer labels [{len(images)}] next to the images of the batch, which is {describe(batch)}. "

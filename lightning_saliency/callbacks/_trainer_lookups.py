@@ -1,12 +1,15 @@
-"""Which submodule of a LightningModule is watched, at which scales, and what its classes are called."""
+"""Which submodule of a LightningModule is watched, how it is run, what its loaders and classes are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
 from torch.distributed.tensor import DTensor
+
+from lightning_saliency.data.masked.loaders import batch_form, leaves
 
 _LIGHTNING_PACKAGES = ("pytorch_lightning", "lightning")
 
@@ -70,6 +73,37 @@ def logged_step(trainer: pl.Trainer) -> int:
     if trainer.state.fn == "fit":
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
     return trainer.global_step
+
+
+def loaders_form(trainer: pl.Trainer, stage: str) -> Any:
+    """Which parts of a stage's batches come from different loaders, for ``BatchReader.read``.
+
+    Args:
+        trainer: The trainer.
+        stage: ``"train"``, ``"validate"``, ``"test"`` or ``"predict"``.
+
+    Returns:
+        Nested dictionaries and lists with ``None`` for each loader's part; ``None`` where a batch is one loader's.
+    """
+    combined = _combined(trainer, stage)
+    return None if combined is None else batch_form(combined, training=True)
+
+
+def several_loaders(trainer: pl.Trainer, stage: str) -> bool:
+    """Whether a stage has more than one loader."""
+    combined = _combined(trainer, stage)
+    return combined is not None and len(leaves(combined)) > 1
+
+
+def _combined(trainer: pl.Trainer, stage: str) -> Any:
+    """Lightning's ``CombinedLoader`` of a stage; ``None`` before there is one."""
+    loops: dict[str, Any] = {
+        "train": trainer.fit_loop,
+        "validate": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
+        "test": trainer.test_loop,
+        "predict": trainer.predict_loop,
+    }
+    return loops[stage]._combined_loader
 
 
 def class_names(trainer: pl.Trainer) -> Sequence[str] | None:

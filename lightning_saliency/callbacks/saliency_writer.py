@@ -13,11 +13,12 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from lightning_saliency.batches import BatchReader, NoImagesError
 from lightning_saliency.callbacks._trainer_lookups import watched_module
 from lightning_saliency.data.masked.loaders import leaves
 from lightning_saliency.data.masked.online import OnlineMaps, Targets
 from lightning_saliency.data.masked.store import SaliencyStore
-from lightning_saliency.data.masked.transforms import image_size, split_image
+from lightning_saliency.data.masked.transforms import SaliencyGeometryError, image_size, split_image
 from lightning_saliency.data.masked.whole_images import WholeImages, check_whole, data_fingerprint
 from lightning_saliency.explainers import Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.files import file_of_this_machine, safe_names
@@ -30,7 +31,8 @@ _IRRELEVANT = ("model", "batch_size", "progress")
 class SaliencyWriter(pl.Callback):
     """Writes the map of each image that ``Trainer.predict`` goes through into a `SaliencyStore`.
 
-    Row i of a store is the map of item i of the loader's data set, whatever the order. Each process writes the rows of
+    Row i of a store is the map of item i of the loader's data set, whatever the order. Of several loaders those without
+    images, of texts for instance, are passed over. Each process writes the rows of
     its own batches, under any strategy. A run that was killed goes on where it stopped: batches whose maps are all
     there are not explained again. A store begun with other weights, another explainer or other images is refused.
 
@@ -54,7 +56,8 @@ class SaliencyWriter(pl.Callback):
             the label, into the test images too.
         model: Dotted path of the network that the explainer explains; ``None`` takes the module itself if it
             defines ``forward``, else its only child with parameters.
-        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches.
+        label_key: Where a batch carries its labels, with ``targets="label"``; ``None`` searches.
         fingerprints: Further parts of the stores' fingerprints, besides ``weights``, ``explainer`` and ``data``.
 
     Attributes:
@@ -79,6 +82,7 @@ class SaliencyWriter(pl.Callback):
         targets: Targets = "predicted",
         model: str | None = None,
         image_key: str | int | None = None,
+        label_key: str | int | None = None,
         fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         if isinstance(explainer, Explainer) and model:
@@ -96,9 +100,9 @@ class SaliencyWriter(pl.Callback):
         self.stages = None if stages is None else tuple(stages)
         self.targets: Targets = targets
         self.model = model
-        self.image_key = image_key
+        self._reader = BatchReader(image_key, label_key)
         self.fingerprints = dict(fingerprints or {})
-        self.stores: list[SaliencyStore] = []
+        self.stores: list[SaliencyStore | None] = []
         self.paths: list[Path] = []
         self._maps: OnlineMaps | None = None
 
@@ -107,25 +111,32 @@ class SaliencyWriter(pl.Callback):
         explainer = self.explainer
         if not isinstance(explainer, Explainer):
             explainer = explainer(watched_module(pl_module, self.model))
-        self._maps = OnlineMaps(explainer, self.targets, self.image_key)
+        self._maps = OnlineMaps(explainer, self.targets, self._reader)
         shared = {
             "weights": weights_fingerprint(explainer.model),
             "explainer": f"{describe_explainer(explainer)}, targets={self.targets}, precision={trainer.precision}",
             **self.fingerprints,
         }
-        plans = []
-        for path, loader in zip(self._paths(trainer.predict_dataloaders), self._loaders(trainer), strict=True):
+        plans: list[tuple[Path, int, tuple[int, int], dict[str, str]] | None] = []
+        loaders = self._loaders(trainer)
+        seen = [self._shows_images(loader) for loader in loaders]
+        for path, loader, shows in zip(self._paths(trainer.predict_dataloaders), loaders, seen, strict=True):
+            if any(seen) and not shows:
+                rank_zero_info(f"SaliencyWriter passes over a loader of {type(loader.dataset).__name__}: no images.")
+                plans.append(None)
+                continue
             dataset = loader.dataset
             check_whole(dataset)
             data = dataset.fingerprint() if isinstance(dataset, WholeImages) else data_fingerprint(dataset)
             plans.append((path, len(dataset), self._map_size(dataset), {**shared, "data": data}))
         if trainer.is_global_zero:
-            self.stores = [SaliencyStore.create(*plan) for plan in plans]
+            self.stores = [None if plan is None else SaliencyStore.create(*plan) for plan in plans]
         trainer.strategy.barrier("saliency stores are created")
         if not trainer.is_global_zero:
-            self.stores = [SaliencyStore.create(*plan) for plan in plans]
-        self.paths = [store.path for store in self.stores]
-        for store in self.stores:
+            self.stores = [None if plan is None else SaliencyStore.create(*plan) for plan in plans]
+        stores = [store for store in self.stores if store is not None]
+        self.paths = [store.path for store in stores]
+        for store in stores:
             there = len(store) - len(store.missing())
             if there:
                 rank_zero_info(f"SaliencyWriter goes on with {store.path}: {there} of its {len(store)} maps are there.")
@@ -140,17 +151,17 @@ class SaliencyWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Explain the batch and write its maps."""
-        if self._maps is None:
+        store = self.stores[dataloader_idx] if self._maps is not None else None
+        if self._maps is None or store is None:
             return
-        store = self.stores[dataloader_idx]
         rows = _rows(self._loaders(trainer)[dataloader_idx], batch_idx)
         # A batch that was cut short is explained whole again: maps may differ in their last bits in another batch.
         if store.has(rows):
             return
-        images, maps = self._maps(batch, context=trainer.precision_plugin.forward_context())
-        if len(rows) != images.shape[0]:
+        content, maps = self._maps(batch, context=trainer.precision_plugin.forward_context())
+        if len(rows) != content.count:
             raise ValueError(
-                f"Got {images.shape[0]} images in a batch of {len(rows)} samples. Allowed is one image for each "
+                f"Got {content.count} images in a batch of {len(rows)} samples. Allowed is one image for each "
                 "sample; let the loader neither repeat nor drop any when it collates them."
             )
         store.write(rows, reduced(maps, store.size))
@@ -159,13 +170,25 @@ class SaliencyWriter(pl.Callback):
         """Mark the finished stores, and say which are not."""
         trainer.strategy.barrier("saliency maps are written")
         for store in self.stores if trainer.is_global_zero else []:
-            if not store.finish():
+            if store is not None and not store.finish():
                 rank_zero_warn(
                     f"SaliencyWriter leaves {store.path} incomplete: {len(store.missing())} of its {len(store)} maps "
                     "are missing. Predict all batches (limit_predict_batches=1.0) to finish it."
                 )
         trainer.strategy.barrier("saliency stores are finished")
         self._maps, self.stores = None, []
+
+    def _shows_images(self, loader: Any) -> bool:
+        """Whether there are images in a batch of the first item; true where that cannot be told."""
+        try:
+            sample = loader.dataset[0]
+            split_image(sample)
+            self._reader.read(loader.collate_fn([sample]))
+        except (SaliencyGeometryError, NoImagesError):
+            return False
+        except Exception:  # what is wrong is found out, and said, where the data are used
+            return True
+        return True
 
     def _loaders(self, trainer: pl.Trainer) -> list[Any]:
         return leaves(trainer.predict_dataloaders)

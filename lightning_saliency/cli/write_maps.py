@@ -74,6 +74,7 @@ def _written(given: dict[str, Any]) -> list[Any]:
             size=given["size"],
             targets=given["targets"],
             image_key=given["image_key"],
+            label_key=given["label_key"],
         )
 
 
@@ -125,6 +126,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--num_workers", type=int | None, help="processes that read images; null: the data's")
     parser.add_argument(
         "--image_key", type=str | int | None, help="key or index of the images in a batch; null: they are searched"
+    )
+    parser.add_argument(
+        "--label_key", type=str | int | None, help="key or index of the labels in a batch; null: they are searched"
     )
     parser.add_argument("--trainer", type=dict[str, Any], default={}, help="arguments of the Trainer that predicts")
     parser.add_argument(

@@ -283,3 +283,44 @@ def test_maps_are_averaged_down():
     maps = torch.rand(2, 9, 12)
     assert torch.allclose(reduced(maps, (3, 4))[1, 2, 1], maps[1, 6:9, 3:6].mean())
     assert reduced(maps, (9, 12)) is maps
+
+
+TEXTS = [{"ids": torch.arange(5), "length": 5}] * 6
+
+
+@pytest.mark.parametrize(
+    ("other", "kind"),
+    [(TensorDataset(torch.rand(6, 5)), "TensorDataset"), (TEXTS, "list"), (["a text"] * 6, "list")],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_loaders_without_images_are_passed_over(tmp_path, caplog, other, kind, first):
+    class Some(Predicts):
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            return None
+
+    loaders = {"texts": DataLoader(other, 4), "pictures": loader()}
+    writer = SaliencyWriter(tmp_path, explainer(), size=16)
+    with caplog.at_level("INFO", "pytorch_lightning"):
+        run(writer).predict(Some(), loaders if first else dict(reversed(loaders.items())))
+    assert writer.paths == [tmp_path / "pictures.npy"]
+    assert SaliencyStore.open(tmp_path / "pictures").complete
+    assert sorted(path.name for path in tmp_path.glob("texts*")) == []
+    assert [message for message in caplog.messages if "passes over" in message] == [
+        f"SaliencyWriter passes over a loader of {kind}: no images."
+    ]
+
+
+def test_the_classes_of_maps_may_be_named(tmp_path):
+    images = pictures()[:][0]
+    wrong, right = torch.zeros(10, dtype=torch.int64), torch.arange(10) % 4
+    torch.manual_seed(4)
+    network = SmallNet().eval()
+    stored = {}
+    for name, data, key in (
+        ("named", TensorDataset(images, wrong, right), 2),
+        ("alone", TensorDataset(images, right), None),
+    ):
+        writer = SaliencyWriter(tmp_path / name, GradCAM(network, layer="features.3"), targets="label", label_key=key)
+        run(writer).predict(Predicts(network), DataLoader(whole_images(data, 16), 4), return_predictions=False)
+        stored[name] = SaliencyStore.open(tmp_path / name)[:]
+    assert torch.equal(stored["named"], stored["alone"])

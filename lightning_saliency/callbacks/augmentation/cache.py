@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_saliency.batches import fingerprint
+from lightning_saliency.batches import fingerprint, same_images
 from lightning_saliency.functional.masking import resize_maps
 
 #: The longer side of a kept map in pixels; a map made of masks of 7×7 or 14×14 cells has no finer detail.
 GRID = 56
-#: An image is the same as before if none of its looked-at pixels differs by more.
-TOLERANCE = 1e-3
 
 
 @dataclass
@@ -36,7 +34,7 @@ class MapCache:
 
     Example:
         >>> cache = MapCache(epochs=2)
-        >>> image, map_ = torch.rand(1, 192), torch.rand(1, 8, 8)
+        >>> image, map_ = fingerprint(torch.rand(1, 3, 8, 8)), torch.rand(1, 8, 8)
         >>> cache.store([7], torch.tensor([3]), image, map_, epoch=0)
         >>> [cache.find([7], torch.tensor([3]), image, epoch, (8, 8))[0] is not None for epoch in (0, 1, 2)]
         [True, True, False]
@@ -94,7 +92,7 @@ class MapCache:
         Args:
             indices: The images' indices in the data set.
             targets: ``[n]`` int64, the classes asked for.
-            looks: ``[n, k]`` float32 on the CPU, what the images look like, as ``fingerprint`` sees it.
+            looks: ``[n, k]`` float32 on the CPU, what the images look like, see ``fingerprint``.
             epoch: The present epoch, from 0.
             size: ``(H, W)`` of the images.
 
@@ -107,7 +105,7 @@ class MapCache:
             if entry is None or not 0 <= epoch - entry.epoch < self.epochs or entry.target != target:
                 found.append(None)
                 continue
-            same = entry.look.shape == look.shape and bool((entry.look - look).abs().amax() <= TOLERANCE)
+            same = bool(same_images(entry.look[None], look[None]))
             self.same += same
             self.changed += not same
             found.append(resize_maps(entry.map.float() / 255, size) if same else None)

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_saliency.batches import BatchContent, BatchReader
 from lightning_saliency.callbacks._trainer_lookups import watched_module
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
 from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig
@@ -82,11 +83,12 @@ class SaliencyAugmentation(pl.Callback):
         reuse_epochs: Number of epochs for which a map is used, the one it was made in included. Needs a data set that
             hands out indices, and images that come back unchanged: an image that looks different gets a new map. The
             kept maps are not part of a checkpoint.
-        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches. Of several loaders' images
+            those with labels are taken; after the first batch, batches without images are passed over.
         label_key: Where a batch carries its classes: integers ``[B]``; 0 and 1 of any dtype, ``[B]`` or ``[B, 1]``, for
             a network with one output; weights ``[B, N]`` in [0, 1] of which a class is drawn (multi-label, soft
             labels); or masks ``[B, H, W]``, of which the most frequent class but 0 counts. ``None`` searches.
-        index_key: Where a batch carries the images' indices, with ``reuse_epochs``.
+        index_key: Where a batch carries the images' indices, with ``reuse_epochs``; ``None`` searches.
         multi_label: Whether the classes do not exclude each other, so that confidences are sigmoids in place of a
             softmax. ``None``: the run's first batch tells, and a checkpoint keeps it: zeros and ones ``[B, N]`` of
             which not every row has a single one.
@@ -130,7 +132,7 @@ class SaliencyAugmentation(pl.Callback):
         reuse_epochs: int = 1,
         image_key: str | int | None = None,
         label_key: str | int | None = None,
-        index_key: str | int = "index",
+        index_key: str | int | None = None,
         multi_label: bool | None = None,
         output: Output = None,
         seed: int = 0,
@@ -144,18 +146,16 @@ class SaliencyAugmentation(pl.Callback):
         self.every_n_steps = whole_number("every_n_steps", every_n_steps, 1)
         self.reuse_epochs = whole_number("reuse_epochs", reuse_epochs, 1)
         self.model = model
-        self.image_key = image_key
         self.seed = whole_number("seed", seed, 0)
         self.name = _key(self.guide.spec.name) if name is None else name
         shown = FilmConfig.parse(film)
         self.shown = shown is not None
         self._film = AugmentationFilm(self.name, shown or FilmConfig())
-        self._truth = GroundTruth(label_key, multi_label)
+        self._truth = GroundTruth(multi_label)
         self._failures = Failures(type(self).__name__)
-        self._step = BatchStep(
-            self.recipe, self._truth, image_key, index_key, self.reuse_epochs, self.seed, self._failures
-        )
-        self._scalars = AugmentationScalars(self.recipe, image_key)
+        reader = BatchReader(image_key, label_key, index_key)
+        self._step = BatchStep(self.recipe, self._truth, reader, self.reuse_epochs, self.seed, self._failures)
+        self._scalars = AugmentationScalars(self.recipe)
         self._batches = 0
         self._begun = False
 
@@ -219,21 +219,23 @@ class SaliencyAugmentation(pl.Callback):
         """Show the training step augmented images."""
         self._step.swap.restore()
         number, self._batches = self._batches, self._batches + 1
-        drawn = None
-        if not self._failures.off:
-            try:
+        content = drawn = None
+        try:
+            content = self._step.read(trainer, batch, self._begun)
+            if content is not None and not self._failures.off:
                 if not self._begun:
                     self._begun = True
-                    self._begin(trainer, batch)
+                    self._begin(trainer, content)
                 probability = self.probability(trainer.current_epoch)
                 if probability > 0 and batch_idx % self.every_n_steps == 0:
-                    drawn = self._augment(trainer, batch, probability, number)
-            except AugmentationConfigurationError:
-                raise
-            except Exception as error:  # warned of by Failures
-                self._step.swap.restore()
-                self._failures.failed(error)
-        self._scalars.count(batch, drawn)
+                    drawn = self._augment(trainer, content, probability, number)
+        except AugmentationConfigurationError:
+            raise
+        except Exception as error:  # warned of by Failures
+            self._step.swap.restore()
+            self._failures.failed(error)
+        if content is not None:
+            self._scalars.count(content.count, drawn)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -270,20 +272,20 @@ class SaliencyAugmentation(pl.Callback):
         """
         return self.recipe.augmented(images, targets, generator, multi_label)
 
-    def _begin(self, trainer: pl.Trainer, batch: Any) -> None:
+    def _begin(self, trainer: pl.Trainer, content: BatchContent) -> None:
         """Try the guide on the run's first batch, before anything can be lost, and show the film's first frame."""
         if max(value for _, value in self._points) == 0:
             return
-        self._truth.settle(trainer, batch, self.image_key)
-        images, targets = self._step.tried(trainer, batch)
+        self._truth.settle(trainer, content)
+        images, targets = self._step.tried(trainer, content)
         rank_zero_info(f"{type(self).__name__} guides training by {self.guide.spec}.")
         if trainer.is_global_zero:
             self._film.take(images, targets)
             if self.shown and trainer.global_step == 0:
                 self._show(trainer)
 
-    def _augment(self, trainer: pl.Trainer, batch: Any, probability: float, number: int) -> Drawn | None:
-        drawn = self._step.augment(trainer, batch, probability, number)
+    def _augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:
+        drawn = self._step.augment(trainer, content, probability, number)
         if drawn is not None:
             if self.shown:
                 self._scalars.measure(trainer, drawn, self._truth.several)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 #: A fixed probability, or points (epoch, probability) between which it is interpolated.
 Schedule = float | Sequence[Sequence[float]]
@@ -139,6 +139,12 @@ class Failures:
         if self._in_a_row >= MAX_FAILURES:
             self.off = True
             self.warn_once("off", f"After {MAX_FAILURES} failures in a row it is off for the rest of the run.")
+
+    def note_once(self, what: str, message: str) -> None:
+        """Say something that is no failure, on the first process, unless it was said before."""
+        if what not in self._warned:
+            self._warned.add(what)
+            rank_zero_info(f"{self.owner}: {message}")
 
     def warn_once(self, what: str, message: str) -> None:
         """Warn, on the first process, unless that was said before."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytorch_lightning as pl
 import torch
 
-from lightning_saliency.batches import BatchError, find_images
 from lightning_saliency.callbacks._epoch_means import EpochMeans
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.step import Drawn
@@ -21,12 +18,10 @@ class AugmentationScalars:
 
     Args:
         recipe: Its guide tells the network's confidence.
-        image_key: Where a batch carries its images.
     """
 
-    def __init__(self, recipe: Recipe, image_key: str | int | None) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.image_key = image_key
         self.means = EpochMeans(SCALARS)
         self._measured = False
 
@@ -45,12 +40,8 @@ class AugmentationScalars:
             gain = self.recipe.gain(drawn.images[rows], drawn.pixels[rows], drawn.targets[rows.cpu()], multi_label)
         self.means.add("confidence_gain", gain)
 
-    def count(self, batch: Any, drawn: Drawn | None) -> None:
-        """Take in a batch, also one of which no image was drawn."""
-        try:
-            count = find_images(batch, self.image_key).shape[0]
-        except BatchError:
-            return
+    def count(self, count: int, drawn: Drawn | None) -> None:
+        """Take in a batch of that many images, also one of which no image was drawn."""
         # Where nothing was drawn no image was replaced; of a batch that was drawn in part, none of the others.
         replaced = torch.zeros(count) if drawn is None else drawn.replaced.float()
         self.means.add("augmented", torch.cat([replaced, replaced.new_zeros(count - len(replaced))]))

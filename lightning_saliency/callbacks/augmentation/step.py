@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.batches import BatchError, find_images
-from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, find_indices
+from lightning_saliency.batches import BatchContent, BatchError, BatchReader
+from lightning_saliency.callbacks._trainer_lookups import loaders_form
+from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, Failures, batch_generator
@@ -43,8 +44,7 @@ class BatchStep:
     Args:
         recipe: Makes the augmented images.
         truth: Tells the class that each image is explained for.
-        image_key: Where a batch carries its images.
-        index_key: Where a batch carries the images' indices.
+        reader: Finds the images of batches, their labels and indices.
         reuse_epochs: Number of epochs for which a map is used.
         seed: Seed of all random numbers.
         failures: Gives the warnings.
@@ -54,16 +54,14 @@ class BatchStep:
         self,
         recipe: Recipe,
         truth: GroundTruth,
-        image_key: str | int | None,
-        index_key: str | int,
+        reader: BatchReader,
         reuse_epochs: int,
         seed: int,
         failures: Failures,
     ) -> None:
         self.recipe = recipe
         self.truth = truth
-        self.image_key = image_key
-        self.index_key = index_key
+        self.reader = reader
         self.reuse_epochs = reuse_epochs
         self.seed = seed
         self.failures = failures
@@ -76,28 +74,50 @@ class BatchStep:
         self.swap.restore()
         self._cache = MapCache(self.reuse_epochs) if self.reuse_epochs > 1 else None
 
-    def tried(self, trainer: pl.Trainer, batch: Any) -> tuple[Tensor, Tensor]:
+    def read(self, trainer: pl.Trainer, batch: Any, begun: bool) -> BatchContent | None:
+        """The images of a batch; ``None`` where it has none, but others had.
+
+        Args:
+            trainer: The run.
+            batch: The batch.
+            begun: Whether there were images before.
+
+        Raises:
+            AugmentationConfigurationError: If the run's first batch shows that there will be none.
+        """
+        try:
+            return self.reader.read(batch, loaders_form(trainer, "train"))
+        except BatchError as error:
+            if not begun:
+                self._refuse(trainer, error)
+                raise
+            self.failures.note_once("no images", f"Batches without images are passed over. {error}")
+            return None
+
+    def tried(self, trainer: pl.Trainer, content: BatchContent) -> tuple[Tensor, Tensor]:
         """Try the recipe on an image of a batch, which stays as it is; returns its images and their classes, -1: none.
 
         Raises:
             AugmentationConfigurationError: If anything goes wrong while the run has made no step.
         """
         try:
-            return self._tried(trainer, batch)
+            return self._tried(trainer, content)
         except Exception as error:
-            if trainer.global_step == 0 and trainer.fit_loop.total_batch_idx <= 0:
-                raise AugmentationConfigurationError(
-                    f"{self.failures.owner} cannot augment this run. {error}"
-                ) from error
+            self._refuse(trainer, error)
             raise
 
-    def augment(self, trainer: pl.Trainer, batch: Any, probability: float, number: int) -> Drawn | None:
+    def _refuse(self, trainer: pl.Trainer, error: Exception) -> None:
+        """Raise an error of the configuration while the run has made no step."""
+        if trainer.global_step == 0 and trainer.fit_loop.total_batch_idx <= 0:
+            raise AugmentationConfigurationError(f"{self.failures.owner} cannot augment this run. {error}") from error
+
+    def augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:
         """Draw images of the run's batch of this number and replace them; ``None`` where none is drawn."""
-        images = find_images(batch, self.image_key)
+        images = content.channels_first()
         generator = batch_generator(self.seed, trainer.global_rank, number)
         draws = torch.rand(images.shape[0], generator=generator)
         try:
-            targets = self._known(self.truth.classes(batch, images.shape[0], generator))
+            targets = self._known(self.truth.classes(content, generator))
         except BatchError as error:
             self.failures.warn_once("no labels", f"Batches without labels stay as they are. {error}")
             return None
@@ -107,26 +127,26 @@ class BatchStep:
         on_device = rows.to(images.device)
         chosen, classes = images[on_device].detach(), targets[rows]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            indices = None if self._cache is None else find_indices(batch, images.shape[0], self.index_key)[rows]
+            indices = None if self._cache is None else _indices(content)[rows]
             maps = self._maps(trainer.current_epoch, indices, chosen, classes, generator)
             pixels, maps, masks = self.recipe.blended(chosen, maps, generator)
             if not bool(maps.isfinite().all()):
                 self.failures.warn_once("not finite", "Some maps were not finite; these images were left as they are.")
         whole = images.detach().clone()
         whole[on_device] = pixels.to(whole.dtype)
-        self.swap.put(images, whole)
+        self.swap.put(content.held, whole)
         return Drawn(chosen, pixels, masks, classes, (masks < 1).any(-1).any(-1))
 
-    def _tried(self, trainer: pl.Trainer, batch: Any) -> tuple[Tensor, Tensor]:
-        images = find_images(batch, self.image_key)
+    def _tried(self, trainer: pl.Trainer, content: BatchContent) -> tuple[Tensor, Tensor]:
+        images = content.channels_first()
         if not images.is_floating_point():
             raise ValueError(
                 f"Got images of {images.dtype}. Allowed are floating-point images, as the network takes them: "
                 "convert them in the data set or in on_after_batch_transfer."
             )
-        targets = self.truth.classes(batch, images.shape[0], batch_generator(self.seed, 0, -1))
+        targets = self.truth.classes(content, batch_generator(self.seed, 0, -1))
         if self.reuse_epochs > 1:
-            find_indices(batch, images.shape[0], self.index_key)
+            _indices(content)
         if not bool((targets >= 0).any()):
             return images, targets
         with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -176,3 +196,10 @@ class BatchStep:
                 "data set seems to change them at random, so that their maps cannot be used again.",
             )
         return maps
+
+
+def _indices(content: BatchContent) -> Tensor:
+    try:
+        return content.indices()
+    except BatchError as error:
+        raise BatchError(f"{error} Or take reuse_epochs=1.") from None

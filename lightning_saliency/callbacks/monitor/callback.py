@@ -11,7 +11,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_saliency.callbacks._trainer_lookups import builds_late, is_compiled, is_sharded, watched_module
+from lightning_saliency.batches import BatchReader
+from lightning_saliency.callbacks._trainer_lookups import (
+    builds_late,
+    is_compiled,
+    is_sharded,
+    watched_module,
+)
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
@@ -64,8 +70,8 @@ class SaliencyMonitor(StageHooks):
     Args:
         every_n_epochs: Log every n-th epoch; where validation is timed in steps (``check_val_every_n_epoch=None``),
             every n-th validation. An endless epoch of training is cut where validations come.
-        num_images: Number of images in the film: the first ones of the stage's first loader, found again in every
-            epoch wherever a shuffling loader puts them.
+        num_images: Number of images in the film: the first ones of the stage's first loader with images, found again in
+            every epoch wherever a shuffling loader puts them.
         statistic: A name in ``STATISTICS``.
         weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a
             scale.
@@ -80,7 +86,12 @@ class SaliencyMonitor(StageHooks):
             runs again for them, on the sample alone and without a trace.
         stage: ``"validate"``, ``"train"`` or ``"test"``. With ``"train"`` each epoch's first images are shown.
         log_at_start: Also log the untrained network, from the trainer's sanity check (``stage="validate"`` only).
-        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches. Loaders without images are
+            passed over.
+        label_key: Where a batch carries the images' classes; ``None`` searches.
+        box_format: Format of boxes that do not tell theirs: ``"xyxy"``, ``"xywh"``, ``"cxcywh"``, …, see
+            ``BatchReader``.
+        ignore_index: The number of pixels without a label in masks; ``None``: there are none.
         denormalize: Conversion to colours: ``"imagenet"``, ``(mean, std)``, ``"none"`` (they are in [0, 1]), or
             ``"auto"``: the first ``Normalize`` in the data module's or the data sets' transforms, else as
             ``displayable`` guesses.
@@ -113,6 +124,9 @@ class SaliencyMonitor(StageHooks):
         stage: Literal["validate", "train", "test"] = "validate",
         log_at_start: bool = True,
         image_key: str | int | None = None,
+        label_key: str | int | None = None,
+        box_format: str = "xyxy",
+        ignore_index: int | None = 255,
         denormalize: str | Sequence[Sequence[float]] = "auto",
         name: str = "saliency",
         picture_width: int = 512,
@@ -132,13 +146,16 @@ class SaliencyMonitor(StageHooks):
             )
         self.stage = stage
         self.log_at_start = log_at_start
-        self.image_key = image_key
+        try:
+            self._batches = BatchReader(image_key, label_key, box_format=box_format, ignore_index=ignore_index)
+        except ValueError as error:
+            raise MonitorConfigurationError(str(error)) from None
         self.name = name
         self._film = MonitorFilm(
             name, self.views, weights, model, stage, denormalize, picture_width, megabytes=film_megabytes
         )
         self._sample = FixedSample(self.num_images, follow=stage != "train")
-        self._reading = BatchReading(self.statistic, layers, image_key)
+        self._reading = BatchReading(self.statistic, layers, self._batches)
         self._values: dict[str, float] = {}
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         self._run: weakref.ref[pl.Trainer] | None = None
@@ -154,7 +171,7 @@ class SaliencyMonitor(StageHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling and copies: what belongs to the present run stays behind."""
-        fresh = BatchReading(self.statistic, self.layers, self.image_key)
+        fresh = BatchReading(self.statistic, self.layers, self._batches)
         return {**vars(self), "_run": None, "_reading": fresh}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -227,11 +244,15 @@ class SaliencyMonitor(StageHooks):
             self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
             with self._guarded(quiet=not wanted):
                 network = watched_module(pl_module, self.model, MonitorConfigurationError)
+                content = self._reading.read(trainer, batch, stage)
+                if content is None:
+                    return
                 if self._reading.network is not network:
-                    self._reading.open(network, batch, compiled=self._compiled, sharded=is_sharded(trainer, pl_module))
+                    self._reading.open(
+                        network, content, compiled=self._compiled, sharded=is_sharded(trainer, pl_module)
+                    )
                 if wanted:
-                    shown = trainer.is_global_zero and dataloader_idx == 0
-                    self._reading.start(batch, self._sample if shown else None)
+                    self._reading.start(content, dataloader_idx, self._sample if trainer.is_global_zero else None)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps, and make the class-specific views of the same images with the same weights."""
@@ -248,7 +269,7 @@ class SaliencyMonitor(StageHooks):
                     self._film.check(self._reading.network)
             if pending.objects is not None:
                 self._score(found, pending.objects[list(found.images)])
-            records = sample_records(found, pending, outputs, batch)
+            records = sample_records(found, pending, outputs)
             self._sample.records.update(records)
             self._begun = True
         if records:
@@ -299,6 +320,8 @@ class SaliencyMonitor(StageHooks):
             )
         records = self._sample.present()
         if not records:
+            if self._reading.loader is None:
+                self._warn_once("nothing to show", "SaliencyMonitor found images in no batch, and shows none.")
             return
         guessed = False
         with self._attempts.trying("draw the frame"):
@@ -354,6 +377,7 @@ class SaliencyMonitor(StageHooks):
         self._nothing_to_lose = True
         self._compiled = None
         self._begun = False
+        self._reading.loader = None
         self._attempts = Attempts()
         self._scalars = EpochScalars()
         self._warned = set()

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_saliency.batches import find_classes, find_images, find_objects, find_predictions
+from lightning_saliency.batches import BatchContent, BatchReader, NoImagesError, find_predictions
+from lightning_saliency.callbacks._trainer_lookups import loaders_form, several_loaders
 from lightning_saliency.callbacks.monitor.options import check_layers
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.functional.statistics import Statistic
@@ -24,13 +26,13 @@ class _Pending:
         shown: The images to show, on the CPU.
         pairs: Their rows in the batch and slots in the sample.
         objects: ``[B, H, W]`` bool, where every image is to be scored.
-        batch_size: The number of images B.
+        content: What else is known of the images.
     """
 
     shown: Tensor
     pairs: list[tuple[int, int]]
     objects: Tensor | None
-    batch_size: int
+    content: BatchContent
 
 
 class BatchReading:
@@ -39,32 +41,51 @@ class BatchReading:
     Args:
         statistic: Read at each scale.
         layers: ``"auto"`` or the layers that are the scales.
-        image_key: Where a batch carries its images.
+        batches: Finds the images of batches and what belongs to them.
 
     Attributes:
+        loader: The loader of the images to show, the first that had images; ``None`` before.
         names: The scales' names; empty until they are found.
         network: The network whose scales they are; ``None`` before the first pass.
     """
 
-    def __init__(self, statistic: Statistic, layers: str | Sequence[str], image_key: str | int | None) -> None:
+    def __init__(self, statistic: Statistic, layers: str | Sequence[str], batches: BatchReader) -> None:
         self.statistic = statistic
         self.layers = layers
-        self.image_key = image_key
+        self.batches = batches
+        self.loader: int | None = None
         self.names: tuple[str, ...] = ()
         self._reader: ScaleReader | CompiledReader | None = None
         self._pending: _Pending | None = None
+        self._passed_over = False
 
     @property
     def network(self) -> nn.Module | None:
         """The network that is read."""
         return None if self._reader is None else self._reader.model
 
-    def open(self, network: nn.Module, batch: Any, *, compiled: bool, sharded: bool) -> None:
+    def read(self, trainer: pl.Trainer, batch: Any, stage: str) -> BatchContent | None:
+        """The images of a batch; ``None`` where it has none, but other batches or loaders may.
+
+        Raises:
+            NoImagesError: If there have been none, and the stage has no other loader.
+        """
+        try:
+            return self.batches.read(batch, loaders_form(trainer, stage))
+        except NoImagesError as error:
+            if self.loader is None and not several_loaders(trainer, stage):
+                raise
+            if not self._passed_over:
+                rank_zero_info(f"SaliencyMonitor passes over batches without images. {error}")
+            self._passed_over = True
+            return None
+
+    def open(self, network: nn.Module, content: BatchContent, *, compiled: bool, sharded: bool) -> None:
         """Begin with a network, or with another one; one that is known is kept.
 
         Args:
             network: The watched submodule.
-            batch: A batch of images, for a network that is compiled: it is probed before it is compiled.
+            content: Images, for a network that is compiled: it is probed before it is compiled.
             compiled: Whether it is compiled, so that its hooks must be there before its first pass.
             sharded: Whether its parameters are spread over processes.
 
@@ -83,26 +104,30 @@ class BatchReading:
                 "itself to find its scales before it is compiled. Leave out the compilation, or the monitor."
             )
         else:
-            images = find_images(batch, self.image_key)
-            self._reader = CompiledReader(network, images, self.statistic, self.layers)
+            self._reader = CompiledReader(network, content.images, self.statistic, self.layers)
 
-    def start(self, batch: Any, sample: FixedSample | None) -> None:
+    def start(self, content: BatchContent, loader: int, sample: FixedSample | None) -> None:
         """Watch the passes to come, where something of this batch is wanted.
 
         Args:
-            batch: On its device; its step has not run.
+            content: The images of the batch, on their device; its step has not run.
+            loader: The loader that made it.
             sample: The images to show; ``None``: none of this batch.
+
+        Raises:
+            BatchError: If the images are of different sizes.
         """
         if self._reader is None:
             return
-        images = find_images(batch, self.image_key)
-        pairs = [] if sample is None else sample.place(images)
-        objects = find_objects(batch, (images.shape[-2], images.shape[-1]))
+        self.loader = loader if self.loader is None else self.loader
+        images, pictures = content.images, content.pictures
+        pairs = [] if sample is None or loader != self.loader else sample.place(pictures)
+        objects = content.objects()
         if objects is None and not pairs:
             return
         # The rows shown are copied now: a network may change its input in place.
-        shown = images[[row for row, _ in pairs]].detach().cpu() if pairs else images[:0].cpu()
-        self._pending = _Pending(shown, pairs, objects, images.shape[0])
+        shown = pictures[[row for row, _ in pairs]].detach().cpu() if pairs else pictures[:0].cpu()
+        self._pending = _Pending(shown, pairs, objects, content)
         self._reader.start(images, None if objects is not None else [row for row, _ in pairs])
 
     def take(self) -> tuple[_Pending, PassMaps] | None:
@@ -138,17 +163,16 @@ class BatchReading:
             self.close()
 
 
-def sample_records(found: PassMaps, pending: _Pending, outputs: Any, batch: Any) -> dict[int, SampleRecord]:
+def sample_records(found: PassMaps, pending: _Pending, outputs: Any) -> dict[int, SampleRecord]:
     """The records of the images to show, by their slots in the sample; images without maps are left out.
 
     Args:
         found: Maps of images of the batch.
         pending: What of the batch was wanted.
         outputs: What the step returned, searched for logits.
-        batch: Searched for labels.
     """
     place = {image: position for position, image in enumerate(found.images)}
-    labels, predictions = find_classes(batch, pending.batch_size), find_predictions(outputs, pending.batch_size)
+    labels, predictions = pending.content.classes(), find_predictions(outputs, pending.content.count)
     return {
         slot: SampleRecord(
             image=pending.shown[position],

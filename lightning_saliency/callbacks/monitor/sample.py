@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_saliency.batches import fingerprint
+from lightning_saliency.batches import fingerprint, same_images
 from lightning_saliency.functional.similarity import spearman
 
 #: Maps are compared from epoch to epoch on this grid.
@@ -64,28 +64,28 @@ class FixedSample:
         """Forget the last epoch's records."""
         self.records = {}
 
-    def place(self, images: Tensor) -> list[tuple[int, int]]:
-        """Which rows of a batch belong to the sample, as pairs (row, slot)."""
+    def place(self, images: Tensor | Sequence[Tensor]) -> list[tuple[int, int]]:
+        """Which rows of a batch belong to the sample, as pairs (row, slot).
+
+        Args:
+            images: ``[B, C, H, W]``, or B images ``[C, H, W]``.
+        """
         if self.complete:
             return []
         if not self.followed:
             free = range(len(self.records), self.size)
-            return list(zip(range(images.shape[0]), free, strict=False))
+            return list(zip(range(len(images)), free, strict=False))
         prints = fingerprint(images)
         pairs: list[tuple[int, int]] = []
-        wanted = [slot for slot in range(len(self.fingerprints)) if slot not in self.records]
         taken: set[int] = set()
-        if wanted:
-            known = torch.stack([self.fingerprints[slot] for slot in wanted])
-            if known.shape[1] == prints.shape[1]:
-                # One comparison for the whole batch; 1e-3 forgives the rounding of another precision.
-                matches = ((known[:, None] - prints[None]).abs().amax(-1) <= 1e-3).cpu()
-                for position, slot in enumerate(wanted):
-                    rows = [row for row in matches[position].nonzero()[:, 0].tolist() if row not in taken]
-                    if rows:
-                        taken.add(rows[0])
-                        pairs.append((rows[0], slot))
-        for row in range(images.shape[0]):
+        for slot, known in enumerate(self.fingerprints):
+            if slot not in self.records:
+                matches = same_images(known[None], prints)[0].nonzero()[:, 0].tolist()
+                row = next((row for row in matches if row not in taken), None)
+                if row is not None:
+                    taken.add(row)
+                    pairs.append((row, slot))
+        for row in range(len(images)):
             if len(self.fingerprints) >= self.size:
                 break
             if row not in taken:

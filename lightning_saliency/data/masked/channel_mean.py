@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from lightning_saliency.batches import find_images
+from lightning_saliency.batches import BatchReader
 from lightning_saliency.data.masked.loaders import leaves
 from lightning_saliency.data.masked.transforms import (
     SaliencyGeometryError,
@@ -52,7 +52,7 @@ def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | i
     Args:
         loaders: A loader or a collection, the first of which counts.
         prepare: What happens to a batch before it is masked.
-        image_key: Key or index of the images in a batch, see ``find_images``.
+        image_key: Key or index of the images in a batch, see ``BatchReader``.
 
     Returns:
         C numbers.
@@ -79,7 +79,7 @@ def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | i
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
         ):
-            images = find_images(prepare(batch), image_key)
+            images = BatchReader(image_key).read(prepare(batch)).pictures
             total = total + images.double().sum((0, 2, 3))
             pixels += images.shape[0] * images.shape[2] * images.shape[3]
     return tuple((total / pixels).tolist())

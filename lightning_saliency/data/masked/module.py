@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_saliency.batches import BatchError, describe
+from lightning_saliency.batches import BatchError, BatchReader, describe
 from lightning_saliency.checks import check_choice, check_fraction
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
 from lightning_saliency.data.masked.loaders import (
@@ -80,7 +80,8 @@ class RoarKarDataModule(pl.LightningDataModule):
             resized at random, by transforms that cannot be inspected.
         fingerprints: With stores: what their fingerprints must be, such as ``{"weights": weights_fingerprint(net)}``.
             The data set's fingerprint is always compared.
-        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches.
+        label_key: Where a batch carries its labels, with ``targets="label"``; ``None`` searches.
         seed: Seed of ``fill="noise"``. Under stored maps the noise is the same for an image in every epoch.
 
     Attributes:
@@ -118,6 +119,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         geometry: Literal["auto", "fixed"] = "auto",
         fingerprints: Mapping[str, str] | None = None,
         image_key: str | int | None = None,
+        label_key: str | int | None = None,
         seed: int = 0,
     ) -> None:
         if getattr(lightning_parent(base), "__name__", "") != "LightningDataModule":
@@ -154,7 +156,9 @@ class RoarKarDataModule(pl.LightningDataModule):
         described = fill if isinstance(fill, (str, int, float)) else torch.as_tensor(fill).tolist()
         settings = {"mode": mode, "fraction": self.fraction, "fill": described}
         self.save_hyperparameters({**base.hparams, "roar_kar": settings})
-        self._maps = OnlineMaps(maps, targets, image_key) if isinstance(maps, Explainer) else None
+        self._maps = (
+            OnlineMaps(maps, targets, BatchReader(image_key, label_key)) if isinstance(maps, Explainer) else None
+        )
         self._settled: Masking | None = None
         self._forms: dict[str, Any] = {}
         self._generators: dict[torch.device, torch.Generator] = {}
@@ -250,9 +254,12 @@ class RoarKarDataModule(pl.LightningDataModule):
         """The batch of one loader with masked images."""
         context = None if self.trainer is None else self.trainer.precision_plugin.forward_context()
         module = None if self.trainer is None else self.trainer.lightning_module
-        images, maps = source(batch, module, context)
+        content, maps = source(batch, module, context)
+        images = content.images
         masked = masking(images, maps, self._generator(images.device))
-        replaced = replace_tensor(batch, images, masked)
+        replaced = batch
+        for old, new in zip(content.held, [masked] if len(content.held) == 1 else masked, strict=True):
+            replaced = replace_tensor(replaced, old, new.reshape(old.shape))
         if replaced is batch:
             raise BatchError(
                 f"The images of the batch, which is {describe(batch)}, cannot be exchanged. Let the batch hold them in "

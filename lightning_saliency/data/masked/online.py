@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lightning_saliency.batches import BatchError, describe, find_classes, find_images
+from lightning_saliency.batches import BatchContent, BatchError, BatchReader, describe
 from lightning_saliency.data.masked.open_stores import Stores
 from lightning_saliency.explainers import Explainer, ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
@@ -25,22 +25,22 @@ class OnlineMaps:
     Args:
         explainer: Makes the maps; its network is moved to the images' device, once.
         targets: The class each map is for: ``"predicted"``, or from the batch, ``"label"``.
-        image_key: Where a batch carries its images, see ``find_images``; ``None`` searches.
+        reader: Finds the images and labels of batches.
     """
 
-    def __init__(self, explainer: Explainer, targets: Targets, image_key: str | int | None) -> None:
+    def __init__(self, explainer: Explainer, targets: Targets, reader: BatchReader) -> None:
         self.explainer = explainer
         self.targets = targets
-        self.image_key = image_key
+        self.reader = reader
         self._known_apart: object = None
 
     def __call__(
         self, batch: Any, module: nn.Module | None = None, context: AbstractContextManager[Any] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[BatchContent, Tensor]:
         """The images of a batch and their maps ``[B, H, W]``.
 
         Args:
-            batch: A batch in any form that ``find_images`` knows.
+            batch: A batch in any form that ``BatchReader`` knows.
             module: The module that is trained; it must not share a weight with the frozen network.
             context: The autocast of the run.
 
@@ -48,7 +48,8 @@ class OnlineMaps:
             BatchError: If there are no images, or with ``targets="label"`` no labels.
             ValueError: If the network is part of the module.
         """
-        images = find_images(batch, self.image_key)
+        content = self.reader.read(batch)
+        images = content.channels_first()
         self._check_apart(module)
         network = self.explainer.model
         parameter = next(network.parameters(), None)
@@ -57,18 +58,18 @@ class OnlineMaps:
         seen = images
         if parameter is not None and images.is_floating_point() and parameter.is_floating_point():
             seen = images.to(parameter.dtype)  # "true" half precision gives half-precision images
-        labels = self._labels(batch, images.shape[0])
+        labels = self._labels(content)
         with nullcontext() if context is None else context:
-            return images, explain_labels(self.explainer, seen, labels)
+            return content, explain_labels(self.explainer, seen, labels)
 
-    def _labels(self, batch: Any, count: int) -> Tensor | None:
+    def _labels(self, content: BatchContent) -> Tensor | None:
         if self.targets == "predicted":
             return None
-        labels = find_classes(batch, count)
+        labels = content.classes()
         if labels is None or bool((labels < NO_CLASS).any()):
             raise BatchError(
-                f"Found no integer labels [{count}] in the batch, which is {describe(batch)}. targets='label' needs "
-                "them; use targets='predicted' for batches without."
+                f"Found no integer labels [{content.count}] in the batch, which is {describe(content.batch)}. "
+                "targets='label' needs them; say where they are with label_key=, or use targets='predicted'."
             )
         return labels
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_saliency.batches import find_images, find_labels
+from lightning_saliency.batches import BatchReader, find_images
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.studies.augmentation.arms import Arm
 from lightning_saliency.studies.augmentation.cells import (
@@ -171,10 +171,10 @@ def _first(value: Any, whole: int, number: int) -> Any:
 def _first_batch(datamodule: Any, seed: int) -> tuple[Tensor, Tensor]:
     with OwnRandomness(seed):
         batch = next(iter(datamodule.train_dataloader()))
-    images = find_images(batch)
-    labels = find_labels(batch, len(images))
+    content = BatchReader().read(batch)
+    labels = content.labels()
     if labels is None:
         raise ValueError(
             "Got batches without integer labels. Allowed are batches of images [B, C, H, W] and labels [B]; add them."
         )
-    return images, labels
+    return content.images, labels

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_saliency.batches import describe, find_images, find_labels
+from lightning_saliency.batches import BatchReader, describe, find_images
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.classifier import AUXILIARY_WEIGHT, ImageClassifier, split_logits
 from lightning_saliency.studies.augmentation.batch_augmentation import Augment
@@ -85,8 +85,8 @@ class FineTunedClassifier(ImageClassifier):
         """The cross-entropy of a batch, as the augmentation has changed it; auxiliary heads included."""
         if self.augment is None or self.current_epoch < self.start_epoch:
             return super().training_step(batch, batch_idx)
-        images = find_images(batch)
-        labels = find_labels(batch, len(images))
+        content = BatchReader().read(batch)
+        images, labels = content.images, content.labels()
         if labels is None:
             raise ValueError(
                 f"Found no integer labels [{len(images)}] beside the images of the batch: {describe(batch)}. Give a "

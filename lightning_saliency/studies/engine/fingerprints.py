@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_saliency.batches import find_images, find_labels
+from lightning_saliency.batches import BatchReader
 
 # Bytes at either end of a file that are looked at.
 _END = 1 << 20
@@ -44,8 +44,8 @@ def batches_fingerprint(batches: Iterable[Any]) -> str:
     """A hash of the images and labels of batches, see `images_fingerprint`."""
     digest = hashlib.sha256()
     for batch in batches:
-        images = find_images(batch)
-        digest.update(images_fingerprint(images, find_labels(batch, len(images))).encode())
+        content = BatchReader().read(batch)
+        digest.update(images_fingerprint(content.images, content.labels()).encode())
     return digest.hexdigest()
 
 

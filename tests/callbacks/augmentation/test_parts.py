@@ -12,13 +12,11 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from lightning_saliency.batches import BatchError
+from lightning_saliency.batches import BatchError, BatchReader
 from lightning_saliency.callbacks import AugmentationConfigurationError, GroupCAMAugmentation, SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.batch import (
     Swap,
     draw_classes,
-    find_ground_truth,
-    find_indices,
     looks_multi_label,
 )
 from lightning_saliency.callbacks.augmentation.cache import MapCache
@@ -69,7 +67,7 @@ IMAGES = torch.zeros(3, 3, 4, 4)
     ],
 )
 def test_the_ground_truth_is_found(batch, key, expected):
-    found = find_ground_truth(batch, 3, key)
+    found = BatchReader(label_key=key).read(batch).ground_truth()
     assert found.dtype == expected.dtype
     assert torch.equal(found, expected)
 
@@ -77,7 +75,7 @@ def test_the_ground_truth_is_found(batch, key, expected):
 @pytest.mark.parametrize("batch", [(IMAGES,), (IMAGES, torch.arange(4)), (IMAGES, torch.full((3, 4), 7.0)), IMAGES])
 def test_no_ground_truth_says_what_there_is(batch):
     with pytest.raises(BatchError, match=r"for the 3 images .*Tensor\[3, 3, 4, 4\]"):
-        find_ground_truth(batch, 3)
+        BatchReader().read(batch).ground_truth()
 
 
 def test_classes_are_drawn_by_their_weight():
@@ -104,10 +102,12 @@ def test_whether_classes_exclude_each_other(truth, expected):
 
 
 def test_indices_are_checked():
-    assert find_indices({"index": torch.tensor([4, 2])}, 2, "index").tolist() == [4, 2]
-    for batch in ({"index": torch.tensor([4.0, 2.0])}, {"index": torch.tensor([4])}, {}):
-        with pytest.raises(BatchError, match="reuse_epochs=1"):
-            find_indices(batch, 2, "index")
+    images = torch.zeros(2, 3, 4, 4)
+    reader = BatchReader(index_key="index")
+    assert reader.read({"image": images, "index": torch.tensor([4, 2])}).indices().tolist() == [4, 2]
+    for wrong in ({"index": torch.tensor([4.0, 2.0])}, {"index": torch.tensor([4])}, {}):
+        with pytest.raises(BatchError, match="index_key="):
+            reader.read({"image": images, **wrong}).indices()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -116,11 +116,11 @@ def test_a_swap_points_the_tensor_elsewhere_and_back(layout):
     view, kept = data[1:3], data.clone()
     pixels = torch.zeros_like(view)
     swap = Swap()
-    swap.put(view, pixels)
+    swap.put([view], pixels)
     view.add_(1)
     assert torch.equal(pixels, torch.ones_like(pixels))
     assert torch.equal(data, kept)
-    swap.put(view, pixels * 2)
+    swap.put([view], pixels * 2)
     swap.restore()
     swap.restore()
     assert view.data_ptr() == data[1:3].data_ptr()

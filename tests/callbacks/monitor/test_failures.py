@@ -10,6 +10,7 @@ from torch import nn
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor import frame, scalars
 from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
@@ -45,8 +46,9 @@ def _failing(times, calls, result):
 def test_a_view_fails_by_itself(tmp_path, monkeypatch, kind, times):
     calls = []
     if kind == "class view":
-        maps = _failing(times, calls, lambda images, targets=None: torch.rand(images.shape[0], 16, 16))
-        monitor, name = SaliencyMonitor(num_images=2, views={"lovi": None, "mine": lambda network: maps}), "mine"
+        maps = _failing(times, calls, lambda self, images, targets=None: torch.rand(images.shape[0], 16, 16))
+        mine = type("Mine", (RandomMap,), {"_explain": maps, "_explain_predicted": maps})
+        monitor, name = SaliencyMonitor(num_images=2, views={"lovi": None, "mine": mine}), "mine"
     else:
         monkeypatch.setitem(frame.VIEWS, "combined", _failing(times, calls, frame.VIEWS["combined"]))
         monitor, name = SaliencyMonitor(num_images=2), "combined"

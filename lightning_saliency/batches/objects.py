@@ -1,0 +1,169 @@
+"""The regions of objects, from masks and boxes in the forms in which batches carry them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import convert_bounding_box_format
+
+from lightning_saliency.batches.tree import plain
+from lightning_saliency.functional.localization import boxes_to_masks
+
+_RELATIVE = "relative_"
+#: Formats of boxes, as ``torchvision.tv_tensors.BoundingBoxFormat`` names them; also relative to the image's sides.
+BOX_FORMATS = tuple(
+    prefix + form.name.lower()
+    for prefix in ("", _RELATIVE)
+    for form in tv_tensors.BoundingBoxFormat
+    if not (prefix and form.name.endswith("R"))  # an angle is not relative to the sides
+)
+
+
+def check_box_format(form: str) -> str:
+    """The format in lower case, or an error that lists the formats."""
+    lower = form.lower() if isinstance(form, str) else form
+    if lower not in BOX_FORMATS:
+        raise ValueError(f"Got box_format={form!r}. Allowed are {', '.join(map(repr, BOX_FORMATS))}; use one of them.")
+    return lower
+
+
+def mask_regions(masks: Any, count: int, size: tuple[int, int], ignore_index: int | None) -> Tensor | None:
+    """Where the objects of masks are.
+
+    Args:
+        masks: ``[B, H, W]`` or ``[B, n, H, W]``, or B of ``[H, W]`` or ``[n, H, W]``: bool, or whole numbers of which 0
+            is no object. Floating-point ones count if, but for ``ignore_index``, they hold 0 and one whole number;
+            others are depths, densities or other quantities, and no objects.
+        count: B.
+        size: ``(H, W)`` of the images.
+        ignore_index: The number of pixels without a label; they, negative numbers and NaN cover nothing.
+
+    Returns:
+        bool ``[B, H, W]``; ``None`` where these are no masks of objects of that number and size.
+
+    Example:
+        >>> mask_regions(torch.tensor([[[0, 2, 255]]]), 1, (1, 3), 255)
+        tensor([[[False,  True, False]]])
+        >>> mask_regions(torch.tensor([[[0.1, 0.7, 0.2]]]), 1, (1, 3), 255) is None
+        True
+    """
+    single = _one_an_image(masks, count)
+    if single is None or any(mask.ndim < 2 or mask.shape[-2:] != torch.Size(size) for mask in single):
+        return None
+    # A tensor is looked at as a whole: each question asked of a device costs a wait.
+    parts = (
+        [plain(masks).reshape(count, -1, *size)]
+        if isinstance(masks, Tensor)
+        else [mask.reshape(1, -1, *size) for mask in single]
+    )
+    regions, ignored, floats = [], [], []
+    for part in parts:
+        nothing = torch.zeros_like(part, dtype=torch.bool)
+        ignored.append(nothing if ignore_index is None or part.dtype == torch.bool else part == ignore_index)
+        inside = (part > 0) & ~ignored[-1]
+        regions.append(inside.any(1))
+        if part.is_floating_point():
+            floats.append((part[inside], part[~inside & ~ignored[-1]]))
+    if floats and not _marks_objects(*(torch.cat(values) for values in zip(*floats, strict=True))):
+        return None
+    found = torch.cat(regions)
+    if bool(torch.stack([one.any() for one in ignored]).any() & ~found.any()):
+        warnings.warn(
+            f"The masks of a batch hold nothing but 0 and {ignore_index}, which means pixels without a label, so that "
+            f"they show no object. If {ignore_index} marks the objects, give ignore_index=None.",
+            stacklevel=2,
+        )
+    return found
+
+
+def _marks_objects(inside: Tensor, outside: Tensor) -> bool:
+    """Whether floating-point values are marks: 0 (or less, whole) outside, one and the same whole number inside."""
+    if not bool(((outside == outside.round()) | outside.isnan()).all()):
+        return False
+    if not inside.numel():
+        return True
+    low, high = inside.min(), inside.max()
+    return bool((low == high) & (low == low.round())) and (bool((outside == 0).any()) or low.item() == 1)
+
+
+def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str) -> Tensor | None:
+    """Where the objects of boxes are.
+
+    Args:
+        boxes: ``[B, 4]``, ``[B, n, 4]``, or B of ``[n, 4]`` (or lists of four numbers). Rows of NaN or without area are
+            padding. ``tv_tensors.BoundingBoxes`` tell their format themselves.
+        count: B.
+        size: ``(H, W)`` of the images.
+        box_format: Format of all others, one of ``BOX_FORMATS``. Rotated boxes cover the pixels whose centres they
+            hold.
+
+    Returns:
+        bool ``[B, H, W]``; ``None`` where these are no boxes of that number and format.
+
+    Example:
+        >>> box_regions([[[1, 0, 2, 1]]], 1, (1, 4), "xywh")
+        tensor([[[False,  True,  True, False]]])
+    """
+    single = _one_an_image(boxes, count)
+    if single is None:
+        return None
+    regions = []
+    for box in single:
+        told = next((one for one in (box, boxes) if isinstance(one, tv_tensors.BoundingBoxes)), None)
+        form = box_format if told is None else told.format.name.lower()
+        width = 8 if form.endswith("xyxyxyxy") else 5 if form.endswith("r") else 4
+        rows = plain(box).to(torch.float32)
+        if rows.numel() == 0:
+            rows = rows.reshape(0, width)
+        if rows.ndim not in (1, 2) or rows.shape[-1] != width:
+            return None
+        rows = rows.reshape(-1, width)
+        if form.startswith(_RELATIVE):
+            rows = rows * torch.tensor([size[1], size[0]], device=rows.device).repeat(width // 2)
+        elif told is None and width == 4 and _looks_relative(rows, size):
+            warnings.warn(
+                "The boxes of a batch lie within [0, 1], a single pixel, and are left out. If they are relative to the "
+                f"images' sides, give box_format='{_RELATIVE}{form}'.",
+                stacklevel=2,
+            )
+            return None
+        regions.append(_region(rows, form.removeprefix(_RELATIVE), size))
+    return torch.stack(regions)
+
+
+def _region(rows: Tensor, form: str, size: tuple[int, int]) -> Tensor:
+    """The union ``[H, W]`` of an image's boxes ``[n, 4]``, or rotated ones."""
+    old = tv_tensors.BoundingBoxFormat[form.upper()]
+    if rows.shape[-1] == 4:
+        corners = convert_bounding_box_format(rows, old_format=old, new_format=tv_tensors.BoundingBoxFormat.XYXY)
+        return boxes_to_masks([plain(corners)], size)[0]
+    quads = tv_tensors.BoundingBoxFormat["XYXYXYXY"]
+    corners = plain(convert_bounding_box_format(rows, old_format=old, new_format=quads)).reshape(-1, 4, 2)
+    rows_, columns = (torch.arange(side, device=rows.device) + 0.5 for side in size)
+    points = torch.stack(torch.meshgrid(columns, rows_, indexing="xy"), -1)
+    along = (corners.roll(-1, 1) - corners)[:, :, None, None]
+    across = points - corners[:, :, None, None]
+    # A point is inside if all four edges pass it on the same side.
+    turn = along[..., 0] * across[..., 1] - along[..., 1] * across[..., 0]
+    return ((turn > 0).all(1) | (turn < 0).all(1)).any(0)
+
+
+def _looks_relative(rows: Tensor, size: tuple[int, int]) -> bool:
+    real = rows[rows.isfinite().all(1) & (rows[:, 2:] > 0).all(1)]
+    return bool(len(real)) and max(size) > 1 and bool(((real >= 0) & (real <= 1)).all()) and bool((real % 1 != 0).any())
+
+
+def _one_an_image(values: Any, count: int) -> list[Tensor] | None:
+    """One tensor an image, or ``None`` where there are not ``count``."""
+    if not isinstance(values, (Tensor, Sequence)) or isinstance(values, str) or len(values) != count or not count:
+        return None
+    try:
+        items = [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values]
+    except (TypeError, ValueError, RuntimeError):
+        return None  # texts, polygons of different lengths
+    return [item if isinstance(item, tv_tensors.BoundingBoxes) else plain(item) for item in items]

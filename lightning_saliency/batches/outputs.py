@@ -1,0 +1,39 @@
+"""Class scores in what a step returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lightning_saliency.functional.class_scores import predicted_classes
+
+#: Keys under which dictionaries usually carry class scores, the likeliest first.
+LOGIT_KEYS = ("logits", "preds", "predictions", "prediction", "pred", "y_hat", "output", "outputs", "scores")
+
+
+def find_predictions(outputs: object, count: int) -> Tensor | None:
+    """The predicted class of each image by what a step returned, ``[count]`` int64, or ``None`` where nothing tells.
+
+    Read are logits ``[count, N]``, of which ``[count, 1]`` is one logit that says yes or no; under the usual keys of a
+    dictionary also one logit ``[count]`` and the logits of pixels ``[count, N, h, w]``, see ``predicted_classes``; and
+    predicted classes ``[count]`` (integers).
+
+    Example:
+        >>> import torch
+        >>> find_predictions({"loss": torch.tensor(0.7), "logits": torch.tensor([[1.5], [-0.5]])}, 2)
+        tensor([1, 0])
+    """
+    named = isinstance(outputs, Mapping)
+    if isinstance(outputs, Mapping):
+        candidates = [outputs[key] for key in LOGIT_KEYS if key in outputs]
+    else:
+        candidates = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    for value in candidates:
+        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != count:
+            continue
+        if value.ndim == 1 and not value.is_floating_point():
+            return value.long()
+        if value.is_floating_point() and value.numel() and (value.ndim == 2 or (named and value.ndim in (1, 4))):
+            return predicted_classes(value[:, None] if value.ndim == 1 else value)
+    return None

@@ -1,0 +1,56 @@
+"""The fixed sample: the same images in each epoch, wherever a loader puts them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
+from tests.batches.test_fingerprints import SPARSE
+
+
+def _epoch(sample, images, order, batch_size=4, as_list=False):
+    """The images of the slots after an epoch in some order."""
+    sample.begin()
+    for rows in torch.as_tensor(order).split(batch_size):
+        batch = images[rows]
+        for row, slot in sample.place(list(batch) if as_list else batch):
+            sample.records[slot] = SampleRecord(image=batch[row], statistics=[])
+    return [record.image for record in sample.present()]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+@pytest.mark.parametrize("kind", SPARSE)
+def test_images_are_found_again_in_shuffled_epochs(kind, as_list):
+    images, sample = SPARSE[kind], FixedSample(5)
+    first = _epoch(sample, images, torch.arange(16), as_list=as_list)
+    assert [torch.equal(a, b) for a, b in zip(first, images[:5], strict=True)] == [True] * 5
+    for seed in range(3):
+        order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
+        again = _epoch(sample, images, order, as_list=as_list)
+        assert [torch.equal(a, b) for a, b in zip(again, first, strict=True)] == [True] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", ["dots", "stars", "dense"])
+def test_a_run_goes_on_in_another_precision_with_the_same_images(kind, dtype):
+    images, sample, resumed = SPARSE[kind], FixedSample(4), FixedSample(4)
+    first = _epoch(sample, images, torch.arange(16))
+    resumed.load_state_dict(sample.state_dict())
+    again = _epoch(resumed, images.to(dtype), torch.randperm(16, generator=torch.Generator().manual_seed(1)))
+    assert [torch.equal(a, b.to(dtype)) for a, b in zip(again, first, strict=True)] == [True] * 4
+
+
+def test_images_of_another_form_are_not_those_of_the_sample():
+    sample = FixedSample(2)
+    _epoch(sample, SPARSE["dots"], torch.arange(2))
+    for others in (torch.rand(4, 1, 64, 64), torch.rand(4, 3, 32, 64)):
+        sample.begin()
+        assert sample.place(others) == []
+
+
+def test_images_that_are_equal_keep_their_slots():
+    images, sample = torch.zeros(6, 3, 8, 8), FixedSample(3)
+    _epoch(sample, images, torch.arange(6))
+    sample.begin()
+    assert sample.place(images) == [(0, 0), (1, 1), (2, 2)]
