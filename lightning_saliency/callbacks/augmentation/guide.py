@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -118,9 +118,7 @@ class Guide:
         explainer = self._explainer(multi_label, (queried.shape[2], queried.shape[3]))
         if isinstance(explainer, RandomBlobs):
             explainer.generator = generator
-        with ExitStack() as stack:
-            if self.precision is not None:
-                stack.enter_context(torch.autocast(images.device.type, dtype=PRECISIONS[self.precision]))
+        with self._precise(images):
             return resize_maps(explainer(queried, targets), size)
 
     def controlled(self, maps: Tensor, generator: torch.Generator) -> Tensor:
@@ -165,7 +163,14 @@ class Guide:
         explainer = self._explainer(False, (images.shape[2], images.shape[3]))
         if not explainer.class_specific:
             return None
-        return class_count(explainer.logits(images))
+        with self._precise(images):
+            return class_count(explainer.logits(images))
+
+    def _precise(self, images: Tensor) -> AbstractContextManager[object]:
+        """The precision of the queries."""
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(images.device.type, dtype=PRECISIONS[self.precision])
 
     def _explainer(self, multi_label: bool, size: tuple[int, int] | None) -> Explainer:
         key = (multi_label, size if self.resolution < 1 else None)
