@@ -47,9 +47,7 @@ class OwnFiles:
     def __init__(self, folder: str | Path) -> None:
         self.folder = file_of_this_machine(folder, "folder")
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(
-                f"Got the folder {self.folder}, which is a file. Allowed is a folder; choose another name."
-            )
+            raise ValueError(f"Got the folder {self.folder}, which is no folder. Allowed is one; choose another name.")
         self._list = self.folder / LIST
         self._known: dict[str, set[str]] = {}
         if self._list.exists():

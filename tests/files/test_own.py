@@ -57,7 +57,7 @@ def test_a_kill_between_the_note_and_the_file_leaves_a_file_that_is_known(tmp_pa
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("precious")
-    with pytest.raises(ValueError, match="which is a file"):
+    with pytest.raises(ValueError, match="which is no folder"):
         OwnFiles(tmp_path / "out")
     with pytest.raises(ValueError, match="on no disk"):
         OwnFiles("s3://bucket/out")
