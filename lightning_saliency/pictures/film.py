@@ -20,6 +20,7 @@ from lightning_saliency.pictures.tensors import png_bytes
 
 _FILE_NAME = re.compile(r"(?:start|epoch=(?P<epoch>\d+))-step=(?P<step>\d+)\.png")
 _BYTES_PER_MEGABYTE = 1_000_000
+_MAX_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ class Film:
         self.folder = location(folder)
         self.max_megabytes = max_megabytes
         self._names = safe_names(views)
-        self._off = False
+        # Frames in a row that could not be kept.
+        self._failed: list[str] = []
+        self._said_failed = False
         self._said_thinned = False
         self._said_too_small = False
 
@@ -99,8 +102,8 @@ class Film:
             step: The optimiser steps made so far, from 0.
 
         Returns:
-            The file, or ``None`` where the film is off: the folder could not be written to (no permission, no space
-            left, no connection), now or before. A warning says so the first time, and nothing is tried again.
+            The file, or ``None`` where it could not be written (no permission, no space left, no connection): a warning
+            says so the first time. It is tried again at each frame; after three frames in a row the film is off.
 
         Raises:
             ValueError: If an argument is out of its range.
@@ -115,24 +118,28 @@ class Film:
                 f"Got epoch={epoch}, step={step}. Allowed are epochs from -1 (before training) and steps from 0; "
                 "give trainer.current_epoch and trainer.global_step."
             )
-        if self._off:
-            return None
         name = _file_name(epoch, step)
+        if len(self._failed) == _MAX_FAILURES and name not in self._failed:
+            return None
         try:
             path = self._folder(view) / name
             _write(path, picture)
             self._thin_out(path)
         # A remote store's package raises anything; a picture less must not end a training run.
         except Exception as error:
-            self._off = True
-            warnings.warn(
-                f"The film in {self.folder} is off for the rest of the run: {name} of {view!r} could not be kept "
-                f"({type(error).__name__}: {error}). Training goes on; pictures in loggers are not affected. "
-                "Free some space or choose a folder that can be written to.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            if name not in self._failed:
+                self._failed.append(name)
+            if not self._said_failed:
+                self._said_failed = True
+                warnings.warn(
+                    f"The film in {self.folder} could not keep {name} of {view!r} ({type(error).__name__}: {error}). "
+                    "Training goes on; pictures in loggers are not affected. Free some space or choose a folder that "
+                    f"can be written to. It is tried again until {_MAX_FAILURES} frames in a row could not be kept.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             return None
+        self._failed.clear()
         return path
 
     def frames(self, view: str) -> list[Frame]:

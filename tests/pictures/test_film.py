@@ -283,21 +283,25 @@ def test_a_repeated_frame_clears_what_a_killed_run_left_of_it(tmp_path: Path) ->
     assert everything_in(tmp_path) == ["lovi/epoch=0001-step=0000010.png"]
 
 
-def test_an_unwritable_folder_turns_the_film_off_with_one_warning(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_one_warning_and_tried_for_three_frames(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     film = Film(tmp_path / "file" / "film")
-    with pytest.warns(RuntimeWarning, match="is off for the rest of the run") as caught:
+    with pytest.warns(RuntimeWarning, match="could not keep start-step") as caught:
         results = [
-            film.add(view, noise(0), epoch=epoch, step=epoch) for epoch in range(3) for view in ("lovi", "combined")
+            film.add(view, noise(0), epoch=epoch, step=epoch + 1)
+            for epoch in range(-1, 2)
+            for view in ("lovi", "combined")
         ]
     assert results == [None] * 6
     assert len(caught) == 1
     assert caught[0].filename == __file__
+    (tmp_path / "file").unlink()
+    assert film.add("lovi", noise(0), epoch=2, step=9) is None
     assert film.views() == []
     assert film.frames("lovi") == []
 
 
-def test_a_full_disk_turns_the_film_off_and_leaves_whole_frames_only(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_whole_frames_only_and_a_frame_is_kept_as_soon_as_it_can_be(tmp_path: Path) -> None:
     """The process's own limit on the size of a file stands in for the disk: the write fails half-way."""
     resource = pytest.importorskip("resource")
     film = Film(tmp_path)
@@ -311,15 +315,17 @@ def test_a_full_disk_turns_the_film_off_and_leaves_whole_frames_only(tmp_path: P
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    with pytest.warns(RuntimeWarning, match="is off"):
+    with pytest.warns(RuntimeWarning, match="could not keep epoch=0001"):
         failed = add_to_a_full_disk()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         after = film.add("lovi", noise(8), epoch=2, step=30)
     assert failed is None
-    assert after is None
-    assert everything_in(tmp_path) == ["lovi/epoch=0000-step=0000010.png", "lovi/start-step=0000000.png"]
-    np.testing.assert_array_equal(read(film.frames("lovi")[-1].path), noise(1))
+    assert after is not None
+    kept = ["lovi/epoch=0000-step=0000010.png", "lovi/epoch=0002-step=0000030.png", "lovi/start-step=0000000.png"]
+    assert everything_in(tmp_path) == kept
+    np.testing.assert_array_equal(read(film.frames("lovi")[1].path), noise(1))
+    np.testing.assert_array_equal(read(after), noise(8))
 
 
 def test_a_strip_stacks_the_frames_and_labels_them(tmp_path: Path) -> None:

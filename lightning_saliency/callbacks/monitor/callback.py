@@ -199,8 +199,10 @@ class SaliencyMonitor(StageHooks):
                 "and the scalars are read in the module's own passes and do not need it."
             )
             self._film.leave_out(tuple(self._film.class_views))
-        if trainer.is_global_zero:
+        try:
             self._film.open(trainer)
+        except ValueError as error:
+            raise MonitorConfigurationError(str(error)) from None
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks."""
@@ -211,13 +213,19 @@ class SaliencyMonitor(StageHooks):
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The sample's fingerprints and last maps, and the latest values."""
-        return {**self._sample.state_dict(), "values": dict(self._values), "last_epoch": self._schedule.last_epoch}
+        """The sample's fingerprints and last maps, the latest values, and where the film is."""
+        return {
+            **self._sample.state_dict(),
+            "values": dict(self._values),
+            "last_epoch": self._schedule.last_epoch,
+            "film": self._film.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the film of the checkpoint."""
         self._sample.load_state_dict(state_dict)
         self._values, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
+        self._film.load_state_dict(state_dict["film"])
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
