@@ -415,7 +415,7 @@ def test_a_remote_store_that_fails_ends_the_film_and_nothing_else(monkeypatch, e
 
     film = Film("memory://failing")
     monkeypatch.setattr(film_module, "write_atomically", fail)
-    with pytest.warns(RuntimeWarning, match=f"memory://failing is off .*{error}"):
+    with pytest.warns(RuntimeWarning, match=f"memory://failing could not keep .*{error}"):
         assert film.add("lovi", noise(0), epoch=0, step=1) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
