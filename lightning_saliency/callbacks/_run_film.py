@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lightning_saliency.callbacks._run_folder import run_folder
+from lightning_saliency.callbacks._run_folder import run_folder, version_of
 from lightning_saliency.files import safe_name
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.tensors import Picture
@@ -96,7 +96,7 @@ class RunFilm:
         place = folder / safe_name(self.name)
         if self._film is None or self._film.folder != place:
             self._film = Film(place, self.megabytes, self._views)
-            self._version = folder.name
+            self._version = version_of(trainer)
             if trainer.state.fn == "fit":
                 self._film.rewind(step)
         return self._film

@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 
 from lightning_saliency.files import Location, RemotePath, location
 
-#: Holds ``version_0``, ``version_1``, ... in the trainer's root, one for each run without a logger's folder.
-RUNS = "saliency_logs"
+# Marks a root whose first run has begun.
+_FIRST = ".saliency_run"
 _VERSION = re.compile(r"version_(\d+)")
 # All that watches one run shares its folder; a trainer that is gone is forgotten.
 _FOLDERS: WeakKeyDictionary[pl.Trainer, Location] = WeakKeyDictionary()
@@ -20,9 +20,9 @@ _FOLDERS: WeakKeyDictionary[pl.Trainer, Location] = WeakKeyDictionary()
 def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | None:
     """Where this run keeps its files. To be called on global rank zero, when the first file is to be written.
 
-    The folder of the first logger that has one. Without such a logger ``<root>/saliency_logs/version_N``, N being the
-    next number, as Lightning's loggers count: one for each trainer, whether it fits, validates or tests. Of a root such
-    as ``s3://bucket/runs`` it is a place there.
+    The folder of the first logger that has one. Without such a logger the trainer's root for the first run in it, and
+    ``<root>/version_N`` for later ones, N being the next number from 1: one for each trainer, whether it fits,
+    validates or tests. Of a root such as ``s3://bucket/runs`` it is a place there.
 
     Args:
         trainer: The run.
@@ -45,21 +45,35 @@ def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | No
                     place = place / part.replace("\0", "_")
             return place
     if trainer not in _FOLDERS:
-        runs = location(trainer.default_root_dir) / RUNS
-        if resumed is not None and _VERSION.fullmatch(resumed):
-            _FOLDERS[trainer] = runs / resumed
+        root = location(trainer.default_root_dir)
+        if resumed is not None and (match := _VERSION.fullmatch(resumed)):
+            _FOLDERS[trainer] = _folder(root, int(match[1]))
         else:
-            _FOLDERS[trainer] = _next_version(runs)
+            _FOLDERS[trainer] = _next_folder(root)
     return _FOLDERS[trainer]
 
 
-def _next_version(runs: Location) -> Location:
+def version_of(trainer: pl.Trainer) -> str | None:
+    """The name by which a checkpoint finds this run's folder again; ``None`` where a logger's folder is used."""
+    folder = _FOLDERS.get(trainer)
+    if folder is None:
+        return None
+    return folder.name if folder != location(trainer.default_root_dir) else "version_0"
+
+
+def _folder(root: Location, number: int) -> Location:
+    return root / f"version_{number}" if number else root
+
+
+def _next_folder(root: Location) -> Location:
     """The next folder that no other run has, also where several begin at once."""
-    names = [path.name for path in runs.iterdir()] if runs.is_dir() else []
-    number = max((int(match[1]) + 1 for match in map(_VERSION.fullmatch, names) if match), default=0)
-    while not _claim(folder := runs / f"version_{number}"):
+    if _claim(root / _FIRST):
+        return root
+    numbers = [int(match[1]) for path in root.iterdir() if (match := _VERSION.fullmatch(path.name))]
+    number = max(numbers, default=0) + 1
+    while not _claim(_folder(root, number)):
         number += 1
-    return folder
+    return _folder(root, number)
 
 
 def _claim(folder: Location) -> bool:

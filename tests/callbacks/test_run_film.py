@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 
 from lightning_saliency import SaliencyMonitor
 from lightning_saliency.callbacks._run_film import RunFilm
-from lightning_saliency.callbacks._run_folder import RUNS, run_folder
+from lightning_saliency.callbacks._run_folder import run_folder
 from lightning_saliency.files import location
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
@@ -60,16 +60,20 @@ def epochs_in(folder: Any, view: str = "lovi") -> list[int]:
     return [frame.epoch for frame in Film(folder).frames(view)]
 
 
+def versions_in(folder: Any) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("version"))
+
+
 @pytest.mark.parametrize("root", ["here", "memory://runs/one", "memory://runs/two/deep"])
 def test_each_run_without_a_logger_has_a_folder_of_its_own(tmp_path: Path, root: str) -> None:
     place = str(tmp_path / root) if root == "here" else root
     for epochs in (3, 1, 2):
         run(place, Filming(), Filming("second"), epochs=epochs)
-    runs = location(place) / RUNS
-    assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1", "version_2"]
-    for number, epochs in enumerate((3, 1, 2)):
+    runs = location(place)
+    assert versions_in(runs) == ["version_1", "version_2"]
+    for folder, epochs in zip((runs, runs / "version_1", runs / "version_2"), (3, 1, 2), strict=True):
         for name in ("saliency", "second"):
-            assert epochs_in(runs / f"version_{number}" / name) == list(range(epochs))
+            assert epochs_in(folder / name) == list(range(epochs))
     assert not Path("memory:").exists()
 
 
@@ -78,13 +82,10 @@ def test_one_trainer_has_one_folder_and_a_callback_in_another_begins_anew(tmp_pa
     first = run(tmp_path, callback)
     first.test(Module(), loader(), verbose=False)
     run(tmp_path, callback, epochs=1)
-    runs = tmp_path / RUNS
-    assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1"]
-    assert (epochs_in(runs / "version_0" / "saliency"), epochs_in(runs / "version_0" / "saliency", "tested")) == (
-        [0, 1],
-        [0],
-    )
-    assert epochs_in(runs / "version_1" / "saliency") == [0]
+    assert versions_in(tmp_path) == ["version_1"]
+    assert epochs_in(tmp_path / "saliency") == [0, 1]
+    assert epochs_in(tmp_path / "saliency", "tested") == [0]
+    assert epochs_in(tmp_path / "version_1" / "saliency") == [0]
 
 
 def test_a_resumed_run_goes_on_in_its_folder_and_all_its_films_do(tmp_path: Path) -> None:
@@ -93,14 +94,14 @@ def test_a_resumed_run_goes_on_in_its_folder_and_all_its_films_do(tmp_path: Path
     run(tmp_path, Filming(), epochs=1)
     # One that the checkpoint does not know, and that shows its picture first, goes along.
     run(tmp_path, Filming("new"), Filming(), epochs=5, resumed=tmp_path / "last.ckpt")
-    runs = tmp_path / RUNS
-    assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1"]
-    assert epochs_in(runs / "version_0" / "saliency") == [0, 1, 2, 3, 4]
-    assert epochs_in(runs / "version_0" / "new") == [3, 4]
+    runs = tmp_path
+    assert versions_in(runs) == ["version_1"]
+    assert epochs_in(runs / "saliency") == [0, 1, 2, 3, 4]
+    assert epochs_in(runs / "new") == [3, 4]
     callback = Filming()
     run(tmp_path, callback, epochs=4, resumed=tmp_path / "last.ckpt")
-    assert epochs_in(runs / "version_0" / "saliency") == [0, 1, 2, 3], "what came after the checkpoint is set aside"
-    assert epochs_in(runs / "version_0" / "saliency" / "rewound") == [4]
+    assert epochs_in(runs / "saliency") == [0, 1, 2, 3], "what came after the checkpoint is set aside"
+    assert epochs_in(runs / "saliency" / "rewound") == [4]
     run(tmp_path, callback, epochs=1)
     assert epochs_in(runs / "version_2" / "saliency") == [0], "a later run of the callback is another one"
 
@@ -110,7 +111,7 @@ def test_a_checkpoint_of_somebody_else_names_no_other_folder(tmp_path: Path, ver
     film = RunFilm("saliency", 1.0)
     film.load_state_dict({"version": version})
     film.keep(stopped(tmp_path), "lovi", PICTURE, epoch=0, step=1)
-    assert epochs_in(tmp_path / RUNS / "version_0" / "saliency") == [0]
+    assert epochs_in(tmp_path / "saliency") == [0]
 
 
 def stopped(root: Any, **options: Any) -> Any:
@@ -141,7 +142,7 @@ def test_a_logger_with_a_folder_keeps_the_film_and_one_on_a_server_does_not(tmp_
     local = SimpleNamespace(save_dir=str(tmp_path / "logs"), name="net", version=4)
     remote = SimpleNamespace(log_dir="s3://bucket/logs/version_1")
     for loggers, expected in (
-        ([server], tmp_path / RUNS / "version_0"),
+        ([server], tmp_path),
         ([server, local], tmp_path / "logs" / "net" / "version_4"),
         ([remote, local], location("s3://bucket/logs/version_1")),
     ):
