@@ -84,7 +84,13 @@ def _claim(folder: Location) -> bool:
         except FileExistsError:
             return False
         return True
-    # Object stores know no folders, and do not say who was first: the least of the marks has it.
+    if _marks(folder):
+        return False
+    # Object stores know no folders, and do not say who was first: of those who come at once the least mark has it.
     mark = folder / f"run-{uuid.uuid4().hex}"
     mark.write_bytes(b"")
-    return min(path.name for path in folder.iterdir() if path.name.startswith("run-")) == mark.name
+    return min(_marks(folder)) == mark.name
+
+
+def _marks(folder: Location) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith("run-")] if folder.is_dir() else []
