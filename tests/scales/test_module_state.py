@@ -51,6 +51,7 @@ CONTAINERS = {
     "dict, one more": ({"a": 1}, lambda kept: kept.update(b=2)),
     "dict, one less": ({"a": 1, "b": 2}, lambda kept: kept.pop("b")),
     "dict, another value": ({"a": 1}, lambda kept: kept.update(a=2)),
+    "dict, another name": ({"a": 1}, lambda kept: kept.update(b=kept.pop("a"))),
     "dict, in another order": (OrderedDict(a=1, b=2), swap),
     "dict of lists": ({"a": [1]}, inside(lambda kept: kept.append(2), "a")),
     "list of dicts of queues": ([{"a": deque([1])}], inside(lambda kept: kept.append(2), 0, "a")),
@@ -95,7 +96,7 @@ def test_attributes_are_set_back_taken_away_and_given_back():
         lambda: torch.tensor([1.0, 2.0]),
         lambda: torch.tensor([1, 2]),
         lambda: torch.tensor([True, False]),
-        lambda: torch.tensor([float("nan"), 2.0]),
+        lambda: torch.tensor([float("nan")]),
         lambda: torch.tensor(3.0),
         lambda: nn.Parameter(torch.tensor([1.0, 2.0])),
         lambda: np.array([1.0, 2.0]),
@@ -111,6 +112,13 @@ def test_values_that_are_written_in_place(make, nested):
         value[...] = 0
     np.testing.assert_array_equal(np.asarray(value.detach() if isinstance(value, torch.Tensor) else value), before)
     assert (module.kept["a"][0] if nested else module._parameters.get("kept", vars(module).get("kept"))) is value
+
+
+def test_a_number_that_became_none():
+    value = torch.tensor([1.0, float("nan"), 2.0])
+    with kept_state(Keeping(value)):
+        value[0] = float("nan")
+    assert value.nan_to_num(nan=-1.0).tolist() == [1, -1, 2]
 
 
 def test_a_tensor_of_another_size_gets_its_own_back():
