@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from lightning_saliency.networks import build_network, load_weights
+from lightning_saliency.networks import build_network, load_weights, small_cnn
 
 CODE = """
 from dataclasses import dataclass
@@ -84,6 +84,16 @@ def test_nothing_in_a_file_of_weights_is_run(tmp_path, where):
     with pytest.raises(ValueError, match="more than tensors and plain values"):
         load_weights(network, tmp_path / "weights.pth")
     assert not (tmp_path / "was here").exists()
+
+
+def test_a_new_head_excuses_no_other_layer(tmp_path):
+    torch.save(small_cnn(3, width=4).state_dict(), tmp_path / "weights.pth")
+    network = small_cnn(5, width=8)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match="another network"):
+        load_weights(network, tmp_path / "weights.pth", reset_head=True)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    load_weights(small_cnn(5, width=4), tmp_path / "weights.pth", reset_head=True)
 
 
 def test_no_such_file(tmp_path):
