@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_saliency.batches import BatchReader, describe, find_images
 from lightning_saliency.checks import check_choice, check_minimum
+from lightning_saliency.lightning_bases import LightningModule
 from lightning_saliency.networks import build_network, load_weights
 
 # Of each auxiliary head's loss during training: Szegedy et al., "Going deeper with convolutions", section 5.
@@ -50,7 +50,7 @@ def split_logits(output: object) -> tuple[Tensor, list[Tensor]]:
     )
 
 
-class ImageClassifier(pl.LightningModule):
+class ImageClassifier(LightningModule):
     """Trains an image classifier: cross-entropy, accuracy, an optimiser and a schedule.
 
     Logs `loss` and `accuracy` under `train/`, `val/` and `test/`. Batches may be tuples, lists or dictionaries; the

@@ -1,9 +1,11 @@
 """Networks that a Python file makes."""
 
+import os
+
 import pytest
 import torch
 
-from lightning_saliency.networks import build_network
+from lightning_saliency.networks import build_network, load_weights, small_cnn
 
 CODE = """
 from dataclasses import dataclass
@@ -59,6 +61,41 @@ def test_what_makes_no_network(file, name, match):
         build_network(f"{file}:{name}", 3)
 
 
+class Unpickled:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("where", ["beside the weights", "among the weights", "alone"])
+def test_nothing_in_a_file_of_weights_is_run(tmp_path, where):
+    network = torch.nn.Linear(2, 2)
+    trap = Unpickled(tmp_path / "was here")
+    states = {
+        "beside the weights": {"state_dict": network.state_dict(), "callbacks": [trap]},
+        "among the weights": {**network.state_dict(), "more": trap},
+        "alone": trap,
+    }
+    torch.save(states[where], tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="more than tensors and plain values"):
+        load_weights(network, tmp_path / "weights.pth")
+    assert not (tmp_path / "was here").exists()
+
+
+def test_a_new_head_excuses_no_other_layer(tmp_path):
+    torch.save(small_cnn(3, width=4).state_dict(), tmp_path / "weights.pth")
+    network = small_cnn(5, width=8)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match="another network"):
+        load_weights(network, tmp_path / "weights.pth", reset_head=True)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    load_weights(small_cnn(5, width=4), tmp_path / "weights.pth", reset_head=True)
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.py"):
         build_network(f"{tmp_path}/no.py:plain", 3)
@@ -66,8 +103,6 @@ def test_no_such_file(tmp_path):
 
 @pytest.mark.shared
 def test_a_real_network_with_its_weights(shared_data):
-    from lightning_saliency.networks import load_weights
-
     network = build_network(f"{shared_data}/cifar_resnet.py:CifarResNet", 10, options={"depth": 20})
     load_weights(network, shared_data / "weights" / "cifar10_resnet20.pth")
     assert network(torch.rand(1, 3, 32, 32)).shape == (1, 10)

@@ -47,7 +47,8 @@ def watched_module(module: nn.Module, path: str | None, error: type[ValueError] 
 
 def builds_late(module: nn.Module) -> bool:
     """Whether a LightningModule makes its layers in ``configure_model``, after ``setup``."""
-    return type(module).configure_model.__module__.split(".")[0] not in _LIGHTNING_PACKAGES  # type: ignore[attr-defined]
+    home: str = type(module).configure_model.__module__  # type: ignore[attr-defined]
+    return home.split(".")[0] not in _LIGHTNING_PACKAGES
 
 
 def is_compiled(*modules: nn.Module) -> bool:

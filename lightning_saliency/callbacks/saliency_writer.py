@@ -22,13 +22,14 @@ from lightning_saliency.data.masked.transforms import SaliencyGeometryError, ima
 from lightning_saliency.data.masked.whole_images import WholeImages, check_whole, data_fingerprint
 from lightning_saliency.explainers import Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.files import file_of_this_machine, safe_names
+from lightning_saliency.lightning_bases import Callback, LightningModule
 from lightning_saliency.networks import weights_fingerprint
 
 # Options that change how fast a map is made, not what it is.
 _IRRELEVANT = ("model", "batch_size", "progress")
 
 
-class SaliencyWriter(pl.Callback):
+class SaliencyWriter(Callback):
     """Writes the map of each image that ``Trainer.predict`` goes through into a `SaliencyStore`.
 
     Row i of a store is the map of item i of the loader's data set, whatever the order. Of several loaders those without
@@ -290,7 +291,7 @@ def reduced(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return maps if maps.shape[1:] == torch.Size(size) else adaptive_avg_pool2d(maps[:, None], size)[:, 0]
 
 
-class _Silent(pl.LightningModule):
+class _Silent(LightningModule):
     """Has nothing to predict."""
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Literal[True]:

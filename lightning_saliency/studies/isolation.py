@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 from typing_extensions import Self
 
+from lightning_saliency.lightning_bases import Callback
 from lightning_saliency.randomness import GeneratorStates, isolated_rng
 
 
@@ -112,7 +113,7 @@ def reseed(seed: int) -> None:
     pl.seed_everything(seed, workers=True, verbose=False)
 
 
-class SeedAtStart(pl.Callback):
+class SeedAtStart(Callback):
     """Seeds the generators when fitting starts: the order of the data does not depend on earlier code."""
 
     def __init__(self, seed: int) -> None:

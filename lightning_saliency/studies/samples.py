@@ -7,11 +7,11 @@ import random
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from lightning_saliency.data.boxes import BoxedImages, Sample
+from lightning_saliency.lightning_bases import is_data_module
 from lightning_saliency.pictures.tensors import find_normalization
 from lightning_saliency.studies.engine.fingerprints import images_fingerprint
 from lightning_saliency.studies.specs import build
@@ -166,7 +166,7 @@ def build_samples(spec: Mapping[str, Any], limit: int | None, seed: int) -> Samp
     data = build({"class_path": spec["class_path"], "init_args": arguments})
     if isinstance(data, BoxedImages):
         return data
-    if isinstance(data, pl.LightningDataModule):
+    if is_data_module(data):
         data.prepare_data()
         data.setup("test")
         loader = data.test_dataloader()

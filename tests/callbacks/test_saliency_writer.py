@@ -32,7 +32,6 @@ from lightning_saliency.data.masked.store import rank_levels
 from lightning_saliency.explainers import RISE, SMOE, GradCAM
 from lightning_saliency.networks import small_cnn, weights_fingerprint
 from tests.callbacks.monitor.helpers import Module, SmallNet
-from tests.packages import both_packages
 
 
 def run(*callbacks, package=pl, **options):
@@ -133,7 +132,6 @@ def test_from_the_images_to_masked_training(tmp_path):
         other.train_dataloader()
 
 
-@both_packages
 def test_both_packages_of_lightning(tmp_path):
     class Other(lightning.pytorch.LightningModule):
         def __init__(self):

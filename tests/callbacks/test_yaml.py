@@ -6,10 +6,13 @@ import copy
 import pickle
 from typing import Any
 
+import lightning.pytorch
+import lightning.pytorch.cli
 import pytest
 import pytorch_lightning as pl
+import pytorch_lightning.cli
+import torch
 import yaml
-from pytorch_lightning.cli import LightningCLI
 
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
 from lightning_saliency.explainers import SMOE, ExplainerSpec, GroupCAM
@@ -39,16 +42,21 @@ def of_four_groups(model, theta=70.0):
     return GroupCAM(model, groups=4, theta=theta)
 
 
-def _callback(class_path: str, init_args: dict[str, Any], tmp_path) -> pl.Callback:
+@pytest.fixture(params=[pl, lightning.pytorch], ids=lambda package: package.__name__)
+def package(request):
+    return request.param
+
+
+def _callback(class_path: str, init_args: dict[str, Any], tmp_path, package=pl) -> Any:
     """The callback as LightningCLI builds it from a file, and again from the configuration that it would save."""
     callbacks = [{"class_path": f"lightning_saliency.callbacks.{class_path}", "init_args": init_args}]
     given = {**RUN, "trainer": {**RUN["trainer"], "callbacks": callbacks}}
     for _ in range(2):
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(given, sort_keys=False))
-        cli = LightningCLI(
-            pl.LightningModule,
-            pl.LightningDataModule,
+        cli = package.cli.LightningCLI(
+            package.LightningModule,
+            package.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -78,24 +86,71 @@ def test_views_in_every_form(tmp_path, given, plain):
     assert found.views["fast_cam"] == ExplainerSpec.parse("fast_cam")
 
 
-def test_views_as_a_list_of_names(tmp_path):
-    found = _callback("SaliencyMonitor", {"views": ["combined", "grad_cam"]}, tmp_path)
+def test_views_as_a_list_of_names(tmp_path, package):
+    found = _callback("SaliencyMonitor", {"views": ["combined", "grad_cam"]}, tmp_path, package)
     assert found.views == {"combined": None, "grad_cam": ExplainerSpec.parse("grad_cam")}
 
 
 @pytest.mark.parametrize(("given", "plain"), FORMS)
 def test_a_writers_explainer_in_every_form(tmp_path, given, plain):
-    found = _callback("SaliencyWriter", {"path": str(tmp_path), "explainer": given}, tmp_path)
+    found = _callback("SaliencyWriter", {"path": str(tmp_path), "explainer": given}, tmp_path, lightning.pytorch)
     assert isinstance(found, SaliencyWriter)
     assert found.explainer.plain() == (plain or given)
 
 
-def test_the_preset_takes_the_other_settings(tmp_path):
+def test_the_preset_takes_the_other_settings(tmp_path, package):
     settings = {"groups": 8, "fast": True, "film": False, "seed": 3, "fill": "zero"}
-    found = _callback("GroupCAMAugmentation", settings, tmp_path)
+    found = _callback("GroupCAMAugmentation", settings, tmp_path, package)
     assert isinstance(found, GroupCAMAugmentation)
     assert found.guide.spec.init_args == {"groups": 8, "fast": True, "gradients": False, "theta": None}
     assert (found.shown, found.seed, found.recipe.fill) == (False, 3, "zero")
+
+
+def test_a_whole_run_from_a_file(tmp_path, monkeypatch, package):
+    """Monitor, augmentation, classifier and masked data in the CLI of each of Lightning's packages."""
+    monkeypatch.chdir(tmp_path)
+    ours = "lightning_saliency"
+    scenes = {"train_size": 8, "val_size": 4, "test_size": 4, "size": 32, "batch_size": 4}
+    masked = {
+        "base": {"class_path": f"{ours}.DigitScenes", "init_args": scenes},
+        "saliency": "smoe",
+        "model": {"class_path": f"{ours}.networks.small_cnn"},
+        "fraction": 0.2,
+        "fill": 0.0,
+    }
+    trainer = {
+        **RUN["trainer"],
+        "enable_checkpointing": True,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": "run"}},
+        "callbacks": [
+            {"class_path": f"{ours}.SaliencyMonitor", "init_args": {"num_images": 2}},
+            {"class_path": f"{ours}.GroupCAMAugmentation", "init_args": {"groups": 2, "film": {"num_images": 2}}},
+        ],
+    }
+    config = {"trainer": trainer, "model": RUN["model"]}
+    config["data"] = {"class_path": f"{ours}.RoarKarDataModule", "init_args": masked}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    cli = package.cli.LightningCLI(
+        package.LightningModule,
+        package.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        args=["fit", "--config", "run.yaml"],
+    )
+    assert type(cli.trainer) is package.Trainer
+    assert cli.trainer.global_step == 2
+    assert {"saliency/drift", "group_cam/mask_fraction", "val/accuracy"} <= set(cli.trainer.callback_metrics)
+    assert list(tmp_path.glob("logs/run/version_0/saliency/lovi/*.png"))
+    # The masked data module and its base keep their own hyperparameters, beside those of the module.
+    assert cli.datamodule.hparams["roar_kar"]["fraction"] == 0.2
+    assert {name: cli.datamodule.hparams[name] for name in scenes} == scenes
+    assert "model" not in cli.datamodule.hparams
+    # And the checkpoint says by which class and package it is read again.
+    path = cli.trainer.checkpoint_callback.best_model_path
+    assert torch.load(path)["hyper_parameters"]["_instantiator"] == f"{package.__name__}.cli.instantiate_module"
+    assert type(package.LightningModule.load_from_checkpoint(path)) is type(cli.model)
 
 
 @pytest.mark.parametrize(

@@ -198,11 +198,14 @@ def test_padding_boxes_cover_nothing() -> None:
     padded[0, 2] = padded[2, 0] = one[0]
     padded[2, 3] = one[0] + 2
     padded[0, 0] = torch.tensor([2.5, 2.5, 2.5, 4.0])  # no width
+    padded[1, 0] = torch.tensor([0.0, 2.5, 4.0, 2.5])  # no height
     padded[1, 1] = torch.tensor([4.0, 0.0, 1.0, 3.0])  # ends before it begins
     assert torch.equal(boxes_to_masks(padded, (5, 6)), listed)
     assert listed.sum((1, 2)).tolist() == [2, 0, 4]
     assert boxes_to_masks([], (5, 6)).shape == (0, 5, 6)
     assert boxes_to_masks(torch.zeros(2, 0, 4), (5, 6)).sum() == 0
+    assert boxes_to_masks(torch.ones(2, 1, 4), (0, 6)).shape == (2, 0, 6)
+    assert boxes_to_masks(torch.ones(2, 1, 4), (5, 0)).shape == (2, 5, 0)
 
 
 def test_a_map_with_nan_scores_nan() -> None:

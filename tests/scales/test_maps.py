@@ -22,6 +22,14 @@ def test_the_default_size_is_the_finest_grid_wherever_it_stands():
     assert ScaleMaps.from_statistics(statistics, ["a", "b"]).maps.shape == (2, 2, 8, 12)
 
 
+@pytest.mark.parametrize("grids", [[(4, 12), (6, 6)], [(6, 6), (12, 4)], [(2, 9), (5, 4), (9, 2)]])
+def test_the_finest_grid_has_the_most_cells(grids):
+    statistics = [torch.rand(7, *grid) for grid in grids]
+    finest = max(grids, key=lambda grid: grid[0] * grid[1])
+    assert combined_statistics(statistics).shape == (7, *finest)
+    assert ScaleMaps.from_statistics(statistics, ["a"] * len(grids)).maps.shape[2:] == finest
+
+
 def test_combined_is_the_weighted_mean():
     maps = ScaleMaps(torch.rand(2, 3, 5, 5), ("a", "b", "c"), (1.0, 2.0, 3.0))
     expected = (maps.maps * torch.tensor([1.0, 2, 3]).reshape(3, 1, 1)).sum(1) / 6

@@ -92,6 +92,30 @@ def test_only_the_first_pass_is_recorded(network, images):
         torch.testing.assert_close(taps.take()[0], STATISTICS["smoe_scale"](_pool_input(network, images)))
 
 
+def test_starting_again_forgets_what_was_recorded(network, images):
+    with ScaleTaps(network, POOL) as taps:
+        taps.start()
+        network(images)
+        taps.start()
+        network(2 * images)
+        [map_] = taps.take()
+    torch.testing.assert_close(map_, STATISTICS["smoe_scale"](_pool_input(network, 2 * images)).detach())
+
+
+@pytest.mark.parametrize("end", ["take", "close"])
+def test_no_map_is_held_in_the_end(network, images, end):
+    taps = ScaleTaps(network, SCALES)
+    taps.start()
+    network(images)
+    kept = [weakref.ref(map_) for map_ in taps._maps]
+    assert all(reference() is not None for reference in kept)
+    getattr(taps, end)()
+    gc.collect()
+    assert all(reference() is None for reference in kept)
+    assert not taps.recording
+    taps.close()
+
+
 def test_nothing_is_recorded_while_switched_off(network, images):
     calls = []
     statistic = Statistic("counting", lambda x, *, dim=1: calls.append(1) or x.mean(dim))
@@ -232,6 +256,35 @@ def test_pre_activation_statistics_read_the_latest_activation_input(network, ima
         x = network.relu(network.conv1(images))
         before = network.conv2(x) + x
     torch.testing.assert_close(map_, STATISTICS[name](before))
+
+
+class _Gated(nn.Module):
+    """A squeeze-and-excitation gate, with an activation module of its own, behind the scale's activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.SiLU(), nn.Sigmoid())
+        self.flat = nn.Sequential(nn.Flatten(), nn.ReLU())
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+
+    def forward(self, x):
+        x = self.relu(self.conv(x))
+        self.flat(x)
+        return self.pool(x * self.gate(x))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 1), (1, 16)])
+def test_pre_activation_passes_over_gates_and_vectors(size):
+    network = _Gated().eval()
+    scale = Scale(module="pool", read="input", grid=size, channels=8, layout="NCHW")
+    inputs = torch.randn(2, 3, *size)
+    with ScaleTaps(network, [scale], "truncnormal_std") as taps:
+        taps.start()
+        network(inputs)
+        [map_] = taps.take()
+    assert torch.equal(map_, STATISTICS["truncnormal_std"](network.conv(inputs)))
 
 
 def test_pre_activation_needs_activation_modules(images):

@@ -30,9 +30,10 @@ from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.fills import Fill
+from lightning_saliency.lightning_bases import Callback
 
 
-class SaliencyAugmentation(pl.Callback):
+class SaliencyAugmentation(Callback):
     """Replaces training images by ones that are blurred outside the region that speaks for their class.
 
     The steps of the Group-CAM paper's Sec. 5, with any class-specific explainer as the guide. For an image I of the

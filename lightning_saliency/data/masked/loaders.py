@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 # Lightning stores a loader's arguments here, to rebuild it with a distributed sampler.
@@ -119,22 +118,3 @@ def map_batches(batch: Any, form: Any, change: Callable[[Any], Any]) -> Any:
 def _form(wanted: str, stores: Any) -> str:
     given = f"the keys {list(stores)}" if isinstance(stores, Mapping) else type(stores).__name__
     return f"Got stores as {given} for several loaders. Allowed is {wanted}, one store for each loader; give one."
-
-
-def overrides(module: Any, hook: str) -> bool:
-    """Whether a data module or module of either of Lightning's packages defines a hook itself."""
-    parent = lightning_parent(module)
-    return parent is not None and bool(is_overridden(hook, module, parent))
-
-
-def lightning_parent(module: Any) -> type | None:
-    """The ``LightningDataModule`` or ``LightningModule`` that an object's class derives from, of either package."""
-    return next(
-        (
-            parent
-            for parent in type(module).__mro__
-            if parent.__name__ in ("LightningDataModule", "LightningModule")
-            and parent.__module__.split(".")[0] in ("pytorch_lightning", "lightning")
-        ),
-        None,
-    )

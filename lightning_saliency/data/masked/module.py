@@ -7,27 +7,26 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from lightning_saliency.batches import BatchError, BatchReader, describe
 from lightning_saliency.checks import check_choice, check_fraction
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
-from lightning_saliency.data.masked.loaders import (
-    batch_form,
-    lightning_parent,
-    map_batches,
-    map_loaders,
-    overrides,
-    with_dataset,
-)
+from lightning_saliency.data.masked.loaders import batch_form, map_batches, map_loaders, with_dataset
 from lightning_saliency.data.masked.moving import MODES, MaskedDataset, Masking, Mode
 from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer_or_stores, replace_tensor
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
 from lightning_saliency.data.masked.whole_images import LOADERS
 from lightning_saliency.explainers import Explainer, ExplainerOption
 from lightning_saliency.functional.fills import Fill, NamedFill, is_random
+from lightning_saliency.lightning_bases import (
+    AnyDataModule,
+    LightningDataModule,
+    is_data_module,
+    lightning_parent,
+    overrides,
+)
 from lightning_saliency.randomness import isolated_rng
 
 __all__ = ["MODES", "Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
@@ -37,7 +36,7 @@ _AFTER = "on_after_batch_transfer"
 _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", _AFTER)
 
 
-class RoarKarDataModule(pl.LightningDataModule):
+class RoarKarDataModule(LightningDataModule):
     """A data module whose images lose their most salient pixels (ROAR) or keep only these (KAR).
 
     Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2):
@@ -108,7 +107,7 @@ class RoarKarDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        base: Any,
+        base: AnyDataModule,
         saliency: ExplainerOption | Explainer | Stores,
         mode: Mode = "roar",
         fraction: float = 0.1,
@@ -122,7 +121,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         label_key: str | int | None = None,
         seed: int = 0,
     ) -> None:
-        if getattr(lightning_parent(base), "__name__", "") != "LightningDataModule":
+        if not is_data_module(base):
             raise TypeError(
                 f"Got base of type {type(base).__name__}. Allowed is a LightningDataModule; put loaders into one with "
                 "LightningDataModule.from_datasets."
@@ -155,7 +154,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         )
         described = fill if isinstance(fill, (str, int, float)) else torch.as_tensor(fill).tolist()
         settings = {"mode": mode, "fraction": self.fraction, "fill": described}
-        self.save_hyperparameters({**base.hparams, "roar_kar": settings})
+        self.save_hyperparameters({**_own_hyperparameters(base), "roar_kar": settings})
         self._maps = (
             OnlineMaps(maps, targets, BatchReader(image_key, label_key)) if isinstance(maps, Explainer) else None
         )
@@ -166,7 +165,7 @@ class RoarKarDataModule(pl.LightningDataModule):
 
     def __getattr__(self, name: str) -> Any:
         # Only what is not found here: the base's classes, transforms, data sets.
-        if name.startswith("__") or "base" not in vars(self):
+        if name.startswith("_") or "base" not in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.base, name)
 
@@ -174,6 +173,7 @@ class RoarKarDataModule(pl.LightningDataModule):
         super().__setattr__(name, value)
         if name == "trainer" and "base" in vars(self):
             self.base.trainer = value
+            self._hide_what_the_base_lacks()
 
     def prepare_data(self) -> None:
         """Call the base's `prepare_data`."""
@@ -329,7 +329,14 @@ class RoarKarDataModule(pl.LightningDataModule):
         return self._generators[device]
 
     def _hide_what_the_base_lacks(self) -> None:
-        """Show Lightning that the base lacks a loader or hook, by returning Lightning's own default."""
+        """Show Lightning that the base lacks a loader or hook, by returning the default of Lightning's own class."""
+        default = lightning_parent(self)
         for hook in ("prepare_data", *LOADER_HOOKS.values(), *_TRANSFER_HOOKS):
             if not overrides(self.base, hook) and not (hook == _AFTER and self._maps is not None):
-                setattr(self, hook, partial(getattr(pl.LightningDataModule, hook), self))
+                setattr(self, hook, partial(getattr(default, hook), self))
+
+
+def _own_hyperparameters(base: Any) -> dict[str, Any]:
+    """What a data module was made with; LightningCLI gives one that it makes inside another the other's arguments."""
+    given = dict(base.hparams)
+    return dict(given["base"].get("init_args") or {}) if {"_instantiator", "base", "saliency"} <= set(given) else given

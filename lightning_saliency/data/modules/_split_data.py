@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from lightning_saliency.lightning_bases import LightningDataModule
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
 # ImageNet's evaluation protocol resizes to 256 and keeps the central 224.
@@ -22,7 +22,7 @@ Sample = tuple[Tensor, Tensor]
 Channels = Literal["imagenet"] | tuple[float, float, float]
 
 
-class SplitDataModule(pl.LightningDataModule):
+class SplitDataModule(LightningDataModule):
     """Loaders over the data sets that a subclass's `setup` puts into `datasets`.
 
     Args:

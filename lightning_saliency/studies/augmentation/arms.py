@@ -16,6 +16,7 @@ from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentati
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.controls import RandomBlobs
 from lightning_saliency.explainers.registry import plain_value
+from lightning_saliency.lightning_bases import is_callback_class
 from lightning_saliency.studies.augmentation.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
 from lightning_saliency.studies.specs import class_at
 
@@ -211,7 +212,7 @@ def _callback_class(kind: str) -> Callable[..., pl.Callback] | None:
     if kind in CALLBACKS:
         return CALLBACKS[kind]
     found = class_at(kind) if "." in kind else None
-    return found if isinstance(found, type) and issubclass(found, pl.Callback) else None
+    return found if is_callback_class(found) else None
 
 
 @lru_cache

@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lightning_saliency.lightning_bases import is_data_module
 from lightning_saliency.studies.augmentation.arms import Arm
 from lightning_saliency.studies.augmentation.config import FineTuningConfig
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier, StepClock
@@ -25,10 +26,10 @@ ORDER, AUGMENTATION = 1_000_003, 2_000_003
 
 
 @lru_cache(maxsize=2)
-def _prepared(text: str) -> pl.LightningDataModule:
+def _prepared(text: str) -> Any:
     spec = json.loads(text)
     data = build(spec)
-    if not isinstance(data, pl.LightningDataModule):
+    if not is_data_module(data):
         raise ValueError(
             f"Got {spec['class_path']!r}, which is no LightningDataModule. Give the class path of one as data."
         )

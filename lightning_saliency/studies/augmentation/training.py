@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lightning_saliency.batches import BatchReader, describe, find_images
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.classifier import AUXILIARY_WEIGHT, ImageClassifier, split_logits
+from lightning_saliency.lightning_bases import Callback
 from lightning_saliency.studies.augmentation.batch_augmentation import Augment
 
 
@@ -112,7 +113,7 @@ def _leave_out(model: nn.Module, name: str) -> None:
     model.set_submodule(name, nn.Identity())
 
 
-class StepClock(pl.Callback):
+class StepClock(Callback):
     """Times each step, from the end of the one before it to its own end, validation left out.
 
     It must be the last of the trainer's callbacks, whose time counts.

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.functional.masking import top_fraction
+from lightning_saliency.lightning_bases import Callback
 from lightning_saliency.scales._trace import tensors_in
 from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.taps import ScaleTaps
@@ -87,7 +88,7 @@ def modules_before(network: nn.Module, scale: Scale, images: Tensor) -> Before:
     return Before(tuple(finished), tuple(name for name in begun if name not in finished))
 
 
-class LayerMask(pl.Callback):
+class LayerMask(Callback):
     """Lets only some positions of a scale's activation through, and freezes what runs before it.
 
     At each forward pass the statistic reduces the scale's activation to one number a position. ``"kar"`` lets the

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_saliency.batches import find_images
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.files import safe_name
+from lightning_saliency.lightning_bases import Callback, trainer_class
 from lightning_saliency.studies.costs import MapCost, map_cost, timing_cell
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.isolation import quiet, seeded
@@ -124,7 +124,7 @@ def _timed(training: Training, module: Any, stage: str, loader: Any, count: int)
     loading = (time.perf_counter() - begin) / len(images) / max(1, getattr(loader, "num_workers", 0))
     watch = _Stopwatch()
     options = {**trainer_options(training.trainer), "devices": 1, "strategy": "auto", "callbacks": [watch]}
-    runner = pl.Trainer(**{**options, "max_epochs": 1})
+    runner = trainer_class(module)(**{**options, "max_epochs": 1})
     steps: Any = DataLoader([batch] * (1 + _TIMED), batch_size=None)  # type: ignore[arg-type]
     if stage == "train":
         runner.fit(module, steps)
@@ -154,7 +154,7 @@ def time_maps(training: Training, explainer: ExplainerSpec) -> dict[str, Any]:
         return asdict(map_cost(explainer(network.to(device)), images, budget=0.25))
 
 
-class _Stopwatch(pl.Callback):
+class _Stopwatch(Callback):
     """The time between the ends of batches."""
 
     def __init__(self) -> None:

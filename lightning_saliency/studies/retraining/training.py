@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 from torch import nn
 from torch.utils.data import BatchSampler
 
 from lightning_saliency.classifier import ImageClassifier
+from lightning_saliency.lightning_bases import trainer_class
 from lightning_saliency.studies.isolation import SeedAtStart
 from lightning_saliency.studies.specs import (
     Spec,
@@ -74,7 +74,7 @@ def fit_and_test(
     """
     options = trainer_options(trainer)
     own = options.pop("callbacks", None) or []
-    runner = pl.Trainer(max_epochs=epochs, callbacks=[*own, SeedAtStart(seed), *callbacks], **options)
+    runner = trainer_class(module, data)(max_epochs=epochs, callbacks=[*own, SeedAtStart(seed), *callbacks], **options)
     if epochs:
         runner.fit(module, datamodule=data)
     if fitted is not None:
@@ -106,7 +106,7 @@ def check_metric(module: Any, data: Any, trainer: Spec, metric: str) -> None:
         ValueError: If it does not.
     """
     alone = {"devices": 1, "strategy": "auto", "callbacks": None, "limit_test_batches": 1}
-    runner = pl.Trainer(**{**trainer_options(trainer), **alone})
+    runner = trainer_class(module, data)(**{**trainer_options(trainer), **alone})
     (found,) = runner.test(module, datamodule=data, verbose=False)
     _logged(module, found, metric)
 

@@ -20,7 +20,6 @@ from lightning_saliency.callbacks.augmentation.options import batch_generator
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.augmentation.helpers import Watching, equal, fit, originals, quiet
 from tests.callbacks.monitor.helpers import Recorder, SmallNet, loader, trainer
-from tests.packages import both_packages
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
@@ -157,7 +156,6 @@ def test_sharded_strategies_are_refused_with_a_reason(tmp_path):
         quiet().setup(Run(), Watching(), "fit")
 
 
-@both_packages
 def test_the_lightning_package(tmp_path):
     class Other(lightning.pytorch.LightningModule):
         def __init__(self):

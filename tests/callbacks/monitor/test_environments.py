@@ -11,7 +11,6 @@ from torch import nn
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, Recorder, SmallNet, loader, trainer
-from tests.packages import both_packages
 
 
 def _frames(tmp_path, view="lovi"):
@@ -36,7 +35,6 @@ class _Other(lightning.pytorch.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@both_packages
 def test_the_lightning_package(tmp_path):
     class OtherRecorder(lightning.pytorch.loggers.Logger):
         def __init__(self):

@@ -312,6 +312,19 @@ def test_wrong_arguments_are_refused(tmp_path):
         SaliencyStore.open(tmp_path / "c").write([0], torch.rand(1, 4, 5))
 
 
+def test_the_smallest_store_and_its_last_row(tmp_path):
+    store = SaliencyStore.create(tmp_path / "a", 1, (1, 1), FINGERPRINTS)
+    for rows in ([1], [-1], [0, 1]):
+        with pytest.raises(ValueError, match="Allowed are 0 to 0"):
+            store.write(rows, torch.rand(len(rows), 1, 1))
+    assert store.missing().tolist() == [0]
+    store.write([0], torch.rand(1, 1, 1))
+    assert store.complete
+    opened = SaliencyStore.open(tmp_path / "a")
+    assert opened[[]].shape == opened[range(0)].shape == (0, 1, 1)
+    assert opened[[0, 0]].tolist() == [[[0]], [[0]]]
+
+
 def test_a_store_goes_to_other_processes_by_its_path(tmp_path):
     _, maps = written(tmp_path / "a")
     store = SaliencyStore.open(tmp_path / "a")

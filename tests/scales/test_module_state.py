@@ -1,0 +1,200 @@
+"""What a pass of our own leaves as it was: every kind of state that a module may keep, each one by itself."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_saliency.scales._eval_pass import eval_pass
+from lightning_saliency.scales._module_state import kept_state
+
+
+class Keeping(nn.Module):
+    """Keeps one value under a name; not a layer of ``torch.nn``."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.kept = value
+
+
+def draw(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return torch.rand((), generator=generator).item()
+    return generator.random()
+
+
+def swap(container: OrderedDict) -> None:
+    container.move_to_end("a")
+
+
+def inside(change: Any, *path: Any) -> Any:
+    def changed(value: Any) -> None:
+        for key in path:
+            value = value[key]
+        change(value)
+
+    return changed
+
+
+CONTAINERS = {
+    "list, longer": ([1, 2], lambda kept: kept.append(3)),
+    "list, shorter": ([1, 2], lambda kept: kept.pop()),
+    "list, in another order": ([1, 2], lambda kept: kept.reverse()),
+    "queue": (deque([1, 2], maxlen=2), lambda kept: kept.append(3)),
+    "set": ({1, 2}, lambda kept: kept.add(3)),
+    "dict, one more": ({"a": 1}, lambda kept: kept.update(b=2)),
+    "dict, one less": ({"a": 1, "b": 2}, lambda kept: kept.pop("b")),
+    "dict, another value": ({"a": 1}, lambda kept: kept.update(a=2)),
+    "dict, another name": ({"a": 1}, lambda kept: kept.update(b=kept.pop("a"))),
+    "dict, in another order": (OrderedDict(a=1, b=2), swap),
+    "dict of lists": ({"a": [1]}, inside(lambda kept: kept.append(2), "a")),
+    "list of dicts of queues": ([{"a": deque([1])}], inside(lambda kept: kept.append(2), 0, "a")),
+    "four levels": ([[[[1]]]], inside(lambda kept: kept.append(2), 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", list(CONTAINERS))
+def test_containers(name):
+    value, change = CONTAINERS[name]
+    module, before = Keeping(value), repr(value)
+    with kept_state(module):
+        change(value)
+        assert repr(value) != before
+    assert repr(value) == before
+    assert module.kept is value
+
+
+def test_entries_are_the_same_objects():
+    inner = [1]
+    module = Keeping({"a": inner, "b": (1, 2)})
+    with kept_state(module):
+        module.kept["a"] = [1]  # equal, but another one
+    assert module.kept["a"] is inner
+
+
+def test_attributes_are_set_back_taken_away_and_given_back():
+    module = Keeping(1)
+    module.gone = "here"
+    with kept_state(module):
+        module.kept += 1
+        module.new = 5
+        del module.gone
+    assert module.kept == 1
+    assert module.gone == "here"
+    assert not hasattr(module, "new")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.tensor([1.0, 2.0]),
+        lambda: torch.tensor([1, 2]),
+        lambda: torch.tensor([True, False]),
+        lambda: torch.tensor([float("nan")]),
+        lambda: torch.tensor(3.0),
+        lambda: nn.Parameter(torch.tensor([1.0, 2.0])),
+        lambda: np.array([1.0, 2.0]),
+    ],
+    ids=["float", "int", "bool", "nan", "scalar", "parameter", "numpy"],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_values_that_are_written_in_place(make, nested):
+    value = make()
+    module = Keeping({"a": [value]} if nested else value)
+    before = value.clone().detach() if isinstance(value, torch.Tensor) else value.copy()
+    with kept_state(module), torch.no_grad():
+        value[...] = 0
+    np.testing.assert_array_equal(np.asarray(value.detach() if isinstance(value, torch.Tensor) else value), before)
+    assert (module.kept["a"][0] if nested else module._parameters.get("kept", vars(module).get("kept"))) is value
+
+
+def test_a_number_that_became_none():
+    value = torch.tensor([1.0, float("nan"), 2.0])
+    with kept_state(Keeping(value)):
+        value[0] = float("nan")
+    assert value.nan_to_num(nan=-1.0).tolist() == [1, -1, 2]
+
+
+def test_a_tensor_of_another_size_gets_its_own_back():
+    module = Keeping(None)
+    module.register_buffer("queue", torch.arange(4.0))
+    queue = module.queue
+    with kept_state(module), torch.no_grad():
+        module.queue.resize_(7)
+    assert module.queue is queue
+    assert queue.tolist() == [0, 1, 2, 3]
+
+
+def test_what_is_unchanged_is_not_written_to():
+    value = torch.tensor([float("nan"), 2.0])
+    version = value._version
+    with kept_state(Keeping(value)):
+        pass
+    assert value._version == version
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.Generator().manual_seed(1),
+        lambda: np.random.default_rng(1),
+        lambda: np.random.RandomState(1),
+        lambda: random.Random(1),
+    ],
+    ids=["torch", "numpy", "numpy's old", "python"],
+)
+def test_generators_of_its_own(make):
+    generator, same = make(), make()
+    with kept_state(Keeping([generator])):
+        draw(generator)
+    assert draw(generator) == draw(same)
+
+
+def test_after_an_exception_too():
+    module = Keeping([1])
+
+    def interrupted():
+        with kept_state(module):
+            module.kept.append(2)
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        interrupted()
+    assert module.kept == [1]
+
+
+def test_statistics_of_a_subclass_are_restored():
+    class Mine(nn.BatchNorm2d):
+        def forward(self, x):
+            self.num_batches_tracked += 1
+            return super().forward(x)
+
+    module = Mine(2)
+    with eval_pass(module):
+        module(torch.rand(1, 2, 3, 3))
+    assert module.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(
+    "draws",
+    [lambda: torch.rand(()).item(), lambda: float(np.random.rand()), random.random],  # noqa: NPY002
+    ids=["torch", "numpy", "python"],
+)
+def test_global_generators_go_on_where_they_were(draws):
+    model = nn.Linear(2, 2)
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    expected = draws()
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    random.setstate(states[2])
+    with eval_pass(model):
+        draws()
+        assert not model.training
+    assert draws() == expected
+    assert model.training
