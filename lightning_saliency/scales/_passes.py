@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_saliency.scales._trace import tensors_in
 
-# Pixels compared: rows and columns of an even grid over the image.
+# Rows and columns of an even grid over the image, of whose points and blocks images are recognised.
 _POINTS = 8
 # A row shows an image if their correlation is at least this; a normalised or rounded copy reaches 0.999.
 _SAME = 0.99
@@ -34,8 +35,8 @@ class PassRows:
 class BatchImages:
     """The images of a batch, to be recognised at the entrance of a network.
 
-    Each image is told by 64 of its pixels in each channel, standardised channel by channel: images that the module
-    normalises, scales or converts on their way to the network are recognised, mirrored ones are not.
+    An image is recognised by 64 of its pixels and the means of 64 blocks, standardised in each channel: images that
+    the module normalises, scales or converts on their way to the network are recognised, mirrored ones are not.
 
     Args:
         images: ``[B, C, H, W]`` as the data loader gave them.
@@ -49,7 +50,7 @@ class BatchImages:
     def rows(self, entering: Tensor) -> PassRows:
         """Which image each row of a tensor ``[n, C, H, W]`` (or ``[n, H, W, C]``) shows.
 
-        Rows that cannot be told are taken in order.
+        Rows that are not recognised are taken in order.
         """
         count = entering.shape[0]
         in_order = tuple(row if row < self.count else -1 for row in range(count))
@@ -132,7 +133,7 @@ def choose_passes(entrances: Sequence[Entrance], count: int) -> list[tuple[int, 
         count: How many images the batch has.
 
     Returns:
-        Positions in ``entrances`` and the passes, their rows told.
+        Positions in ``entrances`` and the passes, each with its rows.
     """
 
     def trained(each: Entrance) -> bool:
@@ -176,11 +177,18 @@ def entering_images(args: object) -> Tensor | None:
 
 
 def _prints(images: Tensor) -> Tensor:
+    """What an image is recognised by: ``[B, n]``, of which two agree where their product's mean is 1."""
+    images = images.detach()
     rows, columns = (
         torch.linspace(0, side - 1, _POINTS, device=images.device).round().long() for side in images.shape[-2:]
     )
-    points = images.detach()[:, :, rows][..., columns].float().flatten(2).nan_to_num()
-    spread, mean = torch.std_mean(points, dim=2, keepdim=True, correction=0)
+    points = images[:, :, rows][..., columns].float().flatten(2)
+    # Dots and strokes lie beside the points; no block misses them.
+    blocks = F.adaptive_avg_pool2d(images.float().nan_to_num(), _POINTS).flatten(2)
+    return torch.cat([_standardised(points.nan_to_num()), _standardised(blocks)], dim=2).flatten(1).cpu()
+
+
+def _standardised(values: Tensor) -> Tensor:
+    spread, mean = torch.std_mean(values, dim=2, keepdim=True, correction=0)
     # A flat channel says nothing, and agrees with a flat one.
-    standard = torch.where(spread > 1e-6, (points - mean) / spread.clamp_min(1e-6), torch.ones_like(points))
-    return standard.flatten(1).cpu()
+    return torch.where(spread > 1e-6, (values - mean) / spread.clamp_min(1e-6), torch.ones_like(values))

@@ -33,7 +33,7 @@ def shape_at(call: Call, side: Side) -> Shape | None:
 
 
 def settle(model: nn.Module, images: Tensor, root: Call, refs: Sequence[TensorRef]) -> list[TensorRef]:
-    """The same references, with NCHW and NHWC told apart where one trace cannot do it.
+    """The same references, with NCHW and NHWC distinguished where one trace cannot do it.
 
     The width of the images, doubled in a second trace, doubles only in the dimension that is the width. A network that
     raises an error on such images leaves a trace as far as it came; what lies beyond keeps the layout that the types of

@@ -86,8 +86,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     random number generators are as before, also after an exception. A second pass, on an image twice as wide, is made
     only where a tensor could be NCHW and NHWC alike; if the network refuses it, the types of its modules decide.
 
-    Only shapes are looked at: tokens in another than row-major order (Hiera's) cannot be told; name other modules with
-    ``named_scales``. Scripted modules cannot be looked into.
+    Only shapes are looked at: tokens in another than row-major order (Hiera's) are not recognised; name other modules
+    with ``named_scales``. Scripted modules cannot be looked into.
 
     Args:
         model: A network that takes one tensor of images. It may be compiled and in any mode.

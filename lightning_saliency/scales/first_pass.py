@@ -318,7 +318,7 @@ def _channel_dims(module: nn.Module, shape: Shape) -> list[int]:
 
 
 def _settled(ref: TensorRef, maps: _Maps) -> Grid:
-    """The grid, NCHW and NHWC told apart by the modules that the very same tensor came out of or went into."""
+    """The grid; whether it is NCHW or NHWC is taken from the modules that the same tensor came out of or went into."""
     grid, shape = ref.grid, ref.shape
     layouts = [layout for module in maps.modules if (layout := layout_by_type(module)) is not None]
     if not grid.ambiguous or shape is None or not layouts:

@@ -58,7 +58,7 @@ class ScaleMaps:
         """Normalise each scale's statistic at its own resolution, then bring all to one size (SMOE paper, Sec. 2.2).
 
         Args:
-            statistics: K raw maps ``[B, h, w]``, one a scale, as ``ScaleTaps.take`` returns them.
+            statistics: K raw maps ``[B, h, w]``, one for each scale, as ``ScaleTaps.take`` returns them.
             names: The K names of the scales.
             weights: ``"equal"``, ``"prior"``, ``"ramp"`` or K numbers, see ``scale_weights``.
             size: The common ``(H, W)``; ``None`` takes the finest scale's own grid.

@@ -48,7 +48,7 @@ class ScaleTaps:
     Hooks are registered in the constructor, which must come before the network's first call under ``torch.compile``:
     hooks registered later are never run there. While ``recording`` is false a tap costs one test of a bool. While it is
     true, the first forward pass is recorded and later ones are not (gradient checkpointing runs a pass twice): each
-    activation is detached, cut to ``max_images``, reduced by the statistic in float32 at least, and forgotten.
+    activation is detached, cut to ``max_images``, reduced by the statistic in at least float32, and forgotten.
 
     Statistics with ``pre_activation=True`` (the truncated-normal ones) are read at the input of the last activation
     module called before the scale's tensor (SMOE paper, Sec. 2.1), so each such module is tapped too and its latest

@@ -346,3 +346,19 @@ def test_an_error_of_ours_does_not_reach_the_network(monkeypatch):
             assert network(batch).shape == (4, 4)
         with pytest.raises(TapError, match="on purpose"):
             fresh.take()
+
+
+@pytest.mark.parametrize("kind", ["dots", "strokes", "one star"])
+def test_a_mirrored_pass_of_sparse_images_is_not_taken_for_theirs(kind):
+    torch.manual_seed(3)
+    batch = torch.zeros(4, 3, 64, 64)
+    for index, image in enumerate(batch):
+        if kind == "dots":
+            image[:, 5 + 7 * index, 3 + 5 * index] = 1
+        elif kind == "strokes":
+            image[:, 10 * index + 3, 2:20] = 1
+        else:
+            image[:, 11 + index, 14] = 1
+    network = Net().eval()
+    _, found = read(network, lambda net: (net(batch.flip(-1)), net(batch)), batch)
+    assert_maps(found, literal(network, batch))

@@ -1,4 +1,4 @@
-"""One failure stays one: what fails by itself, is told once, tried again, and given up after three frames in a row."""
+"""One failure stays one: it is named in one warning, tried again, and given up after three frames in a row."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Attempts:
             yield
         except MonitorConfigurationError:
             raise
-        except Exception as error:  # told in a warning
+        except Exception as error:  # named in a warning
             self.fail(part, error, remedy)
 
     def fail(self, part: str, error: Exception, remedy: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Lightning's hooks for training, validation and test, told as four events with the stage as an argument."""
+"""Lightning's hooks for training, validation and test, as four events with the stage as an argument."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def estimating(arm: Arm) -> Callable[..., dict[str, Any]]:
 
 
 class _PartBatches:
-    """Of the batches of a loader a few images; from the third batch on as many as the budget allows."""
+    """A few images of a loader's batches; from the third batch on as many as the budget allows."""
 
     def __init__(self, loader: SeededBatches, clock: StepClock) -> None:
         self.loader = loader
