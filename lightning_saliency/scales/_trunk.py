@@ -54,7 +54,7 @@ class Trunk:
     """
 
     def __init__(self, root: Call, grids: Grids) -> None:
-        self.root = root
+        self.root = _unwrapped(root)
         self.grids = grids
         self._counts = Counter(id(call.module) for call in root.walk())
         self._opened: set[int] = set()
@@ -70,7 +70,7 @@ class Trunk:
             self._opened.add(id(inner))
         scales = [self._before_logits(level.left, steps) for level in levels if level.worked and level.left is not None]
         if len(scales) == 1:
-            return self._blocks(scales[0].grid) or scales
+            return self._blocks(scales[0].grid) or [self._before_output(scales[0])]
         return self._named_by_network(scales)
 
     def _is_called_once(self, call: Call) -> bool:
@@ -189,6 +189,23 @@ class Trunk:
             return ref
         return TensorRef(steps[last], "input", before)
 
+    def _before_output(self, ref: TensorRef) -> TensorRef:
+        """The only scale of a network that keeps the image's grid: what enters the layer that makes its output."""
+        last = self.root
+        while last.children:
+            last = last.children[-1]
+        before = self.grids.of(last, "input")
+        makes_output = last is not self.root and last.outputs[:1] == self.root.outputs[:1] and _has_weights(last.module)
+        if not makes_output or before is None or not before.close_to(self.grids.image) or not ref.grid.close_to(before):
+            return ref
+        worked = any(
+            call is not last and _has_weights(call.module) and end is not None and end.close_to(before)
+            for call in self.root.walk()
+            if not call.children
+            for end in [self.grids.of(call, "output")]
+        )
+        return TensorRef(last, "input", before) if worked and self._is_called_once(last) else ref
+
     def _inner_descent(self, steps: Sequence[Call], grid: Grid) -> Call | None:
         """The only step on the last level that goes further down inside and comes back."""
         found = []
@@ -246,3 +263,13 @@ class Trunk:
 def _has_weights(module: nn.Module) -> bool:
     """Whether a module has weights of its own; a scale and a shift, as of a normalisation, are none."""
     return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+
+
+def _unwrapped(root: Call) -> Call:
+    """The call that does all the work: wrappers that hand images and output on are passed by."""
+    while len(root.children) == 1:
+        (inner,) = root.children
+        if not inner.children or inner.inputs != root.inputs or inner.outputs[:1] != root.outputs[:1]:
+            break
+        root = inner
+    return root

@@ -288,3 +288,74 @@ def test_feature_info_decides_where_a_scale_is_read_but_not_which_scales_there_a
     assert wrapped == [f"m0.{line}" for line in expected]
     model.feature_info = "three stages"
     assert brief(find_scales(model, torch.rand(1, 3, 32, 32)))[0] == "pool1 in 32 8"
+
+
+def _down(channels, outputs):
+    return nn.Sequential(nn.Conv2d(channels, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _up(channels, outputs):
+    return nn.Sequential(nn.ConvTranspose2d(channels, outputs, 4, 2, 1), nn.ReLU())
+
+
+class _Wrapper(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.model = network
+
+    def forward(self, images):
+        return self.model(images)
+
+
+COARSE = {
+    "heat maps": lambda: nn.Sequential(
+        nn.Conv2d(3, 16, 7, 4, 3), _down(16, 32), _down(32, 64), _up(64, 32), nn.Conv2d(32, 5, 1)
+    ),
+    "depth at stride 2": lambda: nn.Sequential(
+        _down(3, 8), _down(8, 16), _down(16, 32), _up(32, 16), _up(16, 8), nn.Conv2d(8, 1, 1)
+    ),
+    "an encoder inside": lambda: nn.Sequential(
+        nn.Sequential(_down(3, 8), _down(8, 16)), nn.Sequential(_up(16, 8), nn.Conv2d(8, 4, 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("wraps", [1, 2])
+@pytest.mark.parametrize("name", COARSE)
+def test_a_wrapper_does_not_hide_an_encoder(name, wraps):
+    network = COARSE[name]().eval()
+    alone = find_scales(network, torch.rand(1, 3, 64, 64))
+    wrapped = network
+    for _ in range(wraps):
+        wrapped = _Wrapper(wrapped)
+    found = find_scales(wrapped, torch.rand(1, 3, 64, 64))
+    prefix = "model." * wraps
+    assert [(scale.module, scale.read, scale.grid) for scale in found] == [
+        (prefix + scale.module, scale.read, scale.grid) for scale in alone
+    ]
+    assert len(found) >= 2
+
+
+class _Denoiser(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU())
+        self.last = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, images):
+        return images - self.last(self.body(images))
+
+
+FULL = {
+    "logits of pixels": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 5, 1)), 8),
+    "a denoiser": (_Denoiser, 6),
+    "wrapped": (lambda: _Wrapper(nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))), 8),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_network_that_keeps_the_grid_does_not_read_its_output(name):
+    make, channels = FULL[name]
+    (scale,) = find_scales(make().eval(), torch.rand(1, 3, 32, 32))
+    assert scale.grid == (32, 32)
+    assert (scale.read, scale.channels) == ("input", channels)
