@@ -97,7 +97,11 @@ def test_explain_writes_the_pictures(tmp_path, photo, capsys):
     output = tmp_path / "out"
     arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "64", "--crop", "64"]
     assert main([*arguments, "--output", str(output), str(photo)]) == 0
-    assert sorted(path.name for path in output.iterdir()) == ["photo_combined.png", "photo_lovi.png", "photo_sheet.png"]
+    assert sorted(path.name for path in output.glob("*.png")) == [
+        "photo_combined.png",
+        "photo_lovi.png",
+        "photo_sheet.png",
+    ]
     assert np.asarray(Image.open(output / "photo_lovi.png")).shape == (64, 64, 3)
 
 

@@ -61,7 +61,7 @@ def safe_name(name: str, keep: str = "-_.") -> str:
 
     Example:
         >>> safe_name("grad_cam"), safe_name("layer1.0/relu"), safe_name("ResNet-20")
-        ('grad_cam', 'layer1.0_relu-…', 'ResNet-20-…')
+        ('grad_cam', 'layer1.0_relu-faa0399f248071a5', 'ResNet-20-65ab71ec436b7a92')
     """
     plain = _plain(name, keep)
     return plain if plain == name == _compared(name) else _with_hash(plain, name, 16)

@@ -115,7 +115,7 @@ def test_the_network_is_left_as_it_was(photos, network):
         ({"explainers": {"sise": {"init_args": {"nu": 1}}}}, TypeError, "Got the options .*Allowed are"),
         ({"explainers": {"rise": None}, "layers": ["stage1"]}, ValueError, "Got layers="),
         ({"targets": [1]}, ValueError, "without explainers"),
-        ({"class_names": "missing.csv"}, ValueError, "missing.csv"),
+        ({"class_names": "missing.csv"}, FileNotFoundError, "missing.csv"),
     ],
 )
 def test_wrong_arguments_are_said_before_anything_is_explained(photos, network, options, error, message):

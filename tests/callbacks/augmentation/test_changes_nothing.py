@@ -132,7 +132,7 @@ class _Replaying(SaliencyAugmentation):
         self.given = list(given)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self._step.swap.put(batch[0], self.given.pop(0))
+        self._step.swap.put([batch[0]], self.given.pop(0))
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,17 @@ def _outcome(tmp_path, network, callback, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("callback", "sanity_steps"), [*((callback, 2) for callback in CALLBACKS), ("with class views", 0)]
+    ("network", "callback", "sanity_steps"),
+    [
+        *((network, "with class views", steps) for network in NETWORKS for steps in (0, 2)),
+        *(
+            (network, name, 2)
+            for network in (Counter, OwnGenerators, GlobalGenerators)
+            for name in CALLBACKS
+            if name != "with class views"
+        ),
+    ],
 )
-@pytest.mark.parametrize("network", NETWORKS)
 def test_training_is_bit_identical(tmp_path, network, callback, sanity_steps):
     plain = _outcome(tmp_path / "plain", network, None, num_sanity_val_steps=sanity_steps)
     watched = _outcome(tmp_path / "watched", network, CALLBACKS[callback](), num_sanity_val_steps=sanity_steps)

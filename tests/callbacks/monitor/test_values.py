@@ -34,9 +34,13 @@ MONITORS = {
 }
 
 
-@pytest.mark.parametrize("watcher", ["stopping", "checkpoint"])
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("monitor", MONITORS)
+@pytest.mark.parametrize(
+    ("monitor", "name", "watcher"),
+    [
+        *((monitor, name, "stopping") for monitor in MONITORS for name in NAMES),
+        *((monitor, "drift", "checkpoint") for monitor in MONITORS),
+    ],
+)
 def test_whoever_watches_a_value_finds_it(tmp_path, monitor, name, watcher):
     key = f"saliency/{name}"
     if watcher == "stopping":

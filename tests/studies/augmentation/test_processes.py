@@ -90,5 +90,5 @@ def test_two_workers_find_what_one_does(config, one_thread, tmp_path, engine):
             ray.shutdown()
     assert accuracies(result) == accuracies(alone)
     # Steps were timed where the arms were trained.
-    [cost] = (tmp_path / engine / "step_costs").glob("Net__mixup.json")
+    [cost] = (tmp_path / engine / "step_costs").glob("Net*__mixup.json")
     assert json.loads(cost.read_text())["fingerprint"]["cost"]["engine"] == engine

@@ -408,7 +408,7 @@ def test_results_are_kept_for_each_explainer_and_used_again(tmp_path, monkeypatc
     assert made == []
     kept = tmp_path / "cells" / "00000-smoe.json"
     kept.write_text(kept.read_text()[:100])
-    with pytest.raises(ValueError, match=r"no result or no time of a cell|not the result of a cell"):
+    with pytest.raises(ValueError, match=r"no result or no time of a cell|cannot be read"):
         check(trained(), explainers=["smoe"])
     kept.unlink()
     assert check(trained(), explainers=["smoe"])["smoe"] == first["smoe"]
