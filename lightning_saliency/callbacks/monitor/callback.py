@@ -192,17 +192,17 @@ class SaliencyMonitor(StageHooks):
                     "SaliencyMonitor watches validation, but this run has none: give validation data and a "
                     "validation_step, or watch training with SaliencyMonitor(stage='train')."
                 )
+        try:
+            self._film.open(trainer)
+        except ValueError as error:
+            raise MonitorConfigurationError(str(error)) from None
         if self._film.class_views and is_sharded(trainer, pl_module):
             rank_zero_warn(
                 f"SaliencyMonitor leaves out the views {', '.join(self._film.class_views)}: the network's parameters "
                 "are spread over processes, and a class-specific view runs the network in one of them. The other views "
                 "and the scalars are read in the module's own passes and do not need it."
             )
-            self._film.leave_out(tuple(self._film.class_views))
-        try:
-            self._film.open(trainer)
-        except ValueError as error:
-            raise MonitorConfigurationError(str(error)) from None
+            self._film.leave_out_class_views()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks."""
@@ -291,14 +291,20 @@ class SaliencyMonitor(StageHooks):
             self._active = False
             if trainer.is_global_zero:
                 self._show(trainer)
-            # Every process takes part, also one whose monitor failed: the others wait for it.
-            means = self._scalars.reduced(trainer)
-            self._values.update(means)
             self._schedule.took(trainer)
-            if trainer.sanity_checking and trainer.is_global_zero:
-                self._log_start(trainer, means)
-        if trainer.sanity_checking:
-            return
+            with self._attempts.trying("add up its values"):
+                # Every process takes part, also one whose monitor failed: the others wait for it.
+                means = self._scalars.reduced(trainer)
+                self._values.update(means)
+                if trainer.sanity_checking and trainer.is_global_zero:
+                    self._log_start(trainer, means)
+        if not trainer.sanity_checking:
+            with self._attempts.trying("log its values"):
+                self._log_values(trainer, pl_module, stage, endless)
+        if endless:
+            self.begin_epoch(trainer, self.stage)
+
+    def _log_values(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, endless: bool) -> None:
         values = values_to_log(self._values, trainer, self.name)
         if stage != self.stage and not endless:
             # For a callback that looks after a validation before this stage had its first values.
@@ -309,8 +315,6 @@ class SaliencyMonitor(StageHooks):
             pl_module.log(
                 key, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1, logger=None if own else False
             )
-        if endless:
-            self.begin_epoch(trainer, self.stage)
 
     def _score(self, found: PassMaps, objects: Tensor) -> None:
         combined = combined_statistics(found.maps, self.weights)
@@ -349,8 +353,8 @@ class SaliencyMonitor(StageHooks):
 
     def _log_start(self, trainer: pl.Trainer, means: dict[str, float]) -> None:
         # What a module logs in the sanity check is dropped, but the untrained network's values are the film's first.
-        for logger in trainer.loggers:
-            with self._attempts.trying(f"log values to {type(logger).__name__}"):
+        for number, logger in enumerate(trainer.loggers, start=1):
+            with self._attempts.trying(f"log values to {type(logger).__name__}, logger {number} of the trainer"):
                 logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
 
     @contextmanager

@@ -53,6 +53,7 @@ class MonitorFilm(RunFilm):
     ) -> None:
         super().__init__(name, megabytes, views)
         self.views = dict(views)
+        self._explains = True
         self.weights = weights
         self.model = model
         self.stage = stage
@@ -68,14 +69,19 @@ class MonitorFilm(RunFilm):
         for spec in self.class_views.values():
             spec(network)
 
-    def leave_out(self, views: Sequence[str]) -> None:
-        """Make no more pictures of these views."""
-        self.views = {view: spec for view, spec in self.views.items() if view not in views}
+    def open(self, trainer: pl.Trainer) -> None:
+        """Begin with a run, with all of the views, see `RunFilm.open`."""
+        super().open(trainer)
+        self._explains = True
+
+    def leave_out_class_views(self) -> None:
+        """Make no pictures of the views with an explainer in this run."""
+        self._explains = False
 
     @property
     def class_views(self) -> dict[str, ExplainerSpec]:
         """The views with an explainer: the network runs again for them."""
-        return {view: spec for view, spec in self.views.items() if spec is not None}
+        return {view: spec for view, spec in self.views.items() if spec is not None} if self._explains else {}
 
     def explain(self, trainer: pl.Trainer, records: Sequence[SampleRecord], attempts: Attempts) -> None:
         """Compute the class-specific views of images whose maps were just read, with the same weights.
@@ -114,9 +120,9 @@ class MonitorFilm(RunFilm):
         frame = Frame(records, names, self.weights, normalization, self.picture_width, classes)
         step = logged_step(trainer)
         epoch = -1 if trainer.sanity_checking else trainer.current_epoch
-        for view, spec in self.views.items():
+        for view in [view for view, spec in self.views.items() if spec is None or view in self.class_views]:
             making, drawing = f"make the view {view!r}", f"draw the view {view!r}"
-            if not attempts.wants(drawing) or (spec is not None and not attempts.wants(making)):
+            if not attempts.wants(drawing) or not attempts.wants(making):
                 continue
             with attempts.trying(drawing, "Leave it out with views=."):
                 picture = frame.picture(view)
@@ -133,8 +139,8 @@ class MonitorFilm(RunFilm):
         captions: Sequence[str],
         attempts: Attempts,
     ) -> None:
-        for logger in trainer.loggers:
-            if attempts.wants(part := f"log pictures to {type(logger).__name__}"):
+        for number, logger in enumerate(trainer.loggers, start=1):
+            if attempts.wants(part := f"log pictures to {type(logger).__name__}, logger {number} of the trainer"):
                 with attempts.trying(part, "Pictures kept as files are not affected."):
                     log_picture_to(logger, f"{self.name}/{view}", picture, step, captions=captions)
 

@@ -68,6 +68,7 @@ def values_to_log(measured: dict[str, float], trainer: pl.Trainer, prefix: str) 
         trainer: The run; its callbacks are asked for their ``monitor``.
         prefix: The monitor's name.
     """
-    watched = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    keys = [getattr(callback, "monitor", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    watched = {key for key in keys if isinstance(key, str)}
     waiting = {name: value for name, value in NOT_MEASURED.items() if f"{prefix}/{name}" in watched}
     return {f"{prefix}/{name}": value for name, value in {**waiting, **measured}.items()}

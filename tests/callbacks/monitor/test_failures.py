@@ -178,3 +178,33 @@ def test_failures_in_a_row_are_counted_frame_by_frame():
 
     pattern = [True, True, False, True, True, True, True, False]
     assert [run_frame(fails) for fails in pattern] == [True, True, True, True, True, True, False, False]
+
+
+def test_two_loggers_of_one_class_fail_by_themselves(tmp_path):
+    loggers = [Recorder(tmp_path), TensorBoardLogger(tmp_path, 100), TensorBoardLogger(tmp_path)]
+    _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2, views=("lovi",)), loggers=loggers, epochs=3)
+    assert [len(logger.pictures) for logger in loggers[1:]] == [3, 4]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("broken", ["log", "reduce", "monitor"])
+def test_logging_values_never_ends_a_run(tmp_path, monkeypatch, broken):
+    module, monitor = Module(), SaliencyMonitor(num_images=2)
+    original = module.log
+
+    def fails(*arguments, **options):
+        if broken == "log" and not str(arguments[0]).startswith("saliency"):
+            return original(*arguments, **options)
+        raise OSError("made to fail")
+
+    if broken == "log":
+        monkeypatch.setattr(module, "log", fails)
+    elif broken == "reduce":
+        monkeypatch.setattr(scalars.EpochScalars, "reduced", fails)
+    else:
+        # Somebody else's callback has a `monitor` that is no key.
+        monitor.monitor = ["val/loss"]
+    _, recorder, told = _fit(tmp_path, monitor, module=module, epochs=2)
+    assert _frames(tmp_path, "lovi") == [-1, 0, 1]
+    assert len(told) == (0 if broken == "monitor" else 1)
+    assert len(recorder.values("saliency/drift")) == {"log": 1, "reduce": 0, "monitor": 3}[broken]
