@@ -1,7 +1,7 @@
 """Ways of training, several at once: bit for bit the same with the monitor as without it.
 
-Each row takes one value of every dimension; together they hold each pair of values of any two dimensions, where Lightning
-allows it, at least once.
+Each row takes one value of every dimension. Together they hold each pair of values of any two dimensions at least once,
+where Lightning allows the pair.
 """
 
 import itertools
