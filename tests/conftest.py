@@ -1,9 +1,11 @@
 """What every test shares: where the real data lies, and a quiet, deterministic torch."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 
 from tests.paths import SHARED_DATA
 
@@ -19,3 +21,21 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _loaders_as_they_were() -> Iterator[None]:
+    """Lightning wraps methods of loaders while it asks for them, and leaves them wrapped where that raises an error."""
+    yield
+    for base in (DataLoader, BatchSampler):
+        kinds, seen = [base], set()
+        while kinds:
+            kind = kinds.pop()
+            if kind in seen:
+                continue
+            seen.add(kind)
+            kinds.extend(kind.__subclasses__())
+            for name in ("__init__", "__setattr__", "__delattr__"):
+                if (saved := f"__old{name}") in vars(kind):
+                    setattr(kind, name, vars(kind)[saved])
+                    delattr(kind, saved)
