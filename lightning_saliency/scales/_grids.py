@@ -103,7 +103,7 @@ class Grids:
         return self._of[id(call), side]
 
     def several_outputs(self, call: Call) -> bool:
-        """Whether tensors on different grids came out, as from an encoder that returns all its stages."""
+        """Whether tensors on different grids came out: all stages of an encoder, or a map and its mean."""
         return id(call) in self._several
 
     def _visit(self, call: Call) -> None:
@@ -112,7 +112,7 @@ class Grids:
             self._visit(child)
         self._note(call, "output", call.outputs[0] if call.outputs else None)
         first = self._of[id(call), "output"]
-        others = [self._four(call, "output", shape) for shape in call.outputs[1:] if len(shape) == 4 and shape[0] == 1]
+        others = [self._other(call, shape) for shape in call.outputs[1:] if shape[:1] == (1,)]
         if first is not None and any(other is not None and not other.close_to(first) for other in others):
             self._several.add(id(call))
 
@@ -130,6 +130,11 @@ class Grids:
         if grid is not None and not grid.is_vector and grid.size != self.image.size:
             self._seen.pop(grid.size, None)
             self._seen[grid.size] = grid.prefix_tokens
+
+    def _other(self, call: Call, shape: Shape) -> Grid | None:
+        if len(shape) == 2:
+            return Grid((1, 1), shape[1], "NCHW")
+        return self._four(call, "output", shape) if len(shape) == 4 else None
 
     def _four(self, call: Call, side: Side, shape: Shape) -> Grid | None:
         _, a, b, c = shape

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.scales._grids import Grid, Grids, Side, settled
-from lightning_saliency.scales._trace import Call, Shape, trace
+from lightning_saliency.scales._trace import Call, Shape, plain_name, trace
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,41 @@ def settle(model: nn.Module, images: Tensor, root: Call, refs: Sequence[TensorRe
     return result
 
 
-def split_layer(model: nn.Module, layer: str) -> tuple[nn.Module, str, Side]:
+def layer_name(model: nn.Module, layer: nn.Module) -> str:
+    """The path of a module that the user gives as a layer, without what ``torch.compile`` adds.
+
+    Raises:
+        ValueError: If it is no module of the network.
+    """
+    for name, module in model.named_modules():
+        # The user may hold the module inside a compiled one, or the compiled one itself.
+        if module is layer or getattr(module, "_orig_mod", None) is layer:
+            return plain_name(name)
+    raise ValueError(
+        f"The given {type(layer).__name__} is no module of {type(model).__name__}. Expected one of this very network, "
+        "as in network.layer4, or its name; a copy of the network has copies of its modules."
+    )
+
+
+def split_layer(model: nn.Module, layer: str | nn.Module) -> tuple[nn.Module, str, Side]:
     """The module that a user's name for a layer means, the module's path, and the side to read.
 
     Args:
         model: The network.
-        layer: A dotted path, with or without ``":input"`` or ``":output"`` after it.
+        layer: A dotted path, with or without ``":input"`` or ``":output"`` after it; or the module, whose output is
+            read.
 
     Raises:
-        TypeError: If ``layer`` is no string.
+        TypeError: If ``layer`` is neither.
         ValueError: If the network has no such module.
     """
+    if isinstance(layer, nn.Module):
+        layer = layer_name(model, layer)
+        return model.get_submodule(layer), layer, "output"
     if not isinstance(layer, str):
-        raise TypeError(f"Got a layer of type {type(layer).__name__}. Allowed is the name of a module; give it.")
+        raise TypeError(
+            f"Got a layer of type {type(layer).__name__}. Allowed are the name of a module and the module; give one."
+        )
     candidates: list[tuple[str, Side]] = [(layer, "output")]
     for side in ("input", "output"):
         if layer.endswith(f":{side}"):

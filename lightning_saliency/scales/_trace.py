@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,13 @@ class Call:
         parent: The call this one was made in; ``None`` for the network's own.
         inputs: Shape of the first tensor that entered; ``None`` if none did.
         outputs: Shapes of the tensors that came out, the first one first; empty if none did or an error came.
+        entered: The number, see `TensorNumbers`, of the first tensor that entered; 0 if none did.
+        left: That of the first tensor that came out.
         children: The calls made inside, in the order they were made.
+        complete: Whether the call ended without an error.
+
+    Shapes are those for one image: the first dimension is 1 where it is the batch's, and -1 where it is not (windows,
+    tables of positions, weights).
     """
 
     name: str
@@ -36,13 +43,35 @@ class Call:
     parent: Call | None = None
     inputs: Shape | None = None
     outputs: tuple[Shape, ...] = ()
+    entered: int = 0
+    left: int = 0
     children: list[Call] = field(default_factory=list)
+    complete: bool = False
 
     def walk(self) -> Iterator[Call]:
         """This call and all inside it, in the order they began."""
         yield self
         for child in self.children:
             yield from child.walk()
+
+
+class TensorNumbers:
+    """Numbers for tensors, by which the same one is known again while it lives; nothing is kept alive for it."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._latest = 0
+
+    def of(self, tensor: Tensor | None) -> int:
+        """The tensor's number, from 1; 0 for ``None``."""
+        if tensor is None:
+            return 0
+        reference, number = self._known.get(id(tensor), (None, 0))
+        if reference is None or reference() is not tensor:
+            self._latest += 1
+            number = self._latest
+            self._known[id(tensor)] = weakref.ref(tensor), number
+        return number
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
@@ -64,27 +93,37 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
 
     Args:
         model: The network.
-        images: ``[B, C, H, W]`` on the device and of the dtype of the network, as ``prepared`` returns them.
+        images: ``[B, C, H, W]`` on the device and of the dtype of the network, as ``prepared`` returns them. With two
+            images a tensor of the batch is told from a table or a weight, whose first dimension is often 1.
         may_fail: Return what was written down until the network raised an error, instead of raising it.
 
     Returns:
         The network's own call, the root of the tree.
     """
-    root = Call("", model, inputs=tuple(images.shape))
+    numbers = TensorNumbers()
+    root = Call("", model, inputs=(1, *images.shape[1:]), entered=numbers.of(images))
     stack = [root]
     names = {id(module): plain_name(name) for name, module in model.named_modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = Call(names[id(module)], module, parent=stack[-1], inputs=_first_shape((args, kwargs)))
+        first = next(tensors_in((args, kwargs)), None)
+        call = Call(names[id(module)], module, parent=stack[-1], entered=numbers.of(first))
+        call.inputs = None if first is None else shape_of(first, images.shape[0])
         stack[-1].children.append(call)
         stack.append(call)
+
+    def left(call: Call, output: object) -> None:
+        tensors = list(tensors_in(output))
+        call.outputs = tuple(shape_of(tensor, images.shape[0]) for tensor in tensors)
+        call.left = numbers.of(tensors[0] if tensors else None)
+        call.complete = True
 
     def after(module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
         # A parent that caught a child's error left the child's call on the stack.
         while len(stack) > 1:
             call = stack.pop()
             if call.module is module:
-                call.outputs = _shapes(output)
+                left(call, output)
                 break
 
     handles: list[RemovableHandle] = []
@@ -96,7 +135,7 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
                     handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                     handles.append(module.register_forward_hook(after))
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                root.outputs = _shapes(model(images))
+                left(root, model(images))
         except Exception:  # swallowed for those alone who asked for what was written down until then
             if not may_fail:
                 raise
@@ -107,7 +146,7 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
 
 
 def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
-    """One image of ``example_input`` as the network takes it: its own copy, on the network's device, of its dtype.
+    """The first image of ``example_input`` as the network takes it: a copy on the network's device, of its dtype.
 
     Raises:
         TypeError: If ``model`` is no module or ``example_input`` no tensor.
@@ -172,9 +211,12 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
-def _shapes(value: object) -> tuple[Shape, ...]:
-    return tuple(tuple(tensor.shape) for tensor in tensors_in(value))
+def shape_of(tensor: Tensor, batch: int | None) -> Shape:
+    """A tensor's shape as it would be for one image; -1 first where it is no tensor of the batch.
 
-
-def _first_shape(value: object) -> Shape | None:
-    return next((tuple(tensor.shape) for tensor in tensors_in(value)), None)
+    Args:
+        tensor: The tensor.
+        batch: How many images there are; ``None``: unknown.
+    """
+    of_batch = tensor.ndim > 0 and tensor.shape[0] == batch and not isinstance(tensor, nn.Parameter)
+    return (1 if of_batch else -1, *tensor.shape[1:])

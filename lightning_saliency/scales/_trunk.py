@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from lightning_saliency.scales._grids import Grid, Grids
+from lightning_saliency.scales._readings import Readings, has_weights, works_on
 from lightning_saliency.scales._tensor_refs import TensorRef
 from lightning_saliency.scales._trace import Call
 
@@ -41,7 +42,7 @@ class Trunk:
     The trace is cut into steps: the outermost calls that take one grid directly to another, or keep it. A call is cut
     open where it goes to a smaller grid over an intermediate one, and where its grids are not known. A call that comes
     back to the grid it began on (squeeze-and-excitation, windows, reduced keys) stays closed, unless the way down would
-    end there and this call alone goes on downward (an encoder-decoder inside one module).
+    end there and this call alone goes on downward (an encoder-decoder inside one module, whatever its output's grid).
 
     Along the steps, each smaller grid is a new level. The step that leaves a level gives the scale by its input; where
     the smaller grid appears between two steps, because a function reduced it, the last step on the level gives it by
@@ -54,24 +55,36 @@ class Trunk:
     """
 
     def __init__(self, root: Call, grids: Grids) -> None:
-        self.root = _unwrapped(root)
+        self.root = root
         self.grids = grids
         self._counts = Counter(id(call.module) for call in root.walk())
+        self._readings = Readings(root, grids, self._counts)
         self._opened: set[int] = set()
 
     def refs(self) -> list[TensorRef]:
         """The tensors of the scales, shallow to deep; empty if there are none."""
-        while True:
+        levels, steps = self._open_downward()
+        found = [level.left for level in levels if level.worked and level.left is not None]
+        if len(found) == 1:
+            found = self._blocks(found[0].grid) or found
+            return [self._readings.before_logits(ref, steps) for ref in found]
+        named = self._readings.named_by_network([self._readings.before_logits(ref, steps) for ref in found])
+        return [self._readings.behind_norm(ref) for ref in named]
+
+    def _open_downward(self) -> tuple[list[_Level], list[Call]]:
+        """The levels and steps, the calls that go on downward opened; those that lead to no smaller grid stay closed."""
+        steps = list(self._steps(self.root))
+        levels = self._levels(steps)
+        closed = levels, steps
+        opened: set[int] = set()
+        while (inner := self._inner_descent(steps, levels[-1].grid)) is not None:
+            self._opened.add(id(inner))
             steps = list(self._steps(self.root))
             levels = self._levels(steps)
-            inner = self._inner_descent(steps, levels[-1].grid)
-            if inner is None:
-                break
-            self._opened.add(id(inner))
-        scales = [self._before_logits(level.left, steps) for level in levels if level.worked and level.left is not None]
-        if len(scales) == 1:
-            return self._blocks(scales[0].grid) or [self._before_output(scales[0])]
-        return self._named_by_network(scales)
+            if levels[-1].grid.smaller_than(closed[0][-1].grid):
+                closed, opened = (levels, steps), set(self._opened)
+        self._opened = opened
+        return closed
 
     def _is_called_once(self, call: Call) -> bool:
         """Whether the module's name says which tensor is meant: a pooling module used everywhere names none."""
@@ -135,22 +148,17 @@ class Trunk:
             direct = before.close_to(level.grid) and self._is_called_once(step)
             level.left = TensorRef(step, "input", before) if direct else self._output_of_last(level)
             # Not on the first level: what enters there is the image itself.
-            level.worked = level.worked or (len(levels) > 1 and self._works_inside(step, level.grid))
+            level.worked = level.worked or (len(levels) > 1 and works_on(step, self.grids, level.grid))
             if after.is_vector:
                 level.here = False
                 return True
             level = _Level(after)
             levels.append(level)
         level.grid = after
-        level.worked = level.worked or self._works_inside(step, after)
+        level.worked = level.worked or works_on(step, self.grids, after)
         if self._is_called_once(step):
             level.last = step
         return True
-
-    def _works_inside(self, step: Call, grid: Grid) -> bool:
-        """Whether a layer with weights inside a step ends on a grid."""
-        ends = ((call, self.grids.of(call, "output")) for call in step.walk())
-        return any(end is not None and end.close_to(grid) and _has_weights(call.module) for call, end in ends)
 
     def _returns(self, steps: Sequence[Call], grid: Grid) -> bool:
         """Whether a step still to come goes from a larger grid down to this one, or below: branches side by side."""
@@ -164,58 +172,20 @@ class Trunk:
 
     def _output_of_last(self, level: _Level) -> TensorRef | None:
         """The output of the last step on a level, named by the outermost module that ends with it."""
-        call = level.last
-        if call is None:
-            return None
-        while (parent := call.parent) is not None and parent.name:
-            same = parent.children[-1] is call and parent.outputs[:1] == call.outputs[:1]
-            if not (same and self._is_called_once(parent)):
-                break
-            call = parent
-        return TensorRef(call, "output", self.grids.of(call, "output") or level.grid)
-
-    def _before_logits(self, ref: TensorRef, steps: Sequence[Call]) -> TensorRef:
-        """The network's output is not a scale: step back to the tensor before a map of logits."""
-        logits = self.grids.of(self.root, "output")
-        if ref.side == "input" or logits is None or logits.channels != ref.grid.channels:
-            return ref
-        inside = {id(call) for call in ref.call.walk()}
-        last = max((position for position, step in enumerate(steps) if id(step) in inside), default=None)
-        if last is None or logits.close_to(ref.grid):
-            return ref
-        before = self.grids.of(steps[last], "input")
-        later = (call for step in steps[last + 1 :] for call in step.walk())
-        if before is None or not before.close_to(ref.grid) or any(_has_weights(call.module) for call in later):
-            return ref
-        return TensorRef(steps[last], "input", before)
-
-    def _before_output(self, ref: TensorRef) -> TensorRef:
-        """The only scale of a network that keeps the image's grid: what enters the layer that makes its output."""
-        last = self.root
-        while last.children:
-            last = last.children[-1]
-        before = self.grids.of(last, "input")
-        makes_output = last is not self.root and last.outputs[:1] == self.root.outputs[:1] and _has_weights(last.module)
-        if not makes_output or before is None or not before.close_to(self.grids.image) or not ref.grid.close_to(before):
-            return ref
-        worked = any(
-            call is not last and _has_weights(call.module) and end is not None and end.close_to(before)
-            for call in self.root.walk()
-            if not call.children
-            for end in [self.grids.of(call, "output")]
-        )
-        return TensorRef(last, "input", before) if worked and self._is_called_once(last) else ref
+        call = self._readings.named(level.last)
+        return None if call is None else TensorRef(call, "output", self.grids.of(call, "output") or level.grid)
 
     def _inner_descent(self, steps: Sequence[Call], grid: Grid) -> Call | None:
-        """The only step on the last level that goes further down inside and comes back."""
+        """The only step from or to the last level that goes further down inside and comes back."""
         found = []
         for step in steps:
             before, after = self.grids.of(step, "input"), self.grids.of(step, "output")
-            if before is None or after is None or not before.close_to(grid) or after.smaller_than(grid):
+            reaches = before is not None and (before.close_to(grid) or grid.smaller_than(before))
+            if not reaches or after is None or after.smaller_than(grid):
                 continue
             inside = ((call, self.grids.of(call, "output")) for call in step.walk() if call is not step)
             if any(
-                each is not None and not each.is_vector and each.smaller_than(grid) and _has_weights(call.module)
+                each is not None and not each.is_vector and each.smaller_than(grid) and has_weights(call.module)
                 for call, each in inside
             ):
                 found.append(step)
@@ -236,40 +206,3 @@ class Trunk:
             return []
         chosen = [longest[number * len(longest) // BLOCKS - 1] for number in range(1, BLOCKS + 1)]
         return [TensorRef(call, "output", self.grids.of(call, "output") or grid) for call in chosen]
-
-    def _named_by_network(self, scales: list[TensorRef]) -> list[TensorRef]:
-        """The scales, each read at the module that the network's own ``feature_info`` (timm) names for its grid."""
-        named = self._feature_info()
-        result = []
-        for scale in scales:
-            refs = [ref for ref in named if ref.grid.close_to(scale.grid)]
-            result.append(refs[-1] if refs else scale)
-        return result
-
-    def _feature_info(self) -> list[TensorRef]:
-        for owner in self.root.walk():
-            info = getattr(owner.module, "feature_info", None)
-            entries = getattr(info, "info", info)
-            if not isinstance(entries, Sequence) or not all(isinstance(entry, Mapping) for entry in entries):
-                continue
-            prefix = f"{owner.name}." if owner.name else ""
-            names = {prefix + str(entry.get("module")) for entry in entries}
-            calls = [call for call in owner.walk() if call.name in names and self._is_called_once(call)]
-            grids = [(call, self.grids.of(call, "output")) for call in calls]
-            return [TensorRef(call, "output", grid) for call, grid in grids if grid is not None]
-        return []
-
-
-def _has_weights(module: nn.Module) -> bool:
-    """Whether a module has weights of its own; a scale and a shift, as of a normalisation, are none."""
-    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
-
-
-def _unwrapped(root: Call) -> Call:
-    """The call that does all the work: wrappers that hand images and output on are passed by."""
-    while len(root.children) == 1:
-        (inner,) = root.children
-        if not inner.children or inner.inputs != root.inputs or inner.outputs[:1] != root.outputs[:1]:
-            break
-        root = inner
-    return root

@@ -10,11 +10,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from lightning_saliency.scales._grids import Grids, Layout, Side, patch_grid
 from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, settle, split_layer
-from lightning_saliency.scales._trace import prepared, trace
+from lightning_saliency.scales._trace import Call, prepared, trace
 from lightning_saliency.scales._trunk import Trunk
 
 __all__ = [
@@ -72,16 +73,22 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
       that grid, as it is before any function that follows; likewise where the reducing module is called more than once
       in a pass (one pooling module for all stages), since its name would not say which tensor is meant. A grid of such
       modules alone is passed over.
-    - Grids closer than a factor 1.5 are one scale. The image itself is no scale, nor is a map of logits, a grid on
-      which no layer with weights works (the pooled 7×7 of VGG), or 1×1.
+    - Grids closer than a factor 1.5 are one scale. The image itself is no scale, nor is a map of logits (the tensor
+      before the last layer is taken instead), a grid on which no layer with weights works (the pooled 7×7 of VGG), or
+      1×1. A table of positions or a weight that passes through a module is none, either.
     - Where the grids grow for good, the scales end: an encoder-decoder has those of its encoder, the last one being the
       bottleneck.
+    - Where a normalisation and ReLU directly follow a scale that is not yet rectified, what they make of it is taken: in
+      DenseNet, whose transitions begin with both, and in MobileNetV2, whose blocks end without ReLU and widen what they
+      get by a convolution, BatchNorm and ReLU before they reduce it. (``nn.ReLU`` and ``nn.ReLU6`` modules behind
+      BatchNorm, GroupNorm or InstanceNorm; functions are not seen.)
     - Where all of a network lies on one grid, in a row of at least four blocks (ViT, MLP-Mixer), it is the outputs of
       four of them evenly spread in depth, the last block included; ``share_one_grid`` says so.
     - Where a network names the modules of its stages itself (``feature_info`` of timm), the outputs of those that lie
       on the grids found by this rule are taken.
 
-    The pass runs one image of ``example_input`` in eval mode, without gradients and eagerly, on the network's device
+    The pass runs one image of ``example_input`` and a copy of it (the image alone, where the network refuses two), by
+    which a batch is told from a table of positions, in eval mode, without gradients and eagerly, on the network's device
     and in its dtype. Afterwards every submodule's training flag and attributes, buffers, ``.grad``, hooks and the
     random number generators are as before, also after an exception. A second pass, on an image twice as wide, is made
     only where a tensor could be NCHW and NHWC alike; if the network refuses it, the types of its modules decide.
@@ -115,7 +122,7 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
         5 input (16, 16) 16 NCHW
     """
     images = prepared(model, example_input)
-    root = trace(model, images)
+    root = traced(model, images)
     refs = Trunk(root, Grids(root)).refs()
     if not refs:
         raise NoScalesError(
@@ -131,13 +138,13 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     return scales
 
 
-def named_scales(model: nn.Module, layers: Sequence[str], example_input: Tensor) -> tuple[Scale, ...]:
+def named_scales(model: nn.Module, layers: Sequence[str | nn.Module], example_input: Tensor) -> tuple[Scale, ...]:
     """The scales that the user names, in the order given, described by one forward pass that leaves no trace.
 
     Args:
         model: The network, see ``find_scales``.
-        layers: Dotted paths of modules, whose outputs are read; ``"layer1:input"`` reads what enters ``layer1``. ``""``
-            is the network itself.
+        layers: Dotted paths of modules, or the modules themselves, whose outputs are read; ``"layer1:input"`` reads
+            what enters ``layer1``. ``""`` is the network itself.
         example_input: Images to run the network on, see ``find_scales``.
 
     Returns:
@@ -157,11 +164,13 @@ def named_scales(model: nn.Module, layers: Sequence[str], example_input: Tensor)
     """
     if isinstance(layers, str):
         raise TypeError(f"Got layers={layers!r}, a string. Allowed is a sequence of names; give [{layers!r}].")
+    if isinstance(layers, nn.Module):
+        raise TypeError(f"Got layers={type(layers).__name__}(…), a module. Allowed is a sequence; give [module].")
     if not layers:
         raise ValueError("Got no layers. Allowed is the name of at least one; name modules, or use find_scales.")
     images = prepared(model, example_input)
     chosen = [split_layer(model, layer) for layer in layers]
-    root = trace(model, images)
+    root = traced(model, images)
     grids = Grids(root)
     refs = [named_tensor_ref(root, grids, module, name, side) for module, name, side in chosen]
     # A module may have several names; the user's own is kept.
@@ -245,6 +254,15 @@ def share_one_grid(scales: Sequence[Scale]) -> bool:
 def scale_of(ref: TensorRef) -> Scale:
     grid = ref.grid
     return Scale(ref.call.name, ref.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens)
+
+
+def traced(model: nn.Module, images: Tensor) -> Call:
+    """The trace of an image and a copy of it, or of the image alone where the network takes one at a time."""
+    # An ordinary tensor, as in `prepared`.
+    with torch.inference_mode(False), torch.no_grad():
+        twice = torch.cat([images, images])
+    root = trace(model, twice, may_fail=True)
+    return root if root.complete else trace(model, images)
 
 
 def _token_grid(count: int, scale: Scale, size: tuple[int, int] | None) -> tuple[int, int]:

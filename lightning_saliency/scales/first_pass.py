@@ -23,7 +23,7 @@ from lightning_saliency.scales._grids import Grid, Grids, Side, layout_by_type
 from lightning_saliency.scales._passes import BatchImages, Entrance, PassMaps, choose_passes, entering_images, joined
 from lightning_saliency.scales._recording import Hook, register_recorder
 from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, split_layer
-from lightning_saliency.scales._trace import Call, Shape, plain_name, tensors_in
+from lightning_saliency.scales._trace import Call, Shape, TensorNumbers, plain_name, shape_of, tensors_in
 from lightning_saliency.scales._trunk import Trunk
 from lightning_saliency.scales.find import NoScalesError, Scale, scale_of
 from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
@@ -57,7 +57,7 @@ class FirstPass:
         images: ``[B, C, H, W]``: the batch's images, by which the pass over them is recognised.
         statistic: A name in ``STATISTICS`` or a ``Statistic``.
         rows: The rows of the batch whose maps are wanted; ``None``: all.
-        layers: ``"auto"``, or the modules whose outputs are the scales, see `named_scales`.
+        layers: ``"auto"``, or the modules whose outputs are the scales, by name or themselves, see `named_scales`.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.Flatten())
@@ -75,15 +75,16 @@ class FirstPass:
         images: Tensor,
         statistic: str | Statistic = "smoe_scale",
         rows: Sequence[int] | None = None,
-        layers: str | Sequence[str] = "auto",
+        layers: str | Sequence[str | nn.Module] = "auto",
     ) -> None:
         self.model = model
         self.statistic = get_statistic(statistic)
-        self.layers = None if layers == "auto" else [layers] if isinstance(layers, str) else list(layers)
+        self.layers = None if layers == "auto" else [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
         self.recording = False
         self._images = BatchImages(images)
         self._wanted = None if rows is None else frozenset(rows)
         self._names = {id(module): plain_name(name) for name, module in model.named_modules()}
+        self._numbers = TensorNumbers()
         self._stack: list[Call] = []
         self._top: list[Call] = []
         self._entered: dict[int, Entrance] = {}
@@ -160,7 +161,7 @@ class FirstPass:
         (self._stack[-1].children if self._stack else self._top).append(call)
         self._stack.append(call)
         entering = next(tensors_in((args, kwargs)), None)
-        call.inputs = self._shape(entering)
+        call.inputs, call.entered = self._shape(entering), self._numbers.of(entering)
         if self.statistic.pre_activation and isinstance(module, ACTIVATION_MODULES):
             self._note_pre_activation(entering)
         # What enters a network is no scale.
@@ -174,6 +175,7 @@ class FirstPass:
             if call.module is module:
                 tensors = list(tensors_in(output))
                 call.outputs = tuple(shape for each in tensors if (shape := self._shape(each)) is not None)
+                call.left = self._numbers.of(tensors[0] if tensors else None)
                 self._note(call, "output", tensors[0] if tensors else None)
             self._stack.pop()
             if call.module is module:
@@ -194,11 +196,8 @@ class FirstPass:
 
     def _shape(self, tensor: Tensor | None) -> Shape | None:
         """A tensor's shape as it would be for one image; -1 first where the first dimension is not the batch."""
-        if tensor is None:
-            return None
         current = self._current()
-        first = 1 if tensor.ndim and current is not None and tensor.shape[0] == current.batch else -1
-        return (first, *tensor.shape[1:])
+        return None if tensor is None else shape_of(tensor, None if current is None else current.batch)
 
     def _note(self, call: Call, side: Side, tensor: Tensor | None) -> None:
         """Reduce a tensor to its maps, if it may be a scale."""

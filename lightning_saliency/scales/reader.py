@@ -31,7 +31,7 @@ class ScaleReader:
     Args:
         model: The network, or a module that holds it.
         statistic: A name in ``STATISTICS`` or a ``Statistic``.
-        layers: ``"auto"``, or the modules whose outputs are the scales, see `named_scales`.
+        layers: ``"auto"``, or the modules whose outputs are the scales, by name or themselves, see `named_scales`.
 
     Attributes:
         scales: The scales; ``None`` until they are found.
@@ -49,7 +49,10 @@ class ScaleReader:
     """
 
     def __init__(
-        self, model: nn.Module, statistic: str | Statistic = "smoe_scale", layers: str | Sequence[str] = "auto"
+        self,
+        model: nn.Module,
+        statistic: str | Statistic = "smoe_scale",
+        layers: str | Sequence[str | nn.Module] = "auto",
     ) -> None:
         self.model = model
         self.statistic = get_statistic(statistic)
