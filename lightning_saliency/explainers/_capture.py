@@ -115,6 +115,37 @@ def activations_only(
     return [_as_channels_first(tensor, scale, images) for tensor, scale in zip(tensors, scales, strict=True)], logits
 
 
+def depends_on(model: nn.Module, images: Tensor, scales: Sequence[Scale], output: Output = None) -> list[bool]:
+    """Whether the predicted classes' scores have a gradient by each of some tensors that is not zero at all positions.
+
+    Args:
+        model: The network.
+        images: ``[B, C, H, W]`` on the network's device.
+        scales: The tensors. Class and register tokens are no positions.
+        output: Takes the logits out of what the network returns, see ``Explainer``.
+
+    Returns:
+        One answer per tensor; ``False`` where the network does not run it, or cannot be differentiated.
+    """
+    with undisturbed(model):
+        # Of a graph from the images on no tensor is a leaf, which the network could not write to.
+        images = as_ordinary(images).clone().requires_grad_()
+        network = unwrap(model)
+        with _tapped(network, scales, differentiable=True) as captured:
+            try:
+                own, _ = select_scores(class_logits(network(images), output, images), None)
+                tensors = [captured[index][0] for index in captured]
+                gradients = torch.autograd.grad(own.sum(), tensors, allow_unused=True) if own.requires_grad else ()
+            except RuntimeError:  # no gradient is no reason to fail: masks are scored without any
+                return [False] * len(scales)
+    answers = [False] * len(scales)
+    for index, gradient in zip(captured, gradients, strict=False):
+        if gradient is not None:
+            tokens = gradient[:, scales[index].prefix_tokens :] if scales[index].layout == "tokens" else gradient
+            answers[index] = bool((tokens != 0).any())
+    return answers
+
+
 def as_ordinary(tensor: Tensor) -> Tensor:
     """The tensor, detached; copied if it is an inference tensor, which autograd could not save."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()

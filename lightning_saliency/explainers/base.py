@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers._capture import activations_and_gradients, activations_only, as_ordinary
+from lightning_saliency.explainers._layer import explained_scale
 from lightning_saliency.explainers._outputs import (
     Output,
     check_range,
@@ -24,10 +26,11 @@ from lightning_saliency.explainers._state import undisturbed, unwrap
 from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.scales.find import Scale, find_scales, named_scales
+from lightning_saliency.scales.find import Scale, find_scales, layer_name, named_scales
 
 __all__ = [
     "Explainer",
+    "Layer",
     "Output",
     "activations_and_gradients",
     "activations_only",
@@ -37,12 +40,16 @@ __all__ = [
     "checked_targets",
     "class_logits",
     "logits_of",
+    "named_layer",
     "parse_output",
     "select_scores",
     "select_targets",
     "undisturbed",
     "unwrap",
 ]
+
+#: How a user says which layer is meant.
+Layer: TypeAlias = str | nn.Module | Scale
 
 
 class Explainer(ABC):
@@ -59,14 +66,18 @@ class Explainer(ABC):
             which class 1 has the logit z and class 0 has −z; or to logits of each pixel, ``[B, N, h, w]``, of which a
             class's score is the mean over the pixels predicted as it, see ``functional.class_scores``. Wrappers of
             ``torch.compile`` and ``DistributedDataParallel`` are taken off.
-        layer: The layer to look at: the dotted name of a module, whose output is read (``"name:input"``: its input), or
-            a ``Scale``. ``None``: the network's last scale, or what enters the last block of one with a class token.
+        layer: The layer to look at: the dotted name of a module, or the module itself, whose output is read
+            (``"name:input"``: its input), or a ``Scale``. ``None``: the network's last scale that the class's score
+            depends on, see `explained_scale`: what enters the last block of a network with a class token.
         output: What takes the logits out of what the network returns, where it returns more than one thing: a function
             such as ``lambda returned: returned["queries"].amax(dim=1)``; or a key, the name of an attribute, a
             position, or a dotted path of these, such as ``"heads.color"``. ``None``: ``logits_of``.
 
     Raises:
-        TypeError: If ``model`` is not an ``nn.Module``, or ``layer`` is neither a name nor a ``Scale``.
+        TypeError: If ``model`` is not an ``nn.Module``, or ``layer`` is not a name, a module or a ``Scale``.
+        ValueError: If ``layer`` is a module of another network.
+
+    A map that is zero because the gradient is exactly zero is said once, by a warning.
     """
 
     #: Whether the map depends on the target; ``False``: there is one map for all classes.
@@ -75,19 +86,20 @@ class Explainer(ABC):
     def __init__(
         self,
         model: nn.Module,
-        layer: str | Scale | None = None,
+        layer: Layer | None = None,
         *,
         output: Output = None,
     ) -> None:
-        if layer is not None and not isinstance(layer, (str, Scale)):
+        if layer is not None and not isinstance(layer, (str, nn.Module, Scale)):
             raise TypeError(
-                f"Got layer of type {type(layer).__name__}. Allowed are a module's name, a Scale and None (the last "
-                "scale); use one of them."
+                f"Got layer of type {type(layer).__name__}. Allowed are a module or its name, a Scale and None (the "
+                "last scale); use one of them."
             )
         self.model = unwrap(model)
-        self.layer = layer
+        self.layer = None if layer is None else named_layer(self.model, layer)
         self.output = parse_output(output)
         self._found: dict[tuple[object, ...], tuple[Scale, ...]] = {}
+        self._said_zero = False
 
     def __call__(self, images: Tensor, targets: Tensor | int | None = None) -> Tensor:
         """The saliency maps of a batch.
@@ -155,15 +167,46 @@ class Explainer(ABC):
         """The layer to look at, for images of this size."""
         return self._scale(images, self.layer)
 
-    def _scale(self, images: Tensor, layer: str | Scale | None) -> Scale:
+    def _scale(self, images: Tensor, layer: Layer | None) -> Scale:
         """The ``Scale`` of a module's name, or the network's last scale, for images of this size."""
-        if isinstance(layer, Scale):
-            return layer
         if layer is not None:
-            return self._named_scales(images, (layer,))[0]
-        scale = self._all_scales(images)[-1]
-        # Behind its last block a vision transformer reads the class token alone: no gradient reaches the patches there.
-        return replace(scale, read="input") if scale.prefix_tokens else scale
+            layer = named_layer(self.model, layer)
+            return layer if isinstance(layer, Scale) else self._named_scales(images, (layer,))[0]
+        key = ("explained", *images.shape[1:])
+        if key not in self._found:
+            scale, known = explained_scale(self.model, images, self._all_scales(images), self.output)
+            # A head may be zero for now.
+            if not known:
+                return scale
+            self._found[key] = (scale,)
+        return self._found[key][0]
+
+    def _gradients(
+        self, images: Tensor, targets: Tensor | None, scales: Sequence[Scale], **options: Any
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """`activations_and_gradients`; a gradient that is exactly zero is said once."""
+        pairs, logits = activations_and_gradients(self.model, images, targets, scales, self.output, **options)
+        zero = torch.stack([(gradients == 0).flatten(1).all(dim=1) for _, gradients in pairs]).all(dim=0)
+        self._say_zero(zero, " and ".join(f"the {scale.read} of {scale.module!r}" for scale in scales))
+        return pairs, logits
+
+    def _say_zero(self, zero: Tensor, where: str) -> None:
+        """Warn, once, of images whose maps are zero because the gradient is.
+
+        Args:
+            zero: ``[B]`` bool.
+            where: The tensors that the gradient belongs to.
+        """
+        if self._said_zero or not bool(zero.any()):
+            return
+        self._said_zero = True
+        warnings.warn(
+            f"The gradient of the class's score by {where} is exactly zero for {int(zero.sum())} of {len(zero)} images "
+            "and their maps are zero. Either the head's weights are zero (as some networks begin), or nothing "
+            "behind that layer reads its positions (a class token alone is read), or a saturated or dead activation lies behind "
+            "it. Train the network first, or name a layer nearer to the image with layer=. This is said once.",
+            stacklevel=2,
+        )
 
     def _all_scales(self, images: Tensor) -> tuple[Scale, ...]:
         """The network's scales for images of this size, found once."""
@@ -178,6 +221,15 @@ class Explainer(ABC):
         if key not in self._found:
             self._found[key] = named_scales(self.model, layers, images[:1])
         return self._found[key]
+
+
+def named_layer(model: nn.Module, layer: Layer) -> str | Scale:
+    """A layer as the user gives it, a module by its name.
+
+    Raises:
+        ValueError: If it is a module of another network.
+    """
+    return layer_name(model, layer) if isinstance(layer, nn.Module) else layer
 
 
 def check_images(images: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers._state import seed_generators
-from lightning_saliency.explainers.base import Explainer, Output, check_range, class_logits, select_targets
+from lightning_saliency.explainers.base import Explainer, Layer, Output, check_range, class_logits, select_targets
 from lightning_saliency.functional.class_scores import class_count, class_regions, class_scores
 from lightning_saliency.scales.find import Scale
 
@@ -188,7 +188,7 @@ class TorchcamExplainer(Explainer):
         self,
         model: nn.Module,
         method: str = "SmoothGradCAMpp",
-        layer: str | Scale | None = None,
+        layer: Layer | None = None,
         *,
         seed: int = 0,
         output: Output = None,

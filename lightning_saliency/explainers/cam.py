@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Explainer, Output, activations_and_gradients
+from lightning_saliency.explainers.base import Explainer, Layer, Output, named_layer
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.scales.find import Scale
@@ -23,8 +23,8 @@ class ClassActivationMap(Explainer):
 
     Args:
         model: The network, see ``Explainer``.
-        layer: A module's name, a ``Scale``, or several of them; ``None``: the network's last scale. Several layers give
-            the mean of their maps, each brought to the images' size and stretched to [0, 1] first.
+        layer: A module or its name, a ``Scale``, or several of them; ``None``: the network's last scale. Several
+            layers give the mean of their maps, each brought to the images' size and stretched to [0, 1] first.
         output: Takes the logits out of what the network returns, see ``Explainer``.
 
     Raises:
@@ -35,13 +35,13 @@ class ClassActivationMap(Explainer):
     def __init__(
         self,
         model: nn.Module,
-        layer: str | Scale | Sequence[str | Scale] | None = None,
+        layer: Layer | Sequence[Layer] | None = None,
         *,
         output: Output = None,
     ) -> None:
-        one = layer if layer is None or isinstance(layer, (str, Scale)) else None
+        one = layer if layer is None or isinstance(layer, (str, nn.Module, Scale)) else None
         super().__init__(model, one, output=output)
-        self.layers = (one,) if one is not None or layer is None else _several(layer)
+        self.layers = (self.layer,) if one is not None or layer is None else _several(self.model, layer)
 
     @staticmethod
     @abstractmethod
@@ -62,7 +62,7 @@ class ClassActivationMap(Explainer):
         Called inside ``undisturbed``; ``targets=None``: the predicted classes; ``taps`` record the same forward pass.
         """
         scales = self.class_scales(images)
-        pairs, _ = activations_and_gradients(self.model, images, targets, scales, self.output, taps=taps)
+        pairs, _ = self._gradients(images, targets, scales, taps=taps)
         maps = [self.from_gradients(activations, gradients) for activations, gradients in pairs]
         if len(maps) == 1:
             return maps[0]
@@ -170,15 +170,15 @@ CAMS: dict[str, type[ClassActivationMap]] = {
 }
 
 
-def _several(layers: object) -> tuple[str | Scale, ...]:
-    if not isinstance(layers, Sequence) or not all(isinstance(layer, (str, Scale)) for layer in layers):
+def _several(model: nn.Module, layers: object) -> tuple[str | Scale, ...]:
+    if not isinstance(layers, Sequence) or not all(isinstance(layer, (str, nn.Module, Scale)) for layer in layers):
         raise TypeError(
-            f"Got layer={layers!r}. Allowed are a module's name, a Scale, a sequence of these and None; use one of "
-            "them."
+            f"Got layer={layers!r}. Allowed are a module or its name, a Scale, a sequence of these and None; use "
+            "one of them."
         )
     if not layers:
         raise ValueError("Got layer as an empty sequence. Allowed is at least one; layer=None takes the last scale.")
-    return tuple(layers)
+    return tuple(named_layer(model, layer) for layer in layers)
 
 
 def _precise(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:

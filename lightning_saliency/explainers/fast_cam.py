@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.explainers.base import Explainer, Output
+from lightning_saliency.explainers.base import Explainer, Layer, Output
 from lightning_saliency.explainers.cam import CAMS
 from lightning_saliency.explainers.smoe import SMOE
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.functional.statistics import Statistic
-from lightning_saliency.scales.find import Scale
 
 
 class FastCAM(Explainer):
@@ -47,12 +46,12 @@ class FastCAM(Explainer):
     def __init__(
         self,
         model: nn.Module,
-        layer: str | Scale | Sequence[str | Scale] | None = None,
+        layer: Layer | Sequence[Layer] | None = None,
         *,
         cam: str = "gradcam++",
         statistic: str | Statistic = "smoe_scale",
         weights: str | Sequence[float] = "equal",
-        layers: str | Sequence[str | Scale] = "auto",
+        layers: str | Sequence[Layer] = "auto",
         output: Output = None,
     ) -> None:
         check_choice("cam", cam, CAMS)

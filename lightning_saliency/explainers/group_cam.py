@@ -7,13 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Output, activations_and_gradients, activations_only, select_targets
+from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.fills import fill_images
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.scales.find import Scale
 
 #: Below this share of the whole image's score, masked images' scores are too small for half precision's rounding.
 FAINT = 0.1
@@ -64,7 +63,7 @@ class GroupCAM(MaskScoringExplainer):
     def __init__(
         self,
         model: nn.Module,
-        layer: str | Scale | None = None,
+        layer: Layer | None = None,
         groups: int = 32,
         theta: float | None = 70.0,
         kernel_size: int = 51,
@@ -108,9 +107,7 @@ class GroupCAM(MaskScoringExplainer):
         scales = [self._last_scale(images)]
         gradients = None
         if self.gradients:
-            [(activations, gradients)], logits = activations_and_gradients(
-                self.model, images, targets, scales, self.output
-            )
+            [(activations, gradients)], logits = self._gradients(images, targets, scales)
         else:
             [activations], logits = activations_only(self.model, images, scales, self.output)
         targets = select_targets(logits, targets)

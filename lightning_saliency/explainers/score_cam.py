@@ -7,13 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Output, activations_only, select_targets
+from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.masking import attribution_masks
-from lightning_saliency.scales.find import Scale
 
 
 class ScoreCAM(MaskScoringExplainer):
@@ -50,7 +49,7 @@ class ScoreCAM(MaskScoringExplainer):
     def __init__(
         self,
         model: nn.Module,
-        layer: str | Scale | None = None,
+        layer: Layer | None = None,
         fill: Fill = "zero",
         *,
         output: Output = None,

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Output, activations_and_gradients, select_targets
+from lightning_saliency.explainers.base import Output, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.cascade import cascade_fusion
@@ -98,11 +98,11 @@ class SISE(MaskScoringExplainer):
         return self._maps(images, None)
 
     def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
-        scales = self._all_scales(images) if self.layers == "auto" else self._named_scales(images, tuple(self.layers))
-
-        pairs, logits = activations_and_gradients(
-            self.model, images, targets, scales, self.output, scores=partial(log_odds, score=self.score)
-        )
+        if self.layers == "auto":
+            scales = [*self._all_scales(images)[:-1], self._last_scale(images)]
+        else:
+            scales = [self._scale(images, layer) for layer in self.layers]
+        pairs, logits = self._gradients(images, targets, scales, scores=partial(log_odds, score=self.score))
         targets = select_targets(logits, targets)
         kept = [select_feature_maps(gradients, self.mu, self.max_masks) for _, gradients in pairs]
         blocks = [activations for activations, _ in pairs]

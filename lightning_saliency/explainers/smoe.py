@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Explainer, Output, as_ordinary, check_images, undisturbed
+from lightning_saliency.explainers.base import (
+    Explainer,
+    Layer,
+    Output,
+    as_ordinary,
+    check_images,
+    named_layer,
+    undisturbed,
+)
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.maps import ScaleMaps
@@ -52,18 +60,20 @@ class SMOE(Explainer):
         model: nn.Module,
         statistic: str | Statistic = "smoe_scale",
         weights: str | Sequence[float] = "equal",
-        layers: str | Sequence[str | Scale] = "auto",
+        layers: str | Sequence[Layer] = "auto",
         *,
         output: Output = None,
     ) -> None:
         super().__init__(model, output=output)
         self.statistic = get_statistic(statistic)
         self.weights = weights
-        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        if not self.layers or not all(isinstance(layer, (str, Scale)) for layer in self.layers):
-            raise (TypeError if self.layers else ValueError)(
-                f"Got layers={layers!r}. Allowed are 'auto' and at least one module's name or Scale; use one of them."
+        given = (layers,) if isinstance(layers, (str, nn.Module)) else tuple(layers)
+        if not given or not all(isinstance(layer, (str, nn.Module, Scale)) for layer in given):
+            raise (TypeError if given else ValueError)(
+                f"Got layers={layers!r}. Allowed are 'auto' and at least one module, its name or a Scale; use one of "
+                "them."
             )
+        self.layers = tuple(named_layer(self.model, layer) for layer in given)
 
     def scales(self, images: Tensor) -> ScaleMaps:
         """The maps of all scales.

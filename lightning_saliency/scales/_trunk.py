@@ -72,7 +72,7 @@ class Trunk:
         return [self._readings.behind_norm(ref) for ref in named]
 
     def _open_downward(self) -> tuple[list[_Level], list[Call]]:
-        """The levels and steps, the calls that go on downward opened; those that lead to no smaller grid stay closed."""
+        """The levels and steps, the calls that go on downward opened unless they lead to no smaller grid."""
         steps = list(self._steps(self.root))
         levels = self._levels(steps)
         closed = levels, steps

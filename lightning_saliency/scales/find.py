@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.scales._grids import Grids, Layout, Side, patch_grid
-from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, settle, split_layer
+from lightning_saliency.scales._tensor_refs import TensorRef, layer_name, named_tensor_ref, settle, split_layer
 from lightning_saliency.scales._trace import Call, prepared, trace
 from lightning_saliency.scales._trunk import Trunk
 
@@ -24,6 +24,7 @@ __all__ = [
     "Scale",
     "as_grid",
     "find_scales",
+    "layer_name",
     "named_scales",
     "scale_table",
     "share_one_grid",
@@ -78,8 +79,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
       1×1. A table of positions or a weight that passes through a module is none, either.
     - Where the grids grow for good, the scales end: an encoder-decoder has those of its encoder, the last one being the
       bottleneck.
-    - Where a normalisation and ReLU directly follow a scale that is not yet rectified, what they make of it is taken: in
-      DenseNet, whose transitions begin with both, and in MobileNetV2, whose blocks end without ReLU and widen what they
+    - Where a normalisation and ReLU directly follow a scale that is not yet rectified, what they make of it is taken:
+      in DenseNet, whose transitions begin with both, and in MobileNetV2, whose blocks end without ReLU and widen what they
       get by a convolution, BatchNorm and ReLU before they reduce it. (``nn.ReLU`` and ``nn.ReLU6`` modules behind
       BatchNorm, GroupNorm or InstanceNorm; functions are not seen.)
     - Where all of a network lies on one grid, in a row of at least four blocks (ViT, MLP-Mixer), it is the outputs of
@@ -88,8 +89,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
       on the grids found by this rule are taken.
 
     The pass runs one image of ``example_input`` and a copy of it (the image alone, where the network refuses two), by
-    which a batch is told from a table of positions, in eval mode, without gradients and eagerly, on the network's device
-    and in its dtype. Afterwards every submodule's training flag and attributes, buffers, ``.grad``, hooks and the
+    which a batch is told from a table of positions, in eval mode, without gradients and eagerly, on the network's
+    device and in its dtype. Afterwards every submodule's training flag and attributes, buffers, ``.grad``, hooks and the
     random number generators are as before, also after an exception. A second pass, on an image twice as wide, is made
     only where a tensor could be NCHW and NHWC alike; if the network refuses it, the types of its modules decide.
 

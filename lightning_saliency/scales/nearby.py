@@ -1,4 +1,4 @@
-"""Where a class score can be asked for its gradient: the tensors on a scale's grid, and the deepest that still counts."""
+"""The tensors on a scale's grid, and the deepest of them that something depends on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from lightning_saliency.scales._grids import Grid, Grids
-from lightning_saliency.scales._readings import works_on
+from lightning_saliency.scales._readings import has_weights
 from lightning_saliency.scales._tensor_refs import TensorRef
 from lightning_saliency.scales._trace import Call, prepared
 from lightning_saliency.scales.find import Scale, scale_of, traced
@@ -63,16 +63,27 @@ def deepest_alive(
     block = next((ends for ends in dying if _spans(ends, latest[0], found)), None)
     if block is None:
         return latest[1]
-    # … or one inside it, if a layer with weights before that still counts: a block in a row of blocks.
+    # … or the innermost one behind a layer with weights that still counts: the last block of a row.
+    call = block.call
     while True:
-        grid = grids.of(block.call, "input") or grids.image
-        inside = [found[id(child)] for child in block.call.children if id(child) in found]
-        before = [ends for ends in inside if lives(ends.leaving) and works_on(ends.call, grids, grid)]
-        inner = [ends for ends in inside if ends in dying]
-        if not before or not inner:
+        inside = [found[id(child)] for child in call.children]
+        ending = [
+            place
+            for place, ends in enumerate(inside)
+            if ends in dying and (ends.leaving is not None or _is_vector(grids, ends.call))
+        ]
+        if not ending:
             break
-        block = inner[-1]
+        before = (ends for ends in inside[: ending[-1]] if lives(ends.leaving))
+        call = inside[ending[-1]].call
+        if any(has_weights(each.module) for ends in before for each in ends.call.walk()):
+            block = found[id(call)]
     return None if block.entering is None else block.entering[1]
+
+
+def _is_vector(grids: Grids, call: Call) -> bool:
+    grid = grids.of(call, "output")
+    return grid is not None and grid.is_vector
 
 
 def _spans(ends: _Ends, place: int, found: dict[int, _Ends]) -> bool:
