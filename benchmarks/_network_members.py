@@ -40,6 +40,11 @@ _SMALL = (
     "_xt",
     "lite",
 )
+#: The architectures of segmentation-models-pytorch.
+_ARCHITECTURES = (
+    *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet"),
+    *("PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer", "DPT"),
+)
 _CLASSES = 7
 #: Members of a family that are built, without memory, to find the smallest.
 _TRIED = 4
@@ -94,10 +99,9 @@ def _torchvision() -> Iterator[Member]:
     models = importlib.import_module("torchvision.models")
     families: dict[str, list[str]] = {}
     for name in models.list_models():
-        if not re.search(r"video|optical_flow", models.get_model_builder(name).__module__):
-            families.setdefault(
-                models.get_model_builder(name).__module__.removeprefix("torchvision.models."), []
-            ).append(name)
+        module = models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
+        if not re.search(r"video|optical_flow", module):
+            families.setdefault(module, []).append(name)
 
     def build(name: str) -> nn.Module:
         known = inspect.signature(models.get_model_builder(name)).parameters
@@ -124,31 +128,13 @@ def _transformers() -> Iterator[Member]:
             side = getattr(config, "image_size", 224)
             height, width = side if isinstance(side, (list, tuple)) else (side, side)
             size = (getattr(config, "num_channels", 3), height, width)
-            yield Member(
-                "transformers",
-                chosen.__name__,
-                chosen.__name__,
-                lambda chosen=chosen, config=config: chosen(config),
-                size,
-            )
+            name = chosen.__name__
+            yield Member("transformers", name, name, lambda chosen=chosen, config=config: chosen(config), size)
 
 
 def _segmentation() -> Iterator[Member]:
     package = importlib.import_module("segmentation_models_pytorch")
-    for name in (
-        "Unet",
-        "UnetPlusPlus",
-        "MAnet",
-        "Linknet",
-        "FPN",
-        "PSPNet",
-        "PAN",
-        "DeepLabV3",
-        "DeepLabV3Plus",
-        "UPerNet",
-        "Segformer",
-        "DPT",
-    ):
+    for name in _ARCHITECTURES:
         encoder = "tu-vit_tiny_patch16_224" if name == "DPT" else "resnet18"
 
         def build(name: str = name, encoder: str = encoder) -> nn.Module:
@@ -169,9 +155,11 @@ _FINDERS: dict[str, Callable[[], Iterator[Member]]] = {
 def _smallest(names: list[str], build: Callable[[str], nn.Module]) -> str | None:
     """The name of the network with the fewest parameters among those that are called small, or come first."""
     rank = {word: place for place, word in enumerate(_SMALL)}
-    ordered = sorted(
-        names, key=lambda name: (min((rank[word] for word in _SMALL if word in name), default=99), len(name))
-    )
+
+    def order(name: str) -> tuple[int, int]:
+        return min((rank[word] for word in _SMALL if word in name), default=len(rank)), len(name)
+
+    ordered = sorted(names, key=order)
     sizes = {}
     for name in ordered[:_TRIED]:
         try:

@@ -1,8 +1,8 @@
 """Which installed networks the package works on: scales, SMOE, Fast-CAM, Group-CAM and the monitor with a class view.
 
 One small member of each family is built with random weights and given three random images. Each network's answers are
-kept in a line of their own, so that a sweep that was ended goes on where it was; the page and the compressed answers are
-written at the end.
+kept in a line of their own, so that a sweep that was ended goes on where it was; the page and the compressed answers
+are written at the end.
 
     python -m benchmarks.networks [--libraries timm torchvision …] [--families REGEX] [--limit N] [--out FOLDER]
 """
@@ -103,10 +103,10 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Which networks it works on",
         "",
-        "One small member of each family that is installed, with random weights, on three random images: whether its scales",
-        "are found, whether SMOE, Fast-CAM and Group-CAM give maps of the images' size that are finite and not all zero (for",
-        "the predicted classes, else for the first class or the second: rectified maps may be zero), and whether a validation",
-        ' with `SaliencyMonitor(views=("lovi", "combined", "fast_cam"))` writes all its pictures.',
+        "One small member of each family that is installed, with random weights, on three random images: whether",
+        "its scales are found, whether SMOE, Fast-CAM and Group-CAM give maps of the images' size that are finite and",
+        "not all zero (for the predicted classes, else for the first class or the second: rectified maps may be zero),",
+        "and whether a validation with `SaliencyMonitor(views=('lovi', 'combined', 'fast_cam'))` writes all pictures.",
         "",
         "```console",
         "$ python -m benchmarks.networks",

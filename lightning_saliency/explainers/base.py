@@ -202,9 +202,9 @@ class Explainer(ABC):
         self._said_zero = True
         warnings.warn(
             f"The gradient of the class's score by {where} is exactly zero for {int(zero.sum())} of {len(zero)} images "
-            "and their maps are zero. Either the head's weights are zero (as some networks begin), or nothing "
-            "behind that layer reads its positions (a class token alone is read), or a saturated or dead activation lies behind "
-            "it. Train the network first, or name a layer nearer to the image with layer=. This is said once.",
+            "and their maps are zero. Either the head's weights are zero (as some networks begin), or nothing behind "
+            "that layer reads its positions (a class token alone is read), or a saturated or dead activation lies "
+            "behind it. Train the network first, or name a layer nearer to the image with layer=. This is said once.",
             stacklevel=2,
         )
 

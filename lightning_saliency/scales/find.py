@@ -80,8 +80,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     - Where the grids grow for good, the scales end: an encoder-decoder has those of its encoder, the last one being the
       bottleneck.
     - Where a normalisation and ReLU directly follow a scale that is not yet rectified, what they make of it is taken:
-      in DenseNet, whose transitions begin with both, and in MobileNetV2, whose blocks end without ReLU and widen what they
-      get by a convolution, BatchNorm and ReLU before they reduce it. (``nn.ReLU`` and ``nn.ReLU6`` modules behind
+      in DenseNet, whose transitions begin with both, and in MobileNetV2, whose blocks end without ReLU and widen what
+      they get by a convolution, BatchNorm and ReLU before they reduce it. (``nn.ReLU`` and ``nn.ReLU6`` modules behind
       BatchNorm, GroupNorm or InstanceNorm; functions are not seen.)
     - Where all of a network lies on one grid, in a row of at least four blocks (ViT, MLP-Mixer), it is the outputs of
       four of them evenly spread in depth, the last block included; ``share_one_grid`` says so.
@@ -89,10 +89,11 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
       on the grids found by this rule are taken.
 
     The pass runs one image of ``example_input`` and a copy of it (the image alone, where the network refuses two), by
-    which a batch is told from a table of positions, in eval mode, without gradients and eagerly, on the network's
-    device and in its dtype. Afterwards every submodule's training flag and attributes, buffers, ``.grad``, hooks and the
-    random number generators are as before, also after an exception. A second pass, on an image twice as wide, is made
-    only where a tensor could be NCHW and NHWC alike; if the network refuses it, the types of its modules decide.
+    which a batch is told from a table of positions. It runs in eval mode, without gradients and eagerly, on the
+    network's device and in its dtype. Afterwards every submodule's training flag and attributes, buffers, ``.grad``,
+    hooks and the random number generators are as before, also after an exception. A second pass, on an image twice as
+    wide, is made only where a tensor could be NCHW and NHWC alike; if the network refuses it, the types of its modules
+    decide.
 
     Only shapes are looked at: tokens in another than row-major order (Hiera's) are not recognised; name other modules
     with ``named_scales``. Scripted modules cannot be looked into.

@@ -181,5 +181,5 @@ def test_shapes_of_logits() -> None:
 
 
 def test_layers_of_another_type() -> None:
-    with pytest.raises(TypeError, match=r"Got layer of type int. Allowed are a module's name, a Scale and None"):
+    with pytest.raises(TypeError, match=r"Got layer of type int. Allowed are a module or its name, a Scale and None"):
         Fixed(network(), lambda images, targets: images[:, 0], layer=4)

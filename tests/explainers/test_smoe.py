@@ -127,8 +127,16 @@ def test_inference_mode_and_half_precision() -> None:
     ("options", "error", "message"),
     [
         ({"statistic": "smoe"}, ValueError, "smoe_scale"),
-        ({"layers": []}, ValueError, r"Got layers=\[\]. Allowed are 'auto' and at least one module's name or Scale"),
-        ({"layers": [3]}, TypeError, r"Got layers=\[3\]. Allowed are 'auto' and at least one module's name or Scale"),
+        (
+            {"layers": []},
+            ValueError,
+            r"Got layers=\[\]. Allowed are 'auto' and at least one module, its name or a Scale",
+        ),
+        (
+            {"layers": [3]},
+            TypeError,
+            r"Got layers=\[3\]. Allowed are 'auto' and at least one module, its name or a Scale",
+        ),
     ],
 )
 def test_wrong_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
