@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers._outputs import Output, class_logits, plain_logits, select_scores
 from lightning_saliency.explainers._state import undisturbed, unwrap
-from lightning_saliency.scales.find import Scale, as_grid
+from lightning_saliency.scales.find import Scale, as_grid, plain_name
 from lightning_saliency.scales.taps import ScaleTaps
 
 
@@ -184,8 +184,8 @@ def _tapped(
         return _replace_first_tensor(returned, partial(take, index))[0]
 
     modules = {
-        # Without what torch.compile puts in front of the names of a compiled child, as the scales are named.
-        ".".join(part for part in name.split(".") if part != "_orig_mod"): module
+        # As the scales are named.
+        plain_name(name): module
         for name, module in reversed(list(network.named_modules(remove_duplicate=False)))
     }
     unknown = [scale.module for scale in scales if scale.module not in modules]

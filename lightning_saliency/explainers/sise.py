@@ -99,7 +99,8 @@ class SISE(MaskScoringExplainer):
 
     def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
         if self.layers == "auto":
-            scales = [*self._all_scales(images)[:-1], self._last_scale(images)]
+            # The layer in the place of the last scale may be another scale.
+            scales = list(dict.fromkeys([*self._all_scales(images)[:-1], self._last_scale(images)]))
         else:
             scales = [self._scale(images, layer) for layer in self.layers]
         pairs, logits = self._gradients(images, targets, scales, scores=partial(log_odds, score=self.score))

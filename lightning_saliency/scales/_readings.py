@@ -51,9 +51,11 @@ class Readings:
         if last is None or not isinstance(last.module, _LINEAR):
             return ref
         per_pixel = output.close_to(ref.grid) and ref.grid.close_to(self.grids.image)
-        inside = ref.side == "output" and any(call is last for call in ref.call.walk())
+        # The scale's call holds that layer, or is a function of what it makes.
+        from_last = self._calls[self._calls.index(last) :]
+        behind = ref.side == "output" and any(call is each for each in from_last for call in ref.call.walk())
         before, after = self.grids.of(last, "input"), self.grids.of(last, "output")
-        if after is None or not after.close_to(ref.grid) or not (last.left == number or (per_pixel and inside)):
+        if after is None or not after.close_to(ref.grid) or not (last.left == number or (per_pixel and behind)):
             return ref
         if before is None or not before.close_to(ref.grid) or not self._is_called_once(last):
             return ref

@@ -70,8 +70,8 @@ def layer_name(model: nn.Module, layer: nn.Module) -> str:
         if module is layer or getattr(module, "_orig_mod", None) is layer:
             return plain_name(name)
     raise ValueError(
-        f"The given {type(layer).__name__} is no module of {type(model).__name__}. Expected one of this very network, "
-        "as in network.layer4, or its name; a copy of the network has copies of its modules."
+        f"Got a {type(layer).__name__} that is no module of {type(model).__name__}. Allowed are modules of this very "
+        "network and their names; take it from there, as in network.layer4 (a copy of a network has its own modules)."
     )
 
 

@@ -23,8 +23,8 @@ class Call:
     """One call of a module during a forward pass, with the calls made inside it.
 
     Attributes:
-        name: The module's dotted path; ``""`` is the network itself. The wrapper's part that ``torch.compile`` adds
-            (``_orig_mod``) is left out: ``get_submodule`` finds the module with and without it.
+        name: The module's dotted path; ``""`` is the network itself. What ``torch.compile`` and Fabric add is left out,
+            see `plain_name`: ``get_submodule`` finds the module with and without it.
         module: The module.
         parent: The call this one was made in; ``None`` for the network's own.
         inputs: Shape of the first tensor that entered; ``None`` if none did.
@@ -208,7 +208,8 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
 
 
 def plain_name(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+    """A module's path without what wrappers add that let its names through, `torch.compile` and Fabric's `setup`."""
+    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "_forward_module"))
 
 
 def shape_of(tensor: Tensor, batch: int | None) -> Shape:

@@ -66,8 +66,10 @@ class Trunk:
         levels, steps = self._open_downward()
         found = [level.left for level in levels if level.worked and level.left is not None]
         if len(found) == 1:
-            found = self._blocks(found[0].grid) or found
-            return [self._readings.before_logits(ref, steps) for ref in found]
+            blocks = self._blocks(found[0].grid)
+            if blocks:
+                return [self._readings.before_logits(ref, steps) for ref in blocks]
+            return [self._readings.behind_norm(self._readings.before_logits(found[0], steps))]
         named = self._readings.named_by_network([self._readings.before_logits(ref, steps) for ref in found])
         return [self._readings.behind_norm(ref) for ref in named]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.scales._grids import Grids, Layout, Side, patch_grid
 from lightning_saliency.scales._tensor_refs import TensorRef, layer_name, named_tensor_ref, settle, split_layer
-from lightning_saliency.scales._trace import Call, prepared, trace
+from lightning_saliency.scales._trace import Call, plain_name, prepared, trace
 from lightning_saliency.scales._trunk import Trunk
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "find_scales",
     "layer_name",
     "named_scales",
+    "plain_name",
     "scale_table",
     "share_one_grid",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -114,11 +115,8 @@ def read(model, images, scales):
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision_networks_have_the_expected_scales(name, shared_data):
-    path = shared_data.parent / "design" / "scales.json"
-    if not path.is_file():
-        pytest.skip(f"the table of expected scales is not here: {path} does not exist")
-    table = json.loads(path.read_text())
+def test_torchvision_networks_have_the_expected_scales(name):
+    table = json.loads((Path(__file__).parent / "scales.json").read_text())
     assert set(table) == set(TORCHVISION)
     expected = [Scale(**(row | {"grid": tuple(row["grid"])})) for row in table[name]["scales"]]
     assert list(find_scales(torchvision_network(name), torch.rand(1, *table[name]["input"]))) == expected

@@ -75,7 +75,7 @@ def test_one_position_is_a_grid_only_where_the_image_has_no_more():
 def test_layers_must_be_a_list_of_names():
     with pytest.raises(TypeError, match=r"Got layers='block1', a string.*give \['block1'\]"):
         named_scales(ConvNet(), "block1", IMAGES)
-    with pytest.raises(TypeError, match=r"Got a layer of type int. Allowed is the name of a module"):
+    with pytest.raises(TypeError, match=r"Got a layer of type int. Allowed are the name of a module"):
         named_scales(ConvNet(), [3], IMAGES)
     with pytest.raises(ValueError, match=r"Got no layers. Allowed is the name of at least one"):
         named_scales(ConvNet(), [], IMAGES)

@@ -272,17 +272,17 @@ def test_only_an_ambiguous_network_is_run_twice(monkeypatch):
     for module in ("find", "_tensor_refs"):
         monkeypatch.setattr(f"lightning_saliency.scales.{module}.trace", counted)
     find_scales(ConvNet(), torch.rand(4, 3, 32, 32))
-    assert passes == [(1, 3, 32, 32)]
+    assert passes == [(2, 3, 32, 32)]
     find_scales(ChannelsLast(False), torch.rand(4, 3, 32, 32))
-    assert passes[1:] == [(1, 3, 32, 32), (1, 3, 32, 64)]
+    assert passes[1:] == [(2, 3, 32, 32), (1, 3, 32, 64)]
 
 
 def test_feature_info_decides_where_a_scale_is_read_but_not_which_scales_there_are():
     model = ConvNet()
     # A stage read elsewhere, one that is not there, and a pooled grid on which no layer works.
-    names = ["block1.1", "block2.7", "average", "block3.0"]
+    names = ["block1.1", "block2.7", "average", "block3.1"]
     model.feature_info = [{"module": name, "reduction": 1} for name in names]
-    expected = ["block1.1 out 32 8", "pool2 in 16 12", "block3.0 out 8 16"]
+    expected = ["block1.1 out 32 8", "pool2 in 16 12", "block3.1 out 8 16"]
     assert brief(find_scales(model, torch.rand(1, 3, 32, 32))) == expected
     wrapped = brief(find_scales(Chain(model), torch.rand(1, 3, 32, 32)))
     assert wrapped == [f"m0.{line}" for line in expected]
