@@ -32,7 +32,6 @@ class Call:
         entered: The number, see `TensorNumbers`, of the first tensor that entered; 0 if none did.
         left: That of the first tensor that came out.
         children: The calls made inside, in the order they were made.
-        complete: Whether the call ended without an error.
 
     Shapes are those for one image: the first dimension is 1 where it is the batch's, and -1 where it is not (windows,
     tables of positions, weights).
@@ -46,7 +45,6 @@ class Call:
     entered: int = 0
     left: int = 0
     children: list[Call] = field(default_factory=list)
-    complete: bool = False
 
     def walk(self) -> Iterator[Call]:
         """This call and all inside it, in the order they began."""
@@ -116,7 +114,6 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
         tensors = list(tensors_in(output))
         call.outputs = tuple(shape_of(tensor, images.shape[0]) for tensor in tensors)
         call.left = numbers.of(tensors[0] if tensors else None)
-        call.complete = True
 
     def after(module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
         # A parent that caught a child's error left the child's call on the stack.

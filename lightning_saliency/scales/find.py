@@ -264,8 +264,10 @@ def traced(model: nn.Module, images: Tensor) -> Call:
     # An ordinary tensor, as in `prepared`.
     with torch.inference_mode(False), torch.no_grad():
         twice = torch.cat([images, images])
-    root = trace(model, twice, may_fail=True)
-    return root if root.complete else trace(model, images)
+    try:
+        return trace(model, twice)
+    except (AssertionError, IndexError, RuntimeError, ValueError):  # how shapes are refused
+        return trace(model, images)
 
 
 def _token_grid(count: int, scale: Scale, size: tuple[int, int] | None) -> tuple[int, int]:
