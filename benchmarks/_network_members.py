@@ -100,7 +100,8 @@ def _torchvision() -> Iterator[Member]:
     families: dict[str, list[str]] = {}
     for name in models.list_models():
         module = models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
-        if not re.search(r"video|optical_flow", module):
+        # Detectors return boxes, and have no class view; the others take no single images.
+        if not re.search(r"detection|video|optical_flow", module):
             families.setdefault(module, []).append(name)
 
     def build(name: str) -> nn.Module:

@@ -107,6 +107,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "its scales are found, whether SMOE, Fast-CAM and Group-CAM give maps of the images' size that are finite and",
         "not all zero (for the predicted classes, else for the first class or the second: rectified maps may be zero),",
         "and whether a validation with `SaliencyMonitor(views=('lovi', 'combined', 'fast_cam'))` writes all pictures.",
+        "Detectors, which return boxes and no classes, and networks of videos are left out.",
         "",
         "```console",
         "$ python -m benchmarks.networks",

@@ -124,13 +124,13 @@ class CompiledReader:
         model: nn.Module,
         images: Tensor,
         statistic: str | Statistic = "smoe_scale",
-        layers: str | Sequence[str] = "auto",
+        layers: str | Sequence[str | nn.Module] = "auto",
     ) -> None:
         self.model = model
         if layers == "auto":
             self.scales = find_scales(model, images)
         else:
-            self.scales = named_scales(model, [layers] if isinstance(layers, str) else layers, images)
+            self.scales = named_scales(model, [layers] if isinstance(layers, (str, nn.Module)) else layers, images)
         self._taps = ScaleTaps(model, self.scales, statistic)
         self._rows: list[int] | None = None
 

@@ -21,14 +21,14 @@ class MonitorConfigurationError(ValueError):
     """The monitor cannot work as configured; raised before the first training step, while nothing can be lost."""
 
 
-def check_layers(network: nn.Module, layers: str | Sequence[str]) -> None:
+def check_layers(network: nn.Module, layers: str | nn.Module | Sequence[str | nn.Module]) -> None:
     """Look up the layers that were named.
 
     Raises:
         MonitorConfigurationError: If the network has no module of such a name.
     """
     try:
-        for layer in [] if layers == "auto" else [layers] if isinstance(layers, str) else layers:
+        for layer in [] if layers == "auto" else [layers] if isinstance(layers, (str, nn.Module)) else layers:
             split_layer(network, layer)
     except ValueError as error:
         raise MonitorConfigurationError(str(error)) from error

@@ -195,6 +195,19 @@ def test_a_submodule_and_its_layers_by_name(tmp_path, monkeypatch):
     assert kept[0] == ("2", "7")
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_layers_may_be_given_as_modules(tmp_path, several, monkeypatch):
+    module = Module()
+    layer = module.net.features[2]
+    monitor = SaliencyMonitor(layers=[layer, "net.features.7:input"] if several else layer, views=("scales",))
+    kept = []
+    monkeypatch.setattr(monitor._film, "_find_normalization", lambda run: kept.append(monitor._reading.names))
+    trainer(tmp_path, monitor, epochs=1).fit(module, loader(), loader())
+    assert kept[0] == (("net.features.2", "net.features.7") if several else ("net.features.2",))
+    with pytest.raises(ValueError, match="is no module of Module"):
+        trainer(tmp_path, SaliencyMonitor(layers=[Module().net.features[2]])).fit(module, loader(), loader())
+
+
 def test_class_specific_views_are_the_explainers_maps(tmp_path, monkeypatch):
     drawn = []
     original = MonitorFilm._explain
