@@ -128,8 +128,11 @@ def depends_on(model: nn.Module, images: Tensor, scales: Sequence[Scale], output
         One answer per tensor; ``False`` where the network does not run it, or cannot be differentiated.
     """
     with undisturbed(model):
-        # Of a graph from the images on no tensor is a leaf, which the network could not write to.
-        images = as_ordinary(images).clone().requires_grad_()
+        images = as_ordinary(images).clone()
+        if len(scales) > 1:
+            # Of a graph from the images on no tensor is a leaf, which the network could not write to. For one tensor
+            # the graph begins there, and costs what the head costs.
+            images.requires_grad_()
         network = unwrap(model)
         with _tapped(network, scales, differentiable=True) as captured:
             try:

@@ -35,11 +35,11 @@ def explained_scale(
         is the last scale.
     """
     images = images[:_IMAGES]
-    alive = depends_on(model, images, scales, output)
-    if alive[-1]:
+    if depends_on(model, images, scales[-1:], output)[0]:
         return scales[-1], True
     found = deepest_alive(model, images, scales[-1], lambda candidates: depends_on(model, images, candidates, output))
     if found is not None:
         return found, True
+    alive = depends_on(model, images, scales, output)
     others = [scale for scale, lives in zip(scales, alive, strict=True) if lives]
     return (others[-1], True) if others else (scales[-1], False)
