@@ -7,11 +7,8 @@ import gc
 import json
 import os
 import platform
-import statistics
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from lightning_saliency.studies.timing import ratios
 
 RESULTS = Path(__file__).parent / "results"
 ALLOCATOR_VARIABLES = (
@@ -30,80 +29,17 @@ ALLOCATOR_VARIABLES = (
 )
 
 
-def interleaved(
-    functions: Mapping[str, Callable[[], object]],
-    rounds: int = 20,
-    warmup: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Seconds each function took in each round, the functions running in turn (A B C A B C …).
-
-    A machine whose speed drifts, or that others use too, then slows all of them alike: trust the ratios.
-
-    Args:
-        functions: By name; what they return is dropped at once.
-        rounds: Timed calls of each, ≥ 1.
-        warmup: Calls of each before that, not timed.
-        clock: `time.process_time` leaves out what other processes took of the processor; it is for one thread, since it
-            adds up the threads.
-    """
-    for function in functions.values():
-        for _ in range(warmup):
-            function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            _wait_for_gpu()
-            start = clock()
-            function()
-            _wait_for_gpu()
-            times[name].append(clock() - start)
-    return times
-
-
 def compare(times: Mapping[str, Sequence[float]], reference: str) -> dict[str, dict[str, float]]:
-    """Median time of each function and its ratio to that of `reference`.
+    """Median time of each function and its ratio to that of `reference`, as the result files hold them.
 
     Returns:
         By name: `median_ms`; `ratio`, of the medians; `ratio_low` and `ratio_high`, the quartiles of the ratios round
         by round, which tell how far to trust it.
     """
-    base = times[reference]
-    result = {}
-    for name, own in times.items():
-        ratios = [mine / theirs for mine, theirs in zip(own, base, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        median = statistics.median(own)
-        result[name] = {
-            "median_ms": 1e3 * median,
-            "ratio": median / statistics.median(base),
-            "ratio_low": low,
-            "ratio_high": high,
-        }
-    return result
-
-
-def peak_extra_bytes(function: Callable[[], object]) -> int:
-    """Most bytes of CPU tensor memory held at once during `function()`, above what was held before.
-
-    Every allocation and release by torch's allocator counts, temporaries inside an operator included.
-    """
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    changes = sorted(
-        (event["ts"], event["args"]["Bytes"])
-        for event in events
-        if event["name"] == "[memory]" and event["args"]["Device Type"] == 0
-    )
-    held = peak = 0
-    for _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
+    return {
+        name: {"median_ms": 1e3 * one.seconds, "ratio": one.ratio, "ratio_low": one.low, "ratio_high": one.high}
+        for name, one in ratios(times, reference).items()
+    }
 
 
 class PeakResidentMemory:
@@ -176,11 +112,6 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _wait_for_gpu() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _cpu_model() -> str:

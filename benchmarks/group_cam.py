@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from benchmarks._shared_data import TRAINED, network, photographs
-from benchmarks._timing import compare, interleaved, print_table, write_results
+from benchmarks._timing import compare, print_table, write_results
 from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus, GroupCAM
 from lightning_saliency.functional.fills import blur
 from lightning_saliency.functional.similarity import spearman
+from lightning_saliency.studies.timing import interleaved
 
 # What is timed: the highest ratio to the published procedure, or to a forward pass, that is accepted.
 GROUP_TARGETS = {"exact": 0.65, "fast": 0.30}

@@ -24,12 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks._timing import compare, interleaved, machine, print_table, write_results
+from benchmarks._timing import compare, machine, print_table, write_results
 from lightning_saliency import ImageClassifier
 from lightning_saliency.data import RoarKarDataModule, SaliencyStore
 from lightning_saliency.explainers import SMOE
 from lightning_saliency.functional.masking import top_fraction
 from lightning_saliency.networks import build_network
+from lightning_saliency.studies.timing import interleaved
 
 FRACTION = 0.1
 STEP_TARGETS = {"online SMOE": 1.5, "stored maps": 1.1}

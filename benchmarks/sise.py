@@ -23,9 +23,10 @@ import torchcam.methods
 from torch import Tensor, fx, nn
 
 from benchmarks._shared_data import network, photographs
-from benchmarks._timing import RESULTS, PeakResidentMemory, interleaved, machine, print_table, write_results
+from benchmarks._timing import RESULTS, PeakResidentMemory, machine, print_table, write_results
 from lightning_saliency.explainers import RISE, SISE, GradCAM, GroupCAM, ScoreCAM
 from lightning_saliency.scales.find import find_scales
+from lightning_saliency.studies.timing import interleaved
 
 
 def measure(model: nn.Module, images: Tensor, function: Callable[[], object]) -> dict[str, float]:

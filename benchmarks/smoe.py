@@ -22,16 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._timing import (
-    ALLOCATOR_VARIABLES,
-    compare,
-    interleaved,
-    machine,
-    peak_extra_bytes,
-    print_table,
-    write_results,
-)
+from benchmarks._timing import ALLOCATOR_VARIABLES, compare, machine, print_table, write_results
 from lightning_saliency.functional import smoe_scale
+from lightning_saliency.studies.timing import interleaved, peak_extra_bytes
 
 SCALES = ((64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7))
 BATCHES = (1, 16)

@@ -41,6 +41,7 @@ from lightning_saliency.functional.masking import (
     top_fraction,
 )
 from lightning_saliency.functional.normalization import gamma_cdf, min_max, normal_cdf
+from lightning_saliency.functional.operations import ScaleOperations, fast_cam_memory, fast_cam_operations
 from lightning_saliency.functional.scores import difference_score, drop, increase, information_score
 from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
 from lightning_saliency.functional.statistics import (
@@ -61,6 +62,7 @@ __all__ = [
     "STATISTICS",
     "Fill",
     "NamedFill",
+    "ScaleOperations",
     "Score",
     "Statistic",
     "attribution_masks",
@@ -78,6 +80,8 @@ __all__ = [
     "difference_score",
     "drop",
     "energy_pointing_game",
+    "fast_cam_memory",
+    "fast_cam_operations",
     "fill_images",
     "fit_gamma",
     "gamma_cdf",

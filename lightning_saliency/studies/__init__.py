@@ -21,6 +21,7 @@ from lightning_saliency.studies.layer_masking import (
     plan_layer_masking,
     run_layer_masking,
 )
+from lightning_saliency.studies.method_costs import CostResult, run_costs
 from lightning_saliency.studies.roar_kar import RoarKarConfig, RoarKarResult, plan_roar_kar, run_roar_kar
 from lightning_saliency.studies.sanity_check import (
     SanityCheckConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "CellError",
     "ComparisonConfig",
     "ComparisonResult",
+    "CostResult",
     "LayerMaskingConfig",
     "LayerMaskingResult",
     "MetricConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "plan_sanity_check",
     "run_augmentation",
     "run_comparison",
+    "run_costs",
     "run_layer_masking",
     "run_roar_kar",
     "run_sanity_check",

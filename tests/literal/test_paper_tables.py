@@ -186,4 +186,5 @@ def test_table_6_flops() -> None:
     scales = [(int(row["channels"]), int(row["height"]), int(row["width"])) for row in rows]
     counted = smoe.flops(scales)
     assert counted == [(int(row["smoe_ops"]), int(row["norm_ops"]), int(row["combine_ops"])) for row in rows]
+    assert fast.fast_cam_operations(scales) == counted
     assert [sum(column) for column in zip(*counted, strict=True)] == [9249093, 200508, 1580544]
