@@ -28,7 +28,7 @@ COMMANDS: dict[str, Command] = {
     "test": Command("train", "test", "test a network of a configuration, a checkpoint"),
     "explain": Command("explain", "run", "draw LOVI pictures, or any explainer's maps, of images"),
     "layers": Command("layers", "run", "print the scales that are found in a network"),
-    "cost": Command("cost", "run", "count and measure what a map costs beside the forward pass"),
+    "cost": Command("cost", "run", "measure what a map costs beside the forward pass"),
     "write-maps": Command("write_maps", "run", "store the maps of whole data sets, for masked training"),
     "evaluate": Command("evaluate", "run", "compare explainers on a data set, as the papers do"),
     "sanity-check": Command("sanity_check", "run", "compare maps with those of randomised networks"),
