@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.batches.names import rank, role
-from lightning_saliency.batches.tree import Node, plain
+from lightning_saliency.batches.tree import Node, is_dense, plain
 
 
 def groups_of_labels(scopes: Sequence[Sequence[Node]]) -> list[list[Node]]:
@@ -66,7 +66,7 @@ def as_vector(value: Any, count: int) -> Tensor | None:
         return torch.tensor([int(item) for item in value])
     if isinstance(value, np.ndarray) and value.dtype.kind in "iub":
         value = torch.from_numpy(value.astype(np.int64))
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.is_nested:
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or not is_dense(value):
         return None
     if value.shape not in ((count,), (count, 1)) or (value.ndim == 2 and value.dtype == torch.bool):
         return None
@@ -90,6 +90,6 @@ def tensor_of(value: Any, count: int) -> Tensor | None:
     vector = None if isinstance(value, Tensor) else as_vector(value, count)
     if vector is not None:
         return vector
-    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided or value.ndim == 0:
+    if not isinstance(value, Tensor) or not is_dense(value) or value.ndim == 0:
         return None
     return plain(value) if len(value) == count else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
-from lightning_saliency.batches.tree import plain
+from lightning_saliency.batches.tree import is_dense, plain
 from lightning_saliency.functional.localization import boxes_to_masks
 
 _RELATIVE = "relative_"
@@ -160,10 +160,17 @@ def _looks_relative(rows: Tensor, size: tuple[int, int]) -> bool:
 
 def _one_an_image(values: Any, count: int) -> list[Tensor] | None:
     """One tensor an image, or ``None`` where there are not ``count``."""
-    if not isinstance(values, (Tensor, Sequence)) or isinstance(values, str) or len(values) != count or not count:
+    if not isinstance(values, (Tensor, Sequence)) or isinstance(values, str) or not _readable(values):
+        return None
+    single = isinstance(values, Tensor) and values.ndim == 0
+    if single or not count or len(values) != count or not all(map(_readable, values)):
         return None
     try:
         items = [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values]
     except (TypeError, ValueError, RuntimeError):
         return None  # texts, polygons of different lengths
     return [item if isinstance(item, tv_tensors.BoundingBoxes) else plain(item) for item in items]
+
+
+def _readable(value: Any) -> bool:
+    return not isinstance(value, Tensor) or (is_dense(value) and not value.is_complex())

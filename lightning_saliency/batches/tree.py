@@ -168,11 +168,20 @@ def is_one_image(value: Any) -> bool:
 def _is_pixels(value: Any, dimensions: int) -> bool:
     return (
         isinstance(value, Tensor)
-        and not value.is_nested
-        and value.layout == torch.strided
+        and is_dense(value)
         and value.ndim == dimensions
         and (value.is_floating_point() or value.dtype == torch.uint8)
     )
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether a tensor holds all its values in order: sparse and nested ones are no images, labels, masks or boxes.
+
+    Example:
+        >>> is_dense(torch.eye(2)), is_dense(torch.eye(2).to_sparse())
+        (True, False)
+    """
+    return not value.is_nested and value.layout == torch.strided
 
 
 def plain(value: Tensor) -> Tensor:
@@ -220,7 +229,8 @@ def dotted(path: Path) -> str | int:
 def describe(value: object, depth: int = 0) -> str:
     """A short description of a nested batch, for error messages."""
     if isinstance(value, Tensor):
-        return f"{type(value).__name__}{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        shape = "[nested]" if value.is_nested else list(value.shape)
+        return f"{type(value).__name__}{shape} {str(value.dtype).removeprefix('torch.')}"
     if depth < 3 and not isinstance(value, _SCALARS):
         named = fields(value)
         if named is not None:

@@ -372,6 +372,8 @@ _NAMES = st.sampled_from(
 )
 _LEAVES = st.one_of(
     st.sampled_from([None, 1, 0.5, "text", b"", 3j, object(), LABELS, LABELS.bool(), LABELS.float(), torch.tensor(3)]),
+    st.sampled_from([LABELS.to_sparse(), torch.ones(4, 16, 20).to_sparse(), torch.ones(4, 16, 20).cfloat()]),
+    st.sampled_from([torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(1, 4)] * 2)]),
     st.sampled_from([torch.rand(4, 5), torch.rand(4, 2, 4), torch.zeros(4, 16, 20).long(), torch.zeros(0, 3, 4, 4)]),
     st.sampled_from([IMAGES, IMAGES.to_sparse(), IMAGES.cfloat(), IMAGES.byte(), torch.rand(3, 16, 20), [1, 2, 3, 4]]),
     st.sampled_from([tv_tensors.BoundingBoxes(torch.rand(4, 4), format="XYWH", canvas_size=(16, 20)), [[1, 2], "a"]]),
@@ -409,6 +411,25 @@ def test_any_structure_is_read_or_refused_in_the_readers_own_words(batch, key):
             assert len(reads()) == count
     objects = content.objects()
     assert objects is None or objects.shape == (count, *content.size)
+
+
+@pytest.mark.parametrize("key", ["label", "mask", "boxes"])
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        torch.ones(4, 16, 20).to_sparse(),
+        LABELS.to_sparse(),
+        torch.ones(4, 16, 20).cfloat(),
+        torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(1, 4)] * 2),
+        [torch.eye(16).to_sparse()] * 4,
+        torch.tensor(3.0),
+    ],
+    ids=["sparse masks", "sparse labels", "complex", "nested", "list of sparse", "single"],
+)
+def test_sparse_nested_and_complex_tensors_are_passed_over(key, unreadable):
+    content = BatchReader().read({"image": IMAGES, key: unreadable})
+    assert content.labels() is None
+    assert content.objects() is None
 
 
 def _branch(draw, number, labelled):
