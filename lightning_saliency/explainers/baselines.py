@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers._state import seed_generators
 from lightning_saliency.explainers.base import Explainer, Layer, Output, check_range, class_logits, select_targets
+from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.functional.class_scores import class_count, class_regions, class_scores
 from lightning_saliency.scales.find import Scale
 
@@ -27,6 +29,8 @@ NOISE_TUNNELS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 RELATIVE_NOISE = 0.15
 # Integrated gradients runs its steps in passes of about this many images.
 PASS_SIZE = 16
+# captum's own number of steps.
+_STEPS = 50
 
 
 class CaptumExplainer(Explainer):
@@ -111,12 +115,23 @@ class CaptumExplainer(Explainer):
             maps = self._attributed(network, images, targets, options)
         return maps
 
-    def _attributed(self, network: nn.Module, images: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
-        method = getattr(self._captum, self.method)(network)
+    def _attributed(self, network: _ToLogits, images: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
+        attributed: Callable[..., Tensor] = getattr(self._captum, self.method)(network).attribute
+        budget = CURRENT_BUDGET.get()
 
         def attribute(inputs: Tensor) -> Tensor:
-            found: Tensor = method.attribute(inputs.requires_grad_(), target=targets, **options)
-            return found.detach()
+            inputs.requires_grad_()
+            if budget is None:
+                return attributed(inputs, target=targets, **options).detach()
+            steps = options.get("n_steps", _STEPS) if self.method == "IntegratedGradients" else 1
+            few = min(steps, max(1, PASS_SIZE // len(images)))
+            limited = {**options, "n_steps": few} if few < steps else options
+            before, begin = network.passed, time.perf_counter()
+            found = attributed(inputs, target=targets, **limited).detach()
+            passed = network.passed - before
+            budget.note(passed, time.perf_counter() - begin)
+            budget.asked += round(passed * (steps / few - 1))
+            return found
 
         with _own_inputs(self.model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
@@ -129,14 +144,20 @@ class CaptumExplainer(Explainer):
         captum's own ``NoiseTunnel`` draws the noise of a whole batch, so that it depends on an image's position in the
         batch.
         """
+        budget, each = CURRENT_BUDGET.get(), 0
         spans = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
         stdevs = RELATIVE_NOISE * spans if self.stdevs is None else self.stdevs
         generator = torch.Generator().manual_seed(self.seed)
         total, squares = torch.zeros_like(images), torch.zeros_like(images)
         for _ in range(self.samples):
+            if budget is not None and budget.used_up and each:
+                budget.asked += each  # as many as the copy before
+                continue
+            before = budget.asked if budget is not None else 0
             noise = torch.randn(1, *images.shape[1:], generator=generator).to(images)
             found = attribute(images + stdevs * noise)
             total, squares = total + found, squares + found.square()
+            each = budget.asked - before if budget is not None else 0
         mean, mean_square = total / self.samples, squares / self.samples
         if self.noise_tunnel == "smoothgrad":
             return mean
@@ -253,10 +274,13 @@ class _ToLogits(nn.Module):
         self.targets = targets
         #: What the network returned at its latest pass, before it was made one logit a class.
         self.seen = torch.empty(0)
+        #: Number of images passed so far.
+        self.passed = 0
         # What restores modes, as some of torchcam's classes do, goes by the outermost module's.
         self.training = False
 
     def forward(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
+        self.passed += len(images)
         logits = class_logits(self.network(images), self.output, images)
         if self.targets is not None:
             check_range(self.targets, class_count(logits))

@@ -19,6 +19,8 @@ from lightning_saliency.studies.passes import counted_passes
 
 # Images that an explainer is timed on that is not so fast that all can be explained.
 _IMAGES = 2
+# A first map that took so many seconds, or its part that was run, tells enough.
+_LONG = 2.0
 # Images with sides from this on are first tried at half their size.
 _LARGE = 128
 
@@ -39,14 +41,14 @@ class MapCost:
 def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None, budget: float = 1.0) -> MapCost:
     """Time an explainer on a few images, after a first one; fast ones on all that are given.
 
-    An explainer that scores masked images is stopped when these have taken ``budget`` seconds, and the rest of its
-    masked images is counted at the same rate: RISE with 4,000 masks is estimated from as many as fit into a second.
+    An explainer that passes masked or noisy images is stopped when these have taken ``budget`` seconds, and the rest of
+    them is counted at the same rate: RISE with 4,000 masks is estimated from as many as fit into a second.
 
     Args:
         explainer: The explainer.
         images: ``[B, C, H, W]``, B ≥ 1; the first ones are used.
         targets: ``[B]`` int64; ``None``: the predicted classes.
-        budget: Seconds for the passes over masked images.
+        budget: Seconds for the passes over masked or noisy images.
 
     Example:
         >>> from torch import nn
@@ -56,8 +58,9 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
         50.0
     """
     # The first time, layers are looked for and copies are made; of a slow explainer that is little of it.
+    begin = perf_counter()
     first, complete = _first_map(explainer, images[:1], None if targets is None else targets[:1])
-    if complete and first.seconds > budget:
+    if (complete and first.seconds > budget) or perf_counter() - begin > max(budget, _LONG):
         return first
     count = len(images) if complete and first.seconds * len(images) < budget else _IMAGES
     return _timed(explainer, images[:count], None if targets is None else targets[:count], budget)[0]

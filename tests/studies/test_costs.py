@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_saliency.explainers import RISE, SISE, GroupCAM, ScoreCAM
+from lightning_saliency.explainers import RISE, SISE, CaptumExplainer, GroupCAM, ScoreCAM
+from lightning_saliency.explainers.mask_scoring import limited_scoring
 from lightning_saliency.networks import build_network
 from lightning_saliency.studies.costs import map_cost, timing_cell
 from lightning_saliency.studies.passes import counted_passes
@@ -35,3 +36,20 @@ def test_a_timing_of_other_options_is_another_one():
     names = [timing_cell("rise", dict, {}, {"masks": masks}).name for masks in (100, 200, 100)]
     assert names[0] == names[2] != names[1]
     assert names[0].startswith("rise-")
+
+
+@pytest.mark.parametrize("noise", [None, "smoothgrad_sq"])
+@pytest.mark.parametrize("method", ["Saliency", "IntegratedGradients"])
+def test_noisy_copies_and_steps_are_told_by_the_first(method, noise):
+    network, images, targets = build_network("small_cnn", 10).eval(), torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    steps = {"n_steps": 40} if method == "IntegratedGradients" else {}
+    explainer = CaptumExplainer(network, method, noise_tunnel=noise, samples=6, **steps)
+    with counted_passes((32, 32)) as count:
+        explainer(images, targets)
+    whole = count[0]
+    with limited_scoring(0.0) as scoring, counted_passes((32, 32)) as count:
+        explainer(images, targets)
+    share = (6 if noise else 1) * (5 if steps else 1)  # eight of 40 steps are run, of one of six copies
+    assert scoring.asked == share * scoring.run == whole
+    assert count[0] == whole / share
+    assert map_cost(explainer, images, targets, budget=0.0).passes == whole / 2

@@ -1,4 +1,4 @@
-"""A time limit on the scoring of masked images, to estimate what a map costs."""
+"""A time limit on the passes over masked or noisy images, to estimate what a map costs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from torch import Tensor
-
 
 @dataclass
 class ScoringBudget:
-    """Progress of the scoring of masked images within a time limit, see `limited_scoring`.
+    """Progress of the passes over masked or noisy images within a time limit, see `limited_scoring`.
 
     Attributes:
         seconds: Time limit in seconds.
-        asked: Number of masked images to score.
-        run: Number of masked images that the network was run on.
+        asked: Number of such images to pass through the network.
+        run: Number of those that were passed.
         taken: Seconds spent on these.
     """
 
@@ -28,13 +26,13 @@ class ScoringBudget:
 
     @property
     def used_up(self) -> bool:
-        """Whether no further masked images are to be run."""
+        """Whether no further images are to be run."""
         return self.run > 0 and self.taken >= self.seconds
 
-    def note(self, scores: Tensor, seconds: float) -> None:
-        """Count masked images that were run."""
-        self.asked += len(scores)
-        self.run += len(scores)
+    def note(self, count: int, seconds: float) -> None:
+        """Count images that were run."""
+        self.asked += count
+        self.run += count
         self.taken += seconds
 
 
@@ -44,12 +42,12 @@ CURRENT_BUDGET: ContextVar[ScoringBudget | None] = ContextVar("scoring budget", 
 
 @contextmanager
 def limited_scoring(seconds: float) -> Iterator[ScoringBudget]:
-    """Inside, explainers stop scoring masked images after a time limit, so that their cost can be estimated.
+    """Inside, explainers stop passing masked or noisy images after a time limit, so that their cost can be estimated.
 
-    The first passes are always run; the scores of masked images that are not run are 0. The maps are meaningless.
+    The first passes are always run; what is not run counts as 0. The maps are meaningless.
 
     Args:
-        seconds: The time for all passes over masked images.
+        seconds: The time for all these passes.
 
     Yields:
         The progress so far.

@@ -228,7 +228,7 @@ class MaskScorer:
                 continue
             scores.append(part)
             if budget is not None:
-                budget.note(part, perf_counter() - began)
+                budget.note(len(part), perf_counter() - began)
             if self._advance is not None:
                 self._advance(stop - start)
             start = stop
