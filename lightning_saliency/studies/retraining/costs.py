@@ -24,7 +24,7 @@ from lightning_saliency.studies.specs import build_data, build_module
 
 # Images of a timed step, tried in turn while a step takes less than so many seconds; and timed steps, after one that is
 # not.
-_IMAGES, _SHORT, _TIMED = (8, 64), 0.25, 2
+_IMAGES, _SHORT, _TIMED = (2, 8, 64), 0.25, 2
 
 
 @dataclass(frozen=True)
