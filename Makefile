@@ -7,6 +7,7 @@ WHEEL  := .venv-wheel
 LOWEST := .venv-lowest
 
 # make test COVERAGE=1 measures the branch coverage in the same run; below the floor in pyproject.toml it fails.
+# ALL_COMBINATIONS=1 runs every combination of the large grids of tests, of which otherwise a part is run.
 COVERAGE ?=
 ifneq ($(COVERAGE),)
 COVER := --cov --cov-report=term-missing:skip-covered

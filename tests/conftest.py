@@ -1,5 +1,7 @@
 """What every test shares: where the real data lies, and a quiet, deterministic torch."""
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +10,24 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from tests.paths import SHARED_DATA
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test marked ``grid(every=n)`` run every n-th combination alone, unless ALL_COMBINATIONS is set."""
+    if os.environ.get("ALL_COMBINATIONS"):
+        return
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        mark = item.get_closest_marker("grid")
+        if mark is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        if seen[test] % mark.kwargs["every"]:
+            left_out.append(item)
+        seen[test] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ SAMPLE = {
 }
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("kind", SAMPLE)
 def test_a_sample_of_timm_s_families_does_everything(kind):
     name, options, side = SAMPLE[kind]

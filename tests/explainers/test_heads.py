@@ -120,6 +120,7 @@ def built(name: str, model: nn.Module, output: Any = None) -> Any:
     return spec.with_output(output)(model)
 
 
+@pytest.mark.grid(every=5)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_explainer_on_every_head(name: str, head: str) -> None:

@@ -154,6 +154,7 @@ def _same(left, right):
     return left == right
 
 
+@pytest.mark.grid(every=4)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("number", range(len(ROWS)))

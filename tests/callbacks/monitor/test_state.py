@@ -120,6 +120,7 @@ def _outcome(tmp_path, network, callback, **options):
     return module.losses, run.callback_metrics["val/loss"].item(), module.state_dict(), own
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "callback", "sanity_steps"),
