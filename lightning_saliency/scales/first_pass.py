@@ -75,7 +75,7 @@ class FirstPass:
         images: Tensor,
         statistic: str | Statistic = "smoe_scale",
         rows: Sequence[int] | None = None,
-        layers: str | Sequence[str | nn.Module] = "auto",
+        layers: str | nn.Module | Sequence[str | nn.Module] = "auto",
     ) -> None:
         self.model = model
         self.statistic = get_statistic(statistic)

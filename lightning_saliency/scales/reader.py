@@ -15,7 +15,10 @@ from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.scales.first_pass import FirstPass
 from lightning_saliency.scales.taps import ScaleTaps, TapError
 
-__all__ = ["CompiledReader", "PassMaps", "ScaleReader"]
+__all__ = ["CompiledReader", "Layers", "PassMaps", "ScaleReader"]
+
+#: ``"auto"``, or the modules whose outputs are scales: themselves, or by their dotted paths.
+Layers = str | nn.Module | Sequence[str | nn.Module]
 
 
 class ScaleReader:
@@ -52,7 +55,7 @@ class ScaleReader:
         self,
         model: nn.Module,
         statistic: str | Statistic = "smoe_scale",
-        layers: str | Sequence[str | nn.Module] = "auto",
+        layers: Layers = "auto",
     ) -> None:
         self.model = model
         self.statistic = get_statistic(statistic)
@@ -124,7 +127,7 @@ class CompiledReader:
         model: nn.Module,
         images: Tensor,
         statistic: str | Statistic = "smoe_scale",
-        layers: str | Sequence[str | nn.Module] = "auto",
+        layers: Layers = "auto",
     ) -> None:
         self.model = model
         if layers == "auto":

@@ -38,7 +38,7 @@ from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.scales.maps import combined_statistics
-from lightning_saliency.scales.reader import PassMaps
+from lightning_saliency.scales.reader import Layers, PassMaps
 
 _READING = "read the maps of the scales"
 
@@ -77,8 +77,8 @@ class SaliencyMonitor(StageHooks):
             scale.
         model: Dotted path of the submodule to watch; ``None`` takes the module itself if it defines ``forward``, else
             its only child with parameters.
-        layers: ``"auto"``, or dotted paths within the watched submodule whose outputs are the scales (``"name:input"``
-            reads the input).
+        layers: ``"auto"``, or the modules whose outputs are the scales: themselves, or by their dotted paths within the
+            watched submodule (``"name:input"`` reads the input).
         views: Names of pictures: ``"lovi"``, ``"combined"``, ``"scales"``, and explainers, such as ``"fast_cam"``. Or a
             mapping from a picture's name to its explainer in any form, ``None`` where the name says it:
             ``{"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}``. Explainers show
@@ -119,7 +119,7 @@ class SaliencyMonitor(StageHooks):
         statistic: str = "smoe_scale",
         weights: str | Sequence[float] = "equal",
         model: str | None = None,
-        layers: str | Sequence[str] = "auto",
+        layers: Layers = "auto",
         views: Sequence[str] | Mapping[str, ExplainerOption | None] = ("lovi", "combined"),
         stage: Literal["validate", "train", "test"] = "validate",
         log_at_start: bool = True,

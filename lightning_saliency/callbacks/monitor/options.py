@@ -10,6 +10,7 @@ from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.scales import split_layer
+from lightning_saliency.scales.reader import Layers
 
 #: The loops a monitor can watch.
 STAGES = ("validate", "train", "test")
@@ -21,7 +22,7 @@ class MonitorConfigurationError(ValueError):
     """The monitor cannot work as configured; raised before the first training step, while nothing can be lost."""
 
 
-def check_layers(network: nn.Module, layers: str | nn.Module | Sequence[str | nn.Module]) -> None:
+def check_layers(network: nn.Module, layers: Layers) -> None:
     """Look up the layers that were named.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from lightning_saliency.callbacks._trainer_lookups import loaders_form, several_
 from lightning_saliency.callbacks.monitor.options import check_layers
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.functional.statistics import Statistic
-from lightning_saliency.scales.reader import CompiledReader, PassMaps, ScaleReader
+from lightning_saliency.scales.reader import CompiledReader, Layers, PassMaps, ScaleReader
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class BatchReading:
 
     Args:
         statistic: Read at each scale.
-        layers: ``"auto"`` or the layers that are the scales.
+        layers: ``"auto"`` or the modules whose outputs are the scales, by name or themselves.
         batches: Finds the images of batches and what belongs to them.
 
     Attributes:
@@ -49,7 +48,7 @@ class BatchReading:
         network: The network whose scales they are; ``None`` before the first pass.
     """
 
-    def __init__(self, statistic: Statistic, layers: str | Sequence[str], batches: BatchReader) -> None:
+    def __init__(self, statistic: Statistic, layers: Layers, batches: BatchReader) -> None:
         self.statistic = statistic
         self.layers = layers
         self.batches = batches
