@@ -1,7 +1,7 @@
 """Images, labels, objects and indices in a batch; class scores in the output of a step; telling images apart."""
 
 from lightning_saliency.batches.content import BatchContent
-from lightning_saliency.batches.fingerprints import fingerprint, same_images
+from lightning_saliency.batches.fingerprints import content_keys, fingerprint, same_images
 from lightning_saliency.batches.outputs import find_predictions
 from lightning_saliency.batches.reader import BatchReader, find_classes, find_images, find_labels, find_objects
 from lightning_saliency.batches.tree import BatchError, NoImagesError, describe, follow
@@ -11,6 +11,7 @@ __all__ = [
     "BatchError",
     "BatchReader",
     "NoImagesError",
+    "content_keys",
     "describe",
     "find_classes",
     "find_images",

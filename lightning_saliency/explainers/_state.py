@@ -76,14 +76,3 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)
-
-
-def seed_generators(seed: int, model: nn.Module) -> None:
-    """Seed the generators that ``undisturbed(model)`` restores: the CPU's and those of the model's CUDA devices.
-
-    ``torch.manual_seed`` would also seed the devices that the model does not use.
-    """
-    torch.default_generator.manual_seed(seed)
-    for device in {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}:
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.explainers._state import seed_generators
 from lightning_saliency.explainers.base import Explainer, Layer, Output, check_range, class_logits, select_targets
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.functional.class_scores import class_count, class_regions, class_scores
+from lightning_saliency.randomness import seed_generators
 from lightning_saliency.scales.find import Scale
 
 #: The classes of ``captum.attr`` that explain an image by the network as a whole.

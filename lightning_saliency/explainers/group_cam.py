@@ -11,7 +11,7 @@ from lightning_saliency.explainers.base import Layer, Output, activations_only, 
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
-from lightning_saliency.functional.fills import fill_images
+from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, blur
 from lightning_saliency.functional.masking import resize_maps
 
 #: Below this share of the whole image's score, masked images' scores are too small for half precision's rounding.
@@ -36,8 +36,9 @@ class GroupCAM(MaskScoringExplainer):
             at most as many groups as channels.
         theta: Percentile, in [0, 100]: pixels of a group's mask at or below it are set to zero (linear interpolation
             between ranks). ``None``: no de-noising.
-        kernel_size: Side of the Gaussian kernel that blurs the image, in pixels, odd.
-        sigma: Standard deviation of that Gaussian, in pixels.
+        kernel_size: Side of the Gaussian kernel that blurs the image, as a share of the image's side or in pixels, see
+            `blur`; by default the paper's 51 pixels at 224.
+        sigma: Standard deviation of that Gaussian, likewise; by default the paper's 50 pixels at 224.
         gradients: ``False``: no weights and no backward pass, plain sums of the activations (Sec. 5, with
             ``theta=None``).
         output: Takes the logits out of what the network returns, see ``Explainer``.
@@ -66,8 +67,8 @@ class GroupCAM(MaskScoringExplainer):
         layer: Layer | None = None,
         groups: int = 32,
         theta: float | None = 70.0,
-        kernel_size: int = 51,
-        sigma: float = 50.0,
+        kernel_size: float = BLUR_SIZE,
+        sigma: float = BLUR_SIGMA,
         gradients: bool = True,
         *,
         output: Output = None,
@@ -113,7 +114,7 @@ class GroupCAM(MaskScoringExplainer):
         targets = select_targets(logits, targets)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             masks = initial_masks(activations, gradients, self.groups, self.theta)
-            blurred = fill_images(images, "blur", kernel_size=self.kernel_size, sigma=self.sigma)
+            blurred = blur(images, self.kernel_size, self.sigma)
         # Under an empty mask nothing but the blurred image is seen.
         queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], dim=1)
         scores = self._scores(images, targets, blurred, queries)

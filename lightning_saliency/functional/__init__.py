@@ -22,7 +22,7 @@ from lightning_saliency.functional.distributions import (
     truncnormal_mean,
     truncnormal_std,
 )
-from lightning_saliency.functional.fills import Fill, NamedFill, blur, fill_images, is_random
+from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, Fill, NamedFill, blur, fill_images, is_random
 from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, combine, scale_weights
 from lightning_saliency.functional.localization import (
     bbox_score,
@@ -33,11 +33,13 @@ from lightning_saliency.functional.localization import (
     top_fraction_iou,
 )
 from lightning_saliency.functional.masking import (
+    above_mean,
     attribution_masks,
     blend,
     keep_most_salient,
     remove_most_salient,
     resize_maps,
+    soft_edges,
     top_fraction,
 )
 from lightning_saliency.functional.normalization import gamma_cdf, min_max, normal_cdf
@@ -58,6 +60,8 @@ from lightning_saliency.functional.visualization import heatmap, lovi, overlay
 
 # `statistics.max` stays there, or by its name in STATISTICS: an import of * must not replace the built-in.
 __all__ = [
+    "BLUR_SIGMA",
+    "BLUR_SIZE",
     "PRIOR_WEIGHTS",
     "STATISTICS",
     "Fill",
@@ -65,6 +69,7 @@ __all__ = [
     "ScaleOperations",
     "Score",
     "Statistic",
+    "above_mean",
     "attribution_masks",
     "auc",
     "bbox_score",
@@ -117,6 +122,7 @@ __all__ = [
     "scale_weights",
     "shannon_entropy",
     "smoe_scale",
+    "soft_edges",
     "spearman",
     "ssim",
     "std",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lightning_saliency.checks import check_fraction, check_images, check_no_nan
 from lightning_saliency.functional._columns import upcast
-from lightning_saliency.functional.fills import Fill, fill_images
+from lightning_saliency.functional.fills import Fill, blur, fill_images
 
 
 def top_fraction(saliency: Tensor, fraction: float) -> Tensor:
@@ -53,6 +55,53 @@ def top_fraction(saliency: Tensor, fraction: float) -> Tensor:
         wanted = count - above.sum(-1, keepdim=True)
         chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= wanted))
     return chosen.view(saliency.shape)
+
+
+def above_mean(maps: Tensor, sigmas: float = 0.0) -> Tensor:
+    """The pixels that are greater than their own map's mean by more than so many of its standard deviations.
+
+    Group-CAM's fine-tuning (Sec. 5) cuts at the mean, ``sigmas=0``; MaskTune (Taghanaki et al. 2022) hides what lies
+    above μ + 2σ. σ is the population standard deviation of the map's pixels.
+
+    Args:
+        maps: ``[..., H, W]``, floating point.
+        sigmas: k, any real number.
+
+    Returns:
+        ``[..., H, W]`` bool.
+
+    Example:
+        >>> above_mean(torch.tensor([[[0.0, 0.0, 0.0, 4.0]]])), above_mean(torch.tensor([[[0.0, 0.0, 0.0, 4.0]]]), 2.0)
+        (tensor([[[False, False, False,  True]]]), tensor([[[False, False, False, False]]]))
+    """
+    threshold = maps.mean((-2, -1), keepdim=True)
+    if sigmas != 0:
+        threshold = threshold + sigmas * maps.std((-2, -1), correction=0, keepdim=True)
+    return maps > threshold
+
+
+def soft_edges(regions: Tensor, softness: float) -> Tensor:
+    """Regions whose edges are blurred by a Gaussian.
+
+    Args:
+        regions: ``[B, H, W]``, bool or in [0, 1].
+        softness: Standard deviation of the Gaussian as a share of the shorter side, in [0, 1); 0: hard edges.
+
+    Returns:
+        ``[B, H, W]`` float32 in [0, 1].
+
+    Example:
+        >>> soft_edges(torch.tensor([[[0.0, 0.0, 1.0, 1.0]] * 4]), softness=0.1)[0, 0].tolist()[::3]
+        [0.0, 1.0]
+    """
+    regions = regions.float()
+    side = min(regions.shape[-2:])
+    if softness * side < 1e-3 or regions.numel() == 0:
+        return regions
+    # Three standard deviations to each side hold all but a thousandth of the kernel.
+    sigma = softness * side
+    size = 2 * math.ceil(3 * sigma) + 1
+    return blur(regions[:, None], size, max(sigma, 1.0))[:, 0].clamp(0, 1)
 
 
 def remove_most_salient(

@@ -103,7 +103,7 @@ def test_the_preset_takes_the_other_settings(tmp_path, package):
     found = _callback("GroupCAMAugmentation", settings, tmp_path, package)
     assert isinstance(found, GroupCAMAugmentation)
     assert found.guide.spec.init_args == {"groups": 8, "fast": True, "gradients": False, "theta": None}
-    assert (found.shown, found.seed, found.recipe.fill) == (False, 3, "zero")
+    assert (found.shown, found.seed, found.action.fill) == (False, 3, "zero")
 
 
 def test_a_whole_run_from_a_file(tmp_path, monkeypatch, package):

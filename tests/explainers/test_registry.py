@@ -63,7 +63,7 @@ def test_what_is_written_is_read_again():
 
 def test_options_given_and_by_default():
     spec = ExplainerSpec.parse({"class_path": "group_cam", "init_args": {"groups": 4}})
-    assert [spec.option(name) for name in ("groups", "kernel_size", "model", "unknown")] == [4, 51, None, None]
+    assert [spec.option(name) for name in ("groups", "kernel_size", "model", "unknown")] == [4, 51 / 224, None, None]
     assert spec.with_defaults(groups=9, theta=10, unknown=1).init_args == {"groups": 4, "theta": 10}
 
 

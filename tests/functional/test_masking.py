@@ -183,6 +183,22 @@ def test_half_precision_and_autocast_blur_in_float32(dtype):
         assert torch.equal(blur(images.float(), 9, 3.0), expected)
 
 
+def test_a_share_of_the_side_is_the_papers_blur_at_224_pixels_and_hides_as_much_of_a_small_image():
+    images = torch.rand(2, 3, 224, 230)
+    assert torch.equal(blur(images), blur(images, 51, 50.0))
+    small = torch.rand(2, 3, 40, 32)
+    assert torch.equal(blur(small), blur(small, 7, 50 / 224 * 32))
+    assert torch.equal(blur(small, 0.5, 0.25), blur(small, 17, 8.0))
+    # Of a photograph: here the same one, larger.
+    image = torch.rand(1, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+    left = []
+    for side in (56, 112, 224):
+        photograph = torch.nn.functional.interpolate(image, (side, side), mode="bilinear")
+        left.append((blur(photograph).std() / photograph.std()).item())
+    assert left == pytest.approx([left[-1]] * 3, rel=0.1)
+    assert blur(torch.eye(8)[None, None]).std() < torch.eye(8).std()  # also of an image of a few pixels something
+
+
 def test_blur_refuses_bad_kernels_and_takes_an_empty_batch():
     with pytest.raises(ValueError, match="kernel_size=4"):
         blur(torch.rand(1, 1, 9, 9), kernel_size=4)

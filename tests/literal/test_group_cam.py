@@ -79,10 +79,10 @@ def test_without_gradients_every_channel_weighs_the_same(groups: int, theta: flo
 
 
 def test_the_papers_defaults() -> None:
-    """32 groups (here of 64 channels), θ = 70 and a blur wider than the image."""
+    """32 groups (here of 64 channels), θ = 70 and the blur of 224 pixels, in proportion."""
     model, images = TinyNetwork(64), random_images(1, 8, 12)
     got = GroupCAM(model, "block2")(images, 1)
-    expected = group_cam_loop(model, images[0], "block2", 1, groups=32, blur=(51, 50.0))
+    expected = group_cam_loop(model, images[0], "block2", 1, groups=32, blur=loop.blur_of(images[0].numpy()))
     assert expected.max() > 1e-3
     np.testing.assert_allclose(got[0].numpy(), min_max(expected), atol=1e-6)
 

@@ -13,7 +13,7 @@ from lightning_saliency.explainers.rise import draw_masks
 
 from .loops import rise as loop
 from .loops.grad_cam import finished
-from .loops.group_cam import gaussian_blur, perturb, probability
+from .loops.group_cam import blur_of, gaussian_blur, perturb, probability
 from .loops.resampling import Array, bilinear, min_max
 from .loops.score_cam import score_cam
 from .networks import TinyNetwork, random_images
@@ -37,7 +37,7 @@ def test_score_masks(height: int, width: int, baseline: str) -> None:
     for b in range(2):
         image = images[b].numpy()
         behind = {
-            "blur": lambda image=image: gaussian_blur(image, 51, 50.0),
+            "blur": lambda image=image: gaussian_blur(image, *blur_of(image)),
             "zero": lambda image=image: np.zeros(image.shape),
             "mean": lambda image=image: (
                 np.ones(image.shape) * np.array([channel.mean() for channel in image])[:, None, None]

@@ -14,7 +14,7 @@ from lightning_saliency.functional.masking import keep_most_salient
 
 from .loops import scores as loop
 from .loops import smoe
-from .loops.group_cam import gaussian_blur, probability
+from .loops.group_cam import blur_of, gaussian_blur, probability
 from .loops.masking import Mask
 from .loops.resampling import Array
 from .networks import TinyNetwork, random_images
@@ -47,7 +47,7 @@ def test_curves_over_a_blurred_baseline(curve: str, height: int, width: int, ste
     assert got.shape == (2, steps + 1)
     for b in range(2):
         image = images[b].numpy()
-        baseline = gaussian_blur(image, 51, 50.0)
+        baseline = gaussian_blur(image, *blur_of(image))
         target = int(targets[b])
         expected = getattr(loop, curve)(
             lambda changed, target=target: probability(model, changed, target), image, baseline, saliency[b], steps

@@ -1,8 +1,9 @@
-"""Training on images blurred outside the salient region."""
+"""Training on images that saliency maps have changed."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from lightning_saliency.batches import BatchContent, BatchReader
 from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks.augmentation.action_options import ActionOption, ActionSpec
+from lightning_saliency.callbacks.augmentation.actions import Action
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
 from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig
 from lightning_saliency.callbacks.augmentation.guide import Guide, Recipe
@@ -19,6 +22,7 @@ from lightning_saliency.callbacks.augmentation.options import (
     AugmentationConfigurationError,
     Failures,
     batch_generator,
+    parse_reuse,
     parse_schedule,
     probability_at,
     refuse_shards,
@@ -29,67 +33,75 @@ from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
-from lightning_saliency.functional.fills import Fill
 from lightning_saliency.lightning_bases import Callback
 
 
 class SaliencyAugmentation(Callback):
-    """Replaces training images by ones that are blurred outside the region that speaks for their class.
+    """Replaces training images by ones that an action makes of them and their saliency maps.
 
-    The steps of the Group-CAM paper's Sec. 5, with any class-specific explainer as the guide. For an image I of the
-    ground-truth class c, before the training step:
+    For an image I, before the training step:
 
-    1. M: the guide's map of I for c, min-maxed to [0, 1] (the network in eval mode, as it is at this step).
-    2. B = 1 where M is greater than the mean of this very map, 0 elsewhere (``soft=True``: B = M).
-    3. Ĩ = I ⊙ B + blur(I) ⊙ (1 − B) (Eq. 5).
-    4. The training step gets Ĩ in the place of I.
+    1. M: the guide's map of I, min-maxed to [0, 1], made in eval mode. Of a class-specific explainer it is the map of
+       I's ground-truth class; a class-free one (``"smoe"``, one forward pass) needs no labels.
+    2. Ĩ: what the action makes of I and M.
+    3. The training step gets Ĩ in the place of I.
+
+    The actions, each with options of its own (``action={"class_path": "hide", "init_args": {"share": 0.05}}``, or the
+    object):
+
+    - ``"keep"`` (`Keep`): what is salient stays, the rest is blurred: the steps of the Group-CAM paper's Sec. 5.
+    - ``"hide"`` (`Hide`): the most salient pixels are filled, a tenth by default, so that a network that leans on a
+      shortcut must look elsewhere (MaskTune).
 
     Nothing else changes: the queries leave training flags, buffers, gradients, hooks and the global random number
     generators as they were, the callback draws from a generator of its own, and the data set's own tensors are never
     written to. With ``probability=0`` a run is bit for bit what it would be without the callback.
 
-    An image stays as it is if its map is constant or not finite, or if it has no class (a label that is negative, NaN,
-    255 or otherwise beyond the network's classes, or no positive one of several). A mistake in the options ends the run
-    before its first step. Later, an error is a warning, and the step goes on unaugmented; after ten in a row, not
-    counting steps that were to stay as they are, the callback is off.
+    An image stays as it is if its map is constant or not finite, or if the guide needs its class and it has none (a
+    label that is negative, NaN, 255 or otherwise beyond the network's classes, or no positive one of several). An error
+    in the options ends the run before its first step. Later, an error is a warning, and the step goes on unaugmented;
+    after ten in a row, not counting steps that were to stay as they are, the callback is off.
 
-    Two controls test whether the map matters. Both cost the guide's queries: ``control="random_blobs"`` cuts the mask
-    out of a random map with the same values and the same autocorrelation, and keeps exactly as many pixels of each
-    image; ``control="other_image"`` takes the map of another image of the batch. ``explainer="random_blobs"`` is a
-    third, of fixed area, that costs no query: what the same time buys without a map.
+    Controls test whether the map matters. They cost the guide's queries, and change exactly as many pixels of each
+    image or of the batch: ``control="random_blobs"`` cuts the mask out of a random map with the same values and the
+    same autocorrelation; ``control="other_image"`` takes the map of another image of the batch;
+    ``guide_network="untrained"`` the map of the network with random weights. ``explainer="random_blobs"`` costs no
+    query: what the same time buys without a map.
 
     Logs, each epoch: ``<name>/augmented``, the share of all of the epoch's training images that were replaced;
-    ``<name>/mask_fraction``, the mean of B over the replaced images; ``<name>/confidence_gain``, by how much the
-    network is surer of the class of Ĩ than of that of I, over the first augmented batch; and as a picture and a film
-    under ``<run>/<name>/``, ``<name>/augmentation``: the same few images, their maps, and what became of them.
+    ``<name>/mask_fraction``, how much of the replaced images are their own pixels; ``<name>/confidence_gain``, by how
+    much the network is surer of the class of Ĩ than of that of I, over the first augmented batch; and as a picture and
+    a film under ``<run>/<name>/``, ``<name>/augmentation``: the same few images, their maps, and what became of them.
 
     In the list of callbacks, one that reads training images (``SaliencyMonitor(stage="train")``) goes after this one
     to show what the network was given.
 
     Args:
-        explainer: The guide, a class-specific explainer or ``"random_blobs"``: its name; ``{"class_path": name,
+        explainer: The guide, an explainer or ``"random_blobs"``: its name; ``{"class_path": name,
             "init_args": {...}}`` with arguments of its own, such as ``layer``, ``output``, ``batch_size`` and ``fast``;
             or a class or function that makes one of a network.
         probability: Probability that an image is replaced, in [0, 1]; or points (epoch, probability), linear between
             them: ``[[0, 0.0], [10, 1.0]]``.
+        action: What becomes of an image: a name, a mapping of ``class_path`` and ``init_args``, or an object of your
+            own that is called as an `Action` is.
         control: ``None``, ``"random_blobs"`` or ``"other_image"``.
-        soft: Blend with the map itself, not with the binary mask.
-        fill: What shows where the mask is zero, see ``fill_images``; ``"blur"`` is the paper's.
+        guide_network: Whose maps they are: ``"present"``, the network as it is at each step; ``"start"``, a copy of it
+            as it is when images are first replaced (in ``start_epoch``), kept in checkpoints; ``"untrained"``, a copy
+            with random weights; or the path of a checkpoint that fits the network.
         start_epoch: The first epoch, from 0, in which images are replaced.
         every_n_steps: Look only at every n-th training batch.
         model: Dotted path of the network within the module; ``None`` takes the module itself if it defines
             ``forward``, else its only child with parameters.
         precision: ``"bf16"`` or ``"fp16"``: autocast the queries. ``None``: the trainer's own precision.
         resolution: Side of the images that the guide sees, as a share of the training images', in (0, 1].
-        reuse_epochs: Number of epochs for which a map is used, the one it was made in included. Needs a data set that
-            hands out indices, and images that come back unchanged: an image that looks different gets a new map. The
-            kept maps are not part of a checkpoint.
+        reuse_epochs: Number of epochs for which a map is used, the one it was made in included; ``"all"``: with a
+            ``guide_network`` that does not change, each image is then asked for once. Needs images that come back
+            unchanged: one that looks different gets a new map. The kept maps are not part of a checkpoint.
         image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches. Of several loaders' images
             those with labels are taken; after the first batch, batches without images are passed over.
         label_key: Where a batch carries its classes: integers ``[B]``; 0 and 1 of any dtype, ``[B]`` or ``[B, 1]``, for
             a network with one output; weights ``[B, N]`` in [0, 1] of which a class is drawn (multi-label, soft
             labels); or masks ``[B, H, W]``, of which the most frequent class but 0 counts. ``None`` searches.
-        index_key: Where a batch carries the images' indices, with ``reuse_epochs``; ``None`` searches.
         multi_label: Whether the classes do not exclude each other, so that confidences are sigmoids in place of a
             softmax. ``None``: the run's first batch tells, and a checkpoint keeps it: zeros and ones ``[B, N]`` of
             which not every row has a single one.
@@ -102,8 +114,9 @@ class SaliencyAugmentation(Callback):
 
     Raises:
         AugmentationConfigurationError: For options that make no sense; in ``setup``, for a strategy that shards
-            parameters or an explainer that cannot be built; at the first batch, for a batch without images or classes,
-            or a network that the explainer cannot explain.
+            parameters or an explainer that cannot be built; at the first batch, for a batch without images or without
+            the classes that the guide needs, a checkpoint that cannot be read or does not fit, or a network that the
+            explainer cannot explain.
 
     Example:
         >>> augmentation = SaliencyAugmentation("grad_cam", probability=[[0, 0.0], [5, 0.5]], start_epoch=1)
@@ -111,10 +124,9 @@ class SaliencyAugmentation(Callback):
         0.3
         >>> SaliencyAugmentation({"class_path": "group_cam", "init_args": {"groups": 8, "fast": True}}).name
         'group_cam'
-        >>> SaliencyAugmentation("smoe")
-        Traceback (most recent call last):
-        ...
-        lightning_saliency.callbacks.augmentation.options.AugmentationConfigurationError: Got explainer='smoe', ...
+        >>> cure = SaliencyAugmentation("smoe", action="hide", guide_network="start", reuse_epochs="all", start_epoch=8)
+        >>> cure.action
+        Hide(share=None, sigmas=None, fill='zero', softness=0.0)
     """
 
     def __init__(
@@ -122,18 +134,17 @@ class SaliencyAugmentation(Callback):
         explainer: ExplainerOption = "group_cam",
         probability: float | list[list[float]] = 1.0,
         *,
+        action: ActionOption = "keep",
         control: Literal["random_blobs", "other_image"] | None = None,
-        soft: bool = False,
-        fill: Fill = "blur",
+        guide_network: str | Path = "present",
         start_epoch: int = 0,
         every_n_steps: int = 1,
         model: str | None = None,
         precision: Precision | None = None,
         resolution: float = 1.0,
-        reuse_epochs: int = 1,
+        reuse_epochs: int | Literal["all"] = 1,
         image_key: str | int | None = None,
         label_key: str | int | None = None,
-        index_key: str | int | None = None,
         multi_label: bool | None = None,
         output: Output = None,
         seed: int = 0,
@@ -141,20 +152,30 @@ class SaliencyAugmentation(Callback):
         name: str | None = None,
     ) -> None:
         self._points = parse_schedule(probability)
-        self.guide = Guide(explainer, control, precision=precision, resolution=resolution, output=output)
-        self.recipe = Recipe(self.guide, soft, fill)
+        chosen = ActionSpec.parse(action)
+        self.seed = whole_number("seed", seed, 0)
+        self.guide = Guide(
+            explainer,
+            control,
+            network=guide_network,
+            share=chosen.fixed_share,
+            precision=precision,
+            resolution=resolution,
+            output=output,
+            seed=self.seed,
+        )
+        self.recipe = Recipe(self.guide, chosen.action)
         self.start_epoch = whole_number("start_epoch", start_epoch, 0)
         self.every_n_steps = whole_number("every_n_steps", every_n_steps, 1)
-        self.reuse_epochs = whole_number("reuse_epochs", reuse_epochs, 1)
+        self.reuse_epochs = parse_reuse(reuse_epochs)
         self.model = model
-        self.seed = whole_number("seed", seed, 0)
         self.name = _key(self.guide.spec.name) if name is None else name
         shown = FilmConfig.parse(film)
         self.shown = shown is not None
         self._film = AugmentationFilm(self.name, shown or FilmConfig())
         self._truth = GroundTruth(multi_label)
         self._failures = Failures(type(self).__name__)
-        reader = BatchReader(image_key, label_key, index_key)
+        reader = BatchReader(image_key, label_key)
         self._step = BatchStep(self.recipe, self._truth, reader, self.reuse_epochs, self.seed, self._failures)
         self._scalars = AugmentationScalars(self.recipe)
         self._batches = 0
@@ -164,6 +185,11 @@ class SaliencyAugmentation(Callback):
     def state_key(self) -> str:
         """Several augmentations in one trainer keep their states apart."""
         return self._generate_state_key(name=self.name, model=self.model)
+
+    @property
+    def action(self) -> Action:
+        """What becomes of an image."""
+        return self.recipe.action
 
     def probability(self, epoch: int) -> float:
         """The probability that an image is replaced in an epoch, from 0."""
@@ -259,7 +285,7 @@ class SaliencyAugmentation(Callback):
     def augmented(
         self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What becomes of some images: steps 1 to 3.
+        """What becomes of some images: steps 1 and 2.
 
         Args:
             images: ``[n, C, H, W]``, floating point, on the network's device.
@@ -268,10 +294,11 @@ class SaliencyAugmentation(Callback):
             multi_label: Whether classes do not exclude each other: confidences are then sigmoids.
 
         Returns:
-            The augmented images; the maps M ``[n, H, W]`` that were used; the masks B ``[n, H, W]`` in [0, 1], of ones
-            where an image stays as it is.
+            The augmented images; the maps M ``[n, H, W]`` that were used; the masks ``[n, H, W]`` in [0, 1], how much
+            of the pixels are the image's own, of ones where an image stays as it is.
         """
-        return self.recipe.augmented(images, targets, generator, multi_label)
+        changed, maps = self.recipe.augmented(images, targets, generator, multi_label)
+        return changed.pixels, maps, changed.masks
 
     def _begin(self, trainer: pl.Trainer, content: BatchContent) -> None:
         """Try the guide on the run's first batch, before anything can be lost, and show the film's first frame."""
@@ -281,11 +308,12 @@ class SaliencyAugmentation(Callback):
         images, targets = self._step.tried(trainer, content)
         rank_zero_info(f"{type(self).__name__} guides training by {self.guide.spec}.")
         if trainer.is_global_zero:
-            self._film.take(images, targets)
+            self._film.take(images, targets, self.guide.class_free)
             if self.shown and trainer.global_step == 0:
                 self._show(trainer)
 
     def _augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:
+        self.guide.settle(begun=True)
         drawn = self._step.augment(trainer, content, probability, number)
         if drawn is not None:
             if self.shown:

@@ -95,9 +95,15 @@ class AugmentationFilm(RunFilm):
         self.config = config
         self.sample: tuple[Tensor, Tensor] | None = None
 
-    def take(self, images: Tensor, targets: Tensor) -> None:
-        """Keep the first images ``[B, C, H, W]`` with a class ``[B]`` other than -1, unless one is kept."""
-        rows = (targets >= 0).nonzero()[:, 0][: self.config.num_images]
+    def take(self, images: Tensor, targets: Tensor, class_free: bool = False) -> None:
+        """Keep the first images ``[B, C, H, W]`` with a class ``[B]`` other than -1, unless one is kept.
+
+        Args:
+            images: The images.
+            targets: Their classes.
+            class_free: Whether images without a class are taken, too.
+        """
+        rows = (class_free | (targets >= 0)).nonzero()[:, 0][: self.config.num_images]
         if self.sample is None and len(rows):
             self.sample = (images[rows.to(images.device)].detach().cpu().clone(), targets[rows])
 
@@ -128,25 +134,30 @@ class AugmentationFilm(RunFilm):
             return False
         images, targets = self.sample
         with torch.no_grad(), trainer.precision_plugin.forward_context(), recipe.guide.trial():
-            augmented, maps, masks = recipe.augmented(
-                images.to(trainer.strategy.root_device), targets, generator, multi_label
-            )
+            changed, maps = recipe.augmented(images.to(trainer.strategy.root_device), targets, generator, multi_label)
         names = class_names(trainer)
         captions = [
-            f"{names[target] if names is not None and target < len(names) else target} · {share:.0%}"
-            for target, share in zip(targets.tolist(), masks.mean((-2, -1)).tolist(), strict=True)
+            _caption(names, target, share)
+            for target, share in zip(targets.tolist(), changed.masks.mean((-2, -1)).tolist(), strict=True)
         ]
         normalization = parse_denormalize(self.config.denormalize)
         if self.config.denormalize == "auto":
             normalization = find_normalization(getattr(trainer, "datamodule", None), trainer.train_dataloader)
         picture, guessed = draw_augmentation(
-            images, maps, augmented, captions, normalization, self.config.picture_width
+            images, maps, changed.pixels, captions, normalization, self.config.picture_width
         )
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         epoch = trainer.current_epoch if trainer.global_step > 0 else -1
         log_picture(trainer.loggers, f"{self.name}/augmentation", picture, step, captions=captions)
         self.keep(trainer, "augmentation", picture, epoch=epoch, step=step)
         return guessed
+
+
+def _caption(names: Sequence[str] | None, target: int, share: float) -> str:
+    """An image's class, if it has one, and how much of it is left."""
+    if target < 0:
+        return f"{share:.0%}"
+    return f"{names[target] if names is not None and target < len(names) else target} · {share:.0%}"
 
 
 def draw_augmentation(

@@ -4,42 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.callbacks.augmentation.options import (
-    MASK_CONTROLS,
-    AugmentationConfigurationError,
-    batch_generator,
-)
+from lightning_saliency.callbacks.augmentation.actions import Action, Changed, Keep, apply
+from lightning_saliency.callbacks.augmentation.guide_network import PRESENT, UNTRAINED, GuideNetwork
+from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision
 from lightning_saliency.functional.class_scores import Score, class_count, class_scores
-from lightning_saliency.functional.fills import Fill, fill_images
-from lightning_saliency.functional.masking import blend, resize_maps
+from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.pictures.tensors import resize_images
 
-#: The guides that have a name: every explainer with a map for each class, and random blobs.
-GUIDES = (*(name for name in EXPLAINERS if ExplainerSpec.parse(name).class_specific), "random_blobs")
+#: The guides that have a name: every explainer, and random blobs.
+GUIDES = (*EXPLAINERS, "random_blobs")
 
 
 class Guide:
-    """Says where the pixels of each image's class are.
+    """Says where the pixels of each image's class are, or, if its maps need no class, those of any class.
 
     Args:
-        explainer: A class-specific explainer, or ``"random_blobs"``, in any form of `ExplainerSpec.parse`.
+        explainer: An explainer, or ``"random_blobs"``, in any form of `ExplainerSpec.parse`.
         control: ``None``: the explainer's maps; ``"random_blobs"`` or ``"other_image"``: see ``SaliencyAugmentation``.
+        network: Whose maps they are, see `GuideNetwork`.
+        share: The share of the pixels that the action calls salient; the area of ``"random_blobs"`` unless that is
+            given. ``None``: it is not fixed.
         precision: Autocast the queries to it; also the explainer's ``precision``, if it takes one and none is given.
         resolution: Side of the queried images, as a share of the images' side, in (0, 1].
         output: What takes the logits out of what the network returns, see ``Explainer``; an ``output`` among the
             explainer's own arguments comes first.
+        seed: Of the weights of ``network="untrained"``.
 
     Raises:
-        AugmentationConfigurationError: If the explainer is unknown or class-free, or an option unknown or out of range.
+        AugmentationConfigurationError: If the explainer is unknown, or an option unknown or out of range.
     """
 
     def __init__(
@@ -47,9 +50,12 @@ class Guide:
         explainer: ExplainerOption,
         control: str | None = None,
         *,
+        network: str | Path = PRESENT,
+        share: float | None = None,
         precision: Precision | None = None,
         resolution: float = 1.0,
         output: Output = None,
+        seed: int = 0,
     ) -> None:
         if control is not None and control not in MASK_CONTROLS:
             raise AugmentationConfigurationError(
@@ -64,23 +70,38 @@ class Guide:
             raise AugmentationConfigurationError(
                 f"Got resolution={resolution}. Allowed are shares of the images' side in (0, 1]; 1 is the full size."
             )
-        spec = _class_specific(explainer).with_defaults(**({} if precision is None else {"precision": precision}))
+        spec = _parsed(explainer).with_defaults(**({} if precision is None else {"precision": precision}))
+        if spec.factory is RandomBlobs and share is not None:
+            spec = spec.with_defaults(area=share)
         try:
             self.spec = spec.with_output(output)
         except TypeError as error:
             raise AugmentationConfigurationError(f"{spec.name} cannot be the guide. {error}") from error
         self.control = control
+        self.network = GuideNetwork(network, seed)
         self.precision = precision
         self.resolution = resolution
         self._other = OtherImage()
         self._explainers: dict[tuple[object, ...], Explainer] = {}
         self._model: nn.Module | None = None
+        #: Whether its maps need no class; `bind` finds out for sure. Random blobs keep to images with a class.
+        self.class_free = not self.spec.class_specific and not self.is_random
+
+    @property
+    def is_control(self) -> bool:
+        """Whether its masks have nothing to do with what a trained network makes of the image."""
+        return self.control is not None or self.is_random or self.network.which == UNTRAINED
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it is random blobs, for which no network is asked."""
+        return self.spec.factory is RandomBlobs
 
     def bind(self, model: nn.Module) -> None:
         """Take a network; wrong values of the explainer's arguments are found out here.
 
         Raises:
-            AugmentationConfigurationError: If the explainer cannot be built, or turns out to be class-free.
+            AugmentationConfigurationError: If the explainer cannot be built.
         """
         self._model = model
         self._explainers = {}
@@ -88,21 +109,26 @@ class Guide:
             built = self._explainer(multi_label=False, size=None)
         except (TypeError, ValueError, ImportError) as error:
             raise AugmentationConfigurationError(f"{self.spec.name} cannot be the guide. {error}") from error
-        if not built.class_specific and not isinstance(built, RandomBlobs):
-            raise AugmentationConfigurationError(_refusal(self.spec.name, _ONE_MAP))
+        self.class_free = not built.class_specific and not self.is_random
+
+    def settle(self, begun: bool) -> None:
+        """Make the copy of the network that makes the maps, where one is wanted, see `GuideNetwork.settle`."""
+        if self.network.settle(self._bound(), begun):
+            self._explainers = {}
 
     def release(self) -> None:
         """Let go of the network and of what was made for it."""
         self._model = None
         self._explainers = {}
         self._other = OtherImage()
+        self.network.release()
 
     def maps(self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False) -> Tensor:
         """The maps of some images' classes.
 
         Args:
             images: ``[n, C, H, W]``, floating point, on the network's device.
-            targets: ``[n]`` int64.
+            targets: ``[n]`` int64; not looked at where maps need no class.
             generator: Source of random numbers for ``random_blobs``, on the CPU.
             multi_label: Whether the classes do not exclude each other.
 
@@ -119,7 +145,7 @@ class Guide:
         if isinstance(explainer, RandomBlobs):
             explainer.generator = generator
         with self._precise(images):
-            return resize_maps(explainer(queried, targets), size)
+            return resize_maps(explainer(queried, None if self.class_free else targets), size)
 
     def controlled(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         """The maps that are used: the guide's own, or those of the control.
@@ -142,26 +168,40 @@ class Guide:
         finally:
             self._other.last = kept
 
-    def state_dict(self) -> dict[str, Tensor] | None:
-        """State that the next maps depend on: with ``control="other_image"``, the last map."""
-        return None if self._other.last is None else {"other": self._other.last.cpu()}
+    def state_dict(self) -> dict[str, Any] | None:
+        """State that the next maps depend on: the last map of ``control="other_image"``, and the network's copy."""
+        last = None if self._other.last is None else self._other.last.cpu()
+        state = {"other": last, "network": self.network.state_dict()}
+        return {name: value for name, value in state.items() if value is not None} or None
 
-    def load_state_dict(self, state: Mapping[str, Tensor] | None) -> None:
-        """Go on with the map that a checkpoint holds, if it has one."""
-        self._other.last = None if state is None else state["other"]
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Go on with the map and the network that a checkpoint holds, if it has them."""
+        self._other.last = (state or {}).get("other")
+        self.network.load_state_dict((state or {}).get("network"))
 
     def confidence(self, images: Tensor, targets: Tensor, multi_label: bool = False) -> Tensor:
-        """The network's confidence ``[n]`` in each image's class: its softmax, or of multi-label heads its sigmoid."""
-        explainer = self._explainer(multi_label, (images.shape[2], images.shape[3]))
+        """The confidence ``[n]`` of the network in training in each image's class; NaN where it has no such class.
+
+        It is the class's softmax, or of multi-label heads its sigmoid.
+        """
+        explainer = self._explainer(multi_label, (images.shape[2], images.shape[3]), present=True)
         logits = explainer.logits(images)
         score: Score = getattr(explainer, "score", "sigmoid" if multi_label else "softmax")
         scores = class_scores(logits, "softmax" if score == "logit" else score)
-        return scores.gather(1, targets.to(scores.device)[:, None])[:, 0]
+        targets = targets.to(scores.device)
+        known = (targets >= 0) & (targets < scores.shape[1])
+        found = scores.gather(1, torch.where(known, targets, 0)[:, None])[:, 0]
+        return torch.where(known, found, torch.nan)
 
-    def class_count(self, images: Tensor) -> int | None:
-        """The number of the network's classes, from a pass over some images; ``None`` if the guide knows no classes."""
-        explainer = self._explainer(False, (images.shape[2], images.shape[3]))
-        if not explainer.class_specific:
+    def class_count(self, images: Tensor, always: bool = False) -> int | None:
+        """The number of the network's classes, from a pass over some images; ``None`` if the guide needs no classes.
+
+        Args:
+            images: ``[n, C, H, W]``.
+            always: Ask the network also if the guide needs no classes.
+        """
+        explainer = self._explainer(False, (images.shape[2], images.shape[3]), present=True)
+        if not explainer.class_specific and not always:
             return None
         with self._precise(images):
             return class_count(explainer.logits(images))
@@ -172,79 +212,70 @@ class Guide:
             return nullcontext()
         return torch.autocast(images.device.type, dtype=PRECISIONS[self.precision])
 
-    def _explainer(self, multi_label: bool, size: tuple[int, int] | None) -> Explainer:
-        key = (multi_label, size if self.resolution < 1 else None)
+    def _bound(self) -> nn.Module:
+        if self._model is None:
+            raise RuntimeError("The guide was asked for maps before it was given a network: call bind() first.")
+        return self._model
+
+    def _explainer(self, multi_label: bool, size: tuple[int, int] | None, present: bool = False) -> Explainer:
+        """The explainer round the network that makes the maps, or, ``present``, round the one in training."""
+        present = present and self.network.is_fixed
+        key = (multi_label, size if self.resolution < 1 else None, present)
         if key not in self._explainers:
-            if self._model is None:
-                raise RuntimeError("The guide was asked for maps before it was given a network: call bind() first.")
-            self._explainers[key] = self._scaled(multi_label)(self._model)
+            model = self._bound()
+            self._explainers[key] = self._scaled(multi_label)(model if present else self.network.of(model))
         return self._explainers[key]
 
     def _scaled(self, multi_label: bool) -> ExplainerSpec:
         """The explainer for this kind of labels, its blur scaled to the queries' resolution."""
         spec = self.spec.with_defaults(score="sigmoid") if multi_label else self.spec
         if self.resolution < 1:
-            # The blur must hide as much of a small image as it does of a large one.
-            if spec.takes("kernel_size"):
+            # A blur in pixels must hide as much of a small image as it does of a large one; shares do by themselves.
+            if spec.takes("kernel_size") and spec.option("kernel_size") >= 1:
                 spec = spec.with_options(kernel_size=2 * int(spec.option("kernel_size") * self.resolution / 2) + 1)
-            if spec.takes("sigma"):
-                spec = spec.with_options(sigma=spec.option("sigma") * self.resolution)
+            if spec.takes("sigma") and spec.option("sigma") >= 1:
+                spec = spec.with_options(sigma=max(1.0, spec.option("sigma") * self.resolution))
         return spec
 
 
-def _class_specific(explainer: ExplainerOption) -> ExplainerSpec:
-    """Read an explainer, and refuse it where it has no map for each class."""
+def _parsed(explainer: ExplainerOption) -> ExplainerSpec:
+    """Read an explainer."""
     try:
-        spec = ExplainerSpec.parse(explainer)
+        return ExplainerSpec.parse(explainer)
     except (TypeError, ValueError, ImportError) as error:
         if isinstance(explainer, str) and "." not in explainer and ":" not in explainer:
-            raise AugmentationConfigurationError(_refusal(explainer, "which is unknown")) from None
+            raise AugmentationConfigurationError(
+                f"Got explainer={explainer!r}, which is unknown. Allowed are explainers: {', '.join(GUIDES)}, "
+                "torchcam:METHOD, and a class or function of your own; use one of them."
+            ) from None
         raise AugmentationConfigurationError(f"Got explainer={explainer!r}. {error}") from error
-    if not spec.class_specific and spec.factory is not RandomBlobs:
-        raise AugmentationConfigurationError(_refusal(spec.name, _ONE_MAP))
-    return spec
 
 
-_ONE_MAP = "which has one map for all classes"
-
-
-def _refusal(name: str, reason: str) -> str:
-    return (
-        f"Got explainer={name!r}, {reason}. Allowed are explainers with a map for each class: {', '.join(GUIDES)}, "
-        "torchcam:METHOD, and a class or function of your own; use one of them."
-    )
-
-
-@dataclass
 class Recipe:
-    """Steps 1 to 3 of ``SaliencyAugmentation``.
+    """What becomes of images: their maps, and what the action makes of both.
 
     Args:
         guide: Makes the maps.
-        soft: Blend with the map itself, not with the binary mask.
-        fill: What shows where the mask is zero, see ``fill_images``.
+        action: Changes the images.
     """
 
-    guide: Guide
-    soft: bool = False
-    fill: Fill = "blur"
+    def __init__(self, guide: Guide, action: Action | None = None) -> None:
+        self.guide = guide
+        self.action = Keep() if action is None else action
 
     def augmented(
         self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What becomes of some images, see ``SaliencyAugmentation.augmented``."""
-        return self.blended(images, self.guide.maps(images, targets, generator, multi_label), generator)
+    ) -> tuple[Changed, Tensor]:
+        """What becomes of some images, see ``SaliencyAugmentation.augmented``, and the maps that were used."""
+        return self.changed(images, self.guide.maps(images, targets, generator, multi_label), generator)
 
-    def blended(self, images: Tensor, maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """What becomes of images ``[n, C, H, W]`` whose maps ``[n, H, W]`` are made, steps 2 and 3."""
+    def changed(self, images: Tensor, maps: Tensor, generator: torch.Generator) -> tuple[Changed, Tensor]:
+        """What becomes of images ``[n, C, H, W]`` whose maps ``[n, H, W]`` are made, and the maps that were used."""
         maps = self.guide.controlled(maps, generator)
-        masks = maps if self.soft else (maps > maps.mean((-2, -1), keepdim=True)).float()
-        usable = maps.isfinite().all(-1).all(-1) & (maps.amax((-2, -1)) > maps.amin((-2, -1)))
-        masks = torch.where(usable[:, None, None], masks, 1.0)
-        noise = batch_generator(int(torch.randint(2**31, (), generator=generator)), 0, 0, images.device)
-        return blend(images, fill_images(images, self.fill, generator=noise), masks), maps, masks
+        changed = apply(self.action, images, maps, generator)
+        return replace(changed, pixels=changed.pixels.to(images.dtype)), maps
 
     def gain(self, images: Tensor, augmented: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
-        """By how much the network is surer of the classes ``[n]`` of the augmented images than of the images."""
+        """By how much the network is surer of the classes ``[n]`` of the augmented images; NaN where there is none."""
         before, after = (self.guide.confidence(part, targets, multi_label) for part in (images, augmented))
         return after - before

@@ -70,6 +70,22 @@ def whole_number(name: str, value: int, minimum: int) -> int:
     return value
 
 
+def parse_reuse(reuse_epochs: int | str) -> int | None:
+    """The number of epochs for which a map is used, ``None`` for all of them.
+
+    Example:
+        >>> parse_reuse("all"), parse_reuse(2)
+        (None, 2)
+    """
+    if reuse_epochs == "all":
+        return None
+    if not isinstance(reuse_epochs, int) or isinstance(reuse_epochs, bool) or reuse_epochs < 1:
+        raise AugmentationConfigurationError(
+            f"Got reuse_epochs={reuse_epochs!r}. Allowed are whole numbers from 1 and 'all'; 1 makes each map anew."
+        )
+    return reuse_epochs
+
+
 def refuse_shards(trainer: pl.Trainer) -> None:
     """Raise an error where no process holds the whole network."""
     strategy = type(trainer.strategy).__name__

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from lightning_saliency.callbacks.augmentation.actions import Keep
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
+from lightning_saliency.functional.fills import Fill
 
 #: The settings of ``economy=True``: those that change the maps least, see ``benchmarks/augmentation.py``.
 ECONOMY: dict[str, Any] = {"groups": 8, "probability": 0.15, "precision": "bf16", "fast": True}
@@ -27,6 +29,8 @@ class GroupCAMAugmentation(SaliencyAugmentation):
         theta: Percentile of the de-noising, in [0, 100]; ``None``: none.
         fast: Score masked images with a faster copy of the network, see ``fast_inference``; ``"compiled"``: and compile
             it, which takes up to a minute at the run's start. ``None``: no, with economy yes.
+        soft: Blend with the map itself, not with the binary mask.
+        fill: What shows where the mask is zero, see ``fill_images``; ``"blur"`` is the paper's.
         **settings: Other arguments of ``SaliencyAugmentation``.
 
     Raises:
@@ -47,16 +51,18 @@ class GroupCAMAugmentation(SaliencyAugmentation):
         gradients: bool = False,
         theta: float | None = None,
         fast: bool | Literal["compiled"] | None = None,
+        soft: bool = False,
+        fill: Fill = "blur",
         **settings: Any,
     ) -> None:
-        if "explainer" in settings:
+        for taken in sorted({"explainer", "action"} & settings.keys()):
             raise AugmentationConfigurationError(
-                f"Got explainer={settings['explainer']!r} for GroupCAMAugmentation, which is guided by group_cam. Use "
-                "SaliencyAugmentation(explainer=...) for another guide, or for more of Group-CAM's own arguments."
+                f"Got {taken}={settings[taken]!r} for GroupCAMAugmentation, which keeps what group_cam finds. Use "
+                f"SaliencyAugmentation({taken}=...) for another {taken}, or for more of Group-CAM's own arguments."
             )
         given = {"groups": groups, "probability": probability, "fast": fast}
         preset = ECONOMY if economy else {"groups": 16}
         settings = {**preset, **settings, **{name: value for name, value in given.items() if value is not None}}
         own: dict[str, Any] = {name: settings.pop(name) for name in ("groups", "fast") if name in settings}
         own |= {"gradients": gradients, "theta": theta}
-        super().__init__({"class_path": "group_cam", "init_args": own}, **settings)
+        super().__init__({"class_path": "group_cam", "init_args": own}, action=Keep(soft, fill), **settings)

@@ -26,8 +26,8 @@ class Drawn:
     Args:
         images: The images as they were, ``[n, C, H, W]``.
         pixels: The images as the training step sees them, ``[n, C, H, W]``.
-        masks: The masks B, ``[n, H, W]`` in [0, 1].
-        targets: The images' classes, ``[n]`` int64, on the CPU.
+        masks: How much of the pixels are the images' own, ``[n, H, W]`` in [0, 1].
+        targets: The images' classes, ``[n]`` int64, on the CPU; -1 for none.
         replaced: ``[n]`` bool; an image that was not replaced has no usable map.
     """
 
@@ -45,7 +45,7 @@ class BatchStep:
         recipe: Makes the augmented images.
         truth: Tells the class that each image is explained for.
         reader: Finds the images of batches, their labels and indices.
-        reuse_epochs: Number of epochs for which a map is used.
+        reuse_epochs: Number of epochs for which a map is used; ``None``: all.
         seed: Seed of all random numbers.
         failures: Gives the warnings.
     """
@@ -55,7 +55,7 @@ class BatchStep:
         recipe: Recipe,
         truth: GroundTruth,
         reader: BatchReader,
-        reuse_epochs: int,
+        reuse_epochs: int | None,
         seed: int,
         failures: Failures,
     ) -> None:
@@ -72,7 +72,7 @@ class BatchStep:
     def begin(self) -> None:
         """Another run, or none: show the batch its own pixels, and forget the maps."""
         self.swap.restore()
-        self._cache = MapCache(self.reuse_epochs) if self.reuse_epochs > 1 else None
+        self._cache = None if self.reuse_epochs == 1 else MapCache(self.reuse_epochs)
 
     def read(self, trainer: pl.Trainer, batch: Any, begun: bool) -> BatchContent | None:
         """The images of a batch; ``None`` where it has none, but others had.
@@ -116,26 +116,38 @@ class BatchStep:
         images = content.channels_first()
         generator = batch_generator(self.seed, trainer.global_rank, number)
         draws = torch.rand(images.shape[0], generator=generator)
-        try:
-            targets = self._known(self.truth.classes(content, generator))
-        except BatchError as error:
-            self.failures.warn_once("no labels", f"Batches without labels stay as they are. {error}")
+        targets = self._classes_of(content, generator)
+        if targets is None:
             return None
-        rows = ((draws < probability) & (targets >= 0)).nonzero()[:, 0]
+        rows = ((draws < probability) & (self.recipe.guide.class_free | (targets >= 0))).nonzero()[:, 0]
         if not len(rows):
             return None
+        whole = len(rows) == images.shape[0]
         on_device = rows.to(images.device)
-        chosen, classes = images[on_device].detach(), targets[rows]
+        chosen, classes = images.detach() if whole else images[on_device].detach(), targets[rows]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            indices = None if self._cache is None else _indices(content)[rows]
-            maps = self._maps(trainer.current_epoch, indices, chosen, classes, generator)
-            pixels, maps, masks = self.recipe.blended(chosen, maps, generator)
+            maps = self._maps(trainer.current_epoch, chosen, classes, generator)
+            changed, maps = self.recipe.changed(chosen, maps, generator)
             if not bool(maps.isfinite().all()):
                 self.failures.warn_once("not finite", "Some maps were not finite; these images were left as they are.")
-        whole = images.detach().clone()
-        whole[on_device] = pixels.to(whole.dtype)
-        self.swap.put(content.held, whole)
-        return Drawn(chosen, pixels, masks, classes, (masks < 1).any(-1).any(-1))
+        pixels = changed.pixels
+        if not whole:
+            pixels = images.detach().clone()
+            pixels[on_device] = changed.pixels
+        elif pixels.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
+            pixels = pixels.clone()  # so that a step that writes into its images does not write into the data
+        self.swap.put(content.held, pixels)
+        return Drawn(chosen, changed.pixels, changed.masks, classes, (changed.masks < 1).any(-1).any(-1))
+
+    def _classes_of(self, content: BatchContent, generator: torch.Generator) -> Tensor | None:
+        """The class of each image, -1 for none; ``None`` where the guide needs them and there are no labels."""
+        try:
+            return self._known(self.truth.classes(content, generator))
+        except BatchError as error:
+            if self.recipe.guide.class_free:
+                return torch.full((content.count,), NO_CLASS)
+            self.failures.warn_once("no labels", f"Batches without labels stay as they are. {error}")
+            return None
 
     def _tried(self, trainer: pl.Trainer, content: BatchContent) -> tuple[Tensor, Tensor]:
         images = content.channels_first()
@@ -144,15 +156,15 @@ class BatchStep:
                 f"Got images of {images.dtype}. Allowed are floating-point images, as the network takes them: "
                 "convert them in the data set or in on_after_batch_transfer."
             )
-        targets = self.truth.classes(content, batch_generator(self.seed, 0, -1))
-        if self.reuse_epochs > 1:
-            _indices(content)
-        if not bool((targets >= 0).any()):
-            return images, targets
+        guide, generator = self.recipe.guide, batch_generator(self.seed, 0, -1)
+        guide.settle(begun=False)
+        targets = self._classes_of(content, generator) if guide.class_free else self.truth.classes(content, generator)
+        if targets is None or not (guide.class_free or bool((targets >= 0).any())):
+            return images, torch.full((len(images),), NO_CLASS)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            self._classes = self.recipe.guide.class_count(images[:1].detach())
+            self._classes = guide.class_count(images[:1].detach())
         known = self._known(targets)
-        if not bool((known >= 0).any()):
+        if not (guide.class_free or bool((known >= 0).any())):
             raise ValueError(
                 f"Got labels such as {int(targets.max())}, none of them from 0 to {(self._classes or 0) - 1}, the "
                 f"network's {self._classes} classes. Allowed are integer classes, and 0 and 1 for a network with one "
@@ -160,7 +172,7 @@ class BatchStep:
             )
         tried = known.argmax()[None]
         generator = batch_generator(self.seed, 0, -1)
-        with trainer.precision_plugin.forward_context(), self.recipe.guide.trial():
+        with trainer.precision_plugin.forward_context(), guide.trial():
             first = images[tried.to(images.device)]
             self.recipe.augmented(first, known[tried], generator, self.truth.several)
         return images, known
@@ -178,28 +190,22 @@ class BatchStep:
             )
         return torch.where(beyond, NO_CLASS, targets)
 
-    def _maps(
-        self, epoch: int, indices: Tensor | None, images: Tensor, targets: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _maps(self, epoch: int, images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         """The guide's maps of the images, kept ones where they can be used again."""
 
         def made(some: Tensor, classes: Tensor) -> Tensor:
             return self.recipe.guide.maps(some, classes, generator, self.truth.several)
 
-        if self._cache is None or indices is None:
+        if self._cache is None:
             return made(images, targets)
-        maps = self._cache.maps(indices, images, targets, epoch, made)
+        # Where maps need no class there is one an image, whatever its labels say.
+        maps = self._cache.maps(images, targets.clamp(max=-1) if self.recipe.guide.class_free else targets, epoch, made)
         if self._cache.useless:
+            self._cache = None
             self.failures.warn_once(
                 "images change",
-                f"reuse_epochs={self.reuse_epochs} has no effect: of 100 images that came back, none was the same. The "
-                "data set seems to change them at random, so that their maps cannot be used again.",
+                f"reuse_epochs={self.reuse_epochs or 'all'} has no effect: of 100 images that were to come back, none "
+                "was the same. The data set seems to change them at random (or has more than the memory for maps "
+                "holds), so that their maps cannot be used again.",
             )
         return maps
-
-
-def _indices(content: BatchContent) -> Tensor:
-    try:
-        return content.indices()
-    except BatchError as error:
-        raise BatchError(f"{error} Or take reuse_epochs=1.") from None

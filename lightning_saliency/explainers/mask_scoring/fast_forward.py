@@ -140,13 +140,10 @@ class _Compiled(nn.Module):
 
 def _fast_copy(model: nn.Module, precision: Precision | None) -> tuple[nn.Module, dict[str, str]]:
     """The copy, and which convolution of the network (by name) took in which BatchNorm."""
-    duplicate = _copy_without_hooks(unwrap(model)).eval()
-    _take_off_wrappers(duplicate)
+    duplicate = inference_copy(model)
     folded: dict[str, str] = {}
     if any(isinstance(module, _NORMS) for module in duplicate.modules()):
         duplicate, folded = _fold_batch_norms(duplicate)
-    for parameter in duplicate.parameters():
-        parameter.requires_grad_(False)
     if precision is not None:
         for module in duplicate.modules():
             if isinstance(module, (*_CONVOLUTIONS, nn.Linear)) and not is_parametrized(module):
@@ -180,6 +177,19 @@ def _folded_weights(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
         cast("Tensor | None", norm.bias),
     )
     return weight, bias
+
+
+def inference_copy(model: nn.Module) -> nn.Module:
+    """A copy of a network in eval mode, without hooks, gradients or the wrappers of ``torch.compile``.
+
+    It shares no memory with the network. Hooks with which ``torch.nn.utils`` computes weights stay.
+    """
+    duplicate = _copy_without_hooks(unwrap(model)).eval()
+    _take_off_wrappers(duplicate)
+    for parameter in duplicate.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return duplicate
 
 
 def _copy_without_hooks(model: nn.Module) -> nn.Module:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from lightning_saliency.callbacks.augmentation.action_options import ActionSpec
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.options import parse_schedule
 from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentation
 from lightning_saliency.explainers import ExplainerSpec
-from lightning_saliency.explainers.controls import RandomBlobs
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.lightning_bases import is_callback_class
 from lightning_saliency.studies.augmentation.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
@@ -52,15 +52,13 @@ class Arm:
     def is_control(self) -> bool:
         """Whether its masks are independent of what the image shows."""
         callback = self.callback(0, 0)
-        return isinstance(callback, SaliencyAugmentation) and (
-            callback.guide.control is not None or callback.guide.spec.factory is RandomBlobs
-        )
+        return isinstance(callback, SaliencyAugmentation) and callback.guide.is_control
 
     @property
     def reuses_maps(self) -> bool:
         """Whether a map is used for several epochs."""
         callback = self.callback(0, 0)
-        return isinstance(callback, SaliencyAugmentation) and callback.reuse_epochs > 1
+        return isinstance(callback, SaliencyAugmentation) and callback.reuse_epochs != 1
 
     def at_full_duty(self) -> Arm:
         """The arm as it is in a step in which it does most.
@@ -95,6 +93,10 @@ class Arm:
         if not isinstance(callback, SaliencyAugmentation):
             return replace(full, name="work"), 1.0
         init_args = {key: value for key, value in full.init_args.items() if key not in ("control", "soft")}
+        action = ActionSpec.parse(init_args.pop("action", "keep"))
+        options = {key: value for key, value in action.init_args.items() if key != "soft"}
+        if action.name != "keep" or options:
+            init_args["action"] = {"class_path": action.name, "init_args": options}
         return Arm("work", self.kind, {**init_args, "probability": 1.0}), callback.probability(0)
 
     def duties(self, steps: int, epoch: int, start_epoch: int) -> list[float]:

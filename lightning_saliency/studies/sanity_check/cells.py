@@ -18,9 +18,10 @@ from torch import Tensor
 from lightning_saliency.explainers import Explainer, ExplainerSpec
 from lightning_saliency.explainers.base import unwrap
 from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
+from lightning_saliency.randomness import randomize
 from lightning_saliency.studies.costs import map_cost
 from lightning_saliency.studies.recipes import Recipe, device_of, network_from, samples_from
-from lightning_saliency.studies.sanity_check.randomization import Layers, OriginalWeights, randomize
+from lightning_saliency.studies.sanity_check.randomization import Layers, OriginalWeights
 
 SIMILARITIES = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
 

@@ -1,16 +1,14 @@
-"""The layers of a network from the top down, and replacing their weights by random ones."""
+"""The layers of a network from the top down, and its weights, to be put back after they were randomised."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers._state import seed_generators
 from lightning_saliency.explainers.base import undisturbed
 
 #: Blocks coarser than this share of the steps allowed are no use: neighbouring layers are put together instead.
@@ -83,47 +81,6 @@ def layers_from_top(model: nn.Module, example: Tensor, max_steps: int = 20) -> t
         Layers(_joined([name for name, _ in part]), tuple(chain.from_iterable(modules for _, modules in part)))
         for part in parts
     )
-
-
-def randomize(model: nn.Module, modules: Iterable[str], seed: int) -> None:
-    """Replace the trained weights by random ones, in these modules only.
-
-    Each module's own ``reset_parameters()`` is called, which also takes running statistics back to mean 0 and
-    variance 1 and affine parameters to 1 and 0. Parameters that this leaves as they are, or whose module has no such
-    method (class tokens, position embeddings, parametrised weights), are drawn from the normal distribution of their
-    own mean and standard deviation; constant ones stay. The weights drawn depend on ``seed`` and the module's path
-    only, not on which other modules are randomised, and the random number generators are left as they were.
-
-    Args:
-        model: The network, changed in place.
-        modules: Dotted paths; ``""`` is the network itself.
-        seed: Any integer.
-
-    Example:
-        >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
-        >>> randomize(a, [""], seed=1), randomize(b, [""], seed=1)
-        (None, None)
-        >>> torch.equal(a.weight, b.weight)
-        True
-    """
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        for name in modules:
-            module = model.get_submodule(name)
-            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-            seed_generators(int.from_bytes(digest[:7], "big"), model)
-            own = list(module.parameters(recurse=False))
-            before = [parameter.detach().clone() for parameter in own]
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-            for parameter, trained in zip(own, before, strict=True):
-                if (
-                    parameter.numel()
-                    and torch.equal(parameter, trained)
-                    and bool((trained != trained.flatten()[0]).any())
-                ):
-                    parameter.normal_(trained.mean().item(), trained.std().item())
 
 
 class OriginalWeights:

@@ -17,7 +17,8 @@ from lightning_saliency.callbacks import (
     GroupCAMAugmentation,
     SaliencyAugmentation,
 )
-from lightning_saliency.explainers import SMOE, GroupCAM
+from lightning_saliency.callbacks.augmentation.actions import Changed
+from lightning_saliency.explainers import GroupCAM
 from lightning_saliency.functional.fills import blur
 from lightning_saliency.functional.masking import blend
 from lightning_saliency.pictures.film import Film
@@ -390,7 +391,7 @@ def test_steps_that_fail_are_part_of_the_share(tmp_path):
     good, bad = ((originals(2), torch.tensor(labels)) for labels in ([0, 1], [0, 3]))
     augmentation = GroupCAMAugmentation(groups=4)
     augmentation.guide.maps = failing_at_class_3(augmentation.guide.maps)
-    augmentation.recipe.blended = lambda images, maps, generator: (images + 1, maps, torch.zeros_like(maps))
+    augmentation.recipe.changed = lambda images, maps, _: (Changed(images + 1, torch.zeros_like(maps)), maps)
     with pytest.warns(UserWarning, match="goes on unaugmented"):
         fit(tmp_path, augmentation, Patient(learning_rate=0.0), ready_made([good, bad, bad, bad]), logger=recorder)
     assert recorder.values("group_cam/augmented")[0][1] == pytest.approx(0.25)
@@ -409,7 +410,6 @@ def test_nothing_is_logged_where_that_is_not_wanted(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"explainer": "smoe"}, "one map for all classes"),
         ({"explainer": "gradcam"}, "Allowed are explainers"),
         ({"probability": 1.5}, r"Got probability=1\.5"),
         ({"probability": [[3, 0.5], [1, 0.5]]}, "rising epochs"),
@@ -425,9 +425,17 @@ def test_nothing_is_logged_where_that_is_not_wanted(tmp_path):
         ),
         ({"explainer": {"class_path": "group_cam", "init_args": {"layers": 3}}}, "Allowed are layer, groups, theta"),
         ({"explainer": {"name": "group_cam"}}, "Allowed are class_path"),
-        ({"explainer": "center_gaussian"}, "one map for all classes"),
-        ({"explainer": SMOE}, "one map for all classes"),
         ({"reuse_epochs": 0}, "reuse_epochs"),
+        ({"reuse_epochs": "some"}, "Allowed are whole numbers from 1 and 'all'"),
+        ({"guide_network": ""}, "'present', 'start', 'untrained' and the path"),
+        ({"action": "remove"}, "Allowed are keep, hide"),
+        ({"action": {"name": "hide"}}, "Allowed are class_path and init_args"),
+        ({"action": {"class_path": "hide", "init_args": {"part": 0.1}}}, "Allowed are share, sigmas, fill, softness"),
+        ({"action": {"class_path": "hide", "init_args": {"share": 10}}}, "divide per cent by 100"),
+        ({"action": {"class_path": "hide", "init_args": {"share": 0.1, "sigmas": 2}}}, "Allowed is one of them"),
+        ({"action": {"class_path": "hide", "init_args": {"softness": 1}}}, "softness=1"),
+        ({"action": "nowhere.Action"}, "cannot be imported"),
+        ({"action": 3}, "Got action=3"),
         ({"film": {"denormalize": "vgg"}}, "denormalize"),
         ({"film": {"megabytes": 0}}, "megabytes=0"),
         ({"film": {"width": 3}}, "Allowed are true, false and a mapping with any of num_images, denormalize"),
@@ -452,11 +460,10 @@ def test_the_preset_has_one_guide():
     [
         ({"explainer": {"class_path": "group_cam", "init_args": {"groups": 0}}}, {}, "group_cam cannot be the guide"),
         ({"explainer": {"class_path": "group_cam", "init_args": {"layer": "nowhere"}}}, {}, "nowhere"),
-        ({"explainer": lambda network: SMOE(network)}, {}, "one map for all classes"),
+        ({"guide_network": "nowhere.ckpt"}, {}, "guide_network='nowhere.ckpt'.*there is no file"),
         ({"model": "nowhere"}, {}, "no submodule 'nowhere'"),
         ({"label_key": "target"}, {}, "label_key='target'"),
         ({"image_key": "picture"}, {}, "picture"),
-        ({"reuse_epochs": 2}, {"form": "tuple"}, "index_key='index'"),
         ({}, {"form": "features"}, "no images"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -9,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_saliency.callbacks import FilmConfig, GroupCAMAugmentation, SaliencyAugmentation
+from lightning_saliency.callbacks.augmentation.actions import Keep
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from tests.callbacks.augmentation.helpers import Watching, equal, fit, originals, quiet, state
 from tests.callbacks.monitor.helpers import loader
@@ -39,12 +42,12 @@ class _Unchanging(SaliencyAugmentation):
     def __init__(self, **settings):
         super().__init__(**settings)
         self.changed = 0
-        self.recipe.blended = self._blended
+        self.recipe.changed = self._changed
 
-    def _blended(self, images, maps, generator):
-        pixels, maps, masks = Recipe.blended(self.recipe, images, maps, generator)
-        self.changed += not torch.equal(pixels, images)
-        return images.clone(), maps, masks
+    def _changed(self, images, maps, generator):
+        changed, maps = Recipe.changed(self.recipe, images, maps, generator)
+        self.changed += not torch.equal(changed.pixels, images)
+        return replace(changed, pixels=images.clone()), maps
 
 
 def group_cam(**options):
@@ -56,9 +59,12 @@ def group_cam(**options):
     [
         {"explainer": group_cam(gradients=False, theta=None)},
         {"explainer": group_cam(fast=True)},
-        {"explainer": group_cam(), "control": "random_blobs", "fill": "noise"},
+        {"explainer": group_cam(), "control": "random_blobs", "action": Keep(fill="noise")},
         {"explainer": "fast_cam"},
         {"explainer": "random_blobs"},
+        {"explainer": "smoe", "action": "hide"},
+        {"explainer": "smoe", "action": "hide", "guide_network": "start", "reuse_epochs": "all"},
+        {"explainer": "fast_cam", "action": "hide", "guide_network": "untrained"},
     ],
 )
 def test_the_queries_leave_no_trace(tmp_path, settings):

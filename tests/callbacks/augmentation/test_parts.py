@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from lightning_saliency.batches import BatchError, BatchReader
+from lightning_saliency.batches import BatchError, BatchReader, content_keys
 from lightning_saliency.callbacks import AugmentationConfigurationError, GroupCAMAugmentation, SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.batch import (
     Swap,
@@ -202,11 +202,11 @@ def group_cam(**options):
 # --- the guide --------------------------------------------------------------------------------------------------------
 
 
-def test_every_class_specific_explainer_is_a_guide():
-    assert set(GUIDES) == set(EXPLAINERS) - {"smoe"} | {"random_blobs"}
+def test_every_explainer_is_a_guide():
+    assert set(GUIDES) == set(EXPLAINERS) | {"random_blobs"}
 
 
-@pytest.mark.parametrize("name", ["group_cam", "grad_cam", "fast_cam", "sise"])
+@pytest.mark.parametrize("name", ["group_cam", "grad_cam", "fast_cam", "sise", "smoe"])
 def test_the_guides_maps_are_the_explainers(name):
     model, images, targets = SmallNet().eval(), torch.rand(3, 3, 32, 32), torch.tensor([0, 3, 1])
     guide = Guide(name)
@@ -398,26 +398,56 @@ def test_a_lightning_module_is_folded_by_its_only_child():
 # --- kept maps --------------------------------------------------------------------------------------------------------
 
 
-def test_kept_maps_come_back_nearly_as_they_were_for_so_many_epochs():
+def test_kept_maps_are_nearly_as_they_were_made_and_the_same_each_time():
     maps = nn.functional.interpolate(torch.rand(3, 1, 7, 7, generator=_generator()), 112, mode="bilinear")[:, 0]
-    looks, targets = torch.rand(3, 192), torch.tensor([0, 1, 2])
+    images, targets = torch.rand(3, 3, 112, 112), torch.tensor([0, 1, 2])
+    asked = []
+
+    def explain(some, classes):
+        asked.append(classes.tolist())
+        return torch.stack([maps[number] for number in classes])
+
     cache = MapCache(epochs=3)
-    cache.store([5, 6, 7], targets, looks, maps, epoch=4)
-    back = torch.stack(cache.find([5, 6, 7], targets, looks, 6, (112, 112)))
-    assert (back - maps).abs().mean() < 0.01
-    assert (back - maps).abs().max() < 0.1  # at the highest peaks
-    assert cache.find([5, 6, 7], targets, looks, 7, (112, 112)) == [None] * 3
-    assert cache.find([5], targets[1:2], looks[:1], 4, (112, 112)) == [None]  # for another class
-    assert cache.find([5], targets[:1], looks[1:2], 4, (112, 112)) == [None]  # of another image
-    assert (cache.same, cache.changed) == (3, 1)
+    first = cache.maps(images, targets, 4, explain)
+    assert (first - maps).abs().mean() < 0.01
+    assert (first - maps).abs().max() < 0.1  # at the highest peaks
+    assert torch.equal(cache.maps(images[[2, 0]], targets[[2, 0]], 6, explain), first[[2, 0]])
+    assert asked == [[0, 1, 2]]
+    cache.maps(images, targets, 7, explain)  # after three epochs
+    cache.maps(images[:1], targets[1:2], 7, explain)  # for another class
+    cache.maps(images[:1] + 1e-6, targets[:1], 7, explain)  # of another image
+    cache.maps(images[:1], targets[:1], 3, explain)  # in an epoch before, after a restart
+    assert asked[1:] == [[0, 1, 2], [1], [0], [0]]
+    always = MapCache(epochs=None)
+    always.maps(images[[0, 0]], targets[[0, 0]], 0, explain)  # of an image that is twice in a batch, one
+    always.maps(images[:1], targets[:1], 1000, explain)
+    assert asked[5:] == [[0]]
+
+
+def test_maps_that_are_not_finite_are_not_kept():
+    cache, asked = MapCache(epochs=None), []
+
+    def explain(some, classes):
+        asked.append(len(some))
+        maps = torch.rand(len(some), 8, 8)
+        maps[0, 3, 3] = torch.nan
+        return maps
+
+    images, targets = torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
+    for _ in range(2):
+        maps = cache.maps(images, targets, 0, explain)
+        assert maps.isnan().all(-1).all(-1).tolist() == [True, False, False]
+    assert asked == [3, 1]
 
 
 def test_the_oldest_maps_go_where_memory_ends():
     cache = MapCache(epochs=2, megabytes=0.01)
+    images = torch.rand(20, 1, 28, 28)
+    keys = content_keys(images)
     for index in range(20):
-        cache.store([index], torch.tensor([0]), torch.rand(1, 10), torch.rand(1, 28, 28), epoch=0)
+        cache.maps(images[index : index + 1], torch.tensor([0]), 0, lambda some, _: torch.rand(len(some), 28, 28))
     assert cache._bytes <= 10_000
-    assert list(cache._entries) == list(range(20 - len(cache._entries), 20))
+    assert [key for key, _ in cache._entries] == keys[20 - len(cache._entries) :]
     assert len(cache._entries) > 5
 
 

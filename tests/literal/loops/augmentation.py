@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .grad_cam import Head
-from .group_cam import gaussian_blur, group_cam, perturb
+from .group_cam import blur_of, gaussian_blur, group_cam, perturb
 from .resampling import Array, min_max
 
 
@@ -30,10 +30,9 @@ def augmented(
     activations: Tensor,
     target: int,
     groups: int = 16,
-    kernel_size: int = 51,
-    sigma: float = 50.0,
 ) -> tuple[Array, Array]:
     """Steps 1 to 3 for one image `[3, H, W]`: the image that the network is fine-tuned on, and its mask."""
+    kernel_size, sigma = blur_of(image)
     saliency = group_cam(
         model, image, head, activations, target, groups, None, kernel_size, sigma, gradients=False
     )  # step 1: without importance weights, without de-noising

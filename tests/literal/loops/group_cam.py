@@ -75,6 +75,13 @@ def reflected(index: int, size: int) -> int:
     return index
 
 
+def blur_of(image: Array) -> tuple[int, float]:
+    """Size and σ in pixels of the blur that hides of an image `[3, H, W]` what 51 and 50 pixels hide at 224."""
+    shorter = min(image.shape[1], image.shape[2])
+    odd = range(3, 2 * shorter + 54, 2)
+    return min(odd, key=lambda size: (abs(size - 51 * shorter / 224), -size)), 50 * shorter / 224
+
+
 def gaussian_blur(image: Array, kernel_size: int, sigma: float) -> Array:
     """gaussian_blur2d of `[C, H, W]`: the two-dimensional convolution, tap by tap, mirrored at the border.
 

@@ -18,11 +18,12 @@ from lightning_saliency.cli import sanity_check as command
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.explainers import Explainer, build_explainer
 from lightning_saliency.networks import build_network
+from lightning_saliency.randomness import randomize
 from lightning_saliency.studies import CellError, StaleResultsError, run_sanity_check
 from lightning_saliency.studies.estimates import bootstrap_rows
 from lightning_saliency.studies.sanity_check import cells as check_cells
 from lightning_saliency.studies.sanity_check.checks import ExplainerCheck, SimilarityStep
-from lightning_saliency.studies.sanity_check.randomization import layers_from_top, randomize
+from lightning_saliency.studies.sanity_check.randomization import layers_from_top
 from tests.networks import ConvNet, TokenTransformer
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(7))
