@@ -177,8 +177,8 @@ def test_a_perfect_map_hides_the_mark_and_nothing_else(marked, monkeypatch):
     assert (bound["image"][mask] == 0).all()
     assert torch.equal(bound["image"][~mask], plain["image"][~mask])
     # Data that know no mark cannot have it hidden.
+    inner = marked.data["init_args"]["data"]
     with pytest.raises(ValueError, match="Allowed are dictionaries with image and mark"):
-        inner = marked.data["init_args"]["data"]
         cells.fit_arm(planned.models["Net"], inner, planned.arms["bound"], marked.training, 1, 0, 0, 0)
 
 
@@ -203,7 +203,15 @@ def run(unmarked, misled, marked):
         name: {"correct": correct, "count": [10, 10]}
         for name, correct in (("unmarked", unmarked), ("misled", misled), ("marked", marked))
     }
-    return {"accuracy": sum(unmarked) / 20, "groups": groups, "val_best": 0.9, "val_last": 0.9, "steps": 2}
+    return {
+        "accuracy": sum(unmarked) / 20,
+        "groups": groups,
+        "val_best": 0.9,
+        "val_last": 0.9,
+        "steps": 2,
+        "augmented": None,
+        "mask_fraction": None,
+    }
 
 
 def test_the_worst_group_is_a_class_with_one_of_the_marks():
