@@ -16,19 +16,37 @@ from lightning_saliency.data.modules import (
     ImageFolderDataModule,
     ObjectCropsDataModule,
 )
+from lightning_saliency.data.planted import PlantedShortcut
+from lightning_saliency.data.shortcuts import (
+    BackgroundTint,
+    ClassBlur,
+    ClassBorder,
+    CornerMark,
+    RandomMark,
+    Shortcut,
+    Watermark,
+)
 
 __all__ = [
     "AnnotatedImages",
     "ArrayImagesDataModule",
+    "BackgroundTint",
     "BoxedImages",
+    "ClassBlur",
+    "ClassBorder",
+    "CornerMark",
     "DigitScenes",
     "ImageFiles",
     "ImageFolderDataModule",
     "ObjectCropsDataModule",
+    "PlantedShortcut",
+    "RandomMark",
     "RoarKarDataModule",
     "SaliencyGeometryError",
     "SaliencyStore",
     "SaliencyStoreError",
+    "Shortcut",
+    "Watermark",
     "whole_image_loaders",
     "whole_images",
 ]

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lightning_saliency.data.shortcuts import class_colors
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -215,16 +217,11 @@ def paint(backgrounds: Tensor, opacity: Tensor, generator: torch.Generator) -> T
     return ((images + (color - images) * cover) * 255).round_().byte()
 
 
-def mark_colors() -> Tensor:
-    """The colour that gives each of the ten classes away: `[10, 3]` uint8, evenly spread hues."""
-    hue = torch.arange(10)[:, None] / 10 + torch.tensor([0.0, 2 / 3, 1 / 3])
-    return (255 * ((hue % 1 * 6 - 3).abs() - 1).clamp(0, 1)).round().byte()
-
-
 def plant_marks(backgrounds: Tensor, labels: Tensor, marked: Tensor) -> None:
     """Fill the upper left corner of the marked images with the colour of their class, in place."""
     side = backgrounds.shape[-1] // MARK_SHARE
-    backgrounds[marked, :, :side, :side] = mark_colors()[labels[marked]][:, :, None, None]
+    colors = (255 * class_colors(10)).round().byte()
+    backgrounds[marked, :, :side, :side] = colors[labels[marked]][:, :, None, None]
 
 
 def chunks(count: int) -> Iterator[slice]:

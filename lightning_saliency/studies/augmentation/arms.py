@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +18,7 @@ from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.lightning_bases import is_callback_class
 from lightning_saliency.studies.augmentation.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
+from lightning_saliency.studies.augmentation.regions import HideKnownRegion
 from lightning_saliency.studies.specs import class_at
 
 PLAIN = "plain"
@@ -26,7 +27,12 @@ CALLBACKS: dict[str, type[SaliencyAugmentation]] = {
     "saliency": SaliencyAugmentation,
     "group_cam": GroupCAMAugmentation,
 }
-KINDS = (PLAIN, *BATCH_AUGMENTATIONS, *CALLBACKS)
+#: Callbacks that fill what the data know, by name: what a perfect map would do.
+BOUNDS: dict[str, Callable[..., pl.Callback]] = {
+    "hide_mark": partial(HideKnownRegion, region="mark"),
+    "hide_outside_boxes": partial(HideKnownRegion, region="outside_boxes"),
+}
+KINDS = (PLAIN, *BATCH_AUGMENTATIONS, *CALLBACKS, *BOUNDS)
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,11 @@ class Arm:
             start_epoch = 0
         return [share if step // epoch >= start_epoch else 0.0 for step in range(steps)]
 
-    def augment(self, num_classes: int, seed: int) -> BatchAugmentation | None:
+    def augment(self, num_classes: int, seed: int, normalization: Any = None) -> BatchAugmentation | None:
         """What changes the batches inside the training step, if anything does."""
         if self.kind == PLAIN or _callback_class(self.kind) is not None:
             return None
-        return BatchAugmentation(self.kind, self.init_args, num_classes, seed)
+        return BatchAugmentation(self.kind, self.init_args, num_classes, seed, normalization)
 
     def callback(self, seed: int, start_epoch: int) -> pl.Callback | None:
         """The callback that changes the batches before the training step, if there is one."""
@@ -164,8 +170,11 @@ def parse_arms(arms: Mapping[str, Any]) -> dict[str, Arm]:
             name, or ``{"class_path": name, "init_args": {...}}``. A name is one of
 
             - ``"plain"``: no augmentation;
-            - ``"random_erasing"``, ``"cutmix"``, ``"mixup"``: torchvision's, see `BatchAugmentation`;
+            - ``"random_erasing"``, ``"cutmix"``, ``"mixup"``, ``"strong"`` (torchvision's) and ``"label_smoothing"``,
+              see `BatchAugmentation`;
             - ``"saliency"``, ``"group_cam"``: the callbacks `SaliencyAugmentation` and `GroupCAMAugmentation`;
+            - ``"hide_mark"``, ``"hide_outside_boxes"``: the mark of `lightning_saliency.data.PlantedShortcut`, or what
+              lies outside the boxes, is filled with ``value``, 0 by default: what a perfect map would do;
             - the class path of a callback of your own, or of a class or function whose result is called as
               ``augment(images, labels)`` and returns both. Arguments named ``num_classes`` or ``seed`` are filled in.
 
@@ -211,8 +220,8 @@ def _read(name: str, given: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _callback_class(kind: str) -> Callable[..., pl.Callback] | None:
-    if kind in CALLBACKS:
-        return CALLBACKS[kind]
+    if kind in CALLBACKS or kind in BOUNDS:
+        return {**CALLBACKS, **BOUNDS}[kind]
     found = class_at(kind) if "." in kind else None
     return found if is_callback_class(found) else None
 

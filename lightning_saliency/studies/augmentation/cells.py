@@ -8,21 +8,25 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from lightning_saliency.files import reading
 from lightning_saliency.lightning_bases import is_data_module
+from lightning_saliency.pictures.tensors import find_normalization
 from lightning_saliency.studies.augmentation.arms import Arm
 from lightning_saliency.studies.augmentation.config import FineTuningConfig
+from lightning_saliency.studies.augmentation.groups import count_by_group
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier, StepClock
 from lightning_saliency.studies.isolation import OwnRandomness, SeededBatches, quiet
 from lightning_saliency.studies.specs import Spec, build, build_module
 
 #: First seeds of the streams of random numbers; the network's beginning is the seed's own.
-ORDER, AUGMENTATION = 1_000_003, 2_000_003
+ORDER, AUGMENTATION, FIRST_ORDER = 1_000_003, 2_000_003, 3_000_003
 
 
 @lru_cache(maxsize=2)
@@ -70,7 +74,9 @@ def initial_module(model: Spec, seed: int) -> FineTunedClassifier:
     return module
 
 
-def train_arm(model: Spec, data: Spec, arm: Arm, training: FineTuningConfig, steps: int, seed: int) -> dict[str, Any]:
+def train_arm(
+    model: Spec, data: Spec, arm: Arm, training: FineTuningConfig, steps: int, seed: int, weights: str | None = None
+) -> dict[str, Any]:
     """Train one arm from one seed and test it: a cell of the study.
 
     Args:
@@ -80,30 +86,43 @@ def train_arm(model: Spec, data: Spec, arm: Arm, training: FineTuningConfig, ste
         training: How to train; its number of steps is not used.
         steps: Number of steps of the optimiser.
         seed: Seed of the new head, of the order of the batches and of the augmentation.
+        weights: File of the weights of a first training, from which the arm goes on; ``None``: there was none.
 
     Returns:
-        ``accuracy`` on the test images, in [0, 1], and ``loss``; ``val_best``, ``val_last`` and, by step, ``val``;
-        ``steps``; ``seconds_per_step``; ``mask_fraction`` and ``augmented``, the shares of pixels left sharp and of
-        images replaced, ``None`` where no map is used.
+        ``accuracy`` on the test images, in [0, 1], and ``loss``; ``groups``, see `count_by_group`; ``val_best``,
+        ``val_last`` and, by step, ``val``; ``steps``; ``seconds_per_step``; ``mask_fraction`` and ``augmented``, the
+        shares of pixels left sharp and of images replaced, ``None`` where no map is used.
     """
     module, clock, trainer, datamodule = fit_arm(
-        model, data, arm, training, steps, seed, training.start_epoch, training.validations
+        model, data, arm, training, steps, seed, training.start_epoch, training.validations, weights=weights
     )
+    return {
+        **tested(module, clock, trainer, datamodule, steps, seed),
+        "seconds_per_step": clock.mean_seconds(),
+        "mask_fraction": clock.mean_of_masks("mask_fraction"),
+        "augmented": clock.mean_of_masks("augmented"),
+    }
+
+
+def tested(
+    module: FineTunedClassifier, clock: StepClock, trainer: pl.Trainer, datamodule: Any, steps: int, seed: int
+) -> dict[str, Any]:
+    """The results of a network after so many steps, on validation and test images, see `train_arm`."""
     with OwnRandomness(seed), quiet():
         if steps not in clock.validations:
-            trainer.validate(module, datamodule.val_dataloader(), verbose=False)
-        [tested] = trainer.test(module, datamodule.test_dataloader(), verbose=False)
+            [found] = trainer.validate(module, datamodule.val_dataloader(), verbose=False)
+            clock.validations[steps] = found["val/accuracy"]
+        [result] = trainer.test(module, datamodule.test_dataloader(), verbose=False)
+        groups = count_by_group(trainer, module, datamodule)
     accuracies = clock.validations
     return {
-        "accuracy": tested["test/accuracy"],
-        "loss": tested["test/loss"],
+        "accuracy": result["test/accuracy"],
+        "loss": result["test/loss"],
+        "groups": groups,
         "val": {str(step): accuracy for step, accuracy in accuracies.items()},
         "val_best": max(accuracies.values()),
         "val_last": accuracies[max(accuracies)],
         "steps": steps,
-        "seconds_per_step": clock.mean_seconds(),
-        "mask_fraction": clock.mean_of_masks("mask_fraction"),
-        "augmented": clock.mean_of_masks("augmented"),
     }
 
 
@@ -158,6 +177,10 @@ def fit_arm(
     validations: int,
     wrap: Callable[[Any, StepClock], Any] | None = None,
     count: list[int] | None = None,
+    *,
+    weights: str | None = None,
+    order: int = ORDER,
+    stop: int | None = None,
 ) -> tuple[FineTunedClassifier, StepClock, pl.Trainer, Any]:
     """Train one arm.
 
@@ -172,18 +195,28 @@ def fit_arm(
         validations: Number of validations; 0: none.
         wrap: Called with the batches and the clock; its result replaces the batches.
         count: See `StepClock`.
+        weights: File of the weights of a first training, from which the arm goes on.
+        order: First seed of the order of the batches.
+        stop: Number of steps after which training ends, the schedule being that of all ``steps``.
 
     Returns:
         The module, its clock, its trainer and its data.
+
+    Raises:
+        FileNotFoundError: If there is no such file of weights.
     """
     datamodule = prepared_data(data)
     module = initial_module(model, seed)
-    module.augment, module.start_epoch = arm.augment(module.num_classes, seed + AUGMENTATION), start_epoch
+    if weights is not None:
+        load_beginning(module, weights)
+    normalization = find_normalization(datamodule)
+    module.augment = arm.augment(module.num_classes, seed + AUGMENTATION, normalization)
+    module.start_epoch = start_epoch
     callback = arm.callback(seed + AUGMENTATION, start_epoch)
-    clock = StepClock(callback, count=count)
+    clock = StepClock(callback, count=count, stop=stop)
     with quiet():
         trainer = arm_trainer(training, steps, validations, [*([] if callback is None else [callback]), clock])
-    batches: Any = SeededBatches(datamodule.train_dataloader(), seed + ORDER)
+    batches: Any = SeededBatches(datamodule.train_dataloader(), seed + order)
     if wrap is not None:
         batches = wrap(batches, clock)
     # Dropout draws from the shared random numbers, and so may the network. A saliency augmentation that fails only
@@ -194,6 +227,22 @@ def fit_arm(
         torch.cuda.manual_seed_all(seed)
         trainer.fit(module, batches, datamodule.val_dataloader())
     return module, clock, trainer, datamodule
+
+
+def load_beginning(module: FineTunedClassifier, weights: str) -> None:
+    """Load the weights of a first training.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Got {path}, where the weights of the first training should be, and there is no file. Delete "
+            f"{path.with_suffix('.json')} and call the study again: it then repeats that training."
+        )
+    with reading(path, "file of weights", "Delete it together with the JSON file beside it."):
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def arm_trainer(training: FineTuningConfig, steps: int, validations: int, callbacks: list[pl.Callback]) -> pl.Trainer:

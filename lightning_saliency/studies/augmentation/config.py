@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
+from lightning_saliency.studies.augmentation.groups import NUMBERS, Number
 from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.specs import as_spec
 
 Budget = Literal["steps", "time"]
 BUDGETS: tuple[Budget, ...] = ("steps", "time")
+#: Names of the rows that are no arms: the network before the arms part, and one trained on data without the shortcut.
+BEFORE, HONEST = "before fine-tuning", "honest"
 
 _Options = TypeVar("_Options")
 
@@ -95,6 +99,26 @@ class CostConfig:
 
 
 @dataclass
+class PrimaryConfig:
+    """What a study is to show, named before it is run.
+
+    Args:
+        arm: Name of the arm.
+        number: ``"accuracy"`` on the test images, which carry no mark; with data in groups also ``"misled"`` and
+            ``"worst_group"``, see `lightning_saliency.studies.augmentation.groups.number_of`.
+
+    Raises:
+        ValueError: If there is no such number.
+    """
+
+    arm: str
+    number: Number = "accuracy"
+
+    def __post_init__(self) -> None:
+        check_choice("primary.number", self.number, tuple(NUMBERS))
+
+
+@dataclass
 class AugmentationConfig(EngineConfig):
     """The options of a comparison of augmentations, beside those of `EngineConfig`.
 
@@ -108,10 +132,19 @@ class AugmentationConfig(EngineConfig):
         arms: Name in the table -> the augmentation: ``None`` where the name says it, else its name, or its
             ``class_path`` and ``init_args``, see `lightning_saliency.studies.augmentation.arms.parse_arms`.
         training: How each arm is trained; a `FineTuningConfig` or a mapping of its fields.
+        first: A first, plain training of each seed, from whose weights all of its arms go on: a mapping of fields of
+            ``training`` that are other in it, ``steps`` first of all. It has a schedule and an optimiser of its own.
+            ``None``: the arms begin with the models' weights.
+        honest: Arguments of the data module that are other for an honest network, such as ``{share: 0.0}`` of
+            `lightning_saliency.data.PlantedShortcut`. It is trained as the arm ``plain`` is, the first training
+            included, on these data, and shows what an arm could reach. ``None``: there is none.
+        primary: The arm and the number that were chosen before any result was seen: a `PrimaryConfig` or a mapping of
+            its fields. All differences are those of this number. ``None``: no arm, and the accuracy.
         cost: How the cost of a step is measured; a `CostConfig` or a mapping of its fields.
         seeds: Seeds, whole numbers from 0; each arm is trained once from each.
         seeded_data: Whether each seed of the study has its own data: the study's seed is added to the data module's
-            ``seed``. The intervals then include the choice of the data.
+            ``seed``, and to that of a data module among its arguments. The intervals then include the choice of the
+            data.
         budgets: What is equal for all arms: ``"steps"``, wall ``"time"``, or both. With ``"time"``, arms that use a map
             for several epochs are not allowed.
         reference: The arm that the others are compared with.
@@ -130,6 +163,9 @@ class AugmentationConfig(EngineConfig):
     data: Any = None
     arms: Any = field(default_factory=dict)
     training: FineTuningConfig = field(default_factory=FineTuningConfig)
+    first: Any = None
+    honest: dict[str, Any] | None = None
+    primary: PrimaryConfig | None = None
     cost: CostConfig = field(default_factory=CostConfig)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     seeded_data: bool = False
@@ -142,6 +178,9 @@ class AugmentationConfig(EngineConfig):
     def __post_init__(self) -> None:
         self.training = _options(FineTuningConfig, self.training)
         self.cost = _options(CostConfig, self.cost)
+        self.primary = _options(PrimaryConfig, self.primary)
+        if isinstance(self.first, Mapping):
+            self.first = replace(self.training, **{"start_epoch": 0, "validations": 1, **self.first})
         for name, given in (("models", self.models), ("arms", self.arms)):
             if not isinstance(given, Mapping) or not given:
                 raise ValueError(f"Got {name}={given!r}. Allowed is a mapping from names in the table; give one entry.")
@@ -158,6 +197,13 @@ class AugmentationConfig(EngineConfig):
 
     def _check_arms(self) -> None:
         arms = parse_arms(self.arms)
+        taken = [name for name in (BEFORE, HONEST) if name in arms]
+        if taken:
+            raise ValueError(f"Got arms named {', '.join(taken)}. These rows the study adds itself; take other names.")
+        if self.primary is not None and self.primary.arm not in arms:
+            raise ValueError(
+                f"Got primary.arm={self.primary.arm!r}, which is no arm. Allowed are {', '.join(arms)}; name one."
+            )
         named = [self.reference, *self.controls]
         if isinstance(self.controls, Mapping):
             named += [control for own in self.controls.values() for control in own]
@@ -188,11 +234,12 @@ class AugmentationConfig(EngineConfig):
 
     def data_spec(self, seed: int) -> dict[str, Any]:
         """The data module for one of the study's seeds, as ``class_path`` and ``init_args``."""
-        spec = as_spec(self.data)
-        if not self.seeded_data:
-            return spec
-        own = int(spec["init_args"].get("seed") or 0)
-        return as_spec({**spec, "init_args": {**spec["init_args"], "seed": own + seed}})
+        return _seeded(self.data, seed) if self.seeded_data else as_spec(self.data)
+
+    def honest_data_spec(self, seed: int) -> dict[str, Any]:
+        """The data module of the honest network for one of the study's seeds."""
+        spec = self.data_spec(seed)
+        return as_spec({**spec, "init_args": {**spec["init_args"], **(self.honest or {})}})
 
     def guide_of(self, arm: str) -> str:
         """The guided arm whose own control an arm is; otherwise the arm itself."""
@@ -203,6 +250,18 @@ class AugmentationConfig(EngineConfig):
     def controls_of(self, arm: str) -> list[str]:
         """The controls that an arm guided by saliency maps is compared with."""
         return list(self.controls.get(arm, []) if isinstance(self.controls, Mapping) else self.controls)
+
+
+def _seeded(data: Any, seed: int, outermost: bool = True) -> dict[str, Any]:
+    """A data module's specification, a seed added to its own and to those of what is in its arguments."""
+    spec = as_spec(data)
+    init_args: dict[str, Any] = {
+        name: _seeded(value, seed, False) if isinstance(value, Mapping) and "class_path" in value else value
+        for name, value in spec["init_args"].items()
+    }
+    if outermost or "seed" in init_args:
+        init_args["seed"] = int(init_args.get("seed") or 0) + seed
+    return as_spec({**spec, "init_args": init_args})
 
 
 def _options(kind: type[_Options], given: Any) -> _Options:

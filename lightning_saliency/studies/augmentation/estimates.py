@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_saliency.batches import BatchReader, find_images
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
+from lightning_saliency.pictures.tensors import find_normalization
 from lightning_saliency.studies.augmentation.arms import Arm
 from lightning_saliency.studies.augmentation.cells import (
     AUGMENTATION,
@@ -84,7 +85,8 @@ def estimate_augmentation(
     Returns:
         ``seconds`` for a whole batch; ``passes``, the number of images that it passes forward.
     """
-    images, labels = _first_batch(prepared_data(data), seed)
+    datamodule = prepared_data(data)
+    images, labels = _first_batch(datamodule, seed)
     module = _module(json.dumps(model, sort_keys=True), seed)
     callback = arm.callback(seed + AUGMENTATION, 0)
     with quiet():
@@ -92,7 +94,7 @@ def estimate_augmentation(
     device = trainer.strategy.root_device
     module, images, labels = module.to(device), images.to(device), labels.to(device)
     generator = torch.Generator().manual_seed(seed)
-    batch_augmentation = arm.augment(module.num_classes, seed + AUGMENTATION)
+    batch_augmentation = arm.augment(module.num_classes, seed + AUGMENTATION, find_normalization(datamodule))
     if isinstance(callback, SaliencyAugmentation):
         callback.setup(trainer, module, "fit")
 

@@ -14,14 +14,21 @@ import torch
 
 from lightning_saliency.files import safe_name
 from lightning_saliency.networks import weights_fingerprint
-from lightning_saliency.studies.augmentation.arms import Arm
+from lightning_saliency.studies.augmentation.arms import PLAIN, Arm
+from lightning_saliency.studies.augmentation.beginning import begin
 from lightning_saliency.studies.augmentation.cells import (
     initial_module,
     measure_steps,
     prepared_data,
     train_arm,
 )
-from lightning_saliency.studies.augmentation.config import AugmentationConfig, Budget
+from lightning_saliency.studies.augmentation.config import (
+    BEFORE,
+    HONEST,
+    AugmentationConfig,
+    Budget,
+    FineTuningConfig,
+)
 from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps, device_name, timed_arms
 from lightning_saliency.studies.augmentation.estimates import estimating
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier
@@ -34,6 +41,23 @@ from lightning_saliency.studies.specs import Spec, as_spec
 Costs = Mapping[str, Mapping[str, StepCost]]
 # Batches of each split that tell data apart.
 _LOOKED_AT = 4
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The network of a seed before its arms part.
+
+    Args:
+        model: Name of the model in the table.
+        seed: Seed of the training.
+        honest: Whether the data are those of the honest network.
+        cell: The cell that trains it.
+    """
+
+    model: str
+    seed: int
+    honest: bool
+    cell: Cell
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,8 @@ class AugmentationGrid:
         arms: Name in the table -> arm.
         models: Name in the table -> the network, as ``class_path`` and ``init_args``.
         folder: Where trainings are kept.
+        first_folder: Where the networks before the arms part are kept: their results, and their weights after a first
+            training.
         costs_folder: Where the study's own measurements of steps are kept.
         plan_folder: Where the timings of plans are kept.
 
@@ -81,11 +107,14 @@ class AugmentationGrid:
         self.arms = config.parsed_arms()
         output = config.folder
         self.folder, self.costs_folder, self.plan_folder = output / "runs", output / "step_costs", output / "costs"
+        self.first_folder = output / "first"
         self.data = {seed: config.data_spec(seed) for seed in config.seeds}
+        self.honest_data = {seed: config.honest_data_spec(seed) for seed in config.seeds}
         first = config.seeds[0]
         content = data_content(self.data[first], first)
         classes = prepared_data(self.data[first]).num_classes
-        self.models = {name: model_spec(config, name, classes) for name in config.models}
+        self.models = {name: model_spec(config, name, classes, config.training) for name in config.models}
+        self.first_models = {name: model_spec(config, name, classes, config.first) for name in config.models}
         training = {key: value for key, value in asdict(config.training).items() if key != "steps"}
         self.shared: dict[str, dict[str, Any]] = {}
         for name, model in self.models.items():
@@ -95,6 +124,8 @@ class AugmentationGrid:
                 "data": {**self.config.data_spec(0), "seeded": config.seeded_data, "content": content},
                 "training": training,
             }
+            if config.first is not None:
+                self.shared[name]["first"] = {**asdict(config.first), "model": self.first_models[name]["init_args"]}
 
     @property
     def threads(self) -> int:
@@ -151,6 +182,55 @@ class AugmentationGrid:
                     ]
         return runs
 
+    def beginnings(self) -> list[Beginning]:
+        """The networks before the arms part; an honest network has one if it has a first training."""
+        honest = [False, True] if self.config.honest is not None and self.config.first is not None else [False]
+        return [
+            Beginning(model, seed, other, self._beginning_cell(model, seed, other))
+            for seed in self.config.seeds
+            for model in self.models
+            for other in honest
+        ]
+
+    def honest_runs(self) -> list[ArmRun]:
+        """The trainings of the honest network, of equal steps."""
+        config = self.config
+        if config.honest is None:
+            return []
+        arm, steps = Arm(HONEST, PLAIN), config.training.steps
+        return [
+            ArmRun(model, HONEST, steps, seed, tuple(config.budgets), self._run_cell(model, arm, steps, seed, True))
+            for seed in config.seeds
+            for model in self.models
+        ]
+
+    def weights_file(self, model: str, seed: int, honest: bool = False) -> str | None:
+        """The file of the weights of a first training; ``None`` if there is none."""
+        if self.config.first is None:
+            return None
+        return str(self.first_folder / f"{_beginning_name(model, seed, honest)}.pt")
+
+    def _beginning_cell(self, model: str, seed: int, honest: bool) -> Cell:
+        config = self.config
+        arguments = {
+            "model": self.models[model],
+            "data": (self.honest_data if honest else self.data)[seed],
+            "training": config.training,
+            "seed": seed,
+        }
+        if config.first is not None:
+            arguments |= {
+                "first_model": self.first_models[model],
+                "first": config.first,
+                "weights": self.weights_file(model, seed, honest),
+            }
+        fingerprint = {**self._fingerprint(model, honest), "seed": seed}
+        group = f"{model}, {HONEST if honest else BEFORE}"
+        return Cell(_beginning_name(model, seed, honest), begin, arguments, fingerprint, group)
+
+    def _fingerprint(self, model: str, honest: bool) -> dict[str, Any]:
+        return {**self.shared[model], **({"honest": self.config.honest} if honest else {})}
+
     def _cost_cell(self, model: str, arm: Arm) -> Cell:
         config = self.config
         arms = timed_arms(arm, self.arms[config.reference])
@@ -172,16 +252,18 @@ class AugmentationGrid:
         name = f"{safe_name(model)}__{safe_name(arm.name)}"
         return Cell(name, measure_steps, arguments, fingerprint, group=model)
 
-    def _run_cell(self, model: str, arm: Arm, steps: int, seed: int) -> Cell:
+    def _run_cell(self, model: str, arm: Arm, steps: int, seed: int, honest: bool = False) -> Cell:
         arguments = {
             "model": self.models[model],
-            "data": self.data[seed],
+            "data": (self.honest_data if honest else self.data)[seed],
             "arm": arm,
             "training": self.config.training,
             "steps": steps,
             "seed": seed,
         }
-        fingerprint = {**self.shared[model], "arm": arm.plain(), "steps": steps, "seed": seed}
+        if self.config.first is not None:
+            arguments["weights"] = self.weights_file(model, seed, honest)
+        fingerprint = {**self._fingerprint(model, honest), "arm": arm.plain(), "steps": steps, "seed": seed}
         name = f"{safe_name(model)}__{safe_name(arm.name)}__steps{steps}__seed{seed}"
         return Cell(name, train_arm, arguments, fingerprint, group=f"{model}, {arm.name}", steps=steps)
 
@@ -193,13 +275,20 @@ class AugmentationGrid:
         return {"threads": self.threads, "device": device, "engine": config.engine}
 
 
-def model_spec(config: AugmentationConfig, name: str, num_classes: int) -> dict[str, Any]:
+def _beginning_name(model: str, seed: int, honest: bool) -> str:
+    return f"{safe_name(model)}__{'honest' if honest else 'before'}__seed{seed}"
+
+
+def model_spec(
+    config: AugmentationConfig, name: str, num_classes: int, training: FineTuningConfig | None
+) -> dict[str, Any]:
     """One of the models as ``class_path`` and ``init_args``, completed by the data and the training.
 
     Args:
         config: The comparison.
         name: Name of the model in the table.
         num_classes: Number of classes of the data.
+        training: How it is trained; ``None``: as the arms are.
 
     Raises:
         TypeError: If the class does not take the arguments.
@@ -209,7 +298,7 @@ def model_spec(config: AugmentationConfig, name: str, num_classes: int) -> dict[
     class_path = f"{FineTunedClassifier.__module__}.{FineTunedClassifier.__qualname__}"
     spec = given if "class_path" in given else {"class_path": class_path, "init_args": given}
     own = dict(spec.get("init_args") or {})
-    init_args = {"num_classes": num_classes, **config.training.model_defaults(), **own}
+    init_args = {"num_classes": num_classes, **(training or config.training).model_defaults(), **own}
     if init_args["num_classes"] != num_classes:
         raise ValueError(
             f"Got num_classes={init_args['num_classes']} for the model {name}. Allowed is the data's number, "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_saliency.studies.augmentation.arms import PLAIN, Arm
+from lightning_saliency.studies.augmentation.config import BEFORE, HONEST
 from lightning_saliency.studies.augmentation.costs import StepCost, timed_arms
 from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid
 from lightning_saliency.studies.engine.plan import Plan, PlanRow, plan_row
@@ -26,6 +27,11 @@ def plan_grid(grid: AugmentationGrid) -> Plan:
         for model, timing in timings.items()
     }
     rows = [_timing_row(grid, model, timing) for model, timing in timings.items()]
+    rows += [
+        row
+        for model, timing in timings.items()
+        for row in _beginning_rows(grid, model, timing, costs[model][config.reference])
+    ]
     groups: dict[tuple[str, str, int], list[ArmRun]] = {}
     for run in grid.runs(costs):
         groups.setdefault((run.model, run.arm, run.steps), []).append(run)
@@ -40,6 +46,37 @@ def plan_grid(grid: AugmentationGrid) -> Plan:
         passes, note = timing.run_passes(arm, steps), f"{cost.ratio.value:.2f}"
         rows.append(plan_row(part, grid.folder, cells, epochs, passes, 0, seconds, note))
     return Plan(rows, config.plan_workers(), f"× {config.reference}")
+
+
+def _beginning_rows(grid: AugmentationGrid, model: str, timing: _Timings, cost: StepCost) -> list[PlanRow]:
+    """The networks before the arms part, and what trains the honest one: plain steps."""
+    config = grid.config
+    epoch, plain = int(timing.plain["epoch"]), float(timing.plain["seconds"])
+    alike = min(config.training.start_epoch * epoch, config.training.steps)
+    first = 0 if config.first is None else config.first.steps
+    rows = []
+    for part, steps, validations, folder, cells in (
+        (
+            f"{BEFORE}: {first + alike} steps",
+            first + alike,
+            1,
+            grid.first_folder,
+            [each.cell for each in grid.beginnings() if each.model == model],
+        ),
+        (
+            f"{HONEST}: {config.training.steps} steps",
+            config.training.steps,
+            config.training.validations,
+            grid.folder,
+            [run.cell for run in grid.honest_runs() if run.model == model],
+        ),
+    ):
+        if cells:
+            seconds = steps * plain + validations * cost.evaluation
+            passes = float(steps * timing.plain["passes"] + validations * timing.plain["evaluated"])
+            epochs = math.ceil(steps / epoch)
+            rows.append(plan_row(f"{_prefix(grid, model)}{part}", folder, cells, epochs, passes, 0, seconds, "1.00"))
+    return rows
 
 
 def _prefix(grid: AugmentationGrid, model: str) -> str:

@@ -12,15 +12,24 @@ from typing import Any
 from lightning_saliency.files import safe_names
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.tables import Column, Estimate, TableData
-from lightning_saliency.studies.augmentation.config import Budget
+from lightning_saliency.studies.augmentation.config import BEFORE, HONEST, Budget
 from lightning_saliency.studies.augmentation.figures import Role, difference_figure
-from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid, Costs
+from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid, Beginning, Costs
+from lightning_saliency.studies.augmentation.groups import (
+    NUMBERS,
+    Number,
+    closed_gaps,
+    number_of,
+    numbers_by_seed,
+)
 from lightning_saliency.studies.augmentation.texts import caption, facts, runs_csv, summary_csv
 from lightning_saliency.studies.engine.files import Content, as_json, finite_or_none, result_folder, write_results
 from lightning_saliency.studies.estimates import mean_interval, paired_difference
 
 #: Names of the budgets in tables.
 BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall time"}
+
+_GAP = f"share of the gap between {BEFORE} and {HONEST} that is closed, in %"
 
 #: Model -> budget -> arm -> seed -> the result of its run.
 Runs = dict[str, dict[Budget, dict[str, dict[int, dict[str, Any]]]]]
@@ -32,11 +41,14 @@ class AugmentationResult:
 
     Args:
         runs: Model -> budget -> arm -> seed -> ``accuracy`` on the test images in [0, 1], ``val_best``, ``steps``, …
+            Beside the arms "before fine-tuning", the network from which they go on, and "honest", where there is one.
         costs: Model -> arm -> step cost relative to the reference: median, minimum, maximum.
         roles: Arm -> whether saliency maps guide it, it is a control, or another augmentation.
         reference: The arm that the others are compared with.
         controls: Guided arm -> further arms that it is compared with.
         confidence: Share of the intervals, in (0, 1).
+        number: What the differences are of, see `lightning_saliency.studies.augmentation.groups.number_of`.
+        primary: The arm that was named before the study was run; ``None``: none was.
         caption: How the numbers were obtained, shown below the tables.
         facts: Names and values that describe the study, for the page.
         folder: Where ``save`` writes by default.
@@ -48,6 +60,8 @@ class AugmentationResult:
     reference: str
     controls: Mapping[str, Sequence[str]]
     confidence: float = 0.95
+    number: Number = "accuracy"
+    primary: str | None = None
     caption: str = ""
     facts: Sequence[tuple[str, str]] = ()
     folder: Path | None = None
@@ -59,6 +73,8 @@ class AugmentationResult:
         planned: Sequence[ArmRun],
         costs: Costs,
         results: Mapping[str, Mapping[str, Any]],
+        beginnings: Sequence[Beginning] = (),
+        begun: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> AugmentationResult:
         """Collect the results of a comparison's cells.
 
@@ -67,9 +83,16 @@ class AugmentationResult:
             planned: Its trainings.
             costs: Model -> arm -> cost of its steps.
             results: Name of a training's cell -> its result.
+            beginnings: The networks before the arms part.
+            begun: Name of the cell of one of them -> its result.
         """
         config = grid.config
         runs: Runs = {model: {budget: {} for budget in config.budgets} for model in grid.models}
+        unknown = {"seconds_per_step": None, "mask_fraction": None, "augmented": None}
+        for each in beginnings:
+            for budget in [] if each.honest else config.budgets:
+                result = {**unknown, **(begun or {})[each.cell.name]}
+                runs[each.model][budget].setdefault(BEFORE, {})[each.seed] = result
         for run in planned:
             for budget in run.budgets:
                 runs[run.model][budget].setdefault(run.arm, {})[run.seed] = dict(results[run.cell.name])
@@ -84,6 +107,8 @@ class AugmentationResult:
             reference=config.reference,
             controls={arm: config.controls_of(arm) for arm, role in roles.items() if role == "guided"},
             confidence=config.confidence,
+            number="accuracy" if config.primary is None else config.primary.number,
+            primary=None if config.primary is None else config.primary.arm,
             caption=caption(config),
             facts=facts(grid),
             folder=config.folder,
@@ -93,10 +118,12 @@ class AugmentationResult:
     def estimates(self) -> dict[str, dict[Budget, dict[str, dict[str, Estimate]]]]:
         """Model -> budget -> arm -> key -> mean and interval.
 
-        ``accuracy`` and ``val_best`` in %; ``difference`` to the reference and ``versus <control>`` in percentage
-        points, paired by seed (``versus its <name>`` where the control is called ``<arm>, <name>``); ``cost``,
-        ``steps``; ``replaced``, the share of images that were replaced, and ``kept``, the share of their pixels left
-        sharp, in %.
+        In %: ``accuracy``, ``val_best``, and ``validation``, the last accuracy on the validation images; with test
+        images in groups ``misled`` and ``worst_group``; with an honest network ``closed accuracy`` and so on, the share
+        of the gap of such a number that is closed. ``difference`` to the reference and ``versus <control>`` in
+        percentage points of ``number``, paired by seed (``versus its <name>`` where the control is called ``<arm>,
+        <name>``); ``cost``, ``steps``; ``replaced``, the share of images that were replaced, and ``kept``, the share of
+        their pixels left sharp, in %.
         """
         return {
             model: {
@@ -108,11 +135,17 @@ class AugmentationResult:
     def table(self, model: str | None = None) -> TableData:
         """All arms, of one model or of all."""
         group, spent = "test accuracy in %", "what a step costs and shows"
+        shown = self._numbers()
+        apart = (
+            f"{NUMBERS[self.number]}, differences in points" if len(shown) > 1 or self.number != "accuracy" else group
+        )
         compared = dict.fromkeys(called for arm in self.controls for called in self._controls(arm))
         columns = [
-            Column("accuracy", "accuracy", "high", group),
-            Column("difference", f"− {self.reference}", "high", group),
-            *(Column(f"versus {control}", f"− {control}", "high", group) for control in compared),
+            *(Column(number, NUMBERS[number], "high", group) for number in shown),
+            *([Column("validation", "validation", None, group)] if len(shown) > 1 else []),
+            *([Column(f"closed {each}", f"gap closed: {NUMBERS[each]}", "high", _GAP) for each in self._closed()]),
+            Column("difference", f"− {self.reference}", "high", apart),
+            *(Column(f"versus {control}", f"− {control}", "high", apart) for control in compared),
             Column("cost", "cost of a step", None, spent),
             Column("steps", "steps", None, spent, digits=0),
             Column("replaced", "images replaced in %", None, spent, digits=0),
@@ -141,18 +174,38 @@ class AugmentationResult:
                 continue
             for budget, arms in budgets.items():
                 for arm, keys in arms.items():
-                    if self.roles[arm] != "guided":
-                        continue
-                    controls = ((called, f"versus {called}") for called in self._controls(arm))
-                    pairs = [(self.reference, "difference"), *controls]
-                    parts = [f"{_signed(keys[key])} against {name}, {_outcome(keys[key])}" for name, key in pairs]
-                    where = f"{network}, {BUDGET_NAMES[budget]}, {arm}"
-                    lines.append(f"{where}: {'; '.join(parts)}. Its step costs {keys['cost'].value:.2f} plain ones.")
+                    if self.roles.get(arm) == "guided" or arm == self.primary:
+                        line = f"{network}, {BUDGET_NAMES[budget]}, {arm}: {self._verdict(arm, keys)}"
+                        lines.append(line)
         return lines
 
+    def primary_lines(self, model: str | None = None) -> list[str]:
+        """For each model and budget what became of the arm and the number that were named before the study was run."""
+        lines = []
+        for network, budgets in self.estimates.items():
+            for budget, arms in budgets.items():
+                if self.primary is None or model not in (None, network):
+                    continue
+                keys = arms[self.primary]
+                own = [f"{NUMBERS[self.number]} {_plain(keys[self.number])} %"] if self.number in keys else []
+                closed = keys.get(f"closed {self.number}")
+                if closed is not None:
+                    own.append(f"closes {_plain(closed)} % of the gap between {BEFORE} and {HONEST}")
+                where = f"Named beforehand: {self.primary}, {network}, {BUDGET_NAMES[budget]}"
+                lines.append(f"{where}: {'; '.join([*own, self._verdict(self.primary, keys)])}")
+        return lines
+
+    def _verdict(self, arm: str, keys: Mapping[str, Estimate]) -> str:
+        controls = ((called, f"versus {called}") for called in self._controls(arm))
+        pairs = [(self.reference, "difference"), *controls]
+        parts = [f"{_signed(keys[key])} against {name}, {_outcome(keys[key])}" for name, key in pairs if key in keys]
+        return f"{'; '.join(parts)}. Its step costs {keys['cost'].value:.2f} plain ones."
+
     def __str__(self) -> str:
-        verdicts = "".join(f"- {line}\n" for line in self.verdicts())
-        return f"{self.table().markdown()}\n{verdicts}"
+        primary, verdicts = (
+            "".join(f"- {line}\n" for line in each) for each in (self.primary_lines(), self.verdicts())
+        )
+        return f"{primary and primary + chr(10)}{self.table().markdown()}\n{verdicts}"
 
     def sections(self) -> list[Section]:
         """The parts of the page, one for each model."""
@@ -170,7 +223,7 @@ class AugmentationResult:
                 pictures.append(ReportPicture(self.figure(model), explained))
             # The caption stands above, once for all.
             table = replace(self.table(model), caption="")
-            parts.append(Section(model, self.verdicts(model), [table], pictures))
+            parts.append(Section(model, [*self.primary_lines(model), *self.verdicts(model)], [table], pictures))
         return parts
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
@@ -205,12 +258,14 @@ class AugmentationResult:
         panels, each = {}, {}
         for budget, arms in self.estimates[network].items():
             name, runs = BUDGET_NAMES[budget], self.runs[network][budget]
-            panels[name] = {arm: keys["difference"] for arm, keys in arms.items() if arm != self.reference}
-            plain = _accuracies(runs[self.reference])
+            panels[name] = {arm: arms[arm]["difference"] for arm in self.roles if arm != self.reference}
+            plain = numbers_by_seed(runs[self.reference], self.number)
             each[name] = {
-                arm: [value - plain[seed] for seed, value in _accuracies(runs[arm]).items()] for arm in panels[name]
+                arm: [value - plain[seed] for seed, value in numbers_by_seed(runs[arm], self.number).items()]
+                for arm in panels[name]
             }
-        label = f"test accuracy − {self.reference}, percentage points"
+        measured = "test accuracy" if self.number == "accuracy" else f"{NUMBERS[self.number]} accuracy"
+        label = f"{measured} − {self.reference}, percentage points"
         return difference_figure(panels, self.roles, label, network, each)
 
     def as_dict(self) -> dict[str, Any]:
@@ -221,7 +276,9 @@ class AugmentationResult:
             "controls": {arm: list(controls) for arm, controls in self.controls.items()},
             "confidence": self.confidence,
             "roles": dict(self.roles),
-            "verdicts": self.verdicts(),
+            "number": self.number,
+            "primary": self.primary,
+            "verdicts": [*self.primary_lines(), *self.verdicts()],
             "results": {
                 network: {
                     budget: {
@@ -235,6 +292,28 @@ class AugmentationResult:
             "runs": self.runs,
         }
 
+    def _numbers(self) -> list[Number]:
+        """The numbers that every run has."""
+        runs = [
+            run
+            for budgets in self.runs.values()
+            for arms in budgets.values()
+            for each in arms.values()
+            for run in each.values()
+        ]
+        return [number for number in NUMBERS if all(number_of(run, number) is not None for run in runs)]
+
+    def _closed(self) -> list[Number]:
+        """The numbers of which it is known which share of the gap an arm closes."""
+        keys = {
+            key
+            for budgets in self.estimates.values()
+            for arms in budgets.values()
+            for each in arms.values()
+            for key in each
+        }
+        return [number for number in NUMBERS if f"closed {number}" in keys]
+
     def _controls(self, arm: str) -> dict[str, str]:
         """The controls of an arm, by their names in its row."""
         controls = self.controls.get(arm, ())
@@ -245,16 +324,28 @@ class AugmentationResult:
     def _estimates(self, network: str, budget: Budget, arm: str) -> dict[str, Estimate]:
         arms = self.runs[network][budget]
         own = arms[arm]
-        accuracies = _accuracies(own)
         found = {
-            "accuracy": mean_interval(list(accuracies.values()), self.confidence),
             "val_best": mean_interval([100 * run["val_best"] for run in own.values()], self.confidence),
-            "cost": self.costs[network][arm],
         }
+        if all("val_last" in run for run in own.values()):
+            found["validation"] = mean_interval([100 * run["val_last"] for run in own.values()], self.confidence)
+        if arm in self.costs[network]:
+            found["cost"] = self.costs[network][arm]
+        for number in NUMBERS:
+            values = numbers_by_seed(own, number)
+            if values:
+                found[number] = mean_interval(list(values.values()), self.confidence)
+            if HONEST in arms and arm not in (BEFORE, HONEST):
+                ends = (numbers_by_seed(arms[each], number) for each in (BEFORE, HONEST))
+                closed = closed_gaps(values, *ends)
+                if closed:
+                    found[f"closed {number}"] = mean_interval(list(closed.values()), self.confidence)
         others = [("difference", self.reference)]
         others += [(f"versus {called}", control) for called, control in self._controls(arm).items()]
         for key, other in others:
-            difference = paired_difference(accuracies, _accuracies(arms[other]), self.confidence)
+            difference = paired_difference(
+                numbers_by_seed(own, self.number), numbers_by_seed(arms[other], self.number), self.confidence
+            )
             if difference is not None:
                 found[key] = difference
         steps = [float(run["steps"]) for run in own.values()]
@@ -266,9 +357,9 @@ class AugmentationResult:
         return found
 
 
-def _accuracies(runs: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
-    """Seed -> test accuracy in %."""
-    return {seed: 100 * float(run["accuracy"]) for seed, run in runs.items()}
+def _plain(estimate: Estimate) -> str:
+    interval = f" [{estimate.low:.1f}, {estimate.high:.1f}]" if estimate.count > 1 else ""
+    return f"{estimate.value:.1f}{interval}"
 
 
 def _signed(difference: Estimate) -> str:

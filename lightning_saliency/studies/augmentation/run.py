@@ -83,8 +83,12 @@ def run_augmentation(
     # On a cluster, where the arms are trained; on this machine one at a time, since timings would disturb each other.
     measured = run_cells(list(grid.cost_cells.values()), grid.costs_folder, **{**engine, "workers": 1})
     costs = grid.measured_costs(measured)
-    runs = grid.runs(costs)
-    return AugmentationResult.gather(grid, runs, costs, run_cells([run.cell for run in runs], grid.folder, **engine))
+    beginnings = grid.beginnings()
+    begun = run_cells([each.cell for each in beginnings], grid.first_folder, **engine)
+    # Those of one seed together, since their data are read once.
+    planned = sorted([*grid.runs(costs), *grid.honest_runs()], key=lambda run: grid.config.seeds.index(run.seed))
+    results = run_cells([run.cell for run in planned], grid.folder, **engine)
+    return AugmentationResult.gather(grid, planned, costs, results, beginnings, begun)
 
 
 def plan_augmentation(config: AugmentationConfig | None = None, /, **options: Any) -> Plan:

@@ -9,6 +9,7 @@ from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.studies.augmentation.arms import Arm
 from lightning_saliency.studies.augmentation.config import AugmentationConfig
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid
+from lightning_saliency.studies.augmentation.groups import Number, number_of
 from lightning_saliency.studies.engine.files import as_csv
 from lightning_saliency.studies.specs import given_arguments
 
@@ -70,7 +71,7 @@ def summary_csv(estimates: Mapping[str, Any], roles: Mapping[str, str]) -> str:
     """
     lines: list[list[Any]] = [["model", "budget", "arm", "role", "key", "value", "low", "high", "count"]]
     lines += [
-        [model, budget, arm, roles[arm], key, *vars(value).values()]
+        [model, budget, arm, roles.get(arm, "bound"), key, *vars(value).values()]
         for model, budgets in estimates.items()
         for budget, arms in budgets.items()
         for arm, keys in arms.items()
@@ -86,9 +87,10 @@ def runs_csv(runs: Mapping[str, Any]) -> str:
         runs: Model -> budget -> arm -> seed -> result.
     """
     keys = ("accuracy", "loss", "val_best", "val_last", "steps", "seconds_per_step", "mask_fraction", "augmented")
-    lines: list[list[Any]] = [["model", "budget", "arm", "seed", *keys]]
+    numbers: tuple[Number, ...] = ("misled", "worst_group")
+    lines: list[list[Any]] = [["model", "budget", "arm", "seed", *keys, *(f"{number} in %" for number in numbers)]]
     lines += [
-        [model, budget, arm, seed, *("" if run[key] is None else run[key] for key in keys)]
+        [model, budget, arm, seed, *(run[key] for key in keys), *(number_of(run, number) for number in numbers)]
         for model, budgets in runs.items()
         for budget, arms in budgets.items()
         for arm, seeds in arms.items()

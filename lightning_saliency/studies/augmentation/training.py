@@ -123,6 +123,7 @@ class StepClock(Callback):
         warm_up: Number of first steps that the mean leaves out.
         count: A list with one number, the images passed forward so far, see
             `lightning_saliency.studies.passes.counted_passes`; ``None``: they are not counted.
+        stop: Number of steps after which training ends; ``None``: the trainer's.
 
     Attributes:
         seconds: The time of each step.
@@ -133,11 +134,16 @@ class StepClock(Callback):
     """
 
     def __init__(
-        self, augmentation: pl.Callback | None = None, warm_up: int = 2, count: list[int] | None = None
+        self,
+        augmentation: pl.Callback | None = None,
+        warm_up: int = 2,
+        count: list[int] | None = None,
+        stop: int | None = None,
     ) -> None:
         self.augmentation = augmentation if isinstance(augmentation, SaliencyAugmentation) else None
         self.warm_up = warm_up
         self.count = count
+        self.stop = stop
         self.images: list[int] = []
         self.passes: list[int] = []
         self.seconds: list[float] = []
@@ -168,6 +174,8 @@ class StepClock(Callback):
         self.images.append(len(find_images(batch)))
         if self.count is not None:
             self.passes.append(self.count[0])
+        if self.stop is not None and len(self.seconds) >= self.stop:
+            trainer.should_stop = True
         self._last = now
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

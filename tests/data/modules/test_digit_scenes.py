@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from lightning_saliency.data import DigitScenes
 from lightning_saliency.data.modules import _scenes as drawing
 from lightning_saliency.data.modules.digit_scenes import render_scenes
+from lightning_saliency.data.shortcuts import class_colors
 
 SPLITS = ("train", "val", "test")
 SMALL = {"train_size": 60, "val_size": 30, "test_size": 30}
@@ -213,11 +214,13 @@ def test_validation_is_marked_only_when_asked_for() -> None:
     assert not ready(shortcut=0.5, shortcut_in_validation=True).datasets["test"].scenes.marked.any()
 
 
-def test_mark_colours_are_the_hues_of_a_colour_wheel() -> None:
-    import colorsys
-
-    expected = [[round(255 * part) for part in colorsys.hsv_to_rgb(k / 10, 1, 1)] for k in range(10)]
-    assert (drawing.mark_colors().int() - torch.tensor(expected)).abs().max() <= 1
+def test_the_mark_is_in_the_colour_of_its_class() -> None:
+    scenes = render_scenes("train", 60, 64, 0, (0.3, 0.4), shortcut=1.0)
+    # A digit over the corner covers the mark.
+    free = ~(scenes.boxes[:, 0, :2] < 8).all(dim=1)
+    expected = (255 * class_colors(10)).round().byte()[scenes.labels][:, :, None, None].expand(-1, -1, 8, 8)
+    assert free.sum() > 40
+    assert torch.equal(scenes.images[free, :, :8, :8], expected[free])
 
 
 @pytest.mark.parametrize(("stage", "splits"), [("fit", {"train", "val"}), ("validate", {"val"}), ("test", {"test"})])

@@ -76,8 +76,13 @@ def test_the_plan_says_how_long_it_will_take(config, timed):
     rows = parts(plan)
     # Four plain steps and four of twice the cost; in the time of eight plain ones, four and two.
     assert list(rows) == [
-        *("costs of steps", "plain: 8 steps (steps and time)", "grad_cam: 8 steps (steps)"),
-        *("grad_cam: about 6 steps (time)", "half: 8 steps (steps)", "half: about 7 steps (time)"),
+        *("costs of steps", "before fine-tuning: 4 steps", "plain: 8 steps (steps and time)"),
+        *(
+            "grad_cam: 8 steps (steps)",
+            "grad_cam: about 6 steps (time)",
+            "half: 8 steps (steps)",
+            "half: about 7 steps (time)",
+        ),
     ]
     # A pass over validation and test images costs a third of training on them.
     tests = PLAIN_SECONDS / 10 / 3 * EVALUATED
@@ -94,7 +99,7 @@ def test_the_plan_says_how_long_it_will_take(config, timed):
     assert rows["costs of steps"].seconds / 2 == pytest.approx(3 * PLAIN_SECONDS * (1 + 1 + 2 + 1 + 1.5))
     assert plan.seconds == pytest.approx(sum(row.seconds for row in plan.rows) / 2)
     assert plan.note == "× plain"
-    assert [row.note for row in plan.rows] == ["", "1.00", "2.00", "2.00", "1.50", "1.50"]
+    assert [row.note for row in plan.rows] == ["", "1.00", "1.00", "2.00", "2.00", "1.50", "1.50"]
     assert sorted(path.name for path in AugmentationGrid(config).plan_folder.parent.iterdir()) == ["costs"]
 
 
@@ -109,8 +114,8 @@ def test_the_studys_own_measurement_goes_first(config, timed, monkeypatch):
     run_cells(list(planned.cost_cells.values()), planned.costs_folder, progress=False)
     rows = parts(plan_augmentation(config))
     assert list(rows) == [
-        *("costs of steps", "plain: 8 steps (steps and time)", "grad_cam: 8 steps (steps)"),
-        "grad_cam: 2 steps (time)",
+        *("costs of steps", "before fine-tuning: 0 steps", "plain: 8 steps (steps and time)"),
+        *("grad_cam: 8 steps (steps)", "grad_cam: 2 steps (time)"),
     ]
     assert (rows["costs of steps"].done, rows["costs of steps"].seconds) == (2, 0)
     assert rows["grad_cam: 8 steps (steps)"].seconds == 2 * 32
