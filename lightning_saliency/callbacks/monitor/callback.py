@@ -28,6 +28,7 @@ from lightning_saliency.callbacks.monitor.options import (
     parse_views,
     positive,
 )
+from lightning_saliency.callbacks.monitor.page import KEEPING
 from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_records
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, values_to_log
@@ -368,17 +369,18 @@ class SaliencyMonitor(StageHooks):
                 self._scalars.add_drift(drift)
 
     def _log_start(self, trainer: pl.Trainer, means: dict[str, float]) -> None:
-        with self._attempts.trying("keep the logged values for the page"):
-            self._film.page.log(trainer, {f"{self.name}/{name}": value for name, value in means.items()})
+        if self._attempts.wants(KEEPING):
+            with self._attempts.trying(KEEPING):
+                self._film.page.log(trainer, {f"{self.name}/{name}": value for name, value in means.items()})
         # What a module logs in the sanity check is dropped, but the untrained network's values are the film's first.
         for number, logger in enumerate(trainer.loggers, start=1):
             with self._attempts.trying(f"log values to {type(logger).__name__}, logger {number} of the trainer"):
                 logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
 
     def _keep_values(self, trainer: pl.Trainer, validated: bool = True) -> None:
-        if self._off or not self._attempts.wants(part := "keep the logged values for the page"):
+        if self._off or not self._attempts.wants(KEEPING):
             return
-        with self._attempts.trying(part):
+        with self._attempts.trying(KEEPING):
             # Read by every process: values may have to be reduced over all.
             values = dict(trainer.callback_metrics)
             if trainer.is_global_zero:

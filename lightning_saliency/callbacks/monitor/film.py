@@ -13,7 +13,7 @@ from lightning_saliency.callbacks._trainer_lookups import class_names, logged_st
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
-from lightning_saliency.callbacks.monitor.page import MonitorPage
+from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
@@ -124,8 +124,9 @@ class MonitorFilm(RunFilm):
         """
         normalization = self._find_normalization(trainer)
         classes = class_names(trainer, self.stage) if self.class_names is None else self.class_names
-        with attempts.trying("keep the frame for the page"):
-            self.page.keep(trainer, records, names, self.weights, normalization, classes)
+        if attempts.wants(KEEPING):
+            with attempts.trying(KEEPING):
+                self.page.keep(trainer, records, names, self.weights, normalization, classes)
         frame = Frame(records, names, self.weights, normalization, self.picture_width, classes)
         step = logged_step(trainer)
         epoch = -1 if trainer.sanity_checking else trainer.current_epoch

@@ -20,6 +20,8 @@ from lightning_saliency.pictures.page.find import RECORDS
 from lightning_saliency.pictures.page.records import photo_file
 from lightning_saliency.pictures.tensors import displayable
 
+#: What fails as one, see `Attempts`: frames and values lie in the same folder.
+KEEPING = "keep what the run's page shows"
 Normalization = tuple[Sequence[float], Sequence[float]]
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ class FrameRecord:
             step=content["step"],
             scales=content["scales"],
             weights=content["weights"],
-            levels=content["levels"],
+            levels=[math.nan if level is None else level for level in content["levels"]],
             grids=[(height, width) for height, width in content["grids"]],
             views=content["views"],
             images=[
@@ -203,4 +204,4 @@ def _quantised(map_: Tensor) -> bytes:
 
 
 def _rounded(value: float) -> float | None:
-    return float(f"{value:.4g}") if abs(value) < float("inf") else None
+    return float(f"{value:.4g}") if math.isfinite(value) else None
