@@ -3,6 +3,7 @@
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
+from lightning_saliency.pictures.page import film
 from lightning_saliency.reports import explain_images
 from lightning_saliency.scales.find import NoScalesError, Scale, find_scales, named_scales
 from lightning_saliency.scales.maps import ScaleMaps
@@ -25,6 +26,7 @@ __all__ = [
     "ScaleMaps",
     "ScaleTaps",
     "explain_images",
+    "film",
     "find_scales",
     "named_scales",
 ]

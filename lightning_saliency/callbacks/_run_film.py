@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_saliency.callbacks._run_folder import run_folder, version_of
-from lightning_saliency.files import safe_name
+from lightning_saliency.files import Location, safe_name
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.tensors import Picture
 
@@ -59,21 +59,14 @@ class RunFilm:
             epoch: From 0; -1 for the network before training.
             step: The optimiser steps made so far.
         """
-        if self._failed:
-            return
-        try:
-            film = self._film_of(trainer, step)
-        # A remote store's package raises anything; a picture less must not end a training run.
-        except Exception as error:
-            self._failed = True
-            rank_zero_warn(
-                f"No film of {self.name!r} is kept, since the run's folder cannot be made ({type(error).__name__}: "
-                f"{error}). Training goes on; pictures in loggers are not affected. Give a default_root_dir that can "
-                "be written to."
-            )
-            return
+        film = self._opened(trainer, step)
         if film is not None:
             film.add(view, picture, epoch=epoch, step=step)
+
+    def folder(self, trainer: pl.Trainer, step: int) -> Location | None:
+        """The film's folder, ``None`` where there is none to write to. To be called on global rank zero."""
+        film = self._opened(trainer, step)
+        return None if film is None else film.folder
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the run's folder, where it has one of its own."""
@@ -87,6 +80,21 @@ class RunFilm:
     def frames(self, view: str) -> list[Any]:
         """The frames of a view that are kept of the present run."""
         return [] if self._film is None else self._film.frames(view)
+
+    def _opened(self, trainer: pl.Trainer, step: int) -> Film | None:
+        if self._failed:
+            return None
+        try:
+            return self._film_of(trainer, step)
+        # A remote store's package raises anything; a picture less must not end a training run.
+        except Exception as error:
+            self._failed = True
+            rank_zero_warn(
+                f"No film of {self.name!r} is kept, since the run's folder cannot be made ({type(error).__name__}: "
+                f"{error}). Training goes on; pictures in loggers are not affected. Give a default_root_dir that can "
+                "be written to."
+            )
+            return None
 
     def _film_of(self, trainer: pl.Trainer, step: int) -> Film | None:
         resumed = next((film._version for _, film in _films(trainer) if film._version), self._version)

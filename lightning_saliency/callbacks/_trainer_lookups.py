@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from lightning_saliency.data.masked.loaders import batch_form, leaves
 
 _LIGHTNING_PACKAGES = ("pytorch_lightning", "lightning")
+_MOST_DATA_SETS = 100
 
 
 def watched_module(module: nn.Module, path: str | None, error: type[ValueError] = ValueError) -> nn.Module:
@@ -107,10 +108,34 @@ def _combined(trainer: pl.Trainer, stage: str) -> Any:
     return loops[stage]._combined_loader
 
 
-def class_names(trainer: pl.Trainer) -> Sequence[str] | None:
-    """The classes' names, from the data module's or the module's ``classes``."""
-    for source in (getattr(trainer, "datamodule", None), trainer.lightning_module):
-        names = getattr(source, "classes", None)
-        if isinstance(names, Sequence) and not isinstance(names, str) and names:
-            return names
+def class_names(trainer: pl.Trainer, stage: str | None = None) -> Sequence[str] | None:
+    """The classes' names: ``classes`` or ``class_names`` of the data module, the module, or the stage's data set.
+
+    A data set may have ``class_to_idx`` instead, and may lie inside others, such as ``Subset``.
+
+    Args:
+        trainer: The trainer.
+        stage: See `loaders_form`; ``None``: the data sets are not asked.
+    """
+    sources: list[object] = [getattr(trainer, "datamodule", None), trainer.lightning_module]
+    if stage is not None:
+        sources += _data_sets(trainer, stage)
+    for source in sources:
+        for names in (getattr(source, "classes", None), getattr(source, "class_names", None)):
+            if isinstance(names, Sequence) and not isinstance(names, str) and names:
+                return [str(name) for name in names]
+        numbers = getattr(source, "class_to_idx", None)
+        if isinstance(numbers, dict) and sorted(numbers.values()) == list(range(len(numbers))) and numbers:
+            return [str(name) for name in sorted(numbers, key=lambda name: int(numbers[name]))]
     return None
+
+
+def _data_sets(trainer: pl.Trainer, stage: str) -> list[object]:
+    """The data sets of a stage's loaders, and those inside them, the outermost first."""
+    combined = _combined(trainer, stage)
+    level = [getattr(loader, "dataset", None) for loader in ([] if combined is None else leaves(combined))]
+    found: list[object] = []
+    while level and len(found) < _MOST_DATA_SETS:
+        found += [data for data in level if data is not None]
+        level = [getattr(data, "dataset", None) for data in level if data is not None]
+    return found

@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("train", "validate", "validate a network of a configuration, a checkpoint"),
     "test": Command("train", "test", "test a network of a configuration, a checkpoint"),
     "explain": Command("explain", "run", "draw LOVI pictures, or any explainer's maps, of images"),
+    "film": Command("film", "run", "make one page of a run, or of two: maps and curves, epoch by epoch"),
     "layers": Command("layers", "run", "print the scales that are found in a network"),
     "cost": Command("cost", "run", "measure what a map costs beside the forward pass"),
     "write-maps": Command("write_maps", "run", "store the maps of whole data sets, for masked training"),

@@ -56,7 +56,7 @@ from lightning_saliency.functional.statistics import (
     smoe_scale,
     std,
 )
-from lightning_saliency.functional.visualization import heatmap, lovi, overlay
+from lightning_saliency.functional.visualization import color_table, heatmap, highlight, lovi, overlay, stretched
 
 # `statistics.max` stays there, or by its name in STATISTICS: an import of * must not replace the built-in.
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "class_count",
     "class_regions",
     "class_scores",
+    "color_table",
     "combine",
     "deletion_curve",
     "difference_score",
@@ -94,6 +95,7 @@ __all__ = [
     "gamma_shape",
     "get_statistic",
     "heatmap",
+    "highlight",
     "hog_similarity",
     "increase",
     "information_score",
@@ -126,6 +128,7 @@ __all__ = [
     "spearman",
     "ssim",
     "std",
+    "stretched",
     "target_scores",
     "top_fraction",
     "top_fraction_iou",

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +13,19 @@ from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_saliency.files import Location, RemotePath, location, reading, safe_names, write_atomically
+from lightning_saliency.pictures.frames import (
+    Frame,
+    evenly_spaced,
+    every_second,
+    file_size,
+    frame_name,
+    frames_in,
+    move_file,
+)
 from lightning_saliency.pictures.tensors import png_bytes
 
-_FILE_NAME = re.compile(r"(?:start|epoch=(?P<epoch>\d+))-step=(?P<step>\d+)\.png")
 _BYTES_PER_MEGABYTE = 1_000_000
 _MAX_FAILURES = 3
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture of a film.
-
-    Args:
-        path: The PNG file, a ``pathlib.Path`` or, on a remote store, a `RemotePath`.
-        epoch: The epoch after which it was taken, from 0; -1 for the network before training.
-        step: Number of optimiser steps at that time (``trainer.global_step``).
-    """
-
-    path: Location
-    epoch: int
-    step: int
-
-    @property
-    def label(self) -> str:
-        """``"start"`` or ``"epoch 3"``."""
-        return "start" if self.epoch < 0 else f"epoch {self.epoch}"
 
 
 class Film:
@@ -113,12 +98,7 @@ class Film:
                 f"Got a picture {list(picture.shape)} of {picture.dtype}. Allowed are uint8 [H, W, 3] of at least one "
                 "pixel; scale floats in [0, 1] by 255, round, convert to uint8, put the channels last."
             )
-        if epoch < -1 or step < 0:
-            raise ValueError(
-                f"Got epoch={epoch}, step={step}. Allowed are epochs from -1 (before training) and steps from 0; "
-                "give trainer.current_epoch and trainer.global_step."
-            )
-        name = _file_name(epoch, step)
+        name = frame_name(epoch, step)
         if len(self._failed) == _MAX_FAILURES and name not in self._failed:
             return None
         try:
@@ -144,13 +124,13 @@ class Film:
 
     def frames(self, view: str) -> list[Frame]:
         """The frames of a view, by step; empty where there are none."""
-        return _frames_in(self._folder(view))
+        return frames_in(self._folder(view))
 
     def views(self) -> list[str]:
         """The names of the folders that hold frames, sorted."""
         if not self.folder.is_dir():
             return []
-        return sorted(path.name for path in self.folder.iterdir() if _frames_in(path))
+        return sorted(path.name for path in self.folder.iterdir() if frames_in(path))
 
     def rewind(self, step: int) -> None:
         """Begin at a step: later frames, of another run or of one that was stopped after its checkpoint, go aside.
@@ -161,9 +141,9 @@ class Film:
             step: The optimiser steps made so far.
         """
         for view in self.views():
-            for frame in _frames_in(self.folder / view):
+            for frame in frames_in(self.folder / view):
                 if frame.step > step:
-                    _move(frame.path, self.folder / "rewound" / view / frame.path.name)
+                    move_file(frame.path, self.folder / "rewound" / view / frame.path.name)
 
     def _folder(self, view: str) -> Location:
         if view not in self._names:
@@ -175,9 +155,9 @@ class Film:
     def _thin_out(self, newest: Location) -> None:
         limit = self.max_megabytes * _BYTES_PER_MEGABYTE
         films = [self.frames(view) for view in self.views()]
-        sizes = {frame.path: _size(frame.path) for frames in films for frame in frames}
+        sizes = {frame.path: file_size(frame.path) for frames in films for frame in frames}
         while sum(sizes.values()) > limit:
-            victims = {path for frames in films for path in _every_second(frames, newest)}
+            victims = {frame.path for frames in films for frame in every_second(frames, (newest,))}
             if not victims:
                 self._say_too_small(sum(sizes.values()), len(films))
                 return
@@ -228,7 +208,7 @@ def film_strip(folder: str | Path | RemotePath, view: str, frames: int = 6) -> n
             f"Got view={view!r}. The film in {folder} has {', '.join(film.views()) or 'no frames at all'}; "
             "give one of its views."
         )
-    shown = _evenly_spaced(kept, frames)
+    shown = evenly_spaced(kept, frames)
     pictures = []
     for frame in shown:
         with (
@@ -257,61 +237,8 @@ def film_strip(folder: str | Path | RemotePath, view: str, frames: int = 6) -> n
     return np.array(strip)
 
 
-def _file_name(epoch: int, step: int) -> str:
-    return f"{'start' if epoch < 0 else f'epoch={epoch:04d}'}-step={step:07d}.png"
-
-
-def _frames_in(folder: Location) -> list[Frame]:
-    if not folder.is_dir():
-        return []
-    matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in folder.iterdir()]
-    frames = [Frame(path, int(match["epoch"] or -1), int(match["step"])) for path, match in matches if match]
-    return sorted(frames, key=lambda frame: (frame.step, frame.epoch))
-
-
-def _size(path: Location) -> int:
-    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
-
-
-def _move(path: Location, target: Location) -> None:
-    if isinstance(path, RemotePath) and isinstance(target, RemotePath):
-        path.move_to(target)
-    elif isinstance(path, Path) and isinstance(target, Path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
-
-
 def _write(path: Location, picture: npt.NDArray[np.uint8]) -> None:
     if isinstance(path, Path):
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of this frame, left by a run that was killed
             leftover.unlink(missing_ok=True)
     write_atomically(path, png_bytes(picture))
-
-
-def _every_second(frames: list[Frame], newest: Location) -> list[Location]:
-    """Half of the frames between the first and the last, each time the one whose neighbours are closest together.
-
-    At equal distances these are the second, the fourth and so on.
-    """
-    left = list(frames)
-    victims = []
-    for _ in range((len(frames) - 1) // 2):
-        inner = [index for index in range(1, len(left) - 1) if left[index].path != newest]
-        if not inner:
-            break
-        closest = min(inner, key=lambda index: left[index + 1].step - left[index - 1].step)
-        victims.append(left.pop(closest).path)
-    return victims
-
-
-def _evenly_spaced(frames: list[Frame], count: int) -> list[Frame]:
-    """At most ``count`` frames, first and last included, each the nearest to its share of the steps."""
-    count = min(count, len(frames))
-    first, last = frames[0].step, frames[-1].step
-    chosen = [] if count == 1 else [0]
-    for position in range(1, count - 1):
-        target = first + (last - first) * position / (count - 1)
-        # As many frames must be left as are still to be chosen.
-        candidates = range(chosen[-1] + 1, len(frames) - (count - 1 - position))
-        chosen.append(min(candidates, key=lambda index: abs(frames[index].step - target)))
-    return [frames[index] for index in (*chosen, len(frames) - 1)]

@@ -28,6 +28,7 @@ from lightning_saliency.callbacks.monitor.options import (
     parse_views,
     positive,
 )
+from lightning_saliency.callbacks.monitor.page import KEEPING
 from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_records
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, values_to_log
@@ -205,12 +206,28 @@ class SaliencyMonitor(StageHooks):
             self._film.leave_out_class_views()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remove the hooks."""
+        """Remove the hooks, and make the page."""
         self._close()
+        self._finish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remove the hooks; ``teardown`` is not called after an exception."""
+        """Remove the hooks, and make the page; ``teardown`` is not called after an exception."""
         self._close()
+        self._finish(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what was logged for the page."""
+        self._keep_values(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what was logged at the end of the epoch before."""
+        if trainer.current_epoch > 0:
+            self._keep_values(trainer, validated=False)
+        super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what was logged at the end of the last epoch."""
+        self._keep_values(trainer, validated=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The sample's fingerprints and last maps, the latest values, and where the film is."""
@@ -352,10 +369,27 @@ class SaliencyMonitor(StageHooks):
                 self._scalars.add_drift(drift)
 
     def _log_start(self, trainer: pl.Trainer, means: dict[str, float]) -> None:
+        if self._attempts.wants(KEEPING):
+            with self._attempts.trying(KEEPING):
+                self._film.page.log(trainer, {f"{self.name}/{name}": value for name, value in means.items()})
         # What a module logs in the sanity check is dropped, but the untrained network's values are the film's first.
         for number, logger in enumerate(trainer.loggers, start=1):
             with self._attempts.trying(f"log values to {type(logger).__name__}, logger {number} of the trainer"):
                 logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
+
+    def _keep_values(self, trainer: pl.Trainer, validated: bool = True) -> None:
+        if self._off or not self._attempts.wants(KEEPING):
+            return
+        with self._attempts.trying(KEEPING):
+            # Read by every process: values may have to be reduced over all.
+            values = dict(trainer.callback_metrics)
+            if trainer.is_global_zero:
+                self._film.page.log(trainer, values, validated=validated)
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            with self._attempts.trying("make the page", "`lightning-saliency film RUN` tries again."):
+                self._film.page.finish()
 
     @contextmanager
     def _guarded(self, quiet: bool = False) -> Iterator[None]:

@@ -13,6 +13,7 @@ from lightning_saliency.callbacks._trainer_lookups import class_names, logged_st
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
+from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
@@ -35,6 +36,7 @@ class MonitorFilm(RunFilm):
         denormalize: Conversion of images back to colours, see ``SaliencyMonitor``.
         picture_width: Largest width of a picture in pixels.
         megabytes: Largest size of the film on disk, in 10⁶ bytes.
+        class_names: Names of the classes; ``None``: they are looked for.
 
     Raises:
         MonitorConfigurationError: If an option is out of range.
@@ -50,8 +52,11 @@ class MonitorFilm(RunFilm):
         denormalize: str | Sequence[Sequence[float]],
         picture_width: int,
         megabytes: float,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(name, megabytes, views)
+        self.page = MonitorPage(self)
+        self.class_names = class_names
         self.views = dict(views)
         self._explains = True
         self.weights = weights
@@ -72,6 +77,7 @@ class MonitorFilm(RunFilm):
     def open(self, trainer: pl.Trainer) -> None:
         """Begin with a run, with all of the views, see `RunFilm.open`."""
         super().open(trainer)
+        self.page.open()
         self._explains = True
 
     def leave_out_class_views(self) -> None:
@@ -116,7 +122,11 @@ class MonitorFilm(RunFilm):
         Returns:
             Whether the images' range was guessed.
         """
-        normalization, classes = self._find_normalization(trainer), class_names(trainer)
+        normalization = self._find_normalization(trainer)
+        classes = class_names(trainer, self.stage) if self.class_names is None else self.class_names
+        if attempts.wants(KEEPING):
+            with attempts.trying(KEEPING):
+                self.page.keep(trainer, records, names, self.weights, normalization, classes)
         frame = Frame(records, names, self.weights, normalization, self.picture_width, classes)
         step = logged_step(trainer)
         epoch = -1 if trainer.sanity_checking else trainer.current_epoch

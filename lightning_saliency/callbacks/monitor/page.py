@@ -1,0 +1,132 @@
+"""What the monitor keeps for the page of its run, and the page at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_saliency.callbacks._run_film import RunFilm
+from lightning_saliency.callbacks._trainer_lookups import logged_step
+from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.files import Location
+from lightning_saliency.functional.fusion import scale_weights
+from lightning_saliency.functional.normalization import normal_cdf
+from lightning_saliency.pictures.page import FilmRecords, FrameRecord, ImageRecord, film
+from lightning_saliency.pictures.page.find import RECORDS
+from lightning_saliency.pictures.page.records import photo_file
+from lightning_saliency.pictures.tensors import displayable
+
+#: What fails as one, see `Attempts`: frames and values lie in the same folder.
+KEEPING = "keep what the run's page shows"
+Normalization = tuple[Sequence[float], Sequence[float]]
+
+
+class MonitorPage:
+    """Keeps frames and values in a run's folder, and makes the page of them.
+
+    Args:
+        film: Says where the run keeps its film.
+    """
+
+    def __init__(self, film: RunFilm) -> None:
+        self._film = film
+        self._store: FilmRecords | None = None
+        self._kept = False
+
+    def open(self) -> None:
+        """Begin with a run."""
+        self._store, self._kept = None, False
+
+    def keep(
+        self,
+        trainer: pl.Trainer,
+        records: Sequence[SampleRecord],
+        names: Sequence[str],
+        weights: str | Sequence[float],
+        normalization: Normalization | None,
+        classes: Sequence[str] | None,
+    ) -> None:
+        """Keep a frame. To be called on global rank zero.
+
+        Args:
+            trainer: The run.
+            records: The sample.
+            names: The scales' names.
+            weights: Weights of the scales in the combined map.
+            normalization: ``(mean, std)`` of the images, or ``None``.
+            classes: Names of the classes.
+        """
+        store = self._opened(trainer)
+        if store is None:
+            return
+        views = [view for view in records[0].views if all(view in record.views for record in records)]
+        photos: dict[str, bytes] = {}
+        images = []
+        for record in records:
+            shown, _ = displayable(record.image[None], normalization)
+            name, content = photo_file(shown[0])
+            photos[name] = content
+            maps = [normal_cdf(map_[None])[0] for map_ in record.statistics]
+            maps += [record.views[view] for view in views]
+            images.append(ImageRecord(name, maps, record.label, record.prediction))
+        numbers = {number for record in records for number in (record.label, record.prediction) if number is not None}
+        frame = FrameRecord(
+            epoch=-1 if trainer.sanity_checking else trainer.current_epoch,
+            step=logged_step(trainer),
+            scales=names,
+            weights=scale_weights(weights, len(names)),
+            levels=[_mean([record.statistics[scale] for record in records]) for scale in range(len(names))],
+            grids=[(map_.shape[-2], map_.shape[-1]) for map_ in records[0].statistics],
+            views=views,
+            images=images,
+            classes={n: classes[n] for n in sorted(numbers) if classes is not None and 0 <= n < len(classes)},
+        )
+        store.add(frame, photos)
+        self._kept = True
+
+    def log(self, trainer: pl.Trainer, values: Mapping[str, float | Tensor], *, validated: bool = True) -> None:
+        """Keep what was logged. To be called on global rank zero.
+
+        Args:
+            trainer: The run.
+            values: By name.
+            validated: See `FilmRecords.log`.
+        """
+        store = self._opened(trainer)
+        if store is None:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        for name in list(numbers):
+            # Of one value Lightning keeps up to three: the latest step's, the epoch's, and one of them under its name.
+            if name.rpartition("_")[2] in ("step", "epoch") and name.rpartition("_")[0] in numbers:
+                del numbers[name]
+        epoch = -1 if trainer.sanity_checking else trainer.current_epoch
+        store.log(epoch, logged_step(trainer), numbers, validated=validated)
+
+    def finish(self) -> Location | None:
+        """Make the page and say where it is; nothing where no frame was kept."""
+        if self._store is None or not self._kept:
+            return None
+        self._kept = False
+        page = film(self._store.folder.parent)
+        rank_zero_info(f"The film of this run, to be opened in a browser: {page}")
+        return page
+
+    def _opened(self, trainer: pl.Trainer) -> FilmRecords | None:
+        step = logged_step(trainer)
+        folder = self._film.folder(trainer, step)
+        if folder is None:
+            return None
+        if self._store is None or self._store.folder != folder / RECORDS:
+            self._store = FilmRecords(folder / RECORDS, self._film.megabytes)
+            if trainer.state.fn == "fit":
+                self._store.rewind(step)
+        return self._store
+
+
+def _mean(maps: Sequence[Tensor]) -> float:
+    return float(torch.cat([map_.flatten() for map_ in maps]).mean())

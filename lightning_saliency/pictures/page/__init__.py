@@ -1,0 +1,8 @@
+"""The film as one page: what is kept of each frame, and the page, strip and moving picture made of it."""
+
+from lightning_saliency.pictures.page.find import find_run
+from lightning_saliency.pictures.page.html import film
+from lightning_saliency.pictures.page.records import FrameRecord, ImageRecord, MeanMap
+from lightning_saliency.pictures.page.store import FilmRecords
+
+__all__ = ["FilmRecords", "FrameRecord", "ImageRecord", "MeanMap", "film", "find_run"]
