@@ -1,6 +1,7 @@
 """Networks with their maps written to files: the same values, each convolution once."""
 
 import importlib.util
+import os
 import shutil
 
 import pytest
@@ -19,6 +20,8 @@ ONNX = ("onnx", "onnxscript", "onnxruntime")
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ONNX), reason="the extra `export` is not installed"
 )
+# A minute of tracing and compiling, for networks of more layers of the same kinds.
+at_length = pytest.mark.skipif(not os.environ.get("ALL_COMBINATIONS"), reason="ALL_COMBINATIONS is not set")
 
 
 def two_scales():
@@ -40,7 +43,7 @@ def check(returned, network, images):
     torch.testing.assert_close(map_, SMOE(network)(images), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("build", [small_convnext, pytest.param(resnet18, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", [small_convnext, pytest.param(resnet18, marks=at_length)])
 def test_a_graph_of_one_pass_for_batches_of_any_length(build, tmp_path):
     network, images = build(num_classes=5), torch.rand(2, 3, 64, 64)
     modes = [module.training for module in network.modules()]
@@ -109,6 +112,7 @@ def test_onnx(tmp_path):
 
 
 @needs_onnx
+@at_length
 @pytest.mark.slow
 def test_onnx_of_a_larger_network(tmp_path):
     network, images = mobilenet_v3_small(num_classes=5), torch.rand(2, 3, 64, 64)
@@ -118,6 +122,7 @@ def test_onnx_of_a_larger_network(tmp_path):
     assert exported.convolutions == 52
 
 
+@at_length
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 def test_aot_inductor(tmp_path):
