@@ -1,6 +1,7 @@
 """The examples run, at a small size."""
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
@@ -41,3 +42,20 @@ def test_compare_own_model(tmp_path):
 
     main(1, 256, 4, str(tmp_path))
     assert (tmp_path / "table.md").read_text().count("|") > 20
+
+
+def test_stream_frames(tmp_path, capsys):
+    from examples.stream_frames import main, moving_disc
+
+    rates = main(model="small_cnn", size=48, output=str(tmp_path / "maps.gif"))
+    assert set(rates) == {"with maps", "without maps"}
+    assert "frames a second" in capsys.readouterr().out
+    with Image.open(tmp_path / "maps.gif") as film:
+        assert film.n_frames == 24
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    with Image.open(moving_disc(tmp_path / "disc.gif", frames=3)) as film:
+        for number in range(3):
+            film.seek(number)
+            film.convert("RGB").save(folder / f"{number}.png")
+    assert min(main(str(folder), model="small_cnn", size=32).values()) > 0

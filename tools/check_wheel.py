@@ -15,7 +15,7 @@ import lightning_saliency
 
 ROOT = Path(lightning_saliency.__file__).parent
 #: Packages that only an extra brings; they are imported inside functions.
-OF_EXTRAS = {"captum", "mlflow", "ray", "sklearn", "skimage", "timm", "torchcam", "wandb"}
+OF_EXTRAS = {"captum", "mlflow", "onnxruntime", "ray", "sklearn", "skimage", "timm", "torchcam", "wandb"}
 
 
 def plain(name: str) -> str:

@@ -65,6 +65,20 @@ def listed(flag: str, given: Any) -> list[Any]:
     return parts
 
 
+def scale_weights_option(given: Any) -> Any:
+    """The weights of scales: a name, or a number for each, separated by commas.
+
+    Example:
+        >>> scale_weights_option("1,1,2"), scale_weights_option([0.5, 1]), scale_weights_option("ramp")
+        ([1.0, 1.0, 2.0], [0.5, 1.0], 'ramp')
+    """
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
+    try:
+        return None if given is None else [float(part) for part in parts]
+    except (TypeError, ValueError):
+        return given
+
+
 def split_overrides(arguments: Sequence[str], into: Sequence[str]) -> tuple[list[str], list[Override]]:
     """The arguments that do not reach into a mapping, and those that do.
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.cli._overrides import listed
+from lightning_saliency.cli._overrides import listed, scale_weights_option
 from lightning_saliency.cli._parser import command_parser, parse
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
             explainers,
             targets=_targets(options.targets),
             statistic=options.statistic,
-            weights=_weights(options.weights),
+            weights=scale_weights_option(options.weights),
             layers=None if options.layers is None else listed("--layers", options.layers),
             class_names=options.class_names,
             resize=options.resize,
@@ -70,14 +70,6 @@ def _targets(given: Any) -> list[int]:
             f"Got --targets {given}. Allowed are numbers of classes, separated by commas; write for example "
             "--targets 243,281."
         ) from None
-
-
-def _weights(given: Any) -> Any:
-    """A name, or a number for each scale."""
-    try:
-        return None if given is None else [float(part) for part in listed("--weights", given)]
-    except ValueError:
-        return given
 
 
 def _parser() -> ArgumentParser:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "film": Command("film", "run", "make one page of a run, or of two: maps and curves, epoch by epoch"),
     "layers": Command("layers", "run", "print the scales that are found in a network"),
     "cost": Command("cost", "run", "measure what a map costs beside the forward pass"),
+    "export": Command("export", "run", "write a network with its map to a file, for production"),
     "write-maps": Command("write_maps", "run", "store the maps of whole data sets, for masked training"),
     "evaluate": Command("evaluate", "run", "compare explainers on a data set, as the papers do"),
     "sanity-check": Command("sanity_check", "run", "compare maps with those of randomised networks"),

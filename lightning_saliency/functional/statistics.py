@@ -103,7 +103,7 @@ def smoe_scale(activations: Tensor, *, dim: int = 1, eps: float = 1e-6, rectify:
     def kernel(columns: Tensor, dim: int) -> Tensor:
         channels = columns.shape[dim]
         if torch.compiler.is_compiling() or differentiable(columns):
-            total, sum_of_logs = sum_and_log2_sum(columns + eps, dim)
+            total, sum_of_logs = sum_and_log2_sum(columns + eps, dim, eps)
             mean = total / channels
         else:
             columns = columns.add_(eps)

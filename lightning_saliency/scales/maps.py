@@ -93,21 +93,26 @@ class ScaleMaps:
         return overlay(images, heatmap(self.combined()), alpha=alpha)
 
 
-def combined_statistics(statistics: Sequence[Tensor], weights: str | Sequence[float] = "equal") -> Tensor:
-    """``ScaleMaps.from_statistics(statistics, ...).combined()`` on the finest grid, without holding the K maps at once.
+def combined_statistics(
+    statistics: Sequence[Tensor],
+    weights: str | Sequence[float] = "equal",
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """``ScaleMaps.from_statistics(statistics, ...).combined()`` without holding the K maps at once.
 
     Args:
         statistics: K raw maps ``[B, h, w]``.
         weights: Weights of the K scales, see ``ScaleMaps.from_statistics``.
+        size: ``(H, W)``; ``None`` takes the finest scale's own grid.
 
     Returns:
-        ``[B, H, W]`` in [0, 1], with the size of the finest scale (SMOE paper, Eq. 3).
+        ``[B, H, W]`` in [0, 1] (SMOE paper, Eq. 3).
 
     Example:
         >>> combined_statistics([torch.rand(2, 8, 8), torch.rand(2, 4, 4)], "ramp").shape
         torch.Size([2, 8, 8])
     """
-    size = _finest(statistics)
+    size = _finest(statistics) if size is None else size
     shares = scale_weights(weights, len(statistics))
     total = torch.zeros(())
     for map_, share in zip(statistics, shares, strict=True):

@@ -1,0 +1,110 @@
+"""Large images tile by tile: the map of the whole image, one normalisation, no more memory than a tile."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_saliency.deployment import explain_tiled, tiled_scales
+from lightning_saliency.explainers import SMOE
+from tests.networks import Chain, ConvNet, TokenTransformer
+
+NEAR = {"rtol": 0, "atol": 2e-6}
+
+
+def image_of(height, width):
+    """Smooth, much brighter on one side: a normalisation of each tile by itself would show.
+
+    In float64, since the logarithm of an activation near 0 makes the rounding of a convolution visible.
+    """
+    grid = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, dtype=torch.float64)
+    return F.interpolate(grid, (height, width), mode="bilinear")[0] * torch.linspace(0.1, 3, width)
+
+
+def local_net():
+    """Activations below zero, no pooling: convolutions of stride 2 and kernels of odd and even size."""
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 8, 4, 2, 1)]
+    return Chain(*layers, nn.GELU(), nn.AdaptiveAvgPool2d(1))
+
+
+@pytest.mark.parametrize("size", [(96, 160), (97, 130), (64, 64), (40, 200), (131, 64)])
+@pytest.mark.parametrize("build", [ConvNet, local_net])
+def test_it_is_the_map_of_the_whole_image(build, size):
+    network, image = build().eval().double(), image_of(*size)
+    map_ = explain_tiled(network, image, tile=64, overlap=16)
+    assert map_.shape == size
+    torch.testing.assert_close(map_, SMOE(network)(image[None])[0], **NEAR)
+
+
+def test_tiles_side_by_side_show_seams_that_overlap_takes_away():
+    network, image = ConvNet().eval().double(), image_of(128, 128)
+    whole = SMOE(network)(image[None])[0]
+    errors = [
+        (explain_tiled(network, image, tile=64, overlap=overlap) - whole).abs().max().item() for overlap in (0, 4, 12)
+    ]
+    assert errors[0] > errors[1] > 0.01
+    assert errors[2] < 2e-6
+
+
+def test_convolutions_without_padding():
+    layers = [nn.Conv2d(3, 8, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    network, image = Chain(*layers, nn.Conv2d(8, 8, 3)).eval().double(), image_of(150, 97)
+    whole = SMOE(network)(image[None])[0]
+    torch.testing.assert_close(explain_tiled(network, image, tile=64, overlap=20), whole, **NEAR)
+    with pytest.raises(ValueError, match="larger overlap"):
+        explain_tiled(network, image, tile=64, overlap=4)
+
+
+def test_a_network_for_one_size_takes_tiles_of_that_size():
+    class Fixed(TokenTransformer):
+        def forward(self, x):
+            assert x.shape[2:] == (32, 32), "images of 32 pixels"
+            return super().forward(x)
+
+    network, image = Fixed(depth=4).eval().double(), image_of(64, 96)
+    scales = tiled_scales(network, image, tile=32, overlap=0)
+    assert scales.maps.shape == (1, 4, 8, 12)
+    # The order of the positions in a tile is that of the tile by itself.
+    tile = tiled_scales(network, image[:, 32:, 32:64], tile=32, overlap=0).maps[0]
+    order = scales.maps[0, :, 4:, 4:8].flatten(1).argsort(dim=1)
+    assert torch.equal(order, tile.flatten(1).argsort(dim=1))
+
+
+def test_options_of_the_explainer_and_pixels_prepared_tile_by_tile():
+    network = ConvNet().eval().double()
+    image = (image_of(128, 192) * 80).to(torch.uint8)
+    seen = []
+
+    def prepare(tile):
+        seen.append(tuple(tile.shape))
+        return tile.double() / 255 - 0.5
+
+    smoe = SMOE(network, "std", weights=[1, 2, 0])
+    whole = prepare(image)[None]
+    seen.clear()
+    network.train()
+    map_ = explain_tiled(smoe, image, tile=64, overlap=16, prepare=prepare)
+    assert all(module.training for module in network.modules())
+    torch.testing.assert_close(map_, smoe(whole)[0], **NEAR)
+    assert set(seen) == {(3, 64, 64)}
+    overview = explain_tiled(smoe, image, tile=64, overlap=16, prepare=prepare, size=(16, 24))
+    scales = tiled_scales(smoe, image, tile=64, overlap=16, prepare=prepare, size=(16, 24))
+    assert overview.shape == (16, 24)
+    assert scales.names == smoe.scales(whole).names
+    assert scales.lovi().shape == (1, 3, 16, 24)
+    assert tiled_scales(smoe, image, tile=64, overlap=16, prepare=prepare).maps.shape == (1, 3, 128, 192)
+
+
+def test_what_does_not_fit_is_said():
+    network, image = ConvNet().eval().double(), image_of(128, 128)
+    for arguments, message in (
+        ({"tile": 66}, r"Got tile=66. Allowed are multiples of 4, .* give 68"),
+        ({"overlap": 6}, r"Got overlap=6. Allowed are multiples of 4, .* give 8"),
+        ({"overlap": 32}, r"Got overlap=32. Allowed is less than half of tile=64"),
+        ({"tile": 0}, r"Got tile=0"),
+        ({"overlap": -4}, r"Got overlap=-4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            explain_tiled(network, image, **{"tile": 64, "overlap": 8, **arguments})
+    with pytest.raises(ValueError, match=r"Got an image \[1, 3, 128, 128\]"):
+        explain_tiled(network, image[None])
