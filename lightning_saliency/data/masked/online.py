@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.batches import BatchContent, BatchError, BatchReader, describe
 from lightning_saliency.data.masked.open_stores import Stores
-from lightning_saliency.explainers import Explainer, ExplainerSpec
+from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS, Explainer, ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
 
@@ -114,6 +114,11 @@ def explainer_or_stores(saliency: Any, model: nn.Module | None) -> Explainer | S
             f"Got saliency of type {type(saliency).__name__} without model. Allowed are an Explainer, stores by stage "
             "({'train': ..., 'val': ..., 'test': ...}), a folder of stores, and with model=network an explainer's "
             "name, class or mapping; give one of them."
+        )
+    if isinstance(saliency, str) and saliency in (*EXPLAINERS, *CONTROL_MAPS) and not Path(saliency).exists():
+        raise TypeError(
+            f"Got saliency={saliency!r}, the name of an explainer, without model. Allowed are an Explainer and stores; "
+            "give model=network as well, or the path of a folder."
         )
     return saliency
 

@@ -568,6 +568,9 @@ def test_an_explainer_in_any_form_is_built_round_the_network_given():
     for form in (forms[1], GradCAM):
         with pytest.raises(TypeError, match="with model=network an explainer's name"):
             RoarKarDataModule(Base(), form)
+    for name in ("grad_cam", "edges", "smoe"):
+        with pytest.raises(TypeError, match=f"Got saliency='{name}', the name of an explainer, without model"):
+            RoarKarDataModule(Base(), name)
 
 
 def test_wrong_arguments_are_refused():
