@@ -1,6 +1,13 @@
 """Watch, epoch by epoch and almost for free, where a vision network finds its information."""
 
-from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
+from lightning_saliency.callbacks import (
+    GroupCAMAugmentation,
+    KeepAugment,
+    MaskTune,
+    SaliencyAugmentation,
+    SaliencyMonitor,
+    SaliencyWriter,
+)
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
 from lightning_saliency.pictures.page import film
@@ -16,6 +23,8 @@ __all__ = [
     "GroupCAMAugmentation",
     "ImageClassifier",
     "ImageFolderDataModule",
+    "KeepAugment",
+    "MaskTune",
     "NoScalesError",
     "RoarKarDataModule",
     "SaliencyAugmentation",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_saliency.batches import BatchReader, describe, find_images
+from lightning_saliency.batches import BatchContent, BatchError, BatchReader, describe, find_images
 from lightning_saliency.checks import check_choice, check_minimum
 from lightning_saliency.lightning_bases import LightningModule
 from lightning_saliency.networks import build_network, load_weights
@@ -48,6 +48,17 @@ def split_logits(output: object) -> tuple[Tensor, list[Tensor]]:
         f"Got {describe(output)} from the network. Allowed are logits [B, N], alone, first in a tuple or named "
         "`logits`; wrap the network in a module that returns one of them."
     )
+
+
+def _labels(content: BatchContent, num_classes: int) -> Tensor | None:
+    """A batch's classes `[B]`, or class probabilities `[B, num_classes]` where it has these; `None` for neither."""
+    try:
+        truth = content.ground_truth()
+    except BatchError:
+        return content.labels()
+    if truth.ndim == 2 and truth.shape[1] == num_classes and bool((truth.sum(1) - 1).abs().max() < 1e-3):
+        return truth
+    return content.labels()
 
 
 class ImageClassifier(LightningModule):
@@ -196,7 +207,7 @@ class ImageClassifier(LightningModule):
 
     def _step(self, batch: Any, stage: str) -> dict[str, Tensor]:
         content = self._batches.read(batch)
-        images, labels = content.images, content.labels()
+        images, labels = content.images, _labels(content, self.num_classes)
         if labels is None:
             raise ValueError(
                 f"Found no integer labels [{len(images)}] next to the images of the batch, which is {describe(batch)}. "
@@ -212,7 +223,7 @@ class ImageClassifier(LightningModule):
         for other in auxiliary:
             loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(other, labels)
         accuracy = getattr(self, f"{stage}_accuracy")
-        accuracy(logits.detach(), labels)
+        accuracy(logits.detach(), labels if labels.ndim == 1 else labels.argmax(1))
         progress = stage != "train"
         self.log(f"{stage}/loss", loss, prog_bar=progress, on_step=not progress, on_epoch=True, batch_size=len(images))
         self.log(f"{stage}/accuracy", accuracy, prog_bar=progress, on_step=False, on_epoch=True, batch_size=len(images))

@@ -119,6 +119,14 @@ class BatchContent(BatchImages):
             >>> BatchReader().read({"image": images, "target": torch.tensor([[1.0, 0.0, 1.0]])}).ground_truth()
             tensor([[1., 0., 1.]])
         """
+        return self.truth_and_place()[0]
+
+    def truth_and_place(self) -> tuple[Tensor, Path]:
+        """The ground truth, and where in the batch the labels are that it was read from.
+
+        Raises:
+            BatchError: As for `ground_truth`.
+        """
         key = self._keys.label
         for group in self._groups():
             # Classes or weights of each class before a number an image, which may be anything.
@@ -128,7 +136,7 @@ class BatchContent(BatchImages):
                 if truth is not None:
                     if is_vector(node.value, self.count) and key is None:
                         self._say_which("labels", "label_key", self._vectors(group))
-                    return truth
+                    return truth, node.path
         told = "" if key is None else f" under label_key={key!r}"
         raise BatchError(
             f"Found no ground truth for the {self.count} images of the batch{told}, which is {describe(self.batch)}. "
@@ -244,6 +252,17 @@ class BatchContent(BatchImages):
                 if found is not None:
                     return found
         return None
+
+    def rows(self) -> list[Node]:
+        """The parts of the branch beside the images that hold something for each: tensors ``[B, …]`` and lists of B."""
+        found: list[Node] = []
+        for node in self._nodes:
+            held = isinstance(node.value, list) or (isinstance(node.value, Tensor) and node.value.ndim > 0)
+            if not held or node.path == self.path[: len(node.path)] or len(node.value) != self.count:
+                continue
+            if not any(node.path[: len(other.path)] == other.path for other in found):
+                found.append(node)
+        return found
 
     # --- what belongs to the images -----------------------------------------------------------------------------------
 

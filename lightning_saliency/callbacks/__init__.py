@@ -1,21 +1,39 @@
 """Lightning callbacks: what is added to a ``Trainer``."""
 
 from lightning_saliency.callbacks.augmentation import (
+    Action,
     AugmentationConfigurationError,
+    Changed,
     FilmConfig,
     GroupCAMAugmentation,
+    Hide,
+    Keep,
+    KeepAugment,
+    MaskTune,
+    Mix,
+    Protect,
     SaliencyAugmentation,
+    Swap,
 )
 from lightning_saliency.callbacks.monitor import MonitorConfigurationError, SaliencyMonitor
 from lightning_saliency.callbacks.saliency_writer import SaliencyWriter, write_maps
 
 __all__ = [
+    "Action",
     "AugmentationConfigurationError",
+    "Changed",
     "FilmConfig",
     "GroupCAMAugmentation",
+    "Hide",
+    "Keep",
+    "KeepAugment",
+    "MaskTune",
+    "Mix",
     "MonitorConfigurationError",
+    "Protect",
     "SaliencyAugmentation",
     "SaliencyMonitor",
     "SaliencyWriter",
+    "Swap",
     "write_maps",
 ]

@@ -39,6 +39,7 @@ from lightning_saliency.functional.masking import (
     keep_most_salient,
     remove_most_salient,
     resize_maps,
+    salient_patches,
     soft_edges,
     top_fraction,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "remove_most_salient",
     "renyi_entropy",
     "resize_maps",
+    "salient_patches",
     "scale_weights",
     "shannon_entropy",
     "smoe_scale",

@@ -80,6 +80,34 @@ def above_mean(maps: Tensor, sigmas: float = 0.0) -> Tensor:
     return maps > threshold
 
 
+def salient_patches(maps: Tensor, shares: Tensor) -> Tensor:
+    """A rectangle round each map's highest pixel, of the image's proportions (SaliencyMix, Uddin et al. 2021, Eq. 2).
+
+    Of a share a its sides are ⌊H·√a⌋ and ⌊W·√a⌋, rounded down to even numbers; what lies beyond the image is cut off.
+    Of several highest pixels the first in reading order is the centre.
+
+    Args:
+        maps: ``[n, H, W]``, no NaN.
+        shares: ``[n]`` in [0, 1], the share of the image's area.
+
+    Returns:
+        ``[n, H, W]`` bool.
+
+    Example:
+        >>> salient_patches(torch.tensor([[[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]]), torch.tensor([1.0])).int()
+        tensor([[[0, 1, 1, 1],
+                 [0, 1, 1, 1]]], dtype=torch.int32)
+    """
+    height, width = maps.shape[-2:]
+    peaks = maps.flatten(1).argmax(1)
+    inside = []
+    for places, side in ((peaks // width, height), (peaks % width, width)):
+        half = (side * shares.to(maps.device).double().sqrt() + 1e-9).long() // 2
+        along = torch.arange(side, device=maps.device)
+        inside.append((along >= (places - half)[:, None]) & (along < (places + half)[:, None]))
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
 def soft_edges(regions: Tensor, softness: float) -> Tensor:
     """Regions whose edges are blurred by a Gaussian.
 
@@ -91,8 +119,8 @@ def soft_edges(regions: Tensor, softness: float) -> Tensor:
         ``[B, H, W]`` float32 in [0, 1].
 
     Example:
-        >>> soft_edges(torch.tensor([[[0.0, 0.0, 1.0, 1.0]] * 4]), softness=0.1)[0, 0].tolist()[::3]
-        [0.0, 1.0]
+        >>> soft_edges(torch.tensor([[[0.0, 0.0, 1.0, 1.0]] * 4]), softness=0.25)[0, 0]
+        tensor([0.1090, 0.2991, 0.7009, 0.8910])
     """
     regions = regions.float()
     side = min(regions.shape[-2:])

@@ -1,8 +1,24 @@
 """`SaliencyAugmentation` and its presets: training batches changed by saliency maps."""
 
+from lightning_saliency.callbacks.augmentation.actions import Action, Changed, Hide, Keep
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.frame import FilmConfig
+from lightning_saliency.callbacks.augmentation.more_actions import Mix, Protect, Swap
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
-from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentation
+from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentation, KeepAugment, MaskTune
 
-__all__ = ["AugmentationConfigurationError", "FilmConfig", "GroupCAMAugmentation", "SaliencyAugmentation"]
+__all__ = [
+    "Action",
+    "AugmentationConfigurationError",
+    "Changed",
+    "FilmConfig",
+    "GroupCAMAugmentation",
+    "Hide",
+    "Keep",
+    "KeepAugment",
+    "MaskTune",
+    "Mix",
+    "Protect",
+    "SaliencyAugmentation",
+    "Swap",
+]

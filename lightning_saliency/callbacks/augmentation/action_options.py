@@ -12,11 +12,12 @@ from jsonargparse.typing import register_type
 from torch import Tensor
 
 from lightning_saliency.callbacks.augmentation.actions import Action, Hide, Keep
+from lightning_saliency.callbacks.augmentation.more_actions import Mix, Protect, Swap
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
 from lightning_saliency.explainers.registry import plain_value
 
 #: The actions that have a name.
-ACTIONS: dict[str, type[Action]] = {"keep": Keep, "hide": Hide}
+ACTIONS: dict[str, type[Action]] = {"keep": Keep, "hide": Hide, "protect": Protect, "swap": Swap, "mix": Mix}
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lightning_saliency.batches import BatchContent, BatchError
+from lightning_saliency.batches import BatchContent, BatchError, describe, follow
+from lightning_saliency.batches.tree import Node, Path, dotted, plain
 
 
 def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
@@ -96,7 +100,7 @@ class GroundTruth:
 
 
 class Swap:
-    """Gives the batch's image tensors other pixels for a while.
+    """Gives the batch other pixels, and other labels, for a while.
 
     The tensors themselves, wherever in the batch they lie, are pointed at other memory, and later back. Neither the
     batch's structure matters (a tuple cannot be assigned to) nor who else holds the memory: a data set that hands out
@@ -114,7 +118,7 @@ class Swap:
     """
 
     def __init__(self) -> None:
-        self._held: list[tuple[Tensor, Tensor]] = []
+        self._undo: list[Callable[[], None]] = []
 
     def put(self, held: Sequence[Tensor], pixels: Tensor) -> None:
         """Show other pixels ``[B, C, H, W]`` of the same type and device in the place of the images.
@@ -126,14 +130,112 @@ class Swap:
         self.restore()
         shown = [pixels] if held[0].ndim == pixels.ndim else list(pixels)
         for tensor, other in zip(held, shown, strict=True):
-            # Past what a subclass of tensors (tv_tensors, MONAI's) makes of it.
-            with torch._C.DisableTorchFunctionSubclass():
-                self._held.append((tensor, tensor.detach()))
-                tensor.data = other
+            self._point(tensor, other)
+
+    def append(self, held: Tensor, pixels: Tensor, beside: Sequence[Node], rows: Tensor) -> None:
+        """Show other pixels after the images, and what belongs to these images after what belongs to the others.
+
+        Args:
+            held: The batch's tensor of images, ``[B, C, H, W]``.
+            pixels: ``[n, C, H, W]``.
+            beside: The parts of the batch that hold something for each image, see ``BatchContent.rows``.
+            rows: ``[n]`` int64, on the CPU: which of the images the pixels were made of.
+        """
+        self.restore()
+        self._point(held, torch.cat([plain(held), pixels]))
+        for node in beside:
+            part = node.value
+            if isinstance(part, Tensor):
+                self._point(part, torch.cat([plain(part), plain(part)[rows.to(part.device)]]))
+            else:
+                count = len(part)
+                part.extend([part[row] for row in rows.tolist()])
+                self._undo.append(partial(part.__delitem__, slice(count, None)))
+
+    def label(self, batch: Any, path: Path, labels: Tensor) -> None:
+        """Put other labels in the place of those at a path, until `restore`.
+
+        Args:
+            batch: The batch.
+            path: Where its labels are.
+            labels: As many, of the same type or as class probabilities ``[B, N]``.
+
+        Raises:
+            BatchError: If the labels cannot be replaced there.
+        """
+        own = follow(batch, dotted(path))[0]
+        if isinstance(own, Tensor) and own.dtype == labels.dtype:
+            self._point(own, labels)
+            return
+        container = follow(batch, dotted(path[:-1]))[0] if len(path) > 1 else batch
+        keys: Sequence[Any] = []
+        if isinstance(container, (list, MutableMapping)):
+            listed = range(len(container)) if isinstance(container, list) else list(container)
+            keys = [key for key in listed if str(key) == str(path[-1])]
+        if not keys:
+            raise BatchError(
+                f"Got labels in a {type(container).__name__}, where {describe(own)} cannot be replaced by class "
+                f"probabilities {list(labels.shape)}. Allowed are lists and dictionaries: let collate_fn return one, "
+                "or let the data set return class probabilities (a float tensor [B, N])."
+            )
+        container[keys[0]] = labels
+        self._undo.append(partial(container.__setitem__, keys[0], own))
 
     def restore(self) -> None:
-        """Show the images' own pixels again; does nothing where they are shown."""
-        for tensor, original in self._held:
-            with torch._C.DisableTorchFunctionSubclass():
-                tensor.data = original
-        self._held = []
+        """Show the images' own pixels and labels again; does nothing where they are shown."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _point(self, tensor: Tensor, other: Tensor) -> None:
+        # Past what a subclass of tensors (tv_tensors, MONAI's) makes of it.
+        with torch._C.DisableTorchFunctionSubclass():
+            original = tensor.detach()
+            tensor.data = other
+        self._undo.append(partial(_point_back, tensor, original))
+
+
+def _point_back(tensor: Tensor, original: Tensor) -> None:
+    with torch._C.DisableTorchFunctionSubclass():
+        tensor.data = original
+
+
+def mixed_labels(labels: Tensor, truth: Tensor, classes: int, partners: Tensor, weights: Tensor) -> Tensor:
+    """Labels that are mixed by pairs: w · y + (1 − w) · y of the partner.
+
+    Args:
+        labels: The batch's own, ``[B]``, ``[B, 1]`` or ``[B, N]``.
+        truth: What they say, as ``BatchContent.ground_truth`` returns it.
+        classes: N, the number of the network's classes.
+        partners: ``[B]`` int64, for each image the one that it was mixed with.
+        weights: ``[B]`` in [0, 1], the weight of its own label.
+
+    Returns:
+        Of floating-point labels (0 and 1, soft labels, several classes) the same form; of classes, class probabilities
+        ``[B, N]`` float32, of zeros for an image without a class.
+
+    Raises:
+        BatchError: If the labels are masks.
+
+    Example:
+        >>> labels = torch.tensor([2, 0])
+        >>> mixed_labels(labels, labels, 3, torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
+        tensor([[0.2500, 0.0000, 0.7500],
+                [1.0000, 0.0000, 0.0000]])
+    """
+    if labels.ndim > 2:
+        raise BatchError(
+            f"Got labels {list(labels.shape)}, which look like masks. Allowed are classes [B] and weights [B, N]; "
+            "take an action that leaves labels as they are."
+        )
+    if labels.is_floating_point():
+        values = labels
+    elif truth.ndim == 2:
+        values = truth.to(labels.device)
+    else:
+        known = (truth >= 0) & (truth < classes)
+        values = F.one_hot(torch.where(known, truth, 0), classes).float() * known[:, None]
+        values = values.to(labels.device)
+    share = weights.to(values.device, values.dtype).view(-1, *[1] * (values.ndim - 1))
+    # A label that was not mixed stays bit for bit, NaN included.
+    mixed = share * values + (1 - share) * values[partners.to(values.device)]
+    return torch.where(share == 1, values, mixed)

@@ -16,6 +16,7 @@ from lightning_saliency.callbacks._trainer_lookups import watched_module
 from lightning_saliency.callbacks.augmentation.action_options import ActionOption, ActionSpec
 from lightning_saliency.callbacks.augmentation.actions import Action
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
+from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON
 from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig
 from lightning_saliency.callbacks.augmentation.guide import Guide, Recipe
 from lightning_saliency.callbacks.augmentation.options import (
@@ -52,6 +53,9 @@ class SaliencyAugmentation(Callback):
     - ``"keep"`` (`Keep`): what is salient stays, the rest is blurred: the steps of the Group-CAM paper's Sec. 5.
     - ``"hide"`` (`Hide`): the most salient pixels are filled, a tenth by default, so that a network that leans on a
       shortcut must look elsewhere (MaskTune).
+    - ``"protect"`` (`Protect`): a transform acts everywhere but on the salient region (KeepAugment).
+    - ``"swap"`` (`Swap`): the salient region on another image's background.
+    - ``"mix"`` (`Mix`): another image's salient patch, and labels mixed by what shows of both (SaliencyMix).
 
     Nothing else changes: the queries leave training flags, buffers, gradients, hooks and the global random number
     generators as they were, the callback draws from a generator of its own, and the data set's own tensors are never
@@ -90,6 +94,13 @@ class SaliencyAugmentation(Callback):
             with random weights; or the path of a checkpoint that fits the network.
         start_epoch: The first epoch, from 0, in which images are replaced.
         every_n_steps: Look only at every n-th training batch.
+        keep_original: Show the training step each image as it came, too: the batch is made longer by what became of the
+            images, and what belongs to them (labels, boxes, ...) with it. With ``probability=1`` a step sees twice as
+            many images and takes twice as long: with half the loader's ``batch_size`` it is a batch of pairs at the
+            price of a plain step.
+        batch_norm: Of which images BatchNorms keep running statistics: ``"trained_on"``, of all that the training step
+            sees; ``"original"``, of those alone that are as they came (with ``keep_original`` all of the loader's).
+            A batch without any then leaves the statistics as they are.
         model: Dotted path of the network within the module; ``None`` takes the module itself if it defines
             ``forward``, else its only child with parameters.
         precision: ``"bf16"`` or ``"fp16"``: autocast the queries. ``None``: the trainer's own precision.
@@ -139,6 +150,8 @@ class SaliencyAugmentation(Callback):
         guide_network: str | Path = "present",
         start_epoch: int = 0,
         every_n_steps: int = 1,
+        keep_original: bool = False,
+        batch_norm: Literal["trained_on", "original"] = "trained_on",
         model: str | None = None,
         precision: Precision | None = None,
         resolution: float = 1.0,
@@ -175,8 +188,20 @@ class SaliencyAugmentation(Callback):
         self._film = AugmentationFilm(self.name, shown or FilmConfig())
         self._truth = GroundTruth(multi_label)
         self._failures = Failures(type(self).__name__)
-        reader = BatchReader(image_key, label_key)
-        self._step = BatchStep(self.recipe, self._truth, reader, self.reuse_epochs, self.seed, self._failures)
+        if batch_norm not in (TRAINED_ON, ORIGINAL):
+            raise AugmentationConfigurationError(
+                f"Got batch_norm={batch_norm!r}. Allowed are {TRAINED_ON!r} and {ORIGINAL!r}; use one of them."
+            )
+        self._step = BatchStep(
+            self.recipe,
+            self._truth,
+            BatchReader(image_key, label_key),
+            self.reuse_epochs,
+            self.seed,
+            self._failures,
+            keep_original,
+            batch_norm,
+        )
         self._scalars = AugmentationScalars(self.recipe)
         self._batches = 0
         self._begun = False
@@ -208,6 +233,8 @@ class SaliencyAugmentation(Callback):
             part.begin()
         refuse_shards(trainer)
         self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
+        if self._step.statistics is not None:
+            self._step.statistics.check(pl_module)
         if self.shown:
             self._film.open(trainer)
 
@@ -244,11 +271,13 @@ class SaliencyAugmentation(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Show the training step augmented images."""
-        self._step.swap.restore()
+        self._step.end()
         number, self._batches = self._batches, self._batches + 1
         content = drawn = None
+        count = 0
         try:
             content = self._step.read(trainer, batch, self._begun)
+            count = 0 if content is None else content.count
             if content is not None and not self._failures.off:
                 if not self._begun:
                     self._begun = True
@@ -259,20 +288,20 @@ class SaliencyAugmentation(Callback):
         except AugmentationConfigurationError:
             raise
         except Exception as error:  # warned of by Failures
-            self._step.swap.restore()
+            self._step.end()
             self._failures.failed(error)
         if content is not None:
-            self._scalars.count(content.count, drawn)
+            self._scalars.count(count, drawn)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show the batch's own images again."""
-        self._step.swap.restore()
+        self._step.end()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch."""
-        self._step.swap.restore()
+        self._step.end()
         if not self.shown:
             return
         self._scalars.log(trainer, pl_module, self.name)

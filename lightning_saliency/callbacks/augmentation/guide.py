@@ -263,6 +263,11 @@ class Recipe:
         self.guide = guide
         self.action = Keep() if action is None else action
 
+    @property
+    def changes_labels(self) -> bool:
+        """Whether the action changes labels."""
+        return bool(getattr(self.action, "changes_labels", False))
+
     def augmented(
         self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False
     ) -> tuple[Changed, Tensor]:

@@ -9,9 +9,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.batches import BatchContent, BatchError, BatchReader
+from lightning_saliency.batches import BatchContent, BatchError, BatchReader, follow
+from lightning_saliency.batches.tree import Path, dotted, plain
 from lightning_saliency.callbacks._trainer_lookups import loaders_form
-from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap
+from lightning_saliency.callbacks.augmentation.actions import Changed
+from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, mixed_labels
+from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON, SharpStatistics
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, Failures, batch_generator
@@ -29,6 +32,7 @@ class Drawn:
         masks: How much of the pixels are the images' own, ``[n, H, W]`` in [0, 1].
         targets: The images' classes, ``[n]`` int64, on the CPU; -1 for none.
         replaced: ``[n]`` bool; an image that was not replaced has no usable map.
+        rows: ``[n]`` int64, on the CPU, their places in the batch.
     """
 
     images: Tensor
@@ -36,6 +40,21 @@ class Drawn:
     masks: Tensor
     targets: Tensor
     replaced: Tensor
+    rows: Tensor
+
+    def as_they_came(self, count: int, beside: bool) -> Tensor:
+        """Which of the images that the training step sees are as the loader gave them, bool.
+
+        Args:
+            count: The number of the batch's images.
+            beside: Whether the replaced ones are shown beside all of them, not in their place.
+        """
+        replaced = self.replaced.cpu()
+        same = torch.ones(count, dtype=torch.bool)
+        if beside:
+            return torch.cat([same, ~replaced])
+        same[self.rows] = ~replaced
+        return same
 
 
 class BatchStep:
@@ -48,6 +67,8 @@ class BatchStep:
         reuse_epochs: Number of epochs for which a map is used; ``None``: all.
         seed: Seed of all random numbers.
         failures: Gives the warnings.
+        keep_original: Show the images as they came, too, before what became of them.
+        batch_norm: Of which images BatchNorms keep statistics, see ``SaliencyAugmentation``.
     """
 
     def __init__(
@@ -58,6 +79,8 @@ class BatchStep:
         reuse_epochs: int | None,
         seed: int,
         failures: Failures,
+        keep_original: bool = False,
+        batch_norm: str = TRAINED_ON,
     ) -> None:
         self.recipe = recipe
         self.truth = truth
@@ -65,14 +88,22 @@ class BatchStep:
         self.reuse_epochs = reuse_epochs
         self.seed = seed
         self.failures = failures
+        self.keep_original = keep_original
+        self.statistics = SharpStatistics() if batch_norm == ORIGINAL else None
         self.swap = Swap()
         self._cache: MapCache | None = None
         self._classes: int | None = None
 
     def begin(self) -> None:
         """Another run, or none: show the batch its own pixels, and forget the maps."""
-        self.swap.restore()
+        self.end()
         self._cache = None if self.reuse_epochs == 1 else MapCache(self.reuse_epochs)
+
+    def end(self) -> None:
+        """The training step is over: show the batch its own pixels and labels, let BatchNorms see whole batches."""
+        self.swap.restore()
+        if self.statistics is not None:
+            self.statistics.close()
 
     def read(self, trainer: pl.Trainer, batch: Any, begun: bool) -> BatchContent | None:
         """The images of a batch; ``None`` where it has none, but others had.
@@ -113,16 +144,16 @@ class BatchStep:
 
     def augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:
         """Draw images of the run's batch of this number and replace them; ``None`` where none is drawn."""
-        images = content.channels_first()
+        images, count = content.channels_first(), content.count
         generator = batch_generator(self.seed, trainer.global_rank, number)
-        draws = torch.rand(images.shape[0], generator=generator)
+        draws = torch.rand(count, generator=generator)
         targets = self._classes_of(content, generator)
         if targets is None:
             return None
-        rows = ((draws < probability) & (self.recipe.guide.class_free | (targets >= 0))).nonzero()[:, 0]
+        rows = ((draws < probability) & (self._classless | (targets >= 0))).nonzero()[:, 0]
         if not len(rows):
             return None
-        whole = len(rows) == images.shape[0]
+        whole = len(rows) == count
         on_device = rows.to(images.device)
         chosen, classes = images.detach() if whole else images[on_device].detach(), targets[rows]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -130,21 +161,61 @@ class BatchStep:
             changed, maps = self.recipe.changed(chosen, maps, generator)
             if not bool(maps.isfinite().all()):
                 self.failures.warn_once("not finite", "Some maps were not finite; these images were left as they are.")
-        pixels = changed.pixels
-        if not whole:
-            pixels = images.detach().clone()
-            pixels[on_device] = changed.pixels
-        elif pixels.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
-            pixels = pixels.clone()  # so that a step that writes into its images does not write into the data
-        self.swap.put(content.held, pixels)
-        return Drawn(chosen, changed.pixels, changed.masks, classes, (changed.masks < 1).any(-1).any(-1))
+        self._show(content, rows, changed)
+        drawn = Drawn(chosen, changed.pixels, changed.masks, classes, (changed.masks < 1).any(-1).any(-1), rows)
+        if self.statistics is not None:
+            network = trainer.lightning_module
+            self.statistics.open(network, drawn.as_they_came(count, self.keep_original))
+        return drawn
+
+    @property
+    def _classless(self) -> bool:
+        """Whether images without a class are changed, too."""
+        return self.recipe.guide.class_free and not self.recipe.changes_labels
+
+    def _show(self, content: BatchContent, rows: Tensor, changed: Changed) -> None:
+        """Show the training step what became of these rows of a batch, alone or beside the images as they were."""
+        images, pixels = content.channels_first(), changed.pixels
+        count, place = images.shape[0], torch.arange(images.shape[0])
+        labels = self._mixed(content, rows, changed) if changed.partners is not None else None
+        if self.keep_original:
+            place = torch.cat([place, rows])
+            self.swap.append(content.held[0], pixels, content.rows(), rows)
+        else:
+            if len(rows) < count:
+                pixels = images.detach().clone()
+                pixels[rows.to(images.device)] = changed.pixels
+            elif pixels.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
+                pixels = pixels.clone()  # so that a step that writes into its images does not write into the data
+            self.swap.put(content.held, pixels)
+        if labels is not None:
+            self.swap.label(content.batch, labels[0], labels[1])
+
+    def _mixed(self, content: BatchContent, rows: Tensor, changed: Changed) -> tuple[Path, Tensor]:
+        """Where the labels of a batch are, and what the images are labelled that the training step is shown."""
+        assert changed.partners is not None
+        assert changed.weights is not None
+        truth, path = content.truth_and_place()
+        own = follow(content.batch, dotted(path))[0]
+        labels = own if isinstance(own, Tensor) else torch.as_tensor(own)
+        weights = changed.weights.detach().float().cpu()
+        if self.keep_original:
+            at = torch.cat([torch.arange(len(truth)), rows])
+            labels, truth, count = plain(labels)[at.to(labels.device)], truth[at.to(truth.device)], len(at)
+            first = count - len(rows)
+            partners, shares = torch.arange(count), torch.ones(count)
+            partners[first:], shares[first:] = first + changed.partners.cpu(), weights
+        else:
+            partners, shares = torch.arange(len(truth)), torch.ones(len(truth))
+            partners[rows], shares[rows] = rows[changed.partners.cpu()], weights
+        return path, mixed_labels(plain(labels), truth, self._classes or 0, partners, shares)
 
     def _classes_of(self, content: BatchContent, generator: torch.Generator) -> Tensor | None:
         """The class of each image, -1 for none; ``None`` where the guide needs them and there are no labels."""
         try:
             return self._known(self.truth.classes(content, generator))
         except BatchError as error:
-            if self.recipe.guide.class_free:
+            if self._classless:
                 return torch.full((content.count,), NO_CLASS)
             self.failures.warn_once("no labels", f"Batches without labels stay as they are. {error}")
             return None
@@ -156,15 +227,20 @@ class BatchStep:
                 f"Got images of {images.dtype}. Allowed are floating-point images, as the network takes them: "
                 "convert them in the data set or in on_after_batch_transfer."
             )
+        if self.keep_original and content.held[0].ndim != images.ndim:
+            raise ValueError(
+                f"Got keep_original=True and a list of {content.count} images. Allowed is one tensor [B, C, H, W], "
+                "which can be made longer; stack the images in collate_fn, or leave keep_original out."
+            )
         guide, generator = self.recipe.guide, batch_generator(self.seed, 0, -1)
         guide.settle(begun=False)
-        targets = self._classes_of(content, generator) if guide.class_free else self.truth.classes(content, generator)
-        if targets is None or not (guide.class_free or bool((targets >= 0).any())):
+        targets = self._classes_of(content, generator) if self._classless else self.truth.classes(content, generator)
+        if targets is None or not (self._classless or bool((targets >= 0).any())):
             return images, torch.full((len(images),), NO_CLASS)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            self._classes = guide.class_count(images[:1].detach())
+            self._classes = guide.class_count(images[:1].detach(), always=self.recipe.changes_labels)
         known = self._known(targets)
-        if not (guide.class_free or bool((known >= 0).any())):
+        if not (self._classless or bool((known >= 0).any())):
             raise ValueError(
                 f"Got labels such as {int(targets.max())}, none of them from 0 to {(self._classes or 0) - 1}, the "
                 f"network's {self._classes} classes. Allowed are integer classes, and 0 and 1 for a network with one "
@@ -174,7 +250,9 @@ class BatchStep:
         generator = batch_generator(self.seed, 0, -1)
         with trainer.precision_plugin.forward_context(), guide.trial():
             first = images[tried.to(images.device)]
-            self.recipe.augmented(first, known[tried], generator, self.truth.several)
+            changed, _ = self.recipe.augmented(first, known[tried], generator, self.truth.several)
+            self._show(content, tried, changed)
+            self.swap.restore()
         return images, known
 
     def _known(self, targets: Tensor) -> Tensor:

@@ -1,0 +1,107 @@
+"""BatchNorm statistics of the images as they came, while the network trains on others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from lightning_saliency.callbacks._trainer_lookups import is_compiled
+from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
+
+TRAINED_ON, ORIGINAL = "trained_on", "original"
+
+
+@dataclass
+class _Kept:
+    """What a BatchNorm is to keep: its own buffers may not change before the backward pass."""
+
+    mean: Tensor
+    var: Tensor
+    count: int
+
+
+class SharpStatistics:
+    """Lets the running statistics of a network's BatchNorms see only those images of a batch that are as they came.
+
+    In a training pass a BatchNorm normalises by the statistics of the whole batch, as ever; only what it keeps for
+    evaluation is taken from the unchanged images. From a batch without any it keeps nothing.
+
+    Example:
+        >>> norm, statistics = nn.BatchNorm1d(1, momentum=1.0), SharpStatistics()
+        >>> statistics.open(norm, torch.tensor([True, True, False]))
+        >>> _ = norm(torch.tensor([[1.0], [3.0], [100.0]]))
+        >>> statistics.close()
+        >>> norm.running_mean.item(), norm.running_var.item()
+        (2.0, 2.0)
+    """
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+        self._sharp = torch.zeros(0, dtype=torch.bool)
+        self._kept: dict[_BatchNorm, _Kept] = {}
+
+    def check(self, network: nn.Module) -> None:
+        """Raise an error for a network whose BatchNorms cannot be watched.
+
+        Raises:
+            AugmentationConfigurationError: If it is compiled, or its BatchNorms are synchronised between processes.
+        """
+        if is_compiled(network) or any(isinstance(each, nn.SyncBatchNorm) for each in network.modules()):
+            raise AugmentationConfigurationError(
+                f"Got batch_norm={ORIGINAL!r} for a network that is compiled or has SyncBatchNorm. Allowed are those "
+                f"that run eagerly with BatchNorms of their own; take batch_norm={TRAINED_ON!r}, or renew the "
+                "statistics after training with torch.optim.swa_utils.update_bn."
+            )
+
+    def open(self, network: nn.Module, sharp: Tensor) -> None:
+        """Until `close`, take statistics from these images of the batch alone.
+
+        Args:
+            network: The network.
+            sharp: ``[B]`` bool, which of the images are as they came.
+        """
+        self.close()
+        self._sharp = sharp
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                self._handles.append(module.register_forward_pre_hook(self._keep))
+                self._handles.append(module.register_forward_hook(self._take))
+
+    def close(self) -> None:
+        """Take the statistics over, and let BatchNorms see whole batches again. Called after the backward pass."""
+        for handle in self._handles:
+            handle.remove()
+        for module, kept in self._kept.items():
+            for own, value in (
+                (module.running_mean, kept.mean),
+                (module.running_var, kept.var),
+                (module.num_batches_tracked, torch.tensor(kept.count)),
+            ):
+                if own is not None:
+                    own.copy_(value)
+        self._handles, self._kept = [], {}
+
+    def _keep(self, module: nn.Module, arguments: Any) -> None:
+        if not isinstance(module, _BatchNorm) or not module.training or module in self._kept:
+            return
+        if module.running_mean is not None and module.running_var is not None:
+            counted = module.num_batches_tracked
+            count = 0 if counted is None else int(counted)
+            self._kept[module] = _Kept(module.running_mean.clone(), module.running_var.clone(), count)
+
+    def _take(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        kept = self._kept.get(module) if isinstance(module, _BatchNorm) and module.training else None
+        if kept is None or not isinstance(module, _BatchNorm) or len(arguments[0]) != len(self._sharp):
+            return
+        with torch.no_grad():
+            seen = arguments[0].detach()[self._sharp.to(arguments[0].device)]
+            if seen.numel() > seen.shape[1]:  # one value a channel has no variance
+                kept.count += 1
+                momentum = 1 / kept.count if module.momentum is None else module.momentum
+                F.batch_norm(seen, kept.mean, kept.var, None, None, True, momentum, module.eps)
