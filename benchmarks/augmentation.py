@@ -30,6 +30,9 @@ from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
 from lightning_saliency.functional.similarity import spearman
 
 PLAIN, FULL, ECONOMY = "plain fine-tuning", "full: G = 16, every image", "economy=True"
+HIDDEN = "hide: SMOE's top tenth"
+CURE = "hide, the first network's maps, kept"
+SHARP = "hide, sharp images beside"
 #: These do to fewer images what the full form does to all.
 SAME_MAPS = ("half of the images", "a quarter of the images", "every fourth batch")
 STEP_TARGET = 1.5
@@ -90,6 +93,9 @@ def arms(seed: int = 0) -> dict[str, SaliencyAugmentation | None]:
         "guide: Grad-CAM": SaliencyAugmentation("grad_cam", **settings),
         "guide: Fast-CAM": SaliencyAugmentation("fast_cam", **settings),
         "guide: random blobs": SaliencyAugmentation("random_blobs", **settings),
+        HIDDEN: SaliencyAugmentation("smoe", action="hide", **settings),
+        CURE: SaliencyAugmentation("smoe", action="hide", guide_network="start", reuse_epochs="all", **settings),
+        SHARP: SaliencyAugmentation("smoe", action="hide", keep_original=True, batch_norm="original", **settings),
         ECONOMY: GroupCAMAugmentation(economy=True, **settings),
     }
 
@@ -145,7 +151,7 @@ def step_seconds(augmentation: SaliencyAugmentation | None, name: str, images: T
     data = DataLoader(_Images(images.repeat(every, 1, 1, 1)), batch_size=len(images))
     epochs = -(-steps // every)
     # Maps that are kept are made in the first epoch: it is part of what they cost.
-    reused = getattr(augmentation, "reuse_epochs", 1)
+    reused = getattr(augmentation, "reuse_epochs", 1) or REUSED
     trainer = pl.Trainer(
         max_epochs=reused + 1 if reused > 1 else epochs + 1,
         accelerator="auto",

@@ -219,6 +219,7 @@ class ImageClassifier(LightningModule):
                 f"Got logits {list(logits.shape)} from the network. Allowed are {[len(images), self.num_classes]}; set "
                 "num_classes to the number of its outputs."
             )
+        labels = labels.to(logits.dtype) if labels.is_floating_point() else labels
         loss = F.cross_entropy(logits, labels)
         for other in auxiliary:
             loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(other, labels)

@@ -14,7 +14,15 @@ import pytorch_lightning.cli
 import torch
 import yaml
 
-from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
+from lightning_saliency.callbacks import (
+    GroupCAMAugmentation,
+    Hide,
+    Mix,
+    Protect,
+    SaliencyAugmentation,
+    SaliencyMonitor,
+    SaliencyWriter,
+)
 from lightning_saliency.explainers import SMOE, ExplainerSpec, GroupCAM
 
 RUN = {
@@ -104,6 +112,34 @@ def test_the_preset_takes_the_other_settings(tmp_path, package):
     assert isinstance(found, GroupCAMAugmentation)
     assert found.guide.spec.init_args == {"groups": 8, "fast": True, "gradients": False, "theta": None}
     assert (found.shown, found.seed, found.action.fill) == (False, 3, "zero")
+
+
+BLURRED = {"class_path": "GaussianBlur", "init_args": {"kernel_size": 3}}
+
+
+@pytest.mark.parametrize(
+    ("given", "action"),
+    [
+        ("hide", Hide()),
+        ({"class_path": "hide", "init_args": {"sigmas": 2.0, "fill": [0.1, 0.2]}}, Hide(sigmas=2.0, fill=[0.1, 0.2])),
+        ({"class_path": "protect", "init_args": {"transform": BLURRED}}, Protect(BLURRED)),
+        ({"class_path": "lightning_saliency.callbacks.Mix", "init_args": {"labels": "area"}}, Mix(labels="area")),
+    ],
+)
+def test_an_action_in_every_form(tmp_path, package, given, action):
+    settings = {"explainer": "smoe", "guide_network": "start", "reuse_epochs": "all", "keep_original": True}
+    settings |= {"batch_norm": "original", "film": False}
+    found = _callback("SaliencyAugmentation", {**settings, "action": given}, tmp_path, package)
+    assert found.action == action
+    assert (found.guide.network.which, found.reuse_epochs) == ("start", None)
+
+
+def test_presets_take_their_own_settings_and_others(tmp_path, package):
+    settings = {"explainer": "smoe", "share": 0.05, "start_epoch": 2, "film": False}
+    tuned = _callback("MaskTune", settings, tmp_path, package)
+    assert (tuned.action, tuned.start_epoch, tuned.shown) == (Hide(share=0.05), 2, False)
+    kept = _callback("KeepAugment", {"transform": "RandomErasing", "share": 0.1, "seed": 4}, tmp_path, package)
+    assert (kept.action, kept.seed) == (Protect("RandomErasing", share=0.1), 4)
 
 
 def test_a_whole_run_from_a_file(tmp_path, monkeypatch, package):

@@ -208,7 +208,9 @@ class BatchStep:
         else:
             partners, shares = torch.arange(len(truth)), torch.ones(len(truth))
             partners[rows], shares[rows] = rows[changed.partners.cpu()], weights
-        return path, mixed_labels(plain(labels), truth, self._classes or 0, partners, shares)
+        mixed = mixed_labels(plain(labels), truth, self._classes or 0, partners, shares)
+        # Probabilities of classes meet logits, which are of the images' type.
+        return path, mixed if labels.is_floating_point() else mixed.to(changed.pixels.dtype)
 
     def _classes_of(self, content: BatchContent, generator: torch.Generator) -> Tensor | None:
         """The class of each image, -1 for none; ``None`` where the guide needs them and there are no labels."""

@@ -41,6 +41,44 @@ def test_queries_in_half_precision_beside_training_in_single(tmp_path):
     assert seen == {True: {torch.float32}, False: {torch.bfloat16}}
 
 
+CURE = {"explainer": "smoe", "action": "hide", "guide_network": "start", "reuse_epochs": "all", "start_epoch": 1}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("action", ["hide", "mix"])
+def test_a_fixed_guide_pairs_and_sharp_statistics_under_precisions(tmp_path, precision, action):
+    settings = {**CURE, "action": action, "keep_original": True, "batch_norm": "original"}
+    module = Watching()
+    run = fit(
+        tmp_path,
+        SaliencyAugmentation(**settings),
+        module,
+        loader(form="dict"),
+        precision=precision,
+        accumulate_grad_batches=2,
+        epochs=3,
+    )
+    assert [len(given) for given in module.given] == [4] * 4 + [8] * 8
+    assert 0 < run.callback_metrics["smoe/mask_fraction"] < 1
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+    assert run.global_step == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork")
+def test_a_fixed_guide_in_two_processes(tmp_path):
+    settings = {**CURE, "keep_original": True, "batch_norm": "original"}
+    run = trainer(tmp_path, SaliencyAugmentation(**settings), strategy="ddp_fork", devices=2, epochs=3)
+    run.fit(_Noting(tmp_path), loader(16, form="dict"))
+    for rank in range(2):
+        given = torch.load(tmp_path / f"given{rank}.pt")
+        assert [len(images) for images in given] == [4] * 2 + [8] * 4
+        first, again = (torch.cat([images[4:] for images in given[start : start + 2]]) for start in (2, 4))
+        assert not torch.equal(first, torch.cat([images[:4] for images in given[2:4]]))
+        assert torch.equal(first, again)  # the learning rate is zero, and the maps are kept
+    assert run.callback_metrics["smoe/augmented"] == 1
+
+
 @pytest.mark.parametrize("form", ["wrapped", "in place"])
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.slow
@@ -142,6 +180,13 @@ def test_two_processes_agree_whether_classes_exclude_each_other(tmp_path):
     run = trainer(tmp_path, quiet(), strategy="ddp_fork", devices=2, epochs=1)
     run.fit(_Labelled(tmp_path), data)
     assert [torch.load(tmp_path / f"state{rank}.pt")["multi_label"] for rank in range(2)] == [True, True]
+
+
+def test_statistics_of_compiled_networks_cannot_be_watched(tmp_path):
+    module = Watching()
+    module.net = torch.compile(module.net, backend="eager")
+    with pytest.raises(AugmentationConfigurationError, match="batch_norm='original' for a network that is compiled"):
+        fit(tmp_path, SaliencyAugmentation("smoe", action="hide", batch_norm="original"), module)
 
 
 def test_sharded_strategies_are_refused_with_a_reason(tmp_path):
