@@ -115,7 +115,7 @@ def blur(images: Tensor, kernel_size: float = BLUR_SIZE, sigma: float = BLUR_SIG
         >>> blur(torch.tensor([[[[0.0, 0.0, 3.0, 0.0, 0.0]]]]), kernel_size=3, sigma=1e6)
         tensor([[[[0., 1., 1., 1., 0.]]]])
     """
-    size, spread = blur_pixels(kernel_size, sigma, min(images.shape[-2:]))
+    size, spread = _blur_pixels(kernel_size, sigma, min(images.shape[-2:]))
     if images.numel() == 0:
         return images.clone()
     height, width = images.shape[-2:]
@@ -127,14 +127,14 @@ def blur(images: Tensor, kernel_size: float = BLUR_SIZE, sigma: float = BLUR_SIG
     return blurred.to(images.dtype)
 
 
-def blur_pixels(kernel_size: float, sigma: float, side: int) -> tuple[int, float]:
+def _blur_pixels(kernel_size: float, sigma: float, side: int) -> tuple[int, float]:
     """Kernel and standard deviation of `blur` in pixels, for images of this shorter side.
 
     Raises:
         ValueError: As for `blur`.
 
     Example:
-        >>> [blur_pixels(BLUR_SIZE, BLUR_SIGMA, side) for side in (224, 112)], blur_pixels(21, 8.0, 112)
+        >>> [_blur_pixels(BLUR_SIZE, BLUR_SIGMA, side) for side in (224, 112)], _blur_pixels(21, 8.0, 112)
         ([(51, 50.0), (25, 25.0)], (21, 8.0))
     """
     if not kernel_size > 0 or (kernel_size >= 1 and kernel_size % 2 != 1):
