@@ -17,8 +17,8 @@ from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentati
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.lightning_bases import is_callback_class
+from lightning_saliency.studies.augmentation._regions import HideKnownRegion
 from lightning_saliency.studies.augmentation.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
-from lightning_saliency.studies.augmentation.regions import HideKnownRegion
 from lightning_saliency.studies.specs import class_at
 
 PLAIN = "plain"

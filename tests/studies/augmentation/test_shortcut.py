@@ -8,9 +8,9 @@ import torch
 
 from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies.augmentation import cells, grid
+from lightning_saliency.studies.augmentation._beginning import begin
 from lightning_saliency.studies.augmentation.arms import parse_arms
 from lightning_saliency.studies.augmentation.batch_augmentation import BatchAugmentation
-from lightning_saliency.studies.augmentation.beginning import begin
 from lightning_saliency.studies.augmentation.config import AugmentationConfig
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid
 from lightning_saliency.studies.augmentation.groups import closed_gaps, number_of
