@@ -220,8 +220,10 @@ def _read(name: str, given: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _callback_class(kind: str) -> Callable[..., pl.Callback] | None:
-    if kind in CALLBACKS or kind in BOUNDS:
-        return {**CALLBACKS, **BOUNDS}[kind]
+    if kind in BOUNDS:
+        return BOUNDS[kind]
+    if kind in CALLBACKS:
+        return CALLBACKS[kind]
     found = class_at(kind) if "." in kind else None
     return found if is_callback_class(found) else None
 

@@ -18,8 +18,8 @@ from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGri
 from lightning_saliency.studies.augmentation.groups import (
     NUMBERS,
     Number,
-    number_of,
     numbers_by_seed,
+    numbers_of_all,
 )
 from lightning_saliency.studies.augmentation.texts import caption, facts, runs_csv, summary_csv
 from lightning_saliency.studies.engine.files import Content, as_json, finite_or_none, result_folder, write_results
@@ -133,7 +133,9 @@ class AugmentationResult:
     def table(self, model: str | None = None) -> TableData:
         """All arms, of one model or of all."""
         group, spent = "test accuracy in %", "what a step costs and shows"
-        shown = self._numbers()
+        shown = numbers_of_all(self.runs)
+        rows = [row for budgets in self.estimates.values() for arms in budgets.values() for row in arms.values()]
+        closed = [number for number in NUMBERS if any(f"closed {number}" in row for row in rows)]
         apart = (
             f"{NUMBERS[self.number]}, differences in points" if len(shown) > 1 or self.number != "accuracy" else group
         )
@@ -141,7 +143,7 @@ class AugmentationResult:
         columns = [
             *(Column(number, NUMBERS[number], "high", group) for number in shown),
             *([Column("validation", "validation", None, group)] if len(shown) > 1 else []),
-            *([Column(f"closed {each}", f"gap closed: {NUMBERS[each]}", "high", _GAP) for each in self._closed()]),
+            *([Column(f"closed {each}", f"gap closed: {NUMBERS[each]}", "high", _GAP) for each in closed]),
             Column("difference", f"− {self.reference}", "high", apart),
             *(Column(f"versus {control}", f"− {control}", "high", apart) for control in compared),
             Column("cost", "cost of a step", None, spent),
@@ -288,28 +290,6 @@ class AugmentationResult:
         others = {f"versus {called}": name for called, name in self._controls(arm).items()}
         others = {"difference": self.reference, **others}
         return arm_estimates(arms, arm, others, self.costs[model].get(arm), self.number, self.confidence)
-
-    def _numbers(self) -> list[Number]:
-        """The numbers that every run has."""
-        runs = [
-            run
-            for budgets in self.runs.values()
-            for arms in budgets.values()
-            for each in arms.values()
-            for run in each.values()
-        ]
-        return [number for number in NUMBERS if all(number_of(run, number) is not None for run in runs)]
-
-    def _closed(self) -> list[Number]:
-        """The numbers of which it is known which share of the gap an arm closes."""
-        keys = {
-            key
-            for budgets in self.estimates.values()
-            for arms in budgets.values()
-            for each in arms.values()
-            for key in each
-        }
-        return [number for number in NUMBERS if f"closed {number}" in keys]
 
     def _controls(self, arm: str) -> dict[str, str]:
         """The controls of an arm, by their names in its row."""
