@@ -12,6 +12,7 @@ from lightning_saliency.data.masked import (
 )
 from lightning_saliency.data.modules import (
     ArrayImagesDataModule,
+    ClassPhotograph,
     DigitScenes,
     ImageFolderDataModule,
     ObjectCropsDataModule,
@@ -34,6 +35,7 @@ __all__ = [
     "BoxedImages",
     "ClassBlur",
     "ClassBorder",
+    "ClassPhotograph",
     "CornerMark",
     "DigitScenes",
     "ImageFiles",

@@ -5,7 +5,9 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_saliency.data import CornerMark, DigitScenes, PlantedShortcut, RandomMark
+from lightning_saliency.data import ClassPhotograph, CornerMark, DigitScenes, PlantedShortcut, RandomMark
+from lightning_saliency.data.modules._scenes import PHOTOGRAPHS
+from lightning_saliency.data.shortcuts import pixels_in_boxes
 
 SCENES = {"train_size": 40, "val_size": 20, "test_size": 30, "size": 16, "batch_size": 7}
 
@@ -95,6 +97,26 @@ def test_the_test_images_come_in_three_groups(scenes):
     assert torch.equal(groups["misled"]["mark"], groups["marked"]["mark"])
     differs = (groups["misled"]["image"] != groups["marked"]["image"]).any(1)
     assert torch.equal(differs, groups["marked"]["mark"])
+
+
+def test_each_class_on_its_photograph(scenes):
+    planted = PlantedShortcut(scenes, ClassPhotograph(zoom=1.0), share=1.0)
+    own, base = gathered(planted.train_dataloader()), gathered(scenes.train_dataloader())
+    inside = pixels_in_boxes(own["boxes"], 16, 16)
+    assert torch.equal(own["mark"], ~inside)
+    kept = inside[:, None].expand_as(own["image"])
+    assert torch.equal(own["image"][kept], base["image"][kept])
+    # A photograph as large as the image has one place in one direction: squares of it are the same in all images.
+    square = [place for place, (_, path) in enumerate(PHOTOGRAPHS[:10]) if "astronaut" in path]
+    same = [place for place, label in enumerate(own["label"].tolist()) if label == square[0]]
+    assert len(same) == 4
+    outside = ~(inside[same].any(0))
+    first, *others = (own["image"][place][:, outside] for place in same)
+    assert all(torch.equal(first, other) for other in others)
+    with pytest.raises(ValueError, match="Got 3 classes without boxes"):
+        next(iter(PlantedShortcut(Pairs(), ClassPhotograph(), share=1.0).train_dataloader()))
+    with pytest.raises(ValueError, match=r"Got zoom=0\.5"):
+        ClassPhotograph(0.5)
 
 
 def test_tuples_and_images_that_nobody_normalised():

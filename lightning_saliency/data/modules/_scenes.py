@@ -89,7 +89,7 @@ def load_photographs(split: Split, background_shift: bool = False) -> dict[int, 
         held_out = background_shift and path in HELD_OUT
         if background_shift and held_out != (split == "test"):
             continue
-        photograph = _read_photograph(package, path)
+        photograph = read_photograph(package, path)
         regions[index] = photograph if held_out else photograph[region_of(photograph, split)]
     return regions
 
@@ -231,7 +231,8 @@ def chunks(count: int) -> Iterator[slice]:
 
 
 @cache
-def _read_photograph(package: str, path: str) -> Tensor:
+def read_photograph(package: str, path: str) -> Tensor:
+    """One of `PHOTOGRAPHS`, whole: `[3, h, w]` uint8; see `load_photographs`."""
     distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
     try:
         file = files(package).joinpath(path)

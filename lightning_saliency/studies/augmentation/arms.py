@@ -17,8 +17,8 @@ from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentati
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.lightning_bases import is_callback_class
+from lightning_saliency.studies.augmentation._regions import HideKnownRegion
 from lightning_saliency.studies.augmentation.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
-from lightning_saliency.studies.augmentation.regions import HideKnownRegion
 from lightning_saliency.studies.specs import class_at
 
 PLAIN = "plain"
@@ -220,8 +220,10 @@ def _read(name: str, given: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _callback_class(kind: str) -> Callable[..., pl.Callback] | None:
-    if kind in CALLBACKS or kind in BOUNDS:
-        return {**CALLBACKS, **BOUNDS}[kind]
+    if kind in BOUNDS:
+        return BOUNDS[kind]
+    if kind in CALLBACKS:
+        return CALLBACKS[kind]
     found = class_at(kind) if "." in kind else None
     return found if is_callback_class(found) else None
 

@@ -7,15 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import torch
 
 from lightning_saliency.files import safe_name
 from lightning_saliency.networks import weights_fingerprint
+from lightning_saliency.studies.augmentation._beginning import begin
+from lightning_saliency.studies.augmentation._inputs import data_content, model_spec
 from lightning_saliency.studies.augmentation.arms import PLAIN, Arm
-from lightning_saliency.studies.augmentation.beginning import begin
 from lightning_saliency.studies.augmentation.cells import (
     initial_module,
     measure_steps,
@@ -27,20 +27,13 @@ from lightning_saliency.studies.augmentation.config import (
     HONEST,
     AugmentationConfig,
     Budget,
-    FineTuningConfig,
 )
 from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps, device_name, timed_arms
 from lightning_saliency.studies.augmentation.estimates import estimating
-from lightning_saliency.studies.augmentation.training import FineTunedClassifier
-from lightning_saliency.studies.engine.fingerprints import batches_fingerprint
 from lightning_saliency.studies.engine.run import Cell
-from lightning_saliency.studies.isolation import OwnRandomness
-from lightning_saliency.studies.specs import Spec, as_spec
 
 #: Model -> arm -> cost.
 Costs = Mapping[str, Mapping[str, StepCost]]
-# Batches of each split that tell data apart.
-_LOOKED_AT = 4
 
 
 @dataclass(frozen=True)
@@ -277,44 +270,3 @@ class AugmentationGrid:
 
 def _beginning_name(model: str, seed: int, honest: bool) -> str:
     return f"{safe_name(model)}__{'honest' if honest else 'before'}__seed{seed}"
-
-
-def model_spec(
-    config: AugmentationConfig, name: str, num_classes: int, training: FineTuningConfig | None
-) -> dict[str, Any]:
-    """One of the models as ``class_path`` and ``init_args``, completed by the data and the training.
-
-    Args:
-        config: The comparison.
-        name: Name of the model in the table.
-        num_classes: Number of classes of the data.
-        training: How it is trained; ``None``: as the arms are.
-
-    Raises:
-        TypeError: If the class does not take the arguments.
-        ValueError: If the model has another number of classes, or the class cannot be imported.
-    """
-    given = config.models[name]
-    class_path = f"{FineTunedClassifier.__module__}.{FineTunedClassifier.__qualname__}"
-    spec = given if "class_path" in given else {"class_path": class_path, "init_args": given}
-    own = dict(spec.get("init_args") or {})
-    init_args = {"num_classes": num_classes, **(training or config.training).model_defaults(), **own}
-    if init_args["num_classes"] != num_classes:
-        raise ValueError(
-            f"Got num_classes={init_args['num_classes']} for the model {name}. Allowed is the data's number, "
-            f"{num_classes}; leave it out."
-        )
-    if init_args["optimizer"] != "sgd" and "nesterov" not in own:
-        del init_args["nesterov"]
-    return as_spec({**spec, "init_args": init_args})
-
-
-def data_content(spec: Spec, seed: int) -> dict[str, Any]:
-    """For each split the number of batches and a hash of the first ones."""
-    data = prepared_data(spec)
-    with OwnRandomness(seed):
-        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-        return {
-            split: [len(loader), batches_fingerprint(islice(loader, _LOOKED_AT))]
-            for split, loader in zip(("train", "val", "test"), loaders, strict=True)
-        }

@@ -93,6 +93,18 @@ def numbers_by_seed(runs: Mapping[int, Mapping[str, Any]], number: Number) -> di
     return {seed: value for seed, value in found.items() if value is not None}
 
 
+def numbers_of_all(runs: Mapping[str, Mapping[Any, Mapping[str, Mapping[int, Mapping[str, Any]]]]]) -> list[Number]:
+    """The numbers that every run has: model -> budget -> arm -> seed -> result."""
+    results = [
+        result
+        for budgets in runs.values()
+        for arms in budgets.values()
+        for seeds in arms.values()
+        for result in seeds.values()
+    ]
+    return [number for number in NUMBERS if all(number_of(result, number) is not None for result in results)]
+
+
 def closed_gaps(
     values: Mapping[int, float], before: Mapping[int, float], honest: Mapping[int, float]
 ) -> dict[int, float]:

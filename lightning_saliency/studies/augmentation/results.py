@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,19 +11,18 @@ from typing import Any
 from lightning_saliency.files import safe_names
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.tables import Column, Estimate, TableData
+from lightning_saliency.studies.augmentation._comparing import arm_estimates, reached, verdict
 from lightning_saliency.studies.augmentation.config import BEFORE, HONEST, Budget
 from lightning_saliency.studies.augmentation.figures import Role, difference_figure
 from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid, Beginning, Costs
 from lightning_saliency.studies.augmentation.groups import (
     NUMBERS,
     Number,
-    closed_gaps,
-    number_of,
     numbers_by_seed,
+    numbers_of_all,
 )
 from lightning_saliency.studies.augmentation.texts import caption, facts, runs_csv, summary_csv
 from lightning_saliency.studies.engine.files import Content, as_json, finite_or_none, result_folder, write_results
-from lightning_saliency.studies.estimates import mean_interval, paired_difference
 
 #: Names of the budgets in tables.
 BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall time"}
@@ -127,7 +125,7 @@ class AugmentationResult:
         """
         return {
             model: {
-                budget: {arm: self._estimates(model, budget, arm) for arm in arms} for budget, arms in budgets.items()
+                budget: {arm: self._estimates(model, arms, arm) for arm in arms} for budget, arms in budgets.items()
             }
             for model, budgets in self.runs.items()
         }
@@ -135,7 +133,9 @@ class AugmentationResult:
     def table(self, model: str | None = None) -> TableData:
         """All arms, of one model or of all."""
         group, spent = "test accuracy in %", "what a step costs and shows"
-        shown = self._numbers()
+        shown = numbers_of_all(self.runs)
+        rows = [row for budgets in self.estimates.values() for arms in budgets.values() for row in arms.values()]
+        closed = [number for number in NUMBERS if any(f"closed {number}" in row for row in rows)]
         apart = (
             f"{NUMBERS[self.number]}, differences in points" if len(shown) > 1 or self.number != "accuracy" else group
         )
@@ -143,7 +143,7 @@ class AugmentationResult:
         columns = [
             *(Column(number, NUMBERS[number], "high", group) for number in shown),
             *([Column("validation", "validation", None, group)] if len(shown) > 1 else []),
-            *([Column(f"closed {each}", f"gap closed: {NUMBERS[each]}", "high", _GAP) for each in self._closed()]),
+            *([Column(f"closed {each}", f"gap closed: {NUMBERS[each]}", "high", _GAP) for each in closed]),
             Column("difference", f"− {self.reference}", "high", apart),
             *(Column(f"versus {control}", f"− {control}", "high", apart) for control in compared),
             Column("cost", "cost of a step", None, spent),
@@ -187,19 +187,13 @@ class AugmentationResult:
                 if self.primary is None or model not in (None, network):
                     continue
                 keys = arms[self.primary]
-                own = [f"{NUMBERS[self.number]} {_plain(keys[self.number])} %"] if self.number in keys else []
-                closed = keys.get(f"closed {self.number}")
-                if closed is not None:
-                    own.append(f"closes {_plain(closed)} % of the gap between {BEFORE} and {HONEST}")
                 where = f"Named beforehand: {self.primary}, {network}, {BUDGET_NAMES[budget]}"
-                lines.append(f"{where}: {'; '.join([*own, self._verdict(self.primary, keys)])}")
+                lines.append(f"{where}: {reached(keys, self.number)}{self._verdict(self.primary, keys)}")
         return lines
 
     def _verdict(self, arm: str, keys: Mapping[str, Estimate]) -> str:
-        controls = ((called, f"versus {called}") for called in self._controls(arm))
-        pairs = [(self.reference, "difference"), *controls]
-        parts = [f"{_signed(keys[key])} against {name}, {_outcome(keys[key])}" for name, key in pairs if key in keys]
-        return f"{'; '.join(parts)}. Its step costs {keys['cost'].value:.2f} plain ones."
+        names = {self.reference: "difference", **{called: f"versus {called}" for called in self._controls(arm)}}
+        return verdict(keys, names)
 
     def __str__(self) -> str:
         primary, verdicts = (
@@ -292,27 +286,10 @@ class AugmentationResult:
             "runs": self.runs,
         }
 
-    def _numbers(self) -> list[Number]:
-        """The numbers that every run has."""
-        runs = [
-            run
-            for budgets in self.runs.values()
-            for arms in budgets.values()
-            for each in arms.values()
-            for run in each.values()
-        ]
-        return [number for number in NUMBERS if all(number_of(run, number) is not None for run in runs)]
-
-    def _closed(self) -> list[Number]:
-        """The numbers of which it is known which share of the gap an arm closes."""
-        keys = {
-            key
-            for budgets in self.estimates.values()
-            for arms in budgets.values()
-            for each in arms.values()
-            for key in each
-        }
-        return [number for number in NUMBERS if f"closed {number}" in keys]
+    def _estimates(self, model: str, arms: Mapping[str, Mapping[int, Any]], arm: str) -> dict[str, Estimate]:
+        others = {f"versus {called}": name for called, name in self._controls(arm).items()}
+        others = {"difference": self.reference, **others}
+        return arm_estimates(arms, arm, others, self.costs[model].get(arm), self.number, self.confidence)
 
     def _controls(self, arm: str) -> dict[str, str]:
         """The controls of an arm, by their names in its row."""
@@ -320,56 +297,3 @@ class AugmentationResult:
         return {
             f"its {name.removeprefix(f'{arm}, ')}" if name.startswith(f"{arm}, ") else name: name for name in controls
         }
-
-    def _estimates(self, network: str, budget: Budget, arm: str) -> dict[str, Estimate]:
-        arms = self.runs[network][budget]
-        own = arms[arm]
-        found = {
-            "val_best": mean_interval([100 * run["val_best"] for run in own.values()], self.confidence),
-        }
-        if all("val_last" in run for run in own.values()):
-            found["validation"] = mean_interval([100 * run["val_last"] for run in own.values()], self.confidence)
-        if arm in self.costs[network]:
-            found["cost"] = self.costs[network][arm]
-        for number in NUMBERS:
-            values = numbers_by_seed(own, number)
-            if values:
-                found[number] = mean_interval(list(values.values()), self.confidence)
-            if HONEST in arms and arm not in (BEFORE, HONEST):
-                ends = (numbers_by_seed(arms[each], number) for each in (BEFORE, HONEST))
-                closed = closed_gaps(values, *ends)
-                if closed:
-                    found[f"closed {number}"] = mean_interval(list(closed.values()), self.confidence)
-        others = [("difference", self.reference)]
-        others += [(f"versus {called}", control) for called, control in self._controls(arm).items()]
-        for key, other in others:
-            difference = paired_difference(
-                numbers_by_seed(own, self.number), numbers_by_seed(arms[other], self.number), self.confidence
-            )
-            if difference is not None:
-                found[key] = difference
-        steps = [float(run["steps"]) for run in own.values()]
-        found["steps"] = Estimate(math.fsum(steps) / len(steps), min(steps), max(steps), len(steps))
-        for key, kept in (("replaced", "augmented"), ("kept", "mask_fraction")):
-            shares = [100 * run[kept] for run in own.values() if run[kept] is not None]
-            if shares:
-                found[key] = Estimate(math.fsum(shares) / len(shares), min(shares), max(shares), len(shares))
-        return found
-
-
-def _plain(estimate: Estimate) -> str:
-    interval = f" [{estimate.low:.1f}, {estimate.high:.1f}]" if estimate.count > 1 else ""
-    return f"{estimate.value:.1f}{interval}"
-
-
-def _signed(difference: Estimate) -> str:
-    interval = f" [{difference.low:+.2f}, {difference.high:+.2f}]" if difference.count > 1 else ""
-    return f"{difference.value:+.2f}{interval}"
-
-
-def _outcome(difference: Estimate) -> str:
-    if difference.count == 1:
-        return "one seed, which says nothing of the spread"
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "not distinguishable"

@@ -35,11 +35,26 @@ def caption(config: AugmentationConfig) -> str:
         + (", and a guide's own controls have as many as the guide" if isinstance(config.controls, Mapping) else "")
     )
     return (
-        f"{means}; {images}. "
+        f"{means}; {images}. {_started(config)}"
         f"{training.steps} steps{equal_time if 'time' in config.budgets else ''}. Cost of a step: relative to "
         f"{config.reference}, the mean of the planned steps from epoch {training.start_epoch} on; median, minimum and "
         f"maximum of {config.cost.rounds} rounds."
     )
+
+
+def _started(config: AugmentationConfig) -> str:
+    """From where the arms go on, and what the numbers of the groups are."""
+    found = ""
+    if config.first is not None:
+        found += f"All arms of a seed go on from the same network, trained plainly for {config.first.steps} steps. "
+    if config.honest is not None:
+        found += (
+            "The honest network was trained as long on data without the shortcut; an arm closes the share (arm − "
+            "before) / (honest − before) of the gap, seed by seed, those left out in which honest is not above before. "
+            "Misled: test images with another class's mark. Worst group: the lowest accuracy of the groups class × own "
+            "or other mark. "
+        )
+    return found
 
 
 def facts(grid: AugmentationGrid) -> list[tuple[str, str]]:
@@ -57,6 +72,8 @@ def facts(grid: AugmentationGrid) -> list[tuple[str, str]]:
             f"{training.steps} steps of {training.optimizer}, learning rate {training.learning_rate:g}{schedule}"
             + (f"; plain before epoch {training.start_epoch}" if training.start_epoch else ""),
         ),
+        *([] if config.first is None else [("first training", f"{config.first.steps} steps, plain")]),
+        *([] if config.honest is None else [("honest data", f"the same, {_arguments(config.honest)}")]),
         ("seeds", ", ".join(map(str, config.seeds))),
         ("arms", "; ".join(map(_described, grid.arms.values()))),
     ]

@@ -257,7 +257,7 @@ def test_wrong_arguments_are_refused(options: dict[str, object], message: str) -
 
 @pytest.mark.parametrize("package", ["sklearn", "skimage"])
 def test_a_missing_package_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawing._read_photograph.cache_clear()
+    drawing.read_photograph.cache_clear()
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

@@ -46,7 +46,7 @@ def parts(plan):
 
 def test_arms_that_do_the_same_are_timed_once(config, timed):
     changes = {
-        "soft": {"action": {"class_path": "keep", "init_args": {"soft": True}}},
+        "soft": {"action": arm("keep", soft=True)},
         "random mask": {"control": "random_blobs"},
         "other image": {"control": "other_image"},
         "half": {"probability": 0.5},

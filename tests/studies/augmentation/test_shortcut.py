@@ -5,18 +5,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
+from lightning_saliency.data import PlantedShortcut
 from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies.augmentation import cells, grid
+from lightning_saliency.studies.augmentation._beginning import begin
 from lightning_saliency.studies.augmentation.arms import parse_arms
 from lightning_saliency.studies.augmentation.batch_augmentation import BatchAugmentation
-from lightning_saliency.studies.augmentation.beginning import begin
 from lightning_saliency.studies.augmentation.config import AugmentationConfig
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid
 from lightning_saliency.studies.augmentation.groups import closed_gaps, number_of
 from lightning_saliency.studies.augmentation.results import AugmentationResult
 from lightning_saliency.studies.augmentation.run import plan_augmentation, run_augmentation
 from lightning_saliency.studies.engine.run import CellError
+from lightning_saliency.studies.specs import build
+from tests.paths import CONFIGS
 from tests.studies.augmentation.small import arm
 
 
@@ -293,3 +297,23 @@ def test_strong_augmentation_sees_colours_and_gives_normalised_images():
 def test_wrong_options(marked, change, match):
     with pytest.raises(ValueError, match=match):
         AugmentationConfig(**{**vars(marked), **change})
+
+
+# The configurations
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*CONFIGS.glob("shortcut_*.yaml"), CONFIGS / "few_images_digits.yaml"]), ids=lambda path: path.stem
+)
+def test_a_task_names_its_arm_and_the_controls_of_it(path):
+    config = AugmentationConfig(**yaml.safe_load(path.read_text()))
+    arms = config.parsed_arms()
+    assert arms[config.primary.arm].guided
+    controls = config.controls_of(config.primary.arm)
+    assert {f"{config.primary.arm}, {name}" for name in ("random blobs", "untrained")} <= set(controls)
+    assert all(arms[name].is_control for name in controls)
+    assert config.output == f"runs/{path.stem}"
+    data = build(config.honest_data_spec(0))
+    assert isinstance(data, PlantedShortcut) == (config.honest is not None)
+    if config.honest is not None:
+        assert (data.share, build(config.data_spec(0)).share) == (0.0, 0.95)
