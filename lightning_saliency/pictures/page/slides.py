@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lightning_saliency.files import Location, RemotePath, location, write_atomically
-from lightning_saliency.functional.visualization import color_table
 from lightning_saliency.pictures.frames import evenly_spaced
+from lightning_saliency.pictures.keys import KEY_HEIGHT, draw_key
 from lightning_saliency.pictures.page.find import RECORDS, find_run
 from lightning_saliency.pictures.page.records import FrameRecord
 from lightning_saliency.pictures.page.store import FilmRecords
@@ -53,7 +53,7 @@ def film_strip(
     chosen = _chosen(images, shown[0])
     check_view(view, shown[0])
     width = 2 * _MARGIN + (1 + len(shown)) * (side + _GAP) - _GAP
-    canvas = Image.new("RGB", (width, _HEAD + len(chosen) * (side + _BAND + _GAP) + _KEY + _MARGIN), _PAPER)
+    canvas = Image.new("RGB", (width, _HEAD + len(chosen) * (side + _BAND + _GAP) + KEY_HEIGHT + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(canvas)
     font, small = text_font(14), text_font(11)
     for column, text in enumerate(["photo", *(_epoch(record) for record in shown)]):
@@ -68,7 +68,8 @@ def film_strip(
             _paste(canvas, tile(record, index, view if column else "photo", photo, side), left, top, side)
             text, color = _guess(record, index) if column else (_label(record, index), _INK)
             draw.text((left, top + side + 3), shortened(text, side, draw, small), fill=color, font=small)
-    _draw_key(canvas, draw, view, _HEAD + len(chosen) * (side + _BAND + _GAP))
+    if view != "photo":
+        draw_key(canvas, "hue" if view == "lovi" else "heat", _MARGIN, _HEAD + len(chosen) * (side + _BAND + _GAP))
     return np.array(canvas)
 
 
@@ -156,25 +157,6 @@ def _moment(
     return canvas
 
 
-_KEY = 26
-
-
-def _draw_key(canvas: Image.Image, draw: ImageDraw.ImageDraw, view: str, top: int) -> None:
-    """The colours and what they mean, in one line."""
-    if view == "photo":
-        return
-    small, width = text_font(11), 120
-    colors: Literal["hue", "heat"] = "hue" if view == "lovi" else "heat"
-    before, after = ("first scale", "last scale; white: all") if view == "lovi" else ("little information", "much")
-    table = np.round(255 * np.array(color_table(colors))).astype(np.uint8)
-    table = table[::-1] if view == "lovi" else table
-    bar = np.repeat(table[np.linspace(0, 255, width).astype(int)][None], 9, axis=0)
-    draw.text((_MARGIN, top + 6), before, fill=_MUTED, font=small)
-    left = _MARGIN + round(draw.textlength(before, small)) + 8
-    canvas.paste(Image.fromarray(bar), (left, top + 8))
-    draw.text((left + width + 8, top + 6), after, fill=_MUTED, font=small)
-
-
 def _read(run: str | Path | RemotePath, name: str | None, frames: int) -> tuple[FilmRecords, list[FrameRecord]]:
     if frames < 1:
         raise ValueError(f"Got frames={frames}. Allowed is at least 1; give the number of epochs to show.")
@@ -232,6 +214,10 @@ def _animation(pictures: Sequence[Image.Image], pauses: Sequence[int], form: Lit
     for number, picture in enumerate(pictures):
         whole.paste(picture.resize((whole.width, height), Image.Resampling.NEAREST), (0, number * height))
     palette = whole.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
+    colors = palette.getpalette() or []
+    # The paper stays white.
+    lightest = max(range(0, len(colors), 3), key=lambda place: sum(colors[place : place + 3]))
+    palette.putpalette(colors[:lightest] + list(_PAPER) + colors[lightest + 3 :])
     plain = [picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for picture in pictures]
     plain[0].save(file, form, save_all=True, append_images=plain[1:], duration=list(pauses), loop=0, optimize=True)
     return file.getvalue()
