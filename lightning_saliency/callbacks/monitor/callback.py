@@ -178,6 +178,7 @@ class SaliencyMonitor(StageHooks):
         self._attempts = Attempts()
         self._warned: set[str] = set()
         self._compiled: bool | None = None
+        self._trained = False
         self._begin_run()
 
     @property
@@ -451,7 +452,7 @@ class SaliencyMonitor(StageHooks):
         self._nothing_to_lose = True
         self._compiled = None
         self._begun = False
-        self._trained: bool = False
+        self._trained = False
         self._reading.loader = None
         self._attempts = Attempts()
         self._scalars = EpochScalars()
