@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_saliency.cli import main as lightning_saliency
-from lightning_saliency.pictures.film import film_strip
+from lightning_saliency.pictures.page import film_strip, moving_film
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "digit_scenes.yaml"
 
@@ -23,8 +23,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     run = max((options.output / "digit_scenes").glob("version_*"), key=lambda path: path.stat().st_mtime)
     scalars = _scalars(run)
-    strip = run / "saliency" / "film_strip.png"
-    Image.fromarray(film_strip(run / "saliency", "lovi")).save(strip)
+    strip, moving = run / "saliency" / "film_strip.png", run / "saliency" / "film.webp"
+    Image.fromarray(film_strip(run)).save(strip)
+    moving_film(run, moving)
     energy = scalars["saliency/energy_in_box"]
     print(
         f"""
@@ -32,10 +33,11 @@ Validation accuracy  {scalars["val/accuracy"][-1]:.1%}
 Energy in the box    {energy[0]:.3f} before training, {energy[-1]:.3f} now (the share of the map that lies on the digit)
 
 Look at
+  {run / "saliency" / "film.html"}
+      the film, in a browser: the same eight images, from the untrained network to the last epoch, with the curves
   {strip}
-      the film so far: the same eight images, from the untrained network to the last epoch
-  {run / "saliency"}
-      every frame, one folder a view
+  {moving}
+      the same for a slide
   tensorboard --logdir {options.output} --samples_per_plugin images=100
       the same, with a slider over the epochs, under IMAGES; and the scalars under SCALARS
 """

@@ -32,7 +32,8 @@ def test_demo(tmp_path, capsys):
     main(["--output", str(tmp_path), *small])
     printed = capsys.readouterr().out
     assert "Validation accuracy" in printed
-    assert list(tmp_path.rglob("film_strip.png"))
+    for name in ("film.html", "film_strip.png", "film.webp"):
+        assert len(list(tmp_path.rglob(name))) == 1
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
     """The weights of `count` scales, shallow to deep (SMOE paper, Sec. 3.2); not normalised.
 
     Args:
-        weights: `"equal"` for 1 each, `"ramp"` for 1, 2, …, K, `"prior"` for the paper's `PRIOR_WEIGHTS` (K = 5 only),
+        weights: `"equal"` for 1 each, `"ramp"` for 1, 2, …, K, `"deep"` for 1 each of the deeper half (⌊K/2⌋, at least
+            one) and 0 of the others, `"prior"` for the paper's `PRIOR_WEIGHTS` (K = 5 only),
             or K numbers ≥ 0, not all 0.
         count: Number of scales K ≥ 1.
 
@@ -29,6 +30,8 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
 
     >>> scale_weights("ramp", 4)
     (1.0, 2.0, 3.0, 4.0)
+    >>> scale_weights("deep", 5)
+    (0.0, 0.0, 0.0, 1.0, 1.0)
     """
     check_minimum("count", count, 1, "give the number of scales")
     if isinstance(weights, str):
@@ -36,9 +39,12 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
             return (1.0,) * count
         if weights == "ramp":
             return tuple(float(k) for k in range(1, count + 1))
+        if weights == "deep":
+            return tuple(float(k >= count - max(1, count // 2)) for k in range(count))
         if weights != "prior":
             raise ValueError(
-                f"Got weights={weights!r}. Allowed are 'equal', 'ramp', 'prior' and {count} numbers; use one of them."
+                f"Got weights={weights!r}. Allowed are 'equal', 'ramp', 'deep', 'prior' and {count} numbers; use one "
+                "of them."
             )
         if count != len(PRIOR_WEIGHTS):
             raise ValueError(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_saliency.files import Location, RemotePath, location, reading, safe_names, write_atomically
+from lightning_saliency.files import Location, RemotePath, location, safe_names, write_atomically
 from lightning_saliency.pictures.frames import (
     Frame,
-    evenly_spaced,
     every_second,
     file_size,
     frame_name,
@@ -182,59 +179,6 @@ class Film:
                 RuntimeWarning,
                 stacklevel=4,
             )
-
-
-def film_strip(folder: str | Path | RemotePath, view: str, frames: int = 6) -> npt.NDArray[np.uint8]:
-    """Frames of a view, evenly spaced over the run, one below the other, each labelled with its epoch.
-
-    Args:
-        folder: The film's folder, a path or a URL.
-        view: One of its views.
-        frames: Maximum number of frames, including the first and the latest (1: only the latest).
-
-    Returns:
-        ``[H, W, 3]`` uint8: the frames bit for bit, to the right of a white margin with the labels; narrower frames are
-        filled up with white.
-
-    Raises:
-        ValueError: If ``frames`` is not positive, the film has no such view, or a frame cannot be read.
-    """
-    if frames < 1:
-        raise ValueError(f"Got frames={frames}. Allowed is at least 1; give the number of pictures to show.")
-    film = Film(folder)
-    kept = film.frames(view)
-    if not kept:
-        raise ValueError(
-            f"Got view={view!r}. The film in {folder} has {', '.join(film.views()) or 'no frames at all'}; "
-            "give one of its views."
-        )
-    shown = evenly_spaced(kept, frames)
-    pictures = []
-    for frame in shown:
-        with (
-            reading(frame.path, "frame of a film", "Delete it."),
-            Image.open(io.BytesIO(frame.path.read_bytes())) as image,
-        ):
-            pictures.append(image.convert("RGB"))
-    font = ImageFont.load_default(size=min(24, max(10, min(picture.height for picture in pictures) // 8)))
-    margin = 12 + max(round(font.getlength(frame.label)) for frame in shown)
-    gap = 4
-    strip = Image.new(
-        "RGB",
-        (
-            margin + max(picture.width for picture in pictures),
-            sum(picture.height for picture in pictures) + gap * (len(pictures) - 1),
-        ),
-        "white",
-    )
-    draw = ImageDraw.Draw(strip)
-    top = 0
-    for frame, picture in zip(shown, pictures, strict=True):
-        draw.text((margin - 6, top + picture.height // 2), frame.label, fill="black", font=font, anchor="rm")
-        # Pasted after the text: a label can never run into a picture, nor into the one above.
-        strip.paste(picture, (margin, top))
-        top += picture.height + gap
-    return np.array(strip)
 
 
 def _write(path: Location, picture: npt.NDArray[np.uint8]) -> None:

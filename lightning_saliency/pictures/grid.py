@@ -9,10 +9,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_saliency.pictures.keys import KEY_HEIGHT, Key, draw_key
 from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images, shortened, text_font, to_uint8
 
 _INK, _MUTED, _BACKGROUND, _WHITE = (25, 25, 25), (110, 110, 110), (255, 255, 255), (255, 255, 255)
 _GAP, _BAND, _MARGIN = 4, 18, 8
+# Of sheets of images: as many tiles in a line, the room between two images, and for the title and each caption.
+_LINE, _APART, _TITLE, _CAPTION = 4, 16, 24, 22
 
 
 def picture_grid(
@@ -63,6 +66,66 @@ def picture_grid(
             canvas.paste(Image.fromarray(to_uint8(picture)), (lefts[place], top + _BAND))
             if place in (marks or {}).get(name, ()):
                 draw.text((lefts[place] + 3, top + _BAND + 2), mark, fill=_WHITE, font=small)
+    return np.array(canvas)
+
+
+def image_sheet(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Tensor]],
+    captions: Sequence[str],
+    tile: int,
+    title: str = "",
+    keys: Sequence[Key] = (),
+) -> Picture:
+    """Images below one another, each with its views beside it; few views leave room for several images in a line.
+
+    Args:
+        columns: The name of each view, written above it.
+        rows: For each image its views ``[3, h, w]`` in [0, 1], h and w at most ``tile``.
+        captions: A text for each image, written above it; too long ones are cut.
+        tile: The side of a tile in pixels.
+        title: Written at the top.
+        keys: Colours that are explained at the bottom.
+
+    Returns:
+        ``[H, W, 3]`` uint8.
+
+    Raises:
+        ValueError: If an image has not one tile for each view.
+
+    Example:
+        >>> image_sheet(["photo", "overlay"], [[torch.zeros(3, 32, 32)] * 2] * 3, ["cat", "dog", "ship"], tile=32).shape
+        (164, 148, 3)
+    """
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(
+                f"Got {len(row)} tiles of an image. Allowed are {len(columns)}; give one for each of {list(columns)}."
+            )
+    beside = max(1, min(len(rows), _LINE // len(columns)))
+    block = len(columns) * (tile + _GAP) - _GAP
+    step = _CAPTION + tile + _GAP
+    width = 2 * _MARGIN + beside * (block + _APART) - _APART
+    lines = -(-len(rows) // beside)
+    top = _TITLE + _BAND
+    canvas = Image.new("RGB", (width, top + lines * step + len(keys) * KEY_HEIGHT + _MARGIN), _BACKGROUND)
+    draw, font, small = ImageDraw.Draw(canvas), text_font(15), text_font(12)
+    draw.text((_MARGIN, 5), shortened(title, width - 2 * _MARGIN, draw, font), fill=_INK, font=font)
+    for place in range(beside):
+        for column, name in enumerate(columns):
+            left = _MARGIN + place * (block + _APART) + column * (tile + _GAP)
+            draw.text((left, _TITLE + 2), shortened(name, tile, draw, small), fill=_MUTED, font=small)
+    for index, (tiles, caption) in enumerate(zip(rows, captions, strict=True)):
+        above = top + index // beside * step
+        begin = _MARGIN + index % beside * (block + _APART)
+        draw.text((begin, above + 1), shortened(caption, block, draw, font), fill=_INK, font=font)
+        for column, picture in enumerate(tiles):
+            pixels = to_uint8(picture)
+            down, right = (tile - pixels.shape[0]) // 2, (tile - pixels.shape[1]) // 2
+            place_of_it = (begin + column * (tile + _GAP) + right, above + _CAPTION + down)
+            canvas.paste(Image.fromarray(pixels), place_of_it)
+    for line, key in enumerate(keys):
+        draw_key(canvas, key, _MARGIN, top + lines * step + line * KEY_HEIGHT)
     return np.array(canvas)
 
 

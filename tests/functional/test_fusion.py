@@ -31,7 +31,7 @@ def test_prior_weights_are_for_five_scales(count: int) -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("linear", "Got weights='linear'. Allowed are 'equal', 'ramp', 'prior' and 3 numbers"),
+        ("linear", "Got weights='linear'. Allowed are 'equal', 'ramp', 'deep', 'prior' and 3 numbers"),
         ([1, 2], "Got 2 weights for 3 scales.*Allowed is one weight for each"),
         ([1, 2, 3, 4], "Got 4 weights for 3 scales.*Allowed is one weight for each"),
         ([1, -1, 2], "Got weights=.*from 0, not all 0"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_saliency.pictures import film as film_module
-from lightning_saliency.pictures.film import Film, Frame, film_strip
+from lightning_saliency.pictures.film import Film, Frame
 
 
 def noise(seed: int, height: int = 12, width: int = 16) -> np.ndarray:
@@ -328,67 +328,6 @@ def test_a_full_disk_leaves_whole_frames_only_and_a_frame_is_kept_as_soon_as_it_
     np.testing.assert_array_equal(read(after), noise(8))
 
 
-def test_a_strip_stacks_the_frames_and_labels_them(tmp_path: Path) -> None:
-    film = Film(tmp_path)
-    rows = ((-1, 0, 40), (0, 10, 40), (7, 20, 30), (7, 30, 40))
-    for epoch, step, width in rows:
-        film.add("lovi", noise(step, 32, width), epoch=epoch, step=step)
-    strip = film_strip(tmp_path, "lovi")
-    assert strip.dtype == np.uint8
-    margin = strip.shape[1] - 40
-    gap = (strip.shape[0] - 4 * 32) // 3
-    labels = []
-    for row, (_, step, width) in enumerate(rows):
-        top = row * (32 + gap)
-        np.testing.assert_array_equal(strip[top : top + 32, margin : margin + width], noise(step, 32, width))
-        assert (strip[top : top + 32, margin + width :] == 255).all()
-        labels.append(strip[top : top + 32, :margin])
-    for label in labels:
-        assert (label < 128).any(), "no ink"
-        assert (label[:, 0] == 255).all(), "cut off"
-    assert not np.array_equal(labels[0], labels[1])
-    assert not np.array_equal(labels[1], labels[2])
-    np.testing.assert_array_equal(labels[2], labels[3])
-
-
-def shown_steps(strip: np.ndarray, count: int, side: int) -> list[int]:
-    gap = (strip.shape[0] - count * side) // max(1, count - 1)
-    return [int(strip[row * (side + gap) + side // 2, -1, 0]) for row in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("steps", "count", "expected"),
-    [
-        (range(0, 101, 10), 6, [0, 20, 40, 60, 80, 100]),
-        (range(0, 101, 10), 1, [100]),
-        (range(0, 101, 10), 2, [0, 100]),
-        ([0, 10, 20], 6, [0, 10, 20]),
-        ([5], 6, [5]),
-        # Dense at the end, as after a resumed run: by step, not by position ...
-        ([0, 50, 100, 196, 197, 198, 199, 200], 5, [0, 50, 100, 196, 200]),
-        # ... and as many as were asked for where too few lie near the wanted steps.
-        ([0, 1, 2, 3, 200], 4, [0, 2, 3, 200]),
-    ],
-)
-def test_a_strip_is_evenly_spaced_from_first_to_last(
-    tmp_path: Path, steps: list[int], count: int, expected: list[int]
-) -> None:
-    film = Film(tmp_path)
-    for step in steps:
-        film.add("lovi", np.full((16, 16, 3), step, np.uint8), epoch=step, step=step)
-    assert shown_steps(film_strip(tmp_path, "lovi", count), len(expected), 16) == expected
-
-
-def test_a_strip_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no frames at all"):
-        film_strip(tmp_path / "nowhere", "lovi")
-    Film(tmp_path).add("combined", noise(0), epoch=0, step=0)
-    with pytest.raises(ValueError, match=r"'lovi'.*combined"):
-        film_strip(tmp_path, "lovi")
-    with pytest.raises(ValueError, match="at least 1"):
-        film_strip(tmp_path, "combined", frames=0)
-
-
 @pytest.mark.parametrize("root", ["memory://films/thin", "memory://films/deep/er", "memory://other"])
 def test_a_film_on_a_remote_store_is_as_one_here(tmp_path: Path, root: str) -> None:
     here, there = Film(tmp_path, 0.004), Film(root, 0.004)
@@ -403,7 +342,6 @@ def test_a_film_on_a_remote_store_is_as_one_here(tmp_path: Path, root: str) -> N
         ]
         assert [frame.path.read_bytes() for frame in ours] == [frame.path.read_bytes() for frame in theirs]
     assert len(there.frames("lovi")) < 10, "it is thinned out, too"
-    np.testing.assert_array_equal(film_strip(root, "lovi"), film_strip(tmp_path, "lovi"))
 
 
 @pytest.mark.parametrize(
@@ -435,12 +373,3 @@ def test_frames_after_the_step_at_which_a_run_goes_on_are_set_aside(tmp_path: Pa
     film.rewind(20)
     fill(film, epochs=3)
     assert (film.views(), len(film.frames("lovi"))) == (["combined", "lovi"], 4)
-
-
-def test_a_frame_that_is_damaged_is_named(tmp_path: Path) -> None:
-    film = Film(tmp_path)
-    fill(film, epochs=2)
-    for content in (b"", b"no picture", film.frames("lovi")[0].path.read_bytes()[:60]):
-        film.frames("lovi")[1].path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"epoch=0000-step=0000010\.png, which cannot be read"):
-            film_strip(tmp_path, "lovi")

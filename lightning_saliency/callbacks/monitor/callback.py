@@ -21,9 +21,11 @@ from lightning_saliency.callbacks._trainer_lookups import (
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
+from lightning_saliency.callbacks.monitor.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.options import (
     STAGES,
     MonitorConfigurationError,
+    check_indices,
     check_layers,
     parse_views,
     positive,
@@ -52,7 +54,8 @@ class SaliencyMonitor(StageHooks):
     it never ends a run.
 
     Logged as pictures, to every logger of the trainer and as PNG files under ``<run>/<name>/``, one key a view:
-    ``<name>/lovi``, ``<name>/combined``, ``<name>/scales``. Logged as scalars, each time:
+    ``<name>/overview``, ``<name>/lovi``, ``<name>/combined``, … At the end of the run, and on demand by
+    `lightning_saliency.film`, one page shows all of it: ``<run>/<name>/film.html``. Logged as scalars, each time:
 
     - ``<name>/drift``: 1 − Spearman correlation of each sample's combined map with the one logged before, averaged, in
       [0, 2]; 1 while there is no earlier one, and none for ``stage="train"``. ``EarlyStopping`` can watch it.
@@ -73,6 +76,9 @@ class SaliencyMonitor(StageHooks):
             every n-th validation. An endless epoch of training is cut where validations come.
         num_images: Number of images in the film: the first ones of the stage's first loader with images, found again in
             every epoch wherever a shuffling loader puts them.
+        indices: Which images instead, as numbers from 0 in the order in which that loader yields them in the first
+            epoch (of the first process). Those beyond the trainer's sanity check are in the film from the first epoch
+            on.
         statistic: A name in ``STATISTICS``.
         weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a
             scale.
@@ -80,8 +86,9 @@ class SaliencyMonitor(StageHooks):
             its only child with parameters.
         layers: ``"auto"``, or the modules whose outputs are the scales: themselves, or by their dotted paths within the
             watched submodule (``"name:input"`` reads the input).
-        views: Names of pictures: ``"lovi"``, ``"combined"``, ``"scales"``, and explainers, such as ``"fast_cam"``. Or a
-            mapping from a picture's name to its explainer in any form, ``None`` where the name says it:
+        views: Names of pictures: ``"overview"`` (photo, overlay, LOVI), ``"overlay"``, ``"lovi"``, ``"combined"``,
+            ``"scales"``, and explainers, such as ``"fast_cam"``. The film's page shows all but the explainers' anyway.
+            Or a mapping from a picture's name to its explainer in any form, ``None`` where the name says it:
             ``{"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}``. Explainers show
             the images' own classes, and the predicted class where a label is none (-1, 255, NaN, missing); the network
             runs again for them, on the sample alone and without a trace.
@@ -97,8 +104,11 @@ class SaliencyMonitor(StageHooks):
             ``"auto"``: the first ``Normalize`` in the data module's or the data sets' transforms, else as
             ``displayable`` guesses.
         name: Prefix of every key, and the film's folder.
-        picture_width: Largest width of a picture in pixels.
+        tile: The longer side of an image in pictures, in pixels. Pictures have up to four tiles in a line.
+        alpha: Opacity of overlays where the map is highest, in [0, 1].
         film_megabytes: Largest size of the film on disk, in 10⁶ bytes; beyond it every second frame is dropped.
+        class_names: Names of the classes; ``None``: ``classes`` or ``class_names`` of the data module, the module or
+            the data set, or the data set's ``class_to_idx``, as far as there are any.
         output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
             function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
 
@@ -117,11 +127,12 @@ class SaliencyMonitor(StageHooks):
         self,
         every_n_epochs: int = 1,
         num_images: int = 8,
+        indices: Sequence[int] | None = None,
         statistic: str = "smoe_scale",
         weights: str | Sequence[float] = "equal",
         model: str | None = None,
         layers: Layers = "auto",
-        views: Sequence[str] | Mapping[str, ExplainerOption | None] = ("lovi", "combined"),
+        views: Sequence[str] | Mapping[str, ExplainerOption | None] = ("overview",),
         stage: Literal["validate", "train", "test"] = "validate",
         log_at_start: bool = True,
         image_key: str | int | None = None,
@@ -130,12 +141,15 @@ class SaliencyMonitor(StageHooks):
         ignore_index: int | None = 255,
         denormalize: str | Sequence[Sequence[float]] = "auto",
         name: str = "saliency",
-        picture_width: int = 512,
+        tile: int = 160,
+        alpha: float = 0.8,
         film_megabytes: float = 64.0,
+        class_names: Sequence[str] | None = None,
         output: Output = None,
     ) -> None:
         self.every_n_epochs = positive("every_n_epochs", every_n_epochs)
-        self.num_images = positive("num_images", num_images)
+        self.indices = None if indices is None else check_indices(indices)
+        self.num_images = positive("num_images", num_images) if self.indices is None else len(self.indices)
         self.statistic = get_statistic(statistic)
         self.weights = weights
         self.model = model
@@ -153,16 +167,18 @@ class SaliencyMonitor(StageHooks):
             raise MonitorConfigurationError(str(error)) from None
         self.name = name
         self._film = MonitorFilm(
-            name, self.views, weights, model, stage, denormalize, picture_width, megabytes=film_megabytes
+            name, self.views, weights, model, stage, denormalize, tile, film_megabytes, class_names, alpha
         )
-        self._sample = FixedSample(self.num_images, follow=stage != "train")
+        self._sample = FixedSample(self.num_images, stage != "train", self.indices)
         self._reading = BatchReading(self.statistic, layers, self._batches)
+        self._predictions = NetworkPredictions()
         self._values: dict[str, float] = {}
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         self._run: weakref.ref[pl.Trainer] | None = None
         self._attempts = Attempts()
         self._warned: set[str] = set()
         self._compiled: bool | None = None
+        self._trained = False
         self._begin_run()
 
     @property
@@ -173,12 +189,12 @@ class SaliencyMonitor(StageHooks):
     def __getstate__(self) -> dict[str, Any]:
         """For pickling and copies: what belongs to the present run stays behind."""
         fresh = BatchReading(self.statistic, self.layers, self._batches)
-        return {**vars(self), "_run": None, "_reading": fresh}
+        return {**vars(self), "_run": None, "_reading": fresh, "_predictions": NetworkPredictions()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
         if self._run is not None and self._run() is not trainer:
-            self._sample = FixedSample(self.num_images, follow=self.stage != "train")
+            self._sample = FixedSample(self.num_images, self.stage != "train", self.indices)
             self._values = {}
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
         self._run = weakref.ref(trainer)
@@ -221,8 +237,9 @@ class SaliencyMonitor(StageHooks):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged at the end of the epoch before."""
-        if trainer.current_epoch > 0:
+        if self._trained:
             self._keep_values(trainer, validated=False)
+        self._trained = True
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -278,12 +295,16 @@ class SaliencyMonitor(StageHooks):
                     )
                 if wanted:
                     self._reading.start(content, dataloader_idx, self._sample if trainer.is_global_zero else None)
+                    # A part of the module that was named may return features; a compiled one has its hooks.
+                    if self.model is None and not self._compiled:
+                        self._predictions.watch(network, content.count)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps, and make the class-specific views of the same images with the same weights."""
         records: dict[int, SampleRecord] = {}
         with self._guarded():
             begun = bool(self._reading.names)
+            predicted = self._predictions.take()
             read = self._reading.take()
             if read is None:
                 return
@@ -294,7 +315,7 @@ class SaliencyMonitor(StageHooks):
                     self._film.check(self._reading.network)
             if pending.objects is not None:
                 self._score(found, pending.objects[list(found.images)])
-            records = sample_records(found, pending, outputs)
+            records = sample_records(found, pending, outputs, predicted)
             self._sample.records.update(records)
             self._begun = True
         if records:
@@ -348,6 +369,12 @@ class SaliencyMonitor(StageHooks):
                 "Each epoch's first images are shown instead, and no drift is measured.",
             )
         records = self._sample.present()
+        if not records and self.indices is not None and not trainer.sanity_checking:
+            self._warn_once(
+                "indices",
+                f"SaliencyMonitor shows nothing: none of the images with indices={list(self.indices)} came by. Allowed "
+                "are numbers below that of the images of the stage's first loader; give others.",
+            )
         if not records:
             if self._reading.loader is None:
                 self._warn_once("nothing to show", "SaliencyMonitor found images in no batch, and shows none.")
@@ -378,7 +405,8 @@ class SaliencyMonitor(StageHooks):
                 logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
 
     def _keep_values(self, trainer: pl.Trainer, validated: bool = True) -> None:
-        if self._off or not self._attempts.wants(KEEPING):
+        again = trainer.sanity_checking and trainer.global_step > 0  # of a run that goes on: these values are there
+        if self._off or again or not self._attempts.wants(KEEPING):
             return
         with self._attempts.trying(KEEPING):
             # Read by every process: values may have to be reduced over all.
@@ -397,6 +425,7 @@ class SaliencyMonitor(StageHooks):
         try:
             yield
         except Exception as error:
+            self._predictions.close()
             self._reading.failed()
             if quiet:
                 return  # A training batch of another form: the stage's own first batch decides.
@@ -423,11 +452,13 @@ class SaliencyMonitor(StageHooks):
         self._nothing_to_lose = True
         self._compiled = None
         self._begun = False
+        self._trained = False
         self._reading.loader = None
         self._attempts = Attempts()
         self._scalars = EpochScalars()
         self._warned = set()
 
     def _close(self) -> None:
+        self._predictions.close()
         self._reading.close()
         self._sample.begin()

@@ -34,9 +34,10 @@ class MonitorFilm(RunFilm):
         model: Dotted path of the watched submodule, or ``None``.
         stage: The loop whose images are shown.
         denormalize: Conversion of images back to colours, see ``SaliencyMonitor``.
-        picture_width: Largest width of a picture in pixels.
+        tile: The longer side of an image in pictures, in pixels.
         megabytes: Largest size of the film on disk, in 10⁶ bytes.
         class_names: Names of the classes; ``None``: they are looked for.
+        alpha: Opacity of overlays.
 
     Raises:
         MonitorConfigurationError: If an option is out of range.
@@ -50,12 +51,15 @@ class MonitorFilm(RunFilm):
         model: str | None,
         stage: str,
         denormalize: str | Sequence[Sequence[float]],
-        picture_width: int,
+        tile: int,
         megabytes: float,
         class_names: Sequence[str] | None = None,
+        alpha: float = 0.8,
     ) -> None:
         super().__init__(name, megabytes, views)
         self.page = MonitorPage(self)
+        if isinstance(class_names, str):
+            raise MonitorConfigurationError(f"Got class_names={class_names!r}. Allowed are lists of names; give one.")
         self.class_names = class_names
         self.views = dict(views)
         self._explains = True
@@ -67,7 +71,10 @@ class MonitorFilm(RunFilm):
             self._normalization = parse_denormalize(denormalize)
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
-        self.picture_width = positive("picture_width", picture_width)
+        self.tile = positive("tile", tile)
+        if not 0 <= alpha <= 1:
+            raise MonitorConfigurationError(f"Got alpha={alpha}. Allowed are opacities in [0, 1]; give one.")
+        self.alpha = alpha
 
     def check(self, network: nn.Module) -> None:
         """Build each view's explainer once, so that wrong values of its arguments are found out early."""
@@ -127,9 +134,9 @@ class MonitorFilm(RunFilm):
         if attempts.wants(KEEPING):
             with attempts.trying(KEEPING):
                 self.page.keep(trainer, records, names, self.weights, normalization, classes)
-        frame = Frame(records, names, self.weights, normalization, self.picture_width, classes)
-        step = logged_step(trainer)
-        epoch = -1 if trainer.sanity_checking else trainer.current_epoch
+        step, epoch = logged_step(trainer), -1 if trainer.sanity_checking else trainer.current_epoch
+        title = f"{'untrained' if epoch < 0 else f'epoch {epoch}'}, step {step}"
+        frame = Frame(records, names, self.weights, normalization, self.tile, classes, self.alpha, title)
         for view in [view for view, spec in self.views.items() if spec is None or view in self.class_views]:
             making, drawing = f"make the view {view!r}", f"draw the view {view!r}"
             if not attempts.wants(drawing) or not attempts.wants(making):

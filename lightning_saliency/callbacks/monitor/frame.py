@@ -1,4 +1,4 @@
-"""One frame of the film: the sample's images above each view of their maps."""
+"""One frame of the film: the sample's images, each beside the views of its maps."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.functional.fusion import combine
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.functional.visualization import heatmap, overlay
-from lightning_saliency.pictures.tensors import Picture, displayable, fitted_size, resize_images, sheet, tile_width
+from lightning_saliency.functional.visualization import heatmap, highlight
+from lightning_saliency.pictures.grid import image_sheet
+from lightning_saliency.pictures.keys import Key
+from lightning_saliency.pictures.tensors import Picture, displayable, fitted_size, resize_images
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 
-#: Views without a pass of their own, which make rows of tiles ``[n, 3, h, w]`` of the maps and the images: all scales
-#: in one image, their mean over the grey image, each scale by itself.
-VIEWS: dict[str, Callable[[ScaleMaps, Tensor], list[Tensor]]] = {
-    "lovi": lambda maps, images: [maps.lovi()],
-    "combined": lambda maps, images: [maps.overlay(images)],
-    "scales": lambda maps, images: [heatmap(maps.maps[:, scale]) for scale in range(maps.maps.shape[1])],
+#: Views without a pass of their own: functions of the maps, the images and an overlay's opacity that make, by the
+#: name of the column, tiles ``[n, 3, h, w]``. The overview shows where the deeper half of the scales finds information,
+#: which tells a trained network from an untrained one, and all scales in one image; the combined map has the weights
+#: of the run and its own values.
+VIEWS: dict[str, Callable[[ScaleMaps, Tensor, float], dict[str, Tensor]]] = {
+    "overview": lambda maps, images, alpha: {"overlay": _deep(maps, images, alpha), "LOVI": maps.lovi()},
+    "overlay": lambda maps, images, alpha: {"overlay": _deep(maps, images, alpha)},
+    "lovi": lambda maps, images, alpha: {"LOVI": maps.lovi()},
+    "combined": lambda maps, images, alpha: {"combined": heatmap(maps.combined(), "inferno")},
+    "scales": lambda maps, images, alpha: {
+        name: heatmap(maps.maps[:, scale], "inferno") for scale, name in enumerate(maps.names)
+    },
 }
+#: The colours that a picture explains, by the name of its column; of all others those of a map.
+_KEYS: dict[str, Key] = {"LOVI": "hue"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,10 @@ class Frame:
         names: The scales' names.
         weights: Weights of the scales in the combined map, see ``SaliencyMonitor``.
         normalization: ``(mean, std)`` of the images, or ``None``.
-        picture_width: Largest width in pixels.
+        tile: The longer side of an image in pixels.
         classes: Names of the classes, for captions.
+        alpha: Opacity of overlays.
+        title: Written above each picture, such as ``"epoch 3"``.
 
     Attributes:
         captions: One text an image.
@@ -55,13 +68,15 @@ class Frame:
         names: Sequence[str],
         weights: str | Sequence[float],
         normalization: tuple[Sequence[float], Sequence[float]] | None,
-        picture_width: int,
+        tile: int,
         classes: Sequence[str] | None,
+        alpha: float = 0.8,
+        title: str = "",
     ) -> None:
         self.captions = [_caption(record, classes) for record in records]
         self.guessed = False
         self._records = records
-        self._tile = tile_width(len(records), picture_width)
+        self._tile, self._alpha, self._title = tile, alpha, title
         self._groups: list[_Group] = []
         for places in _same_shapes(records):
             images, guessed = displayable(torch.stack([records[place].image for place in places]), normalization)
@@ -79,17 +94,24 @@ class Frame:
         Raises:
             KeyError: If a record has no map of this view.
         """
-        columns: list[list[Tensor]] = [[] for _ in self._records]
+        names: list[str] = []
+        rows: list[list[Tensor]] = [[] for _ in self._records]
         for group in self._groups:
             if view in VIEWS:
-                rows = VIEWS[view](group.maps, group.images)
+                columns = VIEWS[view](group.maps, group.images, self._alpha)
             else:
                 size = (group.images.shape[-2], group.images.shape[-1])
                 maps = torch.stack([self._records[place].views[view].float() for place in group.places])
-                rows = [overlay(group.images, heatmap(resize_maps(maps, size)))]
+                columns = {view: highlight(group.images, resize_maps(maps, size), self._alpha)}
+            names = list(columns)
             for position, place in enumerate(group.places):
-                columns[place] = [group.images[position], *(tiles[position] for tiles in rows)]
-        return sheet(list(zip(*columns, strict=True)), self.captions, self._tile)
+                rows[place] = [group.images[position], *(tiles[position] for tiles in columns.values())]
+        keys = list(dict.fromkeys(_KEYS.get(name, "heat") for name in names))
+        return image_sheet(["photo", *names], rows, self.captions, self._tile, self._title, keys)
+
+
+def _deep(maps: ScaleMaps, images: Tensor, alpha: float) -> Tensor:
+    return highlight(images, combine(maps.maps, "deep"), alpha)
 
 
 def combined_maps(records: Sequence[SampleRecord], weights: str | Sequence[float]) -> list[Tensor]:
@@ -124,5 +146,5 @@ def _caption(record: SampleRecord, classes: Sequence[str] | None) -> str:
     if label is None:
         return f"→ {named(record.prediction)}"
     if label == record.prediction:
-        return named(label)
+        return f"{named(label)} ✓"
     return f"{named(label)} → {named(record.prediction)}"

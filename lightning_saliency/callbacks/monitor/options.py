@@ -42,6 +42,22 @@ def positive(name: str, value: int) -> int:
     return value
 
 
+def check_indices(indices: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of images, each once.
+
+    Raises:
+        MonitorConfigurationError: If they are something else, or none.
+    """
+    good = not isinstance(indices, (str, int)) and all(
+        isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in indices
+    )
+    if not good or not indices or len(set(indices)) < len(indices):
+        raise MonitorConfigurationError(
+            f"Got indices={indices!r}. Allowed are lists of numbers from 0, each once, such as [0, 7, 31]; give one."
+        )
+    return tuple(indices)
+
+
 def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec | None]:
     """The rows of pictures: name of the row -> explainer, ``None`` for those in ``VIEWS``.
 

@@ -15,7 +15,7 @@ from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.files import Location
 from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.normalization import normal_cdf
-from lightning_saliency.pictures.page import FilmRecords, FrameRecord, ImageRecord, film
+from lightning_saliency.pictures.page import FilmRecords, FrameRecord, ImageRecord, MeanMap, film
 from lightning_saliency.pictures.page.find import RECORDS
 from lightning_saliency.pictures.page.records import photo_file
 from lightning_saliency.pictures.tensors import displayable
@@ -49,6 +49,7 @@ class MonitorPage:
         weights: str | Sequence[float],
         normalization: Normalization | None,
         classes: Sequence[str] | None,
+        means: Sequence[MeanMap] = (),
     ) -> None:
         """Keep a frame. To be called on global rank zero.
 
@@ -59,6 +60,7 @@ class MonitorPage:
             weights: Weights of the scales in the combined map.
             normalization: ``(mean, std)`` of the images, or ``None``.
             classes: Names of the classes.
+            means: Mean maps of many images.
         """
         store = self._opened(trainer)
         if store is None:
@@ -84,6 +86,7 @@ class MonitorPage:
             views=views,
             images=images,
             classes={n: classes[n] for n in sorted(numbers) if classes is not None and 0 <= n < len(classes)},
+            means=means,
         )
         store.add(frame, photos)
         self._kept = True

@@ -162,16 +162,20 @@ class BatchReading:
             self.close()
 
 
-def sample_records(found: PassMaps, pending: _Pending, outputs: Any) -> dict[int, SampleRecord]:
+def sample_records(
+    found: PassMaps, pending: _Pending, outputs: Any, predicted: Tensor | None = None
+) -> dict[int, SampleRecord]:
     """The records of the images to show, by their slots in the sample; images without maps are left out.
 
     Args:
         found: Maps of images of the batch.
         pending: What of the batch was wanted.
         outputs: What the step returned, searched for logits.
+        predicted: The classes ``[B]`` that the network's own outputs tell, taken where the step's do not.
     """
     place = {image: position for position, image in enumerate(found.images)}
     labels, predictions = pending.content.classes(), find_predictions(outputs, pending.content.count)
+    predictions = predicted if predictions is None else predictions
     return {
         slot: SampleRecord(
             image=pending.shown[position],

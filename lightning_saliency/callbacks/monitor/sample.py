@@ -46,12 +46,17 @@ class FixedSample:
     Args:
         size: The number of images.
         follow: Whether images are to be found again; ``False`` takes each epoch's first images.
+        indices: Which images the first epoch takes, as numbers in the order in which they come by, instead of the first
+            ones; as many as ``size``.
     """
 
-    def __init__(self, size: int, follow: bool = True) -> None:
+    def __init__(self, size: int, follow: bool = True, indices: Sequence[int] | None = None) -> None:
         self.size = size
         self.followed = follow
-        self.fingerprints: list[Tensor] = []
+        self.indices = None if indices is None else tuple(indices)
+        self._passed = 0
+        # ``None`` for an image that has not come by yet.
+        self.fingerprints: list[Tensor | None] = [None] * size
         self.drift_maps: list[Tensor] = []
         self.records: dict[int, SampleRecord] = {}
 
@@ -63,6 +68,7 @@ class FixedSample:
     def begin(self) -> None:
         """Forget the last epoch's records."""
         self.records = {}
+        self._passed = 0
 
     def place(self, images: Tensor | Sequence[Tensor]) -> list[tuple[int, int]]:
         """Which rows of a batch belong to the sample, as pairs (row, slot).
@@ -70,32 +76,39 @@ class FixedSample:
         Args:
             images: ``[B, C, H, W]``, or B images ``[C, H, W]``.
         """
+        first = self._passed
+        self._passed += len(images)
         if self.complete:
             return []
         if not self.followed:
-            free = range(len(self.records), self.size)
-            return list(zip(range(len(images)), free, strict=False))
+            begin = len(self.records) if self.indices is None else 0
+            return self._fresh(first, len(images), range(begin, self.size), set())
         prints = fingerprint(images)
         pairs: list[tuple[int, int]] = []
         taken: set[int] = set()
         for slot, known in enumerate(self.fingerprints):
-            if slot not in self.records:
+            if known is not None and slot not in self.records:
                 matches = same_images(known[None], prints)[0].nonzero()[:, 0].tolist()
                 row = next((row for row in matches if row not in taken), None)
                 if row is not None:
                     taken.add(row)
                     pairs.append((row, slot))
-        for row in range(len(images)):
-            if len(self.fingerprints) >= self.size:
-                break
-            if row not in taken:
-                self.fingerprints.append(prints[row])
-                pairs.append((row, len(self.fingerprints) - 1))
-        return pairs
+        free = [slot for slot, known in enumerate(self.fingerprints) if known is None]
+        fresh = self._fresh(first, len(images), free, taken)
+        for row, slot in fresh:
+            self.fingerprints[slot] = prints[row]
+        return pairs + fresh
+
+    def _fresh(self, first: int, count: int, free: Sequence[int], taken: set[int]) -> list[tuple[int, int]]:
+        """Rows of a batch that begins with the ``first`` image of the epoch, for slots that are free."""
+        if self.indices is None:
+            return list(zip((row for row in range(count) if row not in taken), free, strict=False))
+        rows = ((self.indices[slot] - first, slot) for slot in free)
+        return sorted((row, slot) for row, slot in rows if 0 <= row < count and row not in taken)
 
     def end(self) -> bool:
         """Close an epoch; returns whether the images had to be given up as not coming back."""
-        if self.followed and self.fingerprints and not self.records:
+        if self.followed and not self.records and any(known is not None for known in self.fingerprints):
             self.followed = False
             return True
         return False
@@ -127,12 +140,13 @@ class FixedSample:
         """What a resumed run needs to go on with the same film."""
         return {
             "followed": self.followed,
-            "fingerprints": [fingerprint.clone() for fingerprint in self.fingerprints],
+            "fingerprints": [None if known is None else known.clone() for known in self.fingerprints],
             "drift_maps": [map_.half() for map_ in self.drift_maps],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the film where ``state_dict`` left it."""
         self.followed = bool(state["followed"])
-        self.fingerprints = list(state["fingerprints"])[: self.size]
+        known = list(state["fingerprints"])[: self.size]
+        self.fingerprints = known + [None] * (self.size - len(known))
         self.drift_maps = [map_.float() for map_ in state["drift_maps"]]

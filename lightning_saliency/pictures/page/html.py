@@ -25,6 +25,7 @@ from lightning_saliency.pictures.page.store import FilmRecords
 _BYTES_PER_MEGABYTE = 1_000_000
 #: What the maps of a page that would be too large are made smaller to, one after the other.
 _SIDES = (MAP_SIDE, 48, 40, 32, 28)
+_TRIED = 6
 
 
 def film(
@@ -153,6 +154,11 @@ def _bounded(
 ) -> tuple[list[Frame], list[str]]:
     frames = found
     for side in _SIDES:
+        # A few frames tell whether all of them can be small enough.
+        some = evenly_spaced(frames, _TRIED)
+        share = len(frames) / len(some) * sum(len(records[frame].to_json(side)) for frame in some)
+        if share + _size([], frames, records, photos) > limit and side != _SIDES[-1]:
+            continue
         texts = [records[frame].to_json(side) for frame in frames]
         if _size(texts, frames, records, photos) <= limit:
             return frames, texts

@@ -120,7 +120,7 @@ class FrameRecord:
                 for image in self.images
             ],
             "means": [{"title": mean.title, "count": mean.count, "grid": next(grids)} for mean in self.means],
-            "data": base64.b64encode(zlib.compress(pixels, 9)).decode(),
+            "data": base64.b64encode(zlib.compress(pixels, 6)).decode(),
         }
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
 

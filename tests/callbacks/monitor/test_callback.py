@@ -37,11 +37,11 @@ def _film(tmp_path, name="saliency"):
 def test_frames_of_every_epoch_and_of_the_untrained_network(tmp_path):
     _, _, recorder = _fit(tmp_path, SaliencyMonitor(), epochs=3)
     film = _film(tmp_path)
-    assert sorted(film.views()) == ["combined", "lovi"]
-    assert [frame.epoch for frame in film.frames("lovi")] == [-1, 0, 1, 2]
+    assert sorted(film.views()) == ["overview"]
+    assert [frame.epoch for frame in film.frames("overview")] == [-1, 0, 1, 2]
     # On the same axis as the metrics that Lightning logs in the same epochs.
     steps = [step for step, _ in recorder.values("val/loss")]
-    assert [frame.step for frame in film.frames("lovi")] == [0, *steps]
+    assert [frame.step for frame in film.frames("overview")] == [0, *steps]
     assert [step for step, _ in recorder.values("saliency/drift")] == [0, *steps]
 
 
@@ -115,7 +115,7 @@ def test_images_that_never_come_back_are_said_and_replaced(tmp_path):
     with pytest.warns(UserWarning, match="change them at random"):
         _fit(tmp_path, SaliencyMonitor(num_images=2), val=val, epochs=3)
     # The epoch in which nothing came back has no frame; the ones after it do.
-    assert [frame.epoch for frame in _film(tmp_path).frames("lovi")] == [-1, 1, 2]
+    assert [frame.epoch for frame in _film(tmp_path).frames("overview")] == [-1, 1, 2]
 
 
 def test_scalars_each_epoch(tmp_path):
@@ -166,7 +166,7 @@ def test_early_stopping_can_watch_the_drift(tmp_path):
 
 def test_training_stage_watches_training_batches(tmp_path):
     _, _, recorder = _fit(tmp_path, SaliencyMonitor(stage="train", name="training"), epochs=2)
-    assert [frame.epoch for frame in _film(tmp_path, "training").frames("lovi")] == [0, 1]
+    assert [frame.epoch for frame in _film(tmp_path, "training").frames("overview")] == [0, 1]
     assert len(recorder.values("training/entropy")) == 2
 
 
@@ -181,8 +181,8 @@ def test_test_stage_and_validate_alone(tmp_path):
     run = trainer(tmp_path, *monitors, logger=recorder)
     run.validate(module, loader(), verbose=False)
     run.test(module, loader(), verbose=False)
-    assert len(_film(tmp_path).frames("lovi")) == 1
-    assert len(_film(tmp_path, "tested").frames("lovi")) == 1
+    assert len(_film(tmp_path).frames("overview")) == 1
+    assert len(_film(tmp_path, "tested").frames("overview")) == 1
     assert recorder.values("tested/entropy")
     assert _hook_counts(module) == _hook_counts(Module())
 
@@ -255,7 +255,7 @@ def test_views_are_explainers_in_any_form_under_names_of_ones_own(tmp_path, monk
 @pytest.mark.parametrize("statistic", ["std", "truncnormal_entropy"])
 def test_other_statistics(tmp_path, statistic):
     _fit(tmp_path, SaliencyMonitor(statistic=statistic), epochs=1)
-    assert len(_film(tmp_path).frames("combined")) == 2
+    assert len(_film(tmp_path).frames("overview")) == 2
 
 
 @pytest.mark.parametrize("fails_in", ["training_step", "validation_step"])
@@ -364,7 +364,7 @@ def test_a_module_without_forward_is_watched_through_its_only_child(tmp_path):
             return self.net(batch[0])
 
     _fit(tmp_path, SaliencyMonitor(), module=NoForward(), epochs=1)
-    assert len(_film(tmp_path).frames("lovi")) == 2
+    assert len(_film(tmp_path).frames("overview")) == 2
 
     module = NoForward()
     module.other = nn.Linear(2, 2)
@@ -376,19 +376,19 @@ def test_a_module_without_forward_is_watched_through_its_only_child(tmp_path):
 def test_grey_and_many_channel_images(tmp_path, channels):
     data = loader(channels=channels)
     _fit(tmp_path, SaliencyMonitor(), module=Module(SmallNet(channels)), train=data, val=data, epochs=1)
-    assert len(_film(tmp_path).frames("lovi")) == 2
+    assert len(_film(tmp_path).frames("overview")) == 2
 
 
 def test_sizes_that_change_from_batch_to_batch(tmp_path):
     data = loader(sizes=(16, 24))
     _fit(tmp_path, SaliencyMonitor(num_images=8), train=data, val=data, epochs=2)
-    assert len(_film(tmp_path).frames("lovi")) == 3
+    assert len(_film(tmp_path).frames("overview")) == 3
 
 
 def test_nan_activations_do_not_end_the_run(tmp_path):
     run, _, _ = _fit(tmp_path, SaliencyMonitor(), train=loader(form="nan"), val=loader(form="nan"))
     assert run.current_epoch == 2
-    assert len(_film(tmp_path).frames("lovi")) == 3
+    assert len(_film(tmp_path).frames("overview")) == 3
 
 
 def test_an_unwritable_folder_is_a_warning(tmp_path):
@@ -451,7 +451,7 @@ def test_resuming_continues_the_same_film(tmp_path):
     monitor, recorder = SaliencyMonitor(num_images=3), Recorder(tmp_path)
     second = trainer(tmp_path, monitor, logger=recorder, epochs=4)
     second.fit(Module(), loader(), loader(), ckpt_path=checkpoint)
-    assert [frame.epoch for frame in _film(tmp_path).frames("lovi")] == [-1, 0, 1, 2, 3]
+    assert [frame.epoch for frame in _film(tmp_path).frames("overview")] == [-1, 0, 1, 2, 3]
     drift = [value for _, value in recorder.values("saliency/drift")]
     assert len(drift) == 2
     assert drift[0] < 1, "the first drift after resuming is measured against the map before it"

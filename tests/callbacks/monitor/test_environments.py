@@ -13,7 +13,7 @@ from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, Recorder, SmallNet, loader, trainer
 
 
-def _frames(tmp_path, view="lovi"):
+def _frames(tmp_path, view="overview"):
     return [frame.epoch for frame in Film(tmp_path / "recorder" / "v" / "saliency").frames(view)]
 
 

@@ -51,7 +51,7 @@ def test_a_view_fails_by_itself(tmp_path, monkeypatch, kind, times):
         monitor, name = SaliencyMonitor(num_images=2, views={"lovi": None, "mine": mine}), "mine"
     else:
         monkeypatch.setitem(frame.VIEWS, "combined", _failing(times, calls, frame.VIEWS["combined"]))
-        monitor, name = SaliencyMonitor(num_images=2), "combined"
+        monitor, name = SaliencyMonitor(num_images=2, views=("lovi", "combined")), "combined"
     _, recorder, told = _fit(tmp_path, monitor)
     assert _frames(tmp_path, "lovi") == [-1, 0, 1, 2, 3, 4]
     assert len(recorder.values("saliency/drift")) == 6
@@ -82,7 +82,7 @@ def test_drift_fails_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(monitor._sample, "drift", lambda maps: 1 / 0)
     _, recorder, told = _fit(tmp_path, monitor)
     assert len(recorder.values("saliency/entropy")) == 6
-    assert _frames(tmp_path, "lovi") == [-1, 0, 1, 2, 3, 4]
+    assert _frames(tmp_path, "overview") == [-1, 0, 1, 2, 3, 4]
     assert len(told) == 1
 
 
@@ -135,7 +135,7 @@ def test_reading_that_fails_is_tried_again(tmp_path, monkeypatch):
             return super().validation_step(batch, batch_idx)
 
     _, recorder, told = _fit(tmp_path, SaliencyMonitor(num_images=2), module=Moody(), epochs=5)
-    assert _frames(tmp_path, "lovi") == [-1, 0, 3, 4]
+    assert _frames(tmp_path, "overview") == [-1, 0, 3, 4]
     assert len(told) == 1
     assert "passed through" in told[0]
     assert len(recorder.values("saliency/drift")) == 6
@@ -205,6 +205,6 @@ def test_logging_values_never_ends_a_run(tmp_path, monkeypatch, broken):
         # Somebody else's callback has a `monitor` that is no key.
         monitor.monitor = ["val/loss"]
     _, recorder, told = _fit(tmp_path, monitor, module=module, epochs=2)
-    assert _frames(tmp_path, "lovi") == [-1, 0, 1]
+    assert _frames(tmp_path, "overview") == [-1, 0, 1]
     assert len(told) == (0 if broken == "monitor" else 1)
     assert len(recorder.values("saliency/drift")) == {"log": 1, "reduce": 0, "monitor": 3}[broken]

@@ -59,7 +59,7 @@ def watched(folder, module: AnyHead, labels: torch.Tensor, **settings: Any) -> l
     run = trainer(folder, monitor, epochs=1)
     run.fit(module, data, data)
     assert run.global_step == 1
-    return sorted(path.parent.name for path in folder.rglob("*.png"))
+    return sorted(path.parent.name for path in folder.rglob("*step=*.png"))
 
 
 SHAPES = torch.zeros(4, 16, 16, dtype=torch.int64)

@@ -87,7 +87,7 @@ def test_the_film_is_of_the_first_loader_with_images_and_of_its_labels(tmp_path,
         assert [record.label for record in records] == [0, 1]
         assert all(torch.equal(record.image, IMAGES[row]) for row, record in enumerate(records))
     assert sum("passes over batches without images" in message for message in caplog.messages) <= 1
-    assert len(list(tmp_path.rglob("saliency/lovi/*.png"))) == 3
+    assert len(list(tmp_path.rglob("saliency/overview/*.png"))) == 3
 
 
 def test_loaders_without_any_image_are_said(tmp_path):

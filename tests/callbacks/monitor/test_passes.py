@@ -200,7 +200,7 @@ def test_a_layer_that_is_replaced_is_found_again(tmp_path):
             "ignore", message=".*normalised.*|.*dataloader.*|.*LeafSpec.*|.*does not have many workers.*"
         )
         run = _fit(tmp_path, Module(), Replaces(), monitor, epochs=4)
-    assert sorted(path.name[:10] for path in (tmp_path / "recorder" / "v" / "saliency" / "lovi").iterdir()) == [
+    assert sorted(path.name[:10] for path in (tmp_path / "recorder" / "v" / "saliency" / "overview").iterdir()) == [
         "epoch=0000",
         "epoch=0001",
         "epoch=0002",

@@ -54,3 +54,19 @@ def test_images_that_are_equal_keep_their_slots():
     _epoch(sample, images, torch.arange(6))
     sample.begin()
     assert sample.place(images) == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_images_may_be_chosen_by_their_numbers_and_are_found_again():
+    images, sample = SPARSE["dense"], FixedSample(3, indices=[9, 2, 14])
+    first = _epoch(sample, images[:8], torch.arange(8))  # a sanity check that ends early
+    assert [torch.equal(a, images[2]) for a in first] == [True]
+    for order in (torch.arange(16), torch.randperm(16, generator=torch.Generator().manual_seed(3))):
+        shown = _epoch(sample, images, order)
+        assert [torch.equal(a, images[i]) for a, i in zip(shown, (9, 2, 14), strict=True)] == [True] * 3
+    resumed = FixedSample(3, indices=[9, 2, 14])
+    resumed.load_state_dict(sample.state_dict())
+    assert [torch.equal(a, b) for a, b in zip(_epoch(resumed, images, torch.arange(16)), shown, strict=True)] == [
+        True
+    ] * 3
+    training = FixedSample(2, follow=False, indices=[5, 6])
+    assert [torch.equal(a, images[i]) for a, i in zip(_epoch(training, images, torch.arange(16)), (5, 6), strict=True)]

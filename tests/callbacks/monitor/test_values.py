@@ -23,7 +23,7 @@ def _fit(tmp_path, *callbacks, module=None, train=None, val=None, **options):
 
 
 def _frames(tmp_path, name="saliency"):
-    return [frame.epoch for frame in Film(tmp_path / "recorder" / "v" / name).frames("lovi")]
+    return [frame.epoch for frame in Film(tmp_path / "recorder" / "v" / name).frames("overview")]
 
 
 NAMES = ["drift", "entropy", "energy_in_box", "pointing_game"]
@@ -152,7 +152,7 @@ def test_runs_that_count_otherwise_have_frames(tmp_path, train, options, frames)
     monitor = SaliencyMonitor(every_n_epochs=2, num_images=2, log_at_start=False)
     options = dict(options)
     _fit(tmp_path, monitor, train=data, epochs=options.pop("max_epochs"), **options)
-    assert len(list((tmp_path / "recorder" / "v" / "saliency" / "lovi").iterdir())) == frames
+    assert len(list((tmp_path / "recorder" / "v" / "saliency" / "overview").iterdir())) == frames
 
 
 def test_an_endless_epoch_of_training_has_a_frame_at_each_validation(tmp_path):
@@ -166,7 +166,7 @@ def test_an_endless_epoch_of_training_has_a_frame_at_each_validation(tmp_path):
         val_check_interval=5,
         check_val_every_n_epoch=None,
     )
-    assert len(list((tmp_path / "recorder" / "v" / "saliency" / "lovi").iterdir())) >= 4
+    assert len(list((tmp_path / "recorder" / "v" / "saliency" / "overview").iterdir())) >= 4
 
 
 def test_another_trainer_begins_anew(tmp_path):

@@ -257,7 +257,7 @@
       curve.mark.style.left = `calc(8px + (100% - 56px) * ${state.at / curve.wide})`;
       curve.value.replaceChildren(...curve.lines.flatMap((line, number) => {
         const point = line.filter(one => one.x <= state.at + 1e-6).pop();
-        const text = element("span", {textContent: short(point?.value), className: number ? "two-line" : ""});
+        const text = element("span", {textContent: short(point?.value), className: number ? "two-line" : "one-line"});
         return number ? [" · ", text] : [text];
       }));
     }
