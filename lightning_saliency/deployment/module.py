@@ -7,10 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_saliency.checks import check_images
 from lightning_saliency.explainers import SMOE
-from lightning_saliency.explainers.base import Layer
-from lightning_saliency.functional.normalization import min_max
+from lightning_saliency.explainers.base import Layer, check_images, stretched
 from lightning_saliency.functional.statistics import Statistic
 from lightning_saliency.scales.maps import ScaleMaps
 from lightning_saliency.scales.taps import ScaleTaps
@@ -86,12 +84,12 @@ class SaliencyModule(nn.Module):
             TapError: If a scale was not reached or cannot be read.
             ValueError: If the images have another shape.
         """
-        check_images(images)
+        check_images(images, volumes=True)
         self._taps.start()
         output = self.network(images)
         names = [scale.module for scale in self.scales]
-        maps = ScaleMaps.from_statistics(self._taps.take(), names, self.weights, (images.shape[2], images.shape[3]))
-        return output, min_max(maps.combined()).float()
+        maps = ScaleMaps.from_statistics(self._taps.take(), names, self.weights, images.shape[2:])
+        return output, stretched(maps.combined()).float()
 
     def close(self) -> None:
         """Take the hooks off the network. A second call does nothing."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers import SMOE
 from lightning_saliency.explainers.base import undisturbed
-from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 from lightning_saliency.scales.taps import ScaleTaps
 
@@ -71,7 +70,9 @@ def explain_tiled(
     smoe = explainer if isinstance(explainer, SMOE) else SMOE(explainer)
     statistics, _ = _tiled_statistics(smoe, image, tile, overlap, prepare)
     combined = combined_statistics(statistics, smoe.weights, size or (image.shape[1], image.shape[2]))
-    return min_max(combined)[0].float()
+    # As `min_max`, without a copy.
+    low, high = combined.amin(), combined.amax()
+    return combined.sub_(low).div_(torch.where(low == high, 1, high - low))[0].float()
 
 
 def tiled_scales(

@@ -248,7 +248,7 @@ def _all_captured(captured: Mapping[int, tuple[Tensor, int]], scales: Sequence[S
 
 
 def _as_channels_first(tensor: Tensor, scale: Scale, images: Tensor) -> Tensor:
-    grid, channels = as_grid(tensor, scale, (images.shape[2], images.shape[3]))
+    grid, channels = as_grid(tensor, scale, (images.shape[-2], images.shape[-1]))
     return grid.movedim(channels, 1)
 
 

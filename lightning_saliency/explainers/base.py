@@ -82,6 +82,8 @@ class Explainer(ABC):
 
     #: Whether the map depends on the target; ``False``: there is one map for all classes.
     class_specific = True
+    #: Whether volumes and clips ``[B, C, T, H, W]`` are explained, too, by maps ``[B, T, H, W]``.
+    takes_volumes = False
 
     def __init__(
         self,
@@ -105,12 +107,14 @@ class Explainer(ABC):
         """The saliency maps of a batch.
 
         Args:
-            images: ``[B, C, H, W]``, floating point, on the network's device and normalised as the network takes them.
+            images: ``[B, C, H, W]``, floating point, on the network's device and normalised as the network takes them;
+                where ``takes_volumes``, also ``[B, C, T, H, W]``.
             targets: ``[B]`` int64, one class per image; an int, the same for all; ``None``: the predicted classes.
 
         Returns:
-            ``[B, H, W]`` float32 on the images' device. Each map is stretched to [0, 1] by itself (min-max); a constant
-            map is all zeros. An image on which the network's activations are not finite has no finite map either.
+            ``[B, H, W]`` (``[B, T, H, W]``) float32 on the images' device. Each map is stretched to [0, 1] by itself
+            (min-max); a constant map is all zeros. An image on which the network's activations are not finite has no
+            finite map either.
 
         Raises:
             TypeError: If ``images`` or ``targets`` are of another type.
@@ -151,8 +155,8 @@ class Explainer(ABC):
         explain: Callable[[Tensor, Tensor | None], Tensor],
     ) -> Tensor:
         """``__call__`` with another function than ``_explain``, for explainers with a second kind of map."""
-        check_images(images)
-        size = (images.shape[2], images.shape[3])
+        check_images(images, self.takes_volumes)
+        size = images.shape[2:]
         with undisturbed(self.model):
             classes = checked_targets(targets, images.shape[0])
             if images.shape[0] == 0:
@@ -161,7 +165,7 @@ class Explainer(ABC):
             raw = explain(images, classes if classes is None else classes.to(images.device))
             # Half precision has too few digits to interpolate in.
             raw = raw.detach() if raw.dtype == torch.float64 else raw.detach().float()
-            return min_max(resize_maps(raw, size)).float()
+            return stretched(resize_maps(raw, size)).float()
 
     def _last_scale(self, images: Tensor) -> Scale:
         """The layer to look at, for images of this size."""
@@ -232,12 +236,19 @@ def named_layer(model: nn.Module, layer: Layer) -> str | Scale:
     return layer_name(model, layer) if isinstance(layer, nn.Module) else layer
 
 
-def check_images(images: Tensor) -> None:
-    """Raise unless ``images`` is a floating-point tensor ``[B, C, H, W]``."""
+def stretched(maps: Tensor) -> Tensor:
+    """``min_max`` of each image's map, or of each volume's ``[B, T, H, W]`` as a whole."""
+    return min_max(maps.flatten(1, -2)).reshape(maps.shape)
+
+
+def check_images(images: Tensor, volumes: bool = False) -> None:
+    """Raise unless ``images`` is a floating-point tensor ``[B, C, H, W]``, or, if allowed, ``[B, C, T, H, W]``."""
     if not isinstance(images, Tensor):
         raise TypeError(f"Got images of type {type(images).__name__}. Allowed is a tensor [B, C, H, W]; convert them.")
-    if images.ndim != 4 or min(images.shape[1:]) == 0:
+    if images.ndim not in ((4, 5) if volumes else (4,)) or min(images.shape[1:]) == 0:
         advice = "add the batch dimension with images[None]" if images.ndim == 3 else "reshape them"
+        if images.ndim == 5:
+            advice = "volumes and clips are explained by SMOE, the class activation maps and FastCAM"
         raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W] of at least one pixel; {advice}.")
     if not images.is_floating_point():
         raise TypeError(

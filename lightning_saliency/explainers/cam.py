@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.base import Explainer, Layer, Output, named_layer
+from lightning_saliency.explainers.base import Explainer, Layer, Output, named_layer, stretched
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.taps import ScaleTaps
 
@@ -32,6 +31,8 @@ class ClassActivationMap(Explainer):
         ValueError: If ``layer`` is an empty sequence.
     """
 
+    takes_volumes = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -49,7 +50,7 @@ class ClassActivationMap(Explainer):
         """The map of one layer.
 
         Args:
-            activations: A, ``[B, C, h, w]``, floating point.
+            activations: A, ``[B, C, h, w]``, or ``[B, C, t, h, w]`` of volumes, floating point.
             gradients: g = ∂S/∂A, ``[B, C, h, w]``, S being the target's logit.
 
         Returns:
@@ -66,8 +67,7 @@ class ClassActivationMap(Explainer):
         maps = [self.from_gradients(activations, gradients) for activations, gradients in pairs]
         if len(maps) == 1:
             return maps[0]
-        size = (images.shape[2], images.shape[3])
-        return torch.stack([min_max(resize_maps(map_, size)) for map_ in maps]).mean(dim=0)
+        return torch.stack([stretched(resize_maps(map_, images.shape[2:])) for map_ in maps]).mean(dim=0)
 
     def class_scales(self, images: Tensor) -> list[Scale]:
         """The layers for images of this size."""
@@ -99,7 +99,7 @@ class GradCAM(ClassActivationMap):
     def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
         """See ``ClassActivationMap.from_gradients``."""
         activations, gradients = _precise(activations, gradients)
-        return _weighted(gradients.mean(dim=(2, 3)), activations)
+        return _weighted(gradients.flatten(2).mean(dim=2), activations)
 
 
 class GradCAMPlusPlus(ClassActivationMap):
@@ -134,8 +134,9 @@ class GradCAMPlusPlus(ClassActivationMap):
         """See ``ClassActivationMap.from_gradients``."""
         activations, gradients = _precise(activations, gradients)
         positive = gradients.relu()
-        terms = positive / (2 + positive * activations.sum(dim=(2, 3), keepdim=True).relu())
-        return _weighted(terms.sum(dim=(2, 3)), activations)
+        positions = tuple(range(2, activations.ndim))
+        terms = positive / (2 + positive * activations.sum(dim=positions, keepdim=True).relu())
+        return _weighted(terms.sum(dim=positions), activations)
 
 
 class XGradCAM(ClassActivationMap):
@@ -157,8 +158,8 @@ class XGradCAM(ClassActivationMap):
     def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
         """See ``ClassActivationMap.from_gradients``."""
         activations, gradients = _precise(activations, gradients)
-        total = activations.sum(dim=(2, 3))
-        weighted = (activations * gradients).sum(dim=(2, 3))
+        total = activations.flatten(2).sum(dim=2)
+        weighted = (activations * gradients).flatten(2).sum(dim=2)
         return _weighted(torch.where(total == 0, 0, weighted / total), activations)
 
 
@@ -189,4 +190,4 @@ def _precise(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
     """ReLU(Σₖ wₖ Aₖ). Written without a matrix product, which autocast would compute in half precision."""
-    return (weights[:, :, None, None] * activations).sum(dim=1).relu()
+    return (weights.reshape(*weights.shape, *[1] * (activations.ndim - 2)) * activations).sum(dim=1).relu()

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.explainers.base import Explainer, Layer, Output
+from lightning_saliency.explainers.base import Explainer, Layer, Output, stretched
 from lightning_saliency.explainers.cam import CAMS
 from lightning_saliency.explainers.smoe import SMOE
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.functional.statistics import Statistic
 
 
@@ -42,6 +41,8 @@ class FastCAM(Explainer):
         >>> fast_cam(images, targets=3).shape, fast_cam.non_class(images, targets=3).shape
         (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
     """
+
+    takes_volumes = True
 
     def __init__(
         self,
@@ -88,4 +89,4 @@ class FastCAM(Explainer):
         with self.smoe.taps(images) as taps:
             cam = self.cam.class_map(images, targets, taps)
             smoe = self.smoe.collect(taps, images).combined()
-        return smoe, min_max(resize_maps(cam, (images.shape[2], images.shape[3])))
+        return smoe, stretched(resize_maps(cam, images.shape[2:]))

@@ -54,6 +54,7 @@ class SMOE(Explainer):
     """
 
     class_specific = False
+    takes_volumes = True
 
     def __init__(
         self,
@@ -79,16 +80,16 @@ class SMOE(Explainer):
         """The maps of all scales.
 
         Args:
-            images: ``[B, C, H, W]``, see ``Explainer``.
+            images: ``[B, C, H, W]`` or ``[B, C, T, H, W]``, see ``Explainer``.
 
         Returns:
-            Their normalised maps ``[B, K, H, W]`` at the images' size, names and weights.
+            Their normalised maps ``[B, K, H, W]`` (``[B, K, T, H, W]``) at the images' size, names and weights.
 
         Raises:
             ValueError: If the images have another shape, or the weights do not fit the number of scales.
             TapError: If a layer cannot be read.
         """
-        check_images(images)
+        check_images(images, self.takes_volumes)
         with undisturbed(self.model), torch.no_grad():
             images = as_ordinary(images)
             with self.taps(images) as taps:
@@ -103,7 +104,7 @@ class SMOE(Explainer):
     def collect(self, taps: ScaleTaps, images: Tensor) -> ScaleMaps:
         """What the taps recorded while the network ran on the images."""
         names = [scale.module for scale in taps.scales]
-        return ScaleMaps.from_statistics(taps.take(), names, self.weights, (images.shape[2], images.shape[3]))
+        return ScaleMaps.from_statistics(taps.take(), names, self.weights, images.shape[2:])
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         return self._explain_predicted(images)

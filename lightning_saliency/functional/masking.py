@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -184,23 +185,24 @@ def keep_most_salient(
     return torch.where(chosen, images, fill_images(images, fill, generator=generator))
 
 
-def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps at another resolution, bilinear, pixel centres aligned as pixels (``align_corners=False``).
+def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps at another resolution, (tri-)linear, pixel centres aligned as pixels (``align_corners=False``).
 
     Args:
-        maps: ``[..., h, w]``, floating point.
-        size: ``(H, W)``.
+        maps: ``[..., h, w]``, or ``[..., t, h, w]`` of volumes, floating point.
+        size: ``(H, W)``, or ``(T, H, W)``.
 
     Returns:
-        ``[..., H, W]``, at least float32; the very tensor where nothing is to be done.
+        ``[..., H, W]`` or ``[..., T, H, W]``, at least float32; the very tensor where nothing is to be done.
     """
     maps = upcast(maps)
-    if maps.shape[-2:] == torch.Size(size):
+    others, own = maps.shape[: -len(size)], maps.shape[-len(size) :]
+    if own == torch.Size(size):
         return maps
     if maps.numel() == 0:
-        return maps.new_zeros(*maps.shape[:-2], *size)
-    flat = interpolate(maps.reshape(-1, 1, *maps.shape[-2:]), size=size, mode="bilinear", align_corners=False)
-    return flat.view(*maps.shape[:-2], *size)
+        return maps.new_zeros(*others, *size)
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    return interpolate(maps.reshape(-1, 1, *own), size=list(size), mode=mode, align_corners=False).view(*others, *size)
 
 
 def attribution_masks(feature_maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

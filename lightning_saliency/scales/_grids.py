@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_saliency.scales._trace import Call, Shape
 
-Layout = Literal["NCHW", "NHWC", "tokens"]
+Layout = Literal["NCHW", "NHWC", "tokens", "NCTHW", "NTHWC"]
 Side = Literal["input", "output"]
 
 #: Grids closer than this are one scale: unpadded convolutions shave a few positions off (Inception: 149, 147).
@@ -43,14 +43,14 @@ class Grid:
     """The grid of one tensor.
 
     Attributes:
-        size: (h, w); (1, 1) for a vector ``[B, C]``.
+        size: (h, w), of a volume (t, h, w); (1, 1) for a vector ``[B, C]``.
         channels: C.
         layout: Order of the tensor's dimensions.
         prefix_tokens: Tokens before the h·w patch tokens.
         ambiguous: The shape fits NCHW and NHWC alike.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     channels: int
     layout: Layout
     prefix_tokens: int = 0
@@ -59,11 +59,11 @@ class Grid:
     @property
     def is_vector(self) -> bool:
         """Whether it has one position only."""
-        return self.size == (1, 1)
+        return self.size[-2:] == (1, 1)
 
     def smaller_than(self, other: Grid) -> bool:
-        """Whether this is a smaller grid, by the factor that makes two scales."""
-        (h, w), (height, width) = self.size, other.size
+        """Whether this is a smaller grid, by the factor that makes two scales; of volumes h and w decide."""
+        (h, w), (height, width) = self.size[-2:], other.size[-2:]
         return h <= height and w <= width and max(height / h, width / w) >= RATIO
 
     def close_to(self, other: Grid) -> bool:
@@ -82,18 +82,22 @@ class Grids:
     an integer, or, while none has been seen, the image's size divided by a patch size. Anything else, such as a batch
     of windows, is no grid.
 
+    Of a volume ``[1, C, T, H, W]`` the tensors of five dimensions are looked at in the same way, and tokens that are,
+    up to prefix tokens, such a grid seen before.
+
     Args:
         root: The network's own call.
     """
 
     def __init__(self, root: Call) -> None:
-        if root.inputs is None or len(root.inputs) != 4:
+        if root.inputs is None or len(root.inputs) not in (4, 5):
             raise ValueError(
-                f"Got a trace of the shape {root.inputs}. Allowed is one of images [1, C, H, W]; trace with images."
+                f"Got a trace of the shape {root.inputs}. Allowed is one of images [1, C, H, W] or volumes "
+                "[1, C, T, H, W]; trace with images."
             )
-        _, channels, height, width = root.inputs
-        self.image = Grid((height, width), channels, "NCHW")
-        self._seen: dict[tuple[int, int], int] = {}  # size to prefix tokens, the latest last
+        _, channels, *size = root.inputs
+        self.image = Grid(tuple(size), channels, "NCHW" if len(size) == 2 else "NCTHW")
+        self._seen: dict[tuple[int, ...], int] = {}  # size to prefix tokens, the latest last
         self._of: dict[tuple[int, Side], Grid | None] = {}
         self._several: set[int] = set()
         self._visit(root)
@@ -122,10 +126,10 @@ class Grids:
         if shape is not None and shape[:1] == (1,):
             if len(shape) == 2:
                 grid = Grid((1, 1), shape[1], "NCHW")
+            elif len(shape) == len(self.image.size) + 2:
+                grid = self._four(call, side, shape) if len(shape) == 4 else self._five(call, shape)
             elif len(shape) == 3:
                 grid = self._tokens(shape[1], shape[2])
-            elif len(shape) == 4:
-                grid = self._four(call, side, shape)
         self._of[id(call), side] = grid
         if grid is not None and not grid.is_vector and grid.size != self.image.size:
             self._seen.pop(grid.size, None)
@@ -134,7 +138,18 @@ class Grids:
     def _other(self, call: Call, shape: Shape) -> Grid | None:
         if len(shape) == 2:
             return Grid((1, 1), shape[1], "NCHW")
-        return self._four(call, "output", shape) if len(shape) == 4 else None
+        if len(shape) != len(self.image.size) + 2:
+            return None
+        return self._four(call, "output", shape) if len(shape) == 4 else self._five(call, shape)
+
+    def _five(self, call: Call, shape: Shape) -> Grid | None:
+        _, *before, channels = shape
+        first, last = Grid(tuple(shape[2:]), shape[1], "NCTHW"), Grid(tuple(before), channels, "NTHWC")
+        own = layout_by_type(call.module)
+        fits_first, fits_last = self._fit(*first.size[-2:]), self._fit(*last.size[-2:])
+        if own == "NHWC" or (own is None and fits_last > fits_first):
+            return last
+        return first if own == "NCHW" or first.is_vector or fits_first > 0 else None
 
     def _four(self, call: Call, side: Side, shape: Shape) -> Grid | None:
         _, a, b, c = shape
@@ -154,7 +169,7 @@ class Grids:
 
     def _fit(self, h: int, w: int) -> int:
         """2 if h×w has the image's proportions to the pixel, 1 if nearly (unpadded convolutions), 0 if not."""
-        height, width = self.image.size
+        height, width = self.image.size[-2:]
         difference = abs(h * width - w * height)
         return 2 if difference < max(height, width) else 1 if difference <= 2 * max(height, width) else 0
 
@@ -162,38 +177,38 @@ class Grids:
         if count == 1:
             return Grid((1, 1), channels, "tokens")
         fitting = [
-            (prefix, (h, w))
-            for h, w in reversed(self._seen)
-            if 0 <= (prefix := count - h * w) <= MAX_PREFIX and prefix < h * w
+            (prefix, size)
+            for size in reversed(self._seen)
+            if 0 <= (prefix := count - math.prod(size)) <= MAX_PREFIX and prefix < math.prod(size)
         ]
-        if not fitting:
+        if not fitting and len(self.image.size) == 2:
             fitting = self._reduced(count) if self._seen else self._patches(count)
         if not fitting:
             return None
         prefix, size = min(fitting, key=lambda each: each[0])
         return Grid(size, channels, "tokens", prefix)
 
-    def _reduced(self, count: int) -> list[tuple[int, tuple[int, int]]]:
+    def _reduced(self, count: int) -> list[tuple[int, tuple[int, ...]]]:
         """Grids seen before, the latest first, reduced by an integer, with the prefix tokens that they had."""
-        found = []
+        found: list[tuple[int, tuple[int, ...]]] = []
         for (h, w), seen_prefix in reversed(self._seen.items()):
             for factor in range(2, min(h, w) + 1):
                 for size in ((-(-h // factor), -(-w // factor)), (h // factor, w // factor)):
                     found += [(prefix, size) for prefix in {0, seen_prefix} if size[0] * size[1] + prefix == count]
         return found
 
-    def _patches(self, count: int) -> list[tuple[int, tuple[int, int]]]:
+    def _patches(self, count: int) -> list[tuple[int, tuple[int, ...]]]:
         """The image's size divided by a patch size."""
         height, width = self.image.size
-        sizes = [
+        sizes: list[tuple[int, ...]] = [
             (height // patch, width // patch)
             for patch in range(2, min(height, width) // 2 + 1)
             if height % patch == 0 and width % patch == 0
         ]
         return [
-            (prefix, (h, w))
-            for h, w in sizes
-            if 0 <= (prefix := count - h * w) <= MAX_PREFIX_GUESSED and prefix < h * w
+            (prefix, size)
+            for size in sizes
+            if 0 <= (prefix := count - math.prod(size)) <= MAX_PREFIX_GUESSED and prefix < math.prod(size)
         ]
 
 

@@ -157,10 +157,11 @@ def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
             f"Got example_input of type {type(example_input).__name__}. Allowed is a tensor of images [B, C, H, W]; "
             "give a batch as the network sees it."
         )
-    if example_input.ndim != 4 or 0 in example_input.shape:
+    if example_input.ndim not in (4, 5) or 0 in example_input.shape:
         raise ValueError(
-            f"Got example_input {list(example_input.shape)}. Allowed are images [B, C, H, W] with at least one image "
-            "and no empty dimension; give a batch as the network sees it (image[None] makes one)."
+            f"Got example_input {list(example_input.shape)}. Allowed are images [B, C, H, W] and volumes "
+            "[B, C, T, H, W] with at least one image and no empty dimension; give a batch as the network sees it "
+            "(image[None] makes one)."
         )
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:

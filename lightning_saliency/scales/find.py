@@ -7,6 +7,7 @@ Scale paper; "the inputs of the pooling layers", SISE paper).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,15 +50,16 @@ class Scale:
         module: Dotted path of the module, for ``model.get_submodule``; ``""`` is the network itself.
         read: Whether the tensor is what enters the module or what comes out of it. Where there are several tensors (a
             tuple, a list, a mapping), the first one is meant.
-        grid: (h, w) as seen for the example input; another image size gives another grid.
+        grid: (h, w), of a volume (t, h, w), as seen for the example input; another image size gives another grid.
         channels: C.
-        layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens"`` for ``[B, prefix_tokens + h·w, C]`` in row-major order.
+        layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens"`` for ``[B, prefix_tokens + h·w, C]`` in row-major order; of
+            volumes ``"NCTHW"`` or ``"NTHWC"``.
         prefix_tokens: Class and register tokens before the h·w patch tokens.
     """
 
     module: str
     read: Side
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     channels: int
     layout: Layout
     prefix_tokens: int = 0
@@ -96,13 +98,16 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     wide, is made only where a tensor could be NCHW and NHWC alike; if the network refuses it, the types of its modules
     decide.
 
+    A volume or a clip ``[B, C, T, H, W]`` is an image with one dimension more. Its grids are (t, h, w), of which h and
+    w say which is smaller; tokens lie on grids that a convolution or a pooling made before.
+
     Only shapes are looked at: tokens in another than row-major order (Hiera's) are not recognised; name other modules
     with ``named_scales``. Scripted modules cannot be looked into.
 
     Args:
         model: A network that takes one tensor of images. It may be compiled and in any mode.
-        example_input: ``[B, C, H, W]``, B ≥ 1, as the network sees it, of which the first image is used; any device and
-            dtype.
+        example_input: ``[B, C, H, W]`` or ``[B, C, T, H, W]``, B ≥ 1, as the network sees it, of which the first
+            image is used; any device and dtype.
 
     Returns:
         At least one scale, each naming a module that is called once in a pass.
@@ -110,7 +115,7 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     Raises:
         NoScalesError: If the network has none, as an MLP.
         TypeError: If ``model`` is no module or ``example_input`` no tensor.
-        ValueError: If ``example_input`` is not ``[B, C, H, W]``, or a lazy parameter is not yet initialised.
+        ValueError: If ``example_input`` has another shape, or a lazy parameter is not yet initialised.
         Exception: Whatever the network raises on the example input.
 
     Example:
@@ -137,7 +142,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     scales = tuple(scale_of(ref) for ref in settle(model, images, root, refs))
     if share_one_grid(scales):
         names = ", ".join(scale.module for scale in scales)
-        _log.info("%s has one grid, %d×%d: its scales are %s.", type(model).__name__, *scales[0].grid, names)
+        grid = "×".join(map(str, scales[0].grid))
+        _log.info("%s has one grid, %s: its scales are %s.", type(model).__name__, grid, names)
     return scales
 
 
@@ -184,7 +190,7 @@ def named_scales(model: nn.Module, layers: Sequence[str | nn.Module], example_in
 
 
 def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = None) -> tuple[Tensor, int]:
-    """A 4-D view of a scale's activations, without a copy, and the dimension that the channels have in it.
+    """A view of a scale's activations on its grid, without a copy, and the dimension that the channels have in it.
 
     Args:
         activations: The tensor read at ``scale``: ``[B, C, h, w]``, ``[B, h, w, C]`` or
@@ -194,7 +200,8 @@ def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = No
             of patch tokens or the images' proportions are not those of the example input. Other layouts do not use it.
 
     Returns:
-        ``([B, C, h, w], 1)`` for NCHW, else ``([B, h, w, C], 3)``.
+        ``([B, C, h, w], 1)`` for NCHW, else ``([B, h, w, C], 3)``; of volumes ``([B, C, t, h, w], 1)`` or
+        ``([B, t, h, w, C], 4)``.
 
     Raises:
         ValueError: If the tensor has another number of dimensions than its layout, or the tokens do not fit on a grid.
@@ -208,20 +215,19 @@ def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = No
         >>> as_grid(torch.rand(2, 1 + 10 * 20, 192), scale, size=(160, 320))[0].shape
         torch.Size([2, 10, 20, 192])
     """
-    dimensions = 3 if scale.layout == "tokens" else 4
+    dimensions = 3 if scale.layout == "tokens" else len(scale.layout)
     if activations.ndim != dimensions:
         raise ValueError(
             f"Got {list(activations.shape)} as the {scale.read} of {scale.module!r}. Allowed are {dimensions} "
             f"dimensions, its layout being {scale.layout}; find the scales anew, with an example of what the network "
             "is given."
         )
-    if scale.layout == "NCHW":
-        return activations, 1
-    if scale.layout == "NHWC":
-        return activations, 3
+    if scale.layout != "tokens":
+        return activations, scale.layout.index("C")
     count = activations.shape[1] - scale.prefix_tokens
-    h, w = _token_grid(count, scale, size)
-    return activations[:, scale.prefix_tokens :].view(activations.shape[0], h, w, activations.shape[2]), 3
+    grid = _token_grid(count, scale, size)
+    tokens = activations[:, scale.prefix_tokens :]
+    return tokens.view(activations.shape[0], *grid, activations.shape[2]), 1 + len(grid)
 
 
 def scale_table(scales: Sequence[Scale]) -> list[tuple[str, ...]]:
@@ -236,7 +242,7 @@ def scale_table(scales: Sequence[Scale]) -> list[tuple[str, ...]]:
             str(number),
             scale.module or "(the network itself)",
             scale.read,
-            f"{scale.grid[0]}×{scale.grid[1]}",
+            "×".join(map(str, scale.grid)),
             str(scale.channels),
             f"{scale.layout} ({scale.prefix_tokens} prefix)" if scale.prefix_tokens else scale.layout,
         )
@@ -270,18 +276,18 @@ def traced(model: nn.Module, images: Tensor) -> Call:
         return trace(model, images)
 
 
-def _token_grid(count: int, scale: Scale, size: tuple[int, int] | None) -> tuple[int, int]:
-    """(h, w) of ``count`` patch tokens, inferred from the images' size if that is given."""
-    expected = scale.grid[0] * scale.grid[1]
-    if size is None:
-        if count == expected:
+def _token_grid(count: int, scale: Scale, size: tuple[int, int] | None) -> tuple[int, ...]:
+    """(h, w) or (t, h, w) of ``count`` patch tokens; (h, w) is inferred from the images' size if that is given."""
+    if size is None or len(scale.grid) == 3:
+        if count == math.prod(scale.grid):
             return scale.grid
+        shown = "×".join(map(str, scale.grid))
         raise ValueError(
             f"The {scale.read} of {scale.module!r} holds {count} patch tokens, but for the example input it held "
-            f"{expected} ({scale.grid[0]}×{scale.grid[1]}). Give the images' size=(H, W), from which the grid can be "
+            f"{math.prod(scale.grid)} ({shown}). Give the images' size=(H, W), from which the grid can be "
             "inferred, or find the scales anew with images of this size."
         )
-    inferred = patch_grid(count, size, scale.grid)
+    inferred = patch_grid(count, size, (scale.grid[0], scale.grid[1]))
     if inferred is None:
         raise ValueError(
             f"The {count} patch tokens at {scale.module!r} do not fit on a {size[0]}×{size[1]} image: no h·w = {count} "

@@ -19,7 +19,7 @@ class ScaleMaps:
     """The saliency maps of all scales of a batch, normalised and of one size.
 
     Args:
-        maps: ``[B, K, H, W]`` in [0, 1], shallow to deep.
+        maps: ``[B, K, H, W]`` in [0, 1], shallow to deep; of volumes ``[B, K, T, H, W]``, and what follows likewise.
         names: The K names of the scales.
         weights: The K weights of Eq. 3 (SMOE paper).
 
@@ -38,8 +38,11 @@ class ScaleMaps:
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.maps.ndim != 4:
-            raise ValueError(f"Got maps {list(self.maps.shape)}. Allowed are [B, K, H, W]; add the missing dimensions.")
+        if self.maps.ndim not in (4, 5):
+            raise ValueError(
+                f"Got maps {list(self.maps.shape)}. Allowed are [B, K, H, W] and [B, K, T, H, W]; add the missing "
+                "dimensions."
+            )
         count = self.maps.shape[1]
         if len(self.names) != count or len(self.weights) != count:
             raise ValueError(
@@ -53,15 +56,16 @@ class ScaleMaps:
         statistics: Sequence[Tensor],
         names: Sequence[str],
         weights: str | Sequence[float] = "equal",
-        size: tuple[int, int] | None = None,
+        size: Sequence[int] | None = None,
     ) -> ScaleMaps:
         """Normalise each scale's statistic at its own resolution, then bring all to one size (SMOE paper, Sec. 2.2).
 
         Args:
-            statistics: K raw maps ``[B, h, w]``, one for each scale, as ``ScaleTaps.take`` returns them.
+            statistics: K raw maps ``[B, h, w]``, or ``[B, t, h, w]`` of volumes, one for each scale, as
+                ``ScaleTaps.take`` returns them.
             names: The K names of the scales.
             weights: ``"equal"``, ``"prior"``, ``"ramp"`` or K numbers, see ``scale_weights``.
-            size: The common ``(H, W)``; ``None`` takes the finest scale's own grid.
+            size: The common ``(H, W)`` or ``(T, H, W)``; ``None`` takes the finest scale's own grid.
 
         Returns:
             The maps, each squashed by the normal CDF and bilinearly interpolated.
@@ -72,16 +76,16 @@ class ScaleMaps:
         if not statistics:
             raise ValueError("Got no statistics. Allowed are those of at least one scale; give them.")
         size = _finest(statistics) if size is None else size
-        maps = torch.stack([resize_maps(normal_cdf(map_), size) for map_ in statistics], dim=1)
+        maps = torch.stack([resize_maps(_squashed(map_), size) for map_ in statistics], dim=1)
         return cls(maps, tuple(names), scale_weights(weights, len(statistics)))
 
     def combined(self) -> Tensor:
         """The weighted mean over the scales, ``[B, H, W]`` in [0, 1] (SMOE paper, Eq. 3)."""
-        return combine(self.maps, self.weights)
+        return combine(_tall(self.maps), self.weights).reshape(self.maps[:, 0].shape)
 
     def lovi(self) -> Tensor:
         """All scales in one RGB image, ``[B, 3, H, W]`` in [0, 1] (SMOE paper, Eq. 4-7)."""
-        return lovi(self.maps)
+        return lovi(_tall(self.maps)).reshape(-1, 3, *self.maps.shape[2:])
 
     def overlay(self, images: Tensor, alpha: float = 0.25) -> Tensor:
         """The combined map's colours over the grey images, ``[B, 3, H, W]`` in [0, 1].
@@ -90,13 +94,15 @@ class ScaleMaps:
             images: ``[B, C, H, W]`` in [0, 1], of the maps' size.
             alpha: The grey image's share.
         """
-        return overlay(images, heatmap(self.combined()), alpha=alpha)
+        maps = self.combined()
+        colours = overlay(_tall(images), heatmap(maps.flatten(1, -2)), alpha=alpha)
+        return colours.reshape(-1, 3, *maps.shape[1:])
 
 
 def combined_statistics(
     statistics: Sequence[Tensor],
     weights: str | Sequence[float] = "equal",
-    size: tuple[int, int] | None = None,
+    size: Sequence[int] | None = None,
 ) -> Tensor:
     """``ScaleMaps.from_statistics(statistics, ...).combined()`` without holding the K maps at once.
 
@@ -117,11 +123,20 @@ def combined_statistics(
     total = torch.zeros(())
     for map_, share in zip(statistics, shares, strict=True):
         if share:
-            part = resize_maps(normal_cdf(map_), size) * (share / sum(shares))
+            part = resize_maps(_squashed(map_), size).mul_(share / sum(shares))
             total = part if total.ndim == 0 else total.add_(part)
     return total
 
 
-def _finest(statistics: Sequence[Tensor]) -> tuple[int, int]:
-    finest = max(statistics, key=lambda map_: map_.shape[-2] * map_.shape[-1])
-    return finest.shape[-2], finest.shape[-1]
+def _finest(statistics: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(max(statistics, key=lambda map_: map_.shape[1:].numel()).shape[1:])
+
+
+def _squashed(map_: Tensor) -> Tensor:
+    """The normal CDF of an image's map, or of a volume's as a whole."""
+    return normal_cdf(map_.flatten(1, -2)).reshape(map_.shape)
+
+
+def _tall(tensors: Tensor) -> Tensor:
+    """``[B, K, H, W]``; a volume's slices one below the other, ``[B, K, T·H, W]``."""
+    return tensors.flatten(2, -2)

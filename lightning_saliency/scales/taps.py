@@ -120,7 +120,8 @@ class ScaleTaps:
         """Switch off and hand over the maps of the recorded pass.
 
         Returns:
-            One map ``[B, h, w]`` a scale, in the scales' order, float32 (float64 for float64 activations), detached.
+            One map ``[B, h, w]`` (of volumes ``[B, t, h, w]``) a scale, in the scales' order, float32 (float64 for
+            float64 activations), detached.
 
         Raises:
             TapError: If a scale was not reached, or a tap failed; the original error is its cause.
@@ -236,7 +237,7 @@ class ScaleTaps:
     def _record_pre_activation(self, args: tuple[Any, ...]) -> None:
         activations = next(tensors_in(args), None)
         # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
-        if activations is None or activations.ndim != 4 or activations.shape[2] * activations.shape[3] == 1:
+        if activations is None or activations.ndim not in (4, 5) or activations.shape[2:].numel() == 1:
             return
         self._pre_activation = self.statistic(self._read(activations), dim=1)
 

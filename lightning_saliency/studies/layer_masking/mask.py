@@ -226,4 +226,5 @@ class _Installed:
             return activations.shape[2], activations.shape[3]
         if self.scale.layout == "NHWC":
             return activations.shape[1], activations.shape[2]
-        return self.scale.grid
+        height, width = self.scale.grid
+        return height, width

@@ -68,7 +68,7 @@ def run_costs(
     place = chosen_device(device)
     network = network.to(place).eval()
     images = torch.rand(batch_size, channels, *size, generator=torch.Generator().manual_seed(0)).to(place)
-    scales = [(scale.channels, *scale.grid) for scale in find_scales(network, images)]
+    scales = [(scale.channels, scale.grid[0], scale.grid[1]) for scale in find_scales(network, images)]
     costs = measure_costs(network, specs, images, rounds, budget)
     machine = {
         "images": f"{batch_size} of {channels}×{size[0]}×{size[1]}",
