@@ -111,9 +111,7 @@ def _maps(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(maps), torch.cat(predicted)
 
 
-def _pictures(
-    task: str, share: float, seed: int, sizes: tuple[int, int, int]
-) -> tuple[list[Pictures], v2.Normalize]:
+def _pictures(task: str, share: float, seed: int, sizes: tuple[int, int, int]) -> tuple[list[Pictures], v2.Normalize]:
     """Training, validation and unmarked test images ``[N, 3, 32, 32]`` uint8 with labels, and their normalisation."""
     normalize = v2.Normalize(*IMAGENET_NORMALIZATION)
     if task == "cifar":
@@ -133,7 +131,9 @@ def _pictures(
     for number, (images, labels) in enumerate(splits):
         generator = torch.Generator().manual_seed(10 * seed + number)
         copies = images.clone()
-        for index in torch.randperm(len(copies), generator=generator)[: round(share * len(copies)) if number < 2 else 0]:
+        for index in torch.randperm(len(copies), generator=generator)[
+            : round(share * len(copies)) if number < 2 else 0
+        ]:
             free = SIZE - MARK + 1 if task == "moving" else 1
             row, column = torch.randint(free, (2,), generator=generator).tolist()
             copies[index, :, row : row + MARK, column : column + MARK] = mark_colors()[labels[index]][:, None, None]
@@ -177,7 +177,8 @@ def _cifar_resnet() -> nn.Module:
     """The pre-trained ResNet-20."""
     file = SHARED_DATA / "cifar_resnet.py"
     spec = importlib.util.spec_from_file_location("cifar_resnet", file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"There is no {file}.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     network: nn.Module = module.CifarResNet(20)

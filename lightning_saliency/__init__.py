@@ -1,6 +1,12 @@
 """Watch, epoch by epoch and almost for free, where a vision network finds its information."""
 
-from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor, SaliencyWriter
+from lightning_saliency.callbacks import (
+    GroupCAMAugmentation,
+    SaliencyAugmentation,
+    SaliencyMonitor,
+    SaliencyWriter,
+    ShortcutAlert,
+)
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
 from lightning_saliency.pictures.page import film
@@ -25,6 +31,7 @@ __all__ = [
     "Scale",
     "ScaleMaps",
     "ScaleTaps",
+    "ShortcutAlert",
     "explain_images",
     "film",
     "find_scales",

@@ -6,7 +6,7 @@ from lightning_saliency.callbacks.augmentation import (
     GroupCAMAugmentation,
     SaliencyAugmentation,
 )
-from lightning_saliency.callbacks.monitor import MonitorConfigurationError, SaliencyMonitor
+from lightning_saliency.callbacks.monitor import MonitorConfigurationError, SaliencyMonitor, ShortcutAlert
 from lightning_saliency.callbacks.saliency_writer import SaliencyWriter, write_maps
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "SaliencyAugmentation",
     "SaliencyMonitor",
     "SaliencyWriter",
+    "ShortcutAlert",
     "write_maps",
 ]

@@ -116,11 +116,15 @@ class PositionSums:
         Raises:
             ValueError: If the shapes do not fit.
         """
-        if maps.ndim != 3 or images.ndim != 4 or not len(maps) == len(images) == len(maps if labels is None else labels):
+        if (
+            maps.ndim != 3
+            or images.ndim != 4
+            or not len(maps) == len(images) == len(maps if labels is None else labels)
+        ):
             raise ValueError(
                 f"Got maps {list(maps.shape)}, images {list(images.shape)} and labels "
-                f"{None if labels is None else list(labels.shape)}. Allowed are maps [B, h, w], images [B, C, H, W] and "
-                "labels [B] or None, of the same B; give one of each an image."
+                f"{None if labels is None else list(labels.shape)}. Allowed are [B, h, w], [B, C, H, W] and "
+                "[B], or no labels, of the same B; give one of each an image."
             )
         features = (images if _are_features(images) else cell_features(images)).cpu()
         cells = F.adaptive_avg_pool2d(maps.detach().float()[:, None], _CELLS)[:, 0].cpu()
@@ -156,7 +160,7 @@ class PositionSums:
     def load(self, vector: Tensor) -> None:
         """Take the sums from a `vector` of as many classes."""
         sizes = [getattr(self, name).numel() for name in vars(self)]
-        for name, part in zip(vars(self), vector.detach().cpu().float().split(sizes), strict=True):
+        for name, part in zip(vars(self), torch.split(vector.detach().cpu().float(), sizes), strict=True):
             setattr(self, name, part.view_as(getattr(self, name)).clone())
 
     def mean_map(self) -> Tensor:

@@ -18,9 +18,11 @@ from lightning_saliency.callbacks._trainer_lookups import (
     is_sharded,
     watched_module,
 )
+from lightning_saliency.callbacks.monitor.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
+from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
     STAGES,
     MonitorConfigurationError,
@@ -33,15 +35,19 @@ from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_re
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, values_to_log
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
+from lightning_saliency.callbacks.monitor.shortcuts import ShortcutWatch
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.fusion import scale_weights
+from lightning_saliency.functional.position_bias import PositionSums
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.scales.maps import combined_statistics
 from lightning_saliency.scales.reader import Layers, PassMaps
 
 _READING = "read the maps of the scales"
+_LOCATING = "measure where the maps of all images point"
+_ALERT = ShortcutAlert()
 
 
 class SaliencyMonitor(StageHooks):
@@ -59,6 +65,9 @@ class SaliencyMonitor(StageHooks):
     - ``<name>/entropy``: of the sample's combined maps, in [0, 1].
     - ``<name>/energy_in_box`` and ``<name>/pointing_game``, where batches carry boxes or masks, over every batch: the
       share of the combined map's energy on the objects, and of images whose maximum lies on an object.
+    - ``<name>/position_bias`` and ``<name>/content_bias``, where batches carry classes: how far the maps of many images
+      point to one place that gives the class away, and to something that gives it away wherever it is, each in [0, 1].
+      ``<name>/shortcut_alert``: 1 while a warning of a shortcut stands, else 0. See `PositionBias`, `ShortcutAlert`.
 
     Acts in ``setup`` (checks), around the batches of its stage that are wanted (hooks are on the network during their
     steps alone), and at the end of the stage's epochs. The first such step also finds the scales. Only a compiled
@@ -80,8 +89,9 @@ class SaliencyMonitor(StageHooks):
             its only child with parameters.
         layers: ``"auto"``, or the modules whose outputs are the scales: themselves, or by their dotted paths within the
             watched submodule (``"name:input"`` reads the input).
-        views: Names of pictures: ``"lovi"``, ``"combined"``, ``"scales"``, and explainers, such as ``"fast_cam"``. Or a
-            mapping from a picture's name to its explainer in any form, ``None`` where the name says it:
+        views: Names of pictures: ``"lovi"``, ``"combined"``, ``"scales"``, ``"mean"`` and ``"class_means"`` of the
+            images that ``position_images`` counts, and explainers, such as ``"fast_cam"``. Or a mapping from a
+            picture's name to its explainer in any form, ``None`` where the name says it:
             ``{"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}``. Explainers show
             the images' own classes, and the predicted class where a label is none (-1, 255, NaN, missing); the network
             runs again for them, on the sample alone and without a trace.
@@ -99,6 +109,9 @@ class SaliencyMonitor(StageHooks):
         name: Prefix of every key, and the film's folder.
         picture_width: Largest width of a picture in pixels.
         film_megabytes: Largest size of the film on disk, in 10⁶ bytes; beyond it every second frame is dropped.
+        position_images: About how many images an epoch tell ``position_bias``, in batches that lie evenly over the
+            stage's first loader with images; their maps have equal weights of the scales. 0: none.
+        alert: When a shortcut is warned of; ``None``: never.
         output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
             function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
 
@@ -132,6 +145,8 @@ class SaliencyMonitor(StageHooks):
         name: str = "saliency",
         picture_width: int = 512,
         film_megabytes: float = 64.0,
+        position_images: int = 2000,
+        alert: ShortcutAlert | None = _ALERT,
         output: Output = None,
     ) -> None:
         self.every_n_epochs = positive("every_n_epochs", every_n_epochs)
@@ -155,6 +170,12 @@ class SaliencyMonitor(StageHooks):
         self._film = MonitorFilm(
             name, self.views, weights, model, stage, denormalize, picture_width, megabytes=film_megabytes
         )
+        self._shortcuts = ShortcutWatch(position_images, alert, name)
+        if not position_images and MEAN_VIEWS.keys() & self.views:
+            raise MonitorConfigurationError(
+                f"Got position_images=0 with views={list(self.views)}. Allowed are numbers from 1 where one of "
+                f"{', '.join(MEAN_VIEWS)} is shown; raise it, or leave the view out."
+            )
         self._sample = FixedSample(self.num_images, follow=stage != "train")
         self._reading = BatchReading(self.statistic, layers, self._batches)
         self._values: dict[str, float] = {}
@@ -179,6 +200,7 @@ class SaliencyMonitor(StageHooks):
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
         if self._run is not None and self._run() is not trainer:
             self._sample = FixedSample(self.num_images, follow=self.stage != "train")
+            self._shortcuts.begin_run()
             self._values = {}
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
         self._run = weakref.ref(trainer)
@@ -236,6 +258,7 @@ class SaliencyMonitor(StageHooks):
             "values": dict(self._values),
             "last_epoch": self._schedule.last_epoch,
             "film": self._film.state_dict(),
+            "alert": self._shortcuts.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -243,6 +266,7 @@ class SaliencyMonitor(StageHooks):
         self._sample.load_state_dict(state_dict)
         self._values, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
         self._film.load_state_dict(state_dict["film"])
+        self._shortcuts.load_state_dict(state_dict["alert"])
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
@@ -251,6 +275,7 @@ class SaliencyMonitor(StageHooks):
         self._active = not self._off and self._schedule.is_due(trainer)
         self._sample.begin()
         self._scalars = EpochScalars()
+        self._shortcuts.begin_epoch()
         if self._active:
             self._attempts.begin_frame()
 
@@ -277,7 +302,9 @@ class SaliencyMonitor(StageHooks):
                         network, content, compiled=self._compiled, sharded=is_sharded(trainer, pl_module)
                     )
                 if wanted:
-                    self._reading.start(content, dataloader_idx, self._sample if trainer.is_global_zero else None)
+                    sample = self._sample if trainer.is_global_zero else None
+                    positions = self._shortcuts.positions(trainer, stage, dataloader_idx)
+                    self._reading.start(content, dataloader_idx, sample, positions)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps, and make the class-specific views of the same images with the same weights."""
@@ -294,6 +321,9 @@ class SaliencyMonitor(StageHooks):
                     self._film.check(self._reading.network)
             if pending.objects is not None:
                 self._score(found, pending.objects[list(found.images)])
+            if self._attempts.wants(_LOCATING):
+                with self._attempts.trying(_LOCATING, "Leave it out with position_images=0."):
+                    self._shortcuts.take(pending, found)
             records = sample_records(found, pending, outputs)
             self._sample.records.update(records)
             self._begun = True
@@ -306,8 +336,13 @@ class SaliencyMonitor(StageHooks):
         endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
         if self._active and (stage == self.stage or endless):
             self._active = False
+            sums = PositionSums()
+            with self._attempts.trying("add up where the maps of all images point"):
+                sums = self._shortcuts.reduced(trainer)
             if trainer.is_global_zero:
-                self._show(trainer)
+                self._show(trainer, sums)
+            with self._attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
+                self._shortcuts.judge(trainer, sums, self._scalars)
             self._schedule.took(trainer)
             with self._attempts.trying("add up its values"):
                 # Every process takes part, also one whose monitor failed: the others wait for it.
@@ -340,7 +375,7 @@ class SaliencyMonitor(StageHooks):
                 with self._attempts.trying(part):
                     self._scalars.add_objects(score, combined, objects)
 
-    def _show(self, trainer: pl.Trainer) -> None:
+    def _show(self, trainer: pl.Trainer, sums: PositionSums) -> None:
         if self._sample.end():
             self._warn_once(
                 "images do not come back",
@@ -354,7 +389,7 @@ class SaliencyMonitor(StageHooks):
             return
         guessed = False
         with self._attempts.trying("draw the frame"):
-            guessed = self._film.show(trainer, records, self._reading.names, self._attempts)
+            guessed = self._film.show(trainer, records, self._reading.names, self._attempts, sums)
         if guessed:
             self._warn_once(
                 "display range",
