@@ -16,6 +16,10 @@ MIN_IMAGES, MIN_A_CLASS = 100, 2
 #: The sanity check before training has few images. What is uncertain there makes the alert more cautious, not less.
 START_IMAGES = 32
 
+#: Stands for the values before training where they were not measured: those of images whose objects always lie at the
+#: same place, such as scanned digits.
+UNKNOWN_START = 0.4
+
 _ADVICE = (
     "Look at the views 'mean' and 'class_means'. If it is a mark, mend the data, or hide it in training "
     "(SaliencyAugmentation)."
@@ -29,7 +33,8 @@ class ShortcutAlert:
     ``position_bias`` and ``content_bias`` are set against their values before training, b₀: (b − b₀) / (1 − b₀). The
     alert is raised when one of them has been at least ``threshold`` in so many frames in a row, and lowered when both
     have been below half of it in as many. A warning says where it is and how sure that is. ``<name>/shortcut_alert`` is
-    1 while it is raised, else 0. What was not measured before training counts as 0 there.
+    1 while it is raised, else 0. Where they were not measured before training, 0.4 is taken for b₀: what images have
+    whose objects always lie at the same place.
 
     Fewer than 100 images, fewer than two of a class on average, or images of fewer than two classes are not judged: one
     message says so, and no ``shortcut_alert`` is logged.
@@ -91,7 +96,7 @@ class AlertState:
         self.start = (max(found.bias, 0.0), max(found.content, 0.0))
         if max(self.start) >= self.alert.threshold:
             rank_zero_info(
-                f"Before training {name}/position_bias is {found.bias:.2f} (at {place_name(found.cell)}) and "
+                f"Before training {name}/position_bias is {found.bias:.2f} (in {place_name(found.cell)}) and "
                 f"{name}/content_bias {found.content:.2f} already. In images of things that are always at the same "
                 "place, that is usual, and SaliencyMonitor warns of a shortcut only if they grow. In a network that "
                 "was trained before, it may be a shortcut: look at the views 'mean' and 'class_means'."
@@ -130,7 +135,7 @@ class AlertState:
 
     def excess(self, found: PositionBias) -> tuple[float, float]:
         """``position_bias`` and ``content_bias`` against their values before training, in (-∞, 1]."""
-        start = self.start or (0.0, 0.0)
+        start = self.start or (UNKNOWN_START, UNKNOWN_START)
         place, content = (
             (now - before) / max(1 - before, 1e-6)
             for now, before in zip((found.bias, found.content), start, strict=True)

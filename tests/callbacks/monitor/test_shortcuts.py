@@ -12,15 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_saliency.callbacks import MonitorConfigurationError, SaliencyMonitor, ShortcutAlert
 from lightning_saliency.callbacks.monitor.alert import AlertState
+from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.positions import EpochPositions
-from lightning_saliency.functional.position_bias import PositionBias, position_bias
+from lightning_saliency.functional.position_bias import PositionBias, PositionSums, position_bias
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.scales.maps import combined_statistics
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
-
-_LOG = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-
 
 class _Marked(Dataset):
     """Grey images with a bright corner whose colour is the class."""
@@ -50,6 +48,12 @@ def _found(bias, content=0.0, count=600, classes=10):
     return PositionBias(bias, (1, 1), 0.9, 0.9, content, count, classes)
 
 
+@pytest.fixture
+def biased(monkeypatch):
+    """A network that leans on the corner, as a trained one would."""
+    monkeypatch.setattr(PositionSums, "result", lambda self: _found(0.9, count=int(self.count.sum()), classes=4))
+
+
 def test_the_number_is_that_of_all_validation_images(tmp_path):
     monitor = SaliencyMonitor(num_images=2, weights="ramp", alert=None)
     _, module, recorder = _fit(tmp_path, monitor, epochs=1)
@@ -63,8 +67,8 @@ def test_the_number_is_that_of_all_validation_images(tmp_path):
     assert not recorder.values("saliency/shortcut_alert")
 
 
-def test_the_alert_says_where_and_stops_if_asked(tmp_path):
-    alert = ShortcutAlert(threshold=0.05, frames=2, stop=True)
+def test_the_alert_says_where_and_stops_if_asked(tmp_path, biased):
+    alert = ShortcutAlert(stop=True)
     monitor = SaliencyMonitor(num_images=2, alert=alert, log_at_start=False)
     with pytest.warns(UserWarning, match="sees a shortcut.*upper left corner.*95 % interval"):
         run, _, recorder = _fit(tmp_path, monitor, epochs=6)
@@ -72,8 +76,8 @@ def test_the_alert_says_where_and_stops_if_asked(tmp_path):
     assert [value for _, value in recorder.values("saliency/shortcut_alert")] == [0, 1]
 
 
-def test_the_default_stops_nothing(tmp_path):
-    monitor = SaliencyMonitor(num_images=2, alert=ShortcutAlert(threshold=0.05), log_at_start=False)
+def test_the_default_stops_nothing(tmp_path, biased):
+    monitor = SaliencyMonitor(num_images=2, alert=ShortcutAlert(), log_at_start=False)
     with pytest.warns(UserWarning, match="sees a shortcut"):
         run, _, _ = _fit(tmp_path, monitor, epochs=4)
     assert run.current_epoch == 4
@@ -103,12 +107,12 @@ def test_no_images_no_number_and_no_more_reading(tmp_path):
     assert recorder.values("saliency/entropy")
 
 
-def test_resumed_runs_go_on_with_the_alert(tmp_path):
-    monitor = SaliencyMonitor(num_images=2, alert=ShortcutAlert(threshold=0.05), log_at_start=False)
+def test_resumed_runs_go_on_with_the_alert(tmp_path, biased):
+    monitor = SaliencyMonitor(num_images=2, alert=ShortcutAlert(), log_at_start=False)
     with pytest.warns(UserWarning, match="sees a shortcut"):
         run, _, _ = _fit(tmp_path, monitor, epochs=2, enable_checkpointing=True)
     run.save_checkpoint(tmp_path / "last.ckpt")
-    again = SaliencyMonitor(num_images=2, alert=ShortcutAlert(threshold=0.05), log_at_start=False)
+    again = SaliencyMonitor(num_images=2, alert=ShortcutAlert(), log_at_start=False)
     recorder = Recorder(tmp_path)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*sees a shortcut")
@@ -120,6 +124,7 @@ def test_resumed_runs_go_on_with_the_alert(tmp_path):
 
 def test_hysteresis():
     state = AlertState(ShortcutAlert(threshold=0.4, frames=2))
+    state.begin(_found(0.0), "saliency")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seen = [state.see(_found(bias), "saliency") for bias in (0.5, 0.3, 0.5, 0.5, 0.3, 0.1, 0.3, 0.1, 0.1)]
@@ -134,15 +139,21 @@ def test_what_was_there_before_training_does_not_count(caplog):
     assert state.see(_found(0.6, content=0.5), "saliency") is False
     assert state.excess(_found(0.75)) == pytest.approx((0.5, -0.4 / 0.6))
     with pytest.warns(UserWarning, match="colour or texture"):
-        assert state.see(_found(0.5, content=0.8), "saliency") is True
+        assert state.see(_found(0.2, content=0.8), "saliency") is True
+
+
+def test_without_a_frame_before_training_more_is_needed():
+    state = AlertState(ShortcutAlert(frames=1))
+    assert state.see(_found(0.5, content=0.5), "saliency") is False
+    with pytest.warns(UserWarning, match="Neither was measured before training"):
+        assert state.see(_found(0.7), "saliency") is True
 
 
 @pytest.mark.parametrize("found", [None, _found(math.nan), _found(0.9, count=50), _found(0.9, classes=400)])
 def test_what_cannot_be_judged_changes_nothing(found):
     state = AlertState(ShortcutAlert(frames=1))
     assert state.see(found, "saliency") is None
-    state.begin(found, "saliency") if found is None else None
-    assert state.start is None
+    assert not state.raised
 
 
 @pytest.mark.parametrize(
@@ -175,9 +186,6 @@ def test_options_that_cannot_work(make, message):
 
 
 def test_maps_of_the_mean_view_lie_where_they_point(tmp_path):
-    from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
-    from lightning_saliency.functional.position_bias import PositionSums
-
     sums, maps = PositionSums(), torch.zeros(8, 16, 16)
     maps[:, :4, :4] = 1.0
     sums.add(maps, torch.arange(8) % 2, torch.rand(8, 3, 32, 32))
