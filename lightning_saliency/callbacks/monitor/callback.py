@@ -40,7 +40,6 @@ from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.fusion import scale_weights
-from lightning_saliency.functional.position_bias import PositionSums
 from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.scales.maps import combined_statistics
 from lightning_saliency.scales.reader import Layers, PassMaps
@@ -109,8 +108,8 @@ class SaliencyMonitor(StageHooks):
         name: Prefix of every key, and the film's folder.
         picture_width: Largest width of a picture in pixels.
         film_megabytes: Largest size of the film on disk, in 10⁶ bytes; beyond it every second frame is dropped.
-        position_images: About how many images an epoch tell ``position_bias``, in batches that lie evenly over the
-            stage's first loader with images; their maps have equal weights of the scales. 0: none.
+        position_images: About how many images an epoch tell ``position_bias``, but at least four a class, in batches
+            that lie evenly over the stage's first loader with images; the scales have equal weights. 0: none.
         alert: When a shortcut is warned of; ``None``: never.
         output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
             function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
@@ -145,7 +144,7 @@ class SaliencyMonitor(StageHooks):
         name: str = "saliency",
         picture_width: int = 512,
         film_megabytes: float = 64.0,
-        position_images: int = 2000,
+        position_images: int = 500,
         alert: ShortcutAlert | None = _ALERT,
         output: Output = None,
     ) -> None:
@@ -336,13 +335,12 @@ class SaliencyMonitor(StageHooks):
         endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
         if self._active and (stage == self.stage or endless):
             self._active = False
-            sums = PositionSums()
             with self._attempts.trying("add up where the maps of all images point"):
-                sums = self._shortcuts.reduced(trainer)
+                self._shortcuts.end_epoch(trainer)
             if trainer.is_global_zero:
-                self._show(trainer, sums)
+                self._show(trainer)
             with self._attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
-                self._shortcuts.judge(trainer, sums, self._scalars)
+                self._shortcuts.judge(trainer, self._scalars)
             self._schedule.took(trainer)
             with self._attempts.trying("add up its values"):
                 # Every process takes part, also one whose monitor failed: the others wait for it.
@@ -375,7 +373,7 @@ class SaliencyMonitor(StageHooks):
                 with self._attempts.trying(part):
                     self._scalars.add_objects(score, combined, objects)
 
-    def _show(self, trainer: pl.Trainer, sums: PositionSums) -> None:
+    def _show(self, trainer: pl.Trainer) -> None:
         if self._sample.end():
             self._warn_once(
                 "images do not come back",
@@ -389,7 +387,8 @@ class SaliencyMonitor(StageHooks):
             return
         guessed = False
         with self._attempts.trying("draw the frame"):
-            guessed = self._film.show(trainer, records, self._reading.names, self._attempts, sums)
+            names, sums = self._reading.names, self._shortcuts.sums
+            guessed = self._film.show(trainer, records, names, self._attempts, sums)
         if guessed:
             self._warn_once(
                 "display range",

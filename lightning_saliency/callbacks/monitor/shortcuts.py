@@ -12,9 +12,12 @@ from lightning_saliency.callbacks.monitor.options import MonitorConfigurationErr
 from lightning_saliency.callbacks.monitor.positions import EpochPositions, batches_of
 from lightning_saliency.callbacks.monitor.reading import Pending
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
-from lightning_saliency.functional.position_bias import PositionSums
-from lightning_saliency.scales.maps import combined_statistics
+from lightning_saliency.functional.position_bias import POSITION_GRID, PositionSums
+from lightning_saliency.scales.maps import coarse_statistics
 from lightning_saliency.scales.reader import PassMaps
+
+#: At least so many images are wanted of each class that the frame before had.
+IMAGES_A_CLASS = 4
 
 
 class ShortcutWatch:
@@ -24,6 +27,9 @@ class ShortcutWatch:
         images: About how many images an epoch, over all processes; 0: none.
         alert: When to warn; ``None``: never.
         name: The monitor's name, for messages.
+
+    Attributes:
+        sums: Those of the latest epoch that ended, over all processes, which therefore agree.
 
     Raises:
         MonitorConfigurationError: If the number of images is negative, or the alert of another kind.
@@ -37,10 +43,12 @@ class ShortcutWatch:
         self.name = name
         self._positions: EpochPositions | None = None
         self._state: AlertState | None = None
+        self.sums = PositionSums()
         self.begin_run()
 
     def begin_run(self) -> None:
         """Forget what was seen of another run."""
+        self.sums = PositionSums()
         self._positions = None
         self._state = None if self.alert is None or not self.images else AlertState(self.alert)
 
@@ -58,7 +66,8 @@ class ShortcutWatch:
         """
         if self._positions is None:
             batches = batches_of(trainer, stage, loader)
-            self._positions = EpochPositions(-(-self.images // trainer.world_size), batches)
+            images = max(self.images, IMAGES_A_CLASS * self.sums.classes) if self.images else 0
+            self._positions = EpochPositions(-(-images // trainer.world_size), batches)
         return self._positions
 
     def take(self, pending: Pending, found: PassMaps) -> None:
@@ -71,21 +80,23 @@ class ShortcutWatch:
         if pending.cells is not None and self._positions is not None:
             rows, classes = list(found.images), pending.content.classes()
             labels = None if classes is None else classes[rows]
-            self._positions.sums.add(combined_statistics(found.maps), labels, pending.cells[rows])
+            maps = coarse_statistics(found.maps, (POSITION_GRID, POSITION_GRID))
+            self._positions.sums.add(maps, labels, pending.cells[rows])
 
-    def reduced(self, trainer: pl.Trainer) -> PositionSums:
-        """The epoch's sums over all processes. Called on every process alike, also on one without a batch."""
-        return (self._positions or EpochPositions(0)).reduced(trainer) if self.images else PositionSums()
+    def end_epoch(self, trainer: pl.Trainer) -> None:
+        """Add the epoch up over all processes. Called on every process alike, also on one without a batch."""
+        self.sums = PositionSums()
+        if self.images:
+            self.sums = (self._positions or EpochPositions(0)).reduced(trainer)
 
-    def judge(self, trainer: pl.Trainer, sums: PositionSums, scalars: EpochScalars) -> None:
+    def judge(self, trainer: pl.Trainer, scalars: EpochScalars) -> None:
         """Take in the numbers of an epoch, warn, and end the run where that was asked for.
 
         Args:
             trainer: The run.
-            sums: The epoch's sums over all processes, which therefore agree.
             scalars: Gets the numbers.
         """
-        found = sums.result()
+        found = self.sums.result()
         scalars.add_positions(found)
         if self._state is None:
             return

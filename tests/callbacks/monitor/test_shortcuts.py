@@ -17,7 +17,7 @@ from lightning_saliency.callbacks.monitor.positions import EpochPositions
 from lightning_saliency.functional.position_bias import PositionBias, PositionSums, position_bias
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.pictures.film import Film
-from lightning_saliency.scales.maps import combined_statistics
+from lightning_saliency.scales.maps import coarse_statistics
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
 class _Marked(Dataset):
@@ -61,7 +61,7 @@ def test_the_number_is_that_of_all_validation_images(tmp_path):
     module.eval()
     with torch.no_grad():
         scales = [STATISTICS["smoe_scale"](module.net.features[:end](images)) for end in (3, 7)]
-    expected = position_bias(combined_statistics(scales), torch.arange(120) % 4, images)
+    expected = position_bias(coarse_statistics(scales, (16, 16)), torch.arange(120) % 4, images)
     assert recorder.values("saliency/position_bias")[-1][1] == pytest.approx(expected.bias, abs=0.02)
     assert recorder.values("saliency/content_bias")[-1][1] == pytest.approx(expected.content, abs=0.02)
     assert not recorder.values("saliency/shortcut_alert")
