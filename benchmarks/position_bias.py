@@ -110,11 +110,8 @@ def _rows(results: dict[str, dict[str, list[dict[str, Any]]]]) -> list[tuple[Any
     rows: list[tuple[Any, ...]] = []
     for task, arms in results.items():
         last, start = (
-            {
-                arm: [run["frames"][max(run["frames"], key=int) if end else min(run["frames"], key=int)] for run in runs]
-                for arm, runs in arms.items()
-            }
-            for end in (True, False)
+            {arm: [run["frames"][epoch(run["frames"])] for run in runs] for arm, runs in arms.items()}
+            for epoch in (max, min)
         )
         for name in last["honest"][0]:
             values = {arm: [frame[name] for frame in last[arm]] for arm in ARMS}

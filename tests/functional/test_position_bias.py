@@ -24,7 +24,7 @@ def _data(seed=0, marked=True, pointed=True, moving=False):
         row, column = torch.randint(0, 29, (2,), generator=generator).tolist() if moving else (0, 0)
         place = slice(row, row + 8), slice(column, column + 8)
         if marked:
-            images[index][:, *place] = label / CLASSES
+            images[index][(slice(None), *place)] = label / CLASSES
         if pointed:
             maps[index][place] += 1
     return maps, labels, images

@@ -204,7 +204,8 @@ def place_text(found: PositionBias, name: str) -> str:
     return (
         "SaliencyMonitor sees a shortcut: the network seems to tell the classes by what lies in "
         f"{place_name(found.cell)} of the image, {(column + 0.5) * side:.0f} % of the width from the left and "
-        f"{(row + 0.5) * side:.0f} % of the height from the top. Of {found.count} images, {found.share:.0%} (95 % interval {low:.0%} to {high:.0%}) have "
+        f"{(row + 0.5) * side:.0f} % of the height from the top. "
+        f"Of {found.count} images, {found.share:.0%} (95 % interval {low:.0%} to {high:.0%}) have "
         "this place among the tenth with the highest values of their map, and the class explains "
         f"{found.explained:.0%} of how the images differ there: {name}/position_bias is {found.bias:.2f}."
     )

@@ -20,6 +20,7 @@ from lightning_saliency.pictures.film import Film
 from lightning_saliency.scales.maps import coarse_statistics
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
+
 class _Marked(Dataset):
     """Grey images with a bright corner whose colour is the class."""
 
