@@ -7,6 +7,7 @@ from lightning_saliency.callbacks import (
     SaliencyAugmentation,
     SaliencyMonitor,
     SaliencyWriter,
+    ShortcutAlert,
 )
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
@@ -34,6 +35,7 @@ __all__ = [
     "Scale",
     "ScaleMaps",
     "ScaleTaps",
+    "ShortcutAlert",
     "explain_images",
     "film",
     "find_scales",

@@ -15,7 +15,7 @@ from lightning_saliency.callbacks.augmentation import (
     SaliencyAugmentation,
     Swap,
 )
-from lightning_saliency.callbacks.monitor import MonitorConfigurationError, SaliencyMonitor
+from lightning_saliency.callbacks.monitor import MonitorConfigurationError, SaliencyMonitor, ShortcutAlert
 from lightning_saliency.callbacks.saliency_writer import SaliencyWriter, write_maps
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "SaliencyAugmentation",
     "SaliencyMonitor",
     "SaliencyWriter",
+    "ShortcutAlert",
     "Swap",
     "write_maps",
 ]

@@ -45,6 +45,7 @@ from lightning_saliency.functional.masking import (
 )
 from lightning_saliency.functional.normalization import gamma_cdf, min_max, normal_cdf
 from lightning_saliency.functional.operations import ScaleOperations, fast_cam_memory, fast_cam_operations
+from lightning_saliency.functional.position_bias import PositionBias, PositionSums, position_bias
 from lightning_saliency.functional.scores import difference_score, drop, increase, information_score
 from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
 from lightning_saliency.functional.statistics import (
@@ -67,6 +68,8 @@ __all__ = [
     "STATISTICS",
     "Fill",
     "NamedFill",
+    "PositionBias",
+    "PositionSums",
     "ScaleOperations",
     "Score",
     "Statistic",
@@ -118,6 +121,7 @@ __all__ = [
     "otsu_threshold",
     "overlay",
     "pointing_game",
+    "position_bias",
     "predicted_classes",
     "remove_most_salient",
     "renyi_entropy",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_saliency.functional.fusion import combine, scale_weights
 from lightning_saliency.functional.masking import resize_maps
@@ -125,6 +126,32 @@ def combined_statistics(
         if share:
             part = resize_maps(_squashed(map_), size).mul_(share / sum(shares))
             total = part if total.ndim == 0 else total.add_(part)
+    return total
+
+
+def coarse_statistics(statistics: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """The mean of the normalised scales on a coarse grid, at half the cost of `combined_statistics`.
+
+    Each scale is squashed by the normal CDF at its own resolution; finer ones are then averaged over the cells, coarser
+    ones interpolated.
+
+    Args:
+        statistics: K raw maps ``[B, h, w]``.
+        size: ``(H, W)`` of the grid.
+
+    Returns:
+        ``[B, H, W]`` in [0, 1].
+
+    Example:
+        >>> coarse_statistics([torch.rand(2, 64, 64), torch.rand(2, 8, 8)], (16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+    total = torch.zeros(())
+    for map_ in statistics:
+        own = normal_cdf(map_)
+        finer = own.shape[-2] >= size[0] and own.shape[-1] >= size[1]
+        part = F.adaptive_avg_pool2d(own[:, None], size)[:, 0] if finer else resize_maps(own, size)
+        total = total + part / len(statistics)
     return total
 
 

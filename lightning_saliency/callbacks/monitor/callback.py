@@ -18,10 +18,12 @@ from lightning_saliency.callbacks._trainer_lookups import (
     is_sharded,
     watched_module,
 )
+from lightning_saliency.callbacks.monitor.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
 from lightning_saliency.callbacks.monitor.logits import NetworkPredictions
+from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
     STAGES,
     MonitorConfigurationError,
@@ -35,6 +37,7 @@ from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_re
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, values_to_log
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
+from lightning_saliency.callbacks.monitor.shortcuts import ShortcutWatch
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
@@ -44,6 +47,8 @@ from lightning_saliency.scales.maps import combined_statistics
 from lightning_saliency.scales.reader import Layers, PassMaps
 
 _READING = "read the maps of the scales"
+_LOCATING = "measure where the maps of all images point"
+_ALERT = ShortcutAlert()
 
 
 class SaliencyMonitor(StageHooks):
@@ -62,6 +67,9 @@ class SaliencyMonitor(StageHooks):
     - ``<name>/entropy``: of the sample's combined maps, in [0, 1].
     - ``<name>/energy_in_box`` and ``<name>/pointing_game``, where batches carry boxes or masks, over every batch: the
       share of the combined map's energy on the objects, and of images whose maximum lies on an object.
+    - ``<name>/position_bias`` and ``<name>/content_bias``, where batches carry classes: how far the maps of many images
+      point to one place that gives the class away, and to something that gives it away wherever it is, each in [0, 1].
+      ``<name>/shortcut_alert``: 1 while a warning of a shortcut stands, else 0. See `PositionBias`, `ShortcutAlert`.
 
     Acts in ``setup`` (checks), around the batches of its stage that are wanted (hooks are on the network during their
     steps alone), and at the end of the stage's epochs. The first such step also finds the scales. Only a compiled
@@ -87,8 +95,9 @@ class SaliencyMonitor(StageHooks):
         layers: ``"auto"``, or the modules whose outputs are the scales: themselves, or by their dotted paths within the
             watched submodule (``"name:input"`` reads the input).
         views: Names of pictures: ``"overview"`` (photo, overlay, LOVI), ``"overlay"``, ``"lovi"``, ``"combined"``,
-            ``"scales"``, and explainers, such as ``"fast_cam"``. The film's page shows all but the explainers' anyway.
-            Or a mapping from a picture's name to its explainer in any form, ``None`` where the name says it:
+            ``"scales"``, ``"mean"`` and ``"class_means"`` of the images that ``position_images`` counts, and
+            explainers, such as ``"fast_cam"``. The film's page shows all but explainers and means anyway. Or a mapping
+            from a picture's name to its explainer in any form, ``None`` where the name says it:
             ``{"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}``. Explainers show
             the images' own classes, and the predicted class where a label is none (-1, 255, NaN, missing); the network
             runs again for them, on the sample alone and without a trace.
@@ -109,6 +118,9 @@ class SaliencyMonitor(StageHooks):
         film_megabytes: Largest size of the film on disk, in 10⁶ bytes; beyond it every second frame is dropped.
         class_names: Names of the classes; ``None``: ``classes`` or ``class_names`` of the data module, the module or
             the data set, or the data set's ``class_to_idx``, as far as there are any.
+        position_images: About how many images an epoch tell ``position_bias``, but at least four a class, in batches
+            that lie evenly over the stage's first loader with images; the scales have equal weights. 0: none.
+        alert: When a shortcut is warned of; ``None``: never.
         output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
             function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
 
@@ -145,6 +157,8 @@ class SaliencyMonitor(StageHooks):
         alpha: float = 0.8,
         film_megabytes: float = 64.0,
         class_names: Sequence[str] | None = None,
+        position_images: int = 500,
+        alert: ShortcutAlert | None = _ALERT,
         output: Output = None,
     ) -> None:
         self.every_n_epochs = positive("every_n_epochs", every_n_epochs)
@@ -170,6 +184,12 @@ class SaliencyMonitor(StageHooks):
             name, self.views, weights, model, stage, denormalize, tile, film_megabytes, class_names, alpha
         )
         self._sample = FixedSample(self.num_images, stage != "train", self.indices)
+        self._shortcuts = ShortcutWatch(position_images, alert, name)
+        if not position_images and MEAN_VIEWS.keys() & self.views:
+            raise MonitorConfigurationError(
+                f"Got position_images=0 with views={list(self.views)}. Allowed are numbers from 1 where one of "
+                f"{', '.join(MEAN_VIEWS)} is shown; raise it, or leave the view out."
+            )
         self._reading = BatchReading(self.statistic, layers, self._batches)
         self._predictions = NetworkPredictions()
         self._values: dict[str, float] = {}
@@ -195,6 +215,7 @@ class SaliencyMonitor(StageHooks):
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
         if self._run is not None and self._run() is not trainer:
             self._sample = FixedSample(self.num_images, self.stage != "train", self.indices)
+            self._shortcuts.begin_run()
             self._values = {}
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
         self._run = weakref.ref(trainer)
@@ -253,6 +274,7 @@ class SaliencyMonitor(StageHooks):
             "values": dict(self._values),
             "last_epoch": self._schedule.last_epoch,
             "film": self._film.state_dict(),
+            "alert": self._shortcuts.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -260,6 +282,7 @@ class SaliencyMonitor(StageHooks):
         self._sample.load_state_dict(state_dict)
         self._values, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
         self._film.load_state_dict(state_dict["film"])
+        self._shortcuts.load_state_dict(state_dict["alert"])
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
@@ -268,6 +291,7 @@ class SaliencyMonitor(StageHooks):
         self._active = not self._off and self._schedule.is_due(trainer)
         self._sample.begin()
         self._scalars = EpochScalars()
+        self._shortcuts.begin_epoch()
         if self._active:
             self._attempts.begin_frame()
 
@@ -294,7 +318,9 @@ class SaliencyMonitor(StageHooks):
                         network, content, compiled=self._compiled, sharded=is_sharded(trainer, pl_module)
                     )
                 if wanted:
-                    self._reading.start(content, dataloader_idx, self._sample if trainer.is_global_zero else None)
+                    sample = self._sample if trainer.is_global_zero else None
+                    positions = self._shortcuts.positions(trainer, stage, dataloader_idx)
+                    self._reading.start(content, dataloader_idx, sample, positions)
                     # A part of the module that was named may return features; a compiled one has its hooks.
                     if self.model is None and not self._compiled:
                         self._predictions.watch(network, content.count)
@@ -315,6 +341,9 @@ class SaliencyMonitor(StageHooks):
                     self._film.check(self._reading.network)
             if pending.objects is not None:
                 self._score(found, pending.objects[list(found.images)])
+            if self._attempts.wants(_LOCATING):
+                with self._attempts.trying(_LOCATING, "Leave it out with position_images=0."):
+                    self._shortcuts.take(pending, found)
             records = sample_records(found, pending, outputs, predicted)
             self._sample.records.update(records)
             self._begun = True
@@ -327,8 +356,12 @@ class SaliencyMonitor(StageHooks):
         endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
         if self._active and (stage == self.stage or endless):
             self._active = False
+            with self._attempts.trying("add up where the maps of all images point"):
+                self._shortcuts.end_epoch(trainer)
             if trainer.is_global_zero:
                 self._show(trainer)
+            with self._attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
+                self._shortcuts.judge(trainer, self._scalars)
             self._schedule.took(trainer)
             with self._attempts.trying("add up its values"):
                 # Every process takes part, also one whose monitor failed: the others wait for it.
@@ -381,7 +414,8 @@ class SaliencyMonitor(StageHooks):
             return
         guessed = False
         with self._attempts.trying("draw the frame"):
-            guessed = self._film.show(trainer, records, self._reading.names, self._attempts)
+            names, sums = self._reading.names, self._shortcuts.sums
+            guessed = self._film.show(trainer, records, names, self._attempts, sums)
         if guessed:
             self._warn_once(
                 "display range",

@@ -12,12 +12,14 @@ from lightning_saliency.callbacks._run_film import RunFilm
 from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, watched_module
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.frame import Frame
+from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
 from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
+from lightning_saliency.functional.position_bias import PositionSums
 from lightning_saliency.pictures.loggers import log_picture_to
 from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
 
@@ -116,7 +118,12 @@ class MonitorFilm(RunFilm):
                         record.views[view] = map_
 
     def show(
-        self, trainer: pl.Trainer, records: Sequence[SampleRecord], names: Sequence[str], attempts: Attempts
+        self,
+        trainer: pl.Trainer,
+        records: Sequence[SampleRecord],
+        names: Sequence[str],
+        attempts: Attempts,
+        sums: PositionSums,
     ) -> bool:
         """Log the pictures of one epoch.
 
@@ -125,6 +132,7 @@ class MonitorFilm(RunFilm):
             records: The sample, one or more images.
             names: Names of the scales.
             attempts: Each view, and each logger, fails by itself.
+            sums: Those of all images, for the views of their means.
 
         Returns:
             Whether the images' range was guessed.
@@ -142,9 +150,12 @@ class MonitorFilm(RunFilm):
             if not attempts.wants(drawing) or not attempts.wants(making):
                 continue
             with attempts.trying(drawing, "Leave it out with views=."):
-                picture = frame.picture(view)
+                if view in MEAN_VIEWS:
+                    picture, captions = MEAN_VIEWS[view](sums, normalization, self.tile, classes), [view]
+                else:
+                    picture, captions = frame.picture(view), frame.captions
                 self.keep(trainer, view, picture, epoch=epoch, step=step)
-                self._log(trainer, view, picture, step, frame.captions, attempts)
+                self._log(trainer, view, picture, step, captions, attempts)
         return frame.guessed
 
     def _log(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from lightning_saliency.callbacks.monitor.frame import VIEWS
+from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.scales import split_layer
@@ -59,38 +60,39 @@ def check_indices(indices: Sequence[int]) -> tuple[int, ...]:
 
 
 def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec | None]:
-    """The rows of pictures: name of the row -> explainer, ``None`` for those in ``VIEWS``.
+    """The rows of pictures: name of the row -> explainer, ``None`` for those in ``VIEWS`` and ``MEAN_VIEWS``.
 
     Args:
-        views: Names in ``VIEWS`` and of explainers; or a mapping from a row's name to its explainer, ``None`` where the
-            row is called like the view or the explainer.
+        views: Names in ``VIEWS`` and ``MEAN_VIEWS``, and of explainers; or a mapping from a row's name to its
+            explainer, ``None`` where the row is called like the view or the explainer.
         output: What takes the logits out of what the network returns, for explainers without an ``output`` of their
             own, see ``Explainer``.
 
     Raises:
-        MonitorConfigurationError: If no view is given, a name is unknown, or a row in ``VIEWS`` has an explainer.
+        MonitorConfigurationError: If no view is given, a name is unknown, or a row of these has an explainer.
 
     Example:
         >>> views = {"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}
         >>> {name: str(spec) for name, spec in parse_views(views).items()}
         {'lovi': 'None', '16 groups': 'group_cam (groups=16)'}
     """
+    own = (*VIEWS, *MEAN_VIEWS)
     names = [views] if isinstance(views, str) else list(views)
     if not names or len(set(names)) < len(names):
         raise MonitorConfigurationError(f"Got views={names}. Allowed are one or more, each named once; change them.")
     parsed: dict[str, ExplainerSpec | None] = {}
     for name in names:
         explainer = views[name] if isinstance(views, Mapping) else None
-        if name in VIEWS and explainer:
+        if name in own and explainer:
             raise MonitorConfigurationError(
                 f"Got {name!r} as the name of the view of {explainer!r}. Allowed are names that are not those of the "
-                f"scales' views ({', '.join(VIEWS)}); rename it."
+                f"scales' views ({', '.join(own)}); rename it."
             )
         try:
-            parsed[name] = None if name in VIEWS else parse_explainers({name: explainer})[name].with_output(output)
+            parsed[name] = None if name in own else parse_explainers({name: explainer})[name].with_output(output)
         except (TypeError, ValueError, ImportError) as error:
             raise MonitorConfigurationError(
-                f"Got the view {name!r}. Allowed are {', '.join(VIEWS)}, explainers, and {{name: explainer}}; use one "
+                f"Got the view {name!r}. Allowed are {', '.join(own)}, explainers, and {{name: explainer}}; use one "
                 f"of them. {error}"
             ) from error
     return parsed

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from lightning_saliency.batches import BatchContent, BatchReader, NoImagesError, find_predictions
 from lightning_saliency.callbacks._trainer_lookups import loaders_form, several_loaders
 from lightning_saliency.callbacks.monitor.options import check_layers
+from lightning_saliency.callbacks.monitor.positions import EpochPositions
 from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
+from lightning_saliency.functional.position_bias import cell_features
 from lightning_saliency.functional.statistics import Statistic
 from lightning_saliency.scales.reader import CompiledReader, Layers, PassMaps, ScaleReader
 
 
 @dataclass(frozen=True)
-class _Pending:
+class Pending:
     """A batch whose step is running.
 
     Attributes:
@@ -26,12 +28,14 @@ class _Pending:
         pairs: Their rows in the batch and slots in the sample.
         objects: ``[B, H, W]`` bool, where every image is to be scored.
         content: What else is known of the images.
+        cells: What lies in the cells of every image, ``[B, 5, 16, 16]``, where it is to be known; see `cell_features`.
     """
 
     shown: Tensor
     pairs: list[tuple[int, int]]
     objects: Tensor | None
     content: BatchContent
+    cells: Tensor | None
 
 
 class BatchReading:
@@ -55,7 +59,7 @@ class BatchReading:
         self.loader: int | None = None
         self.names: tuple[str, ...] = ()
         self._reader: ScaleReader | CompiledReader | None = None
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         self._passed_over = False
 
     @property
@@ -105,13 +109,16 @@ class BatchReading:
         else:
             self._reader = CompiledReader(network, content.images, self.statistic, self.layers)
 
-    def start(self, content: BatchContent, loader: int, sample: FixedSample | None) -> None:
+    def start(
+        self, content: BatchContent, loader: int, sample: FixedSample | None, positions: EpochPositions | None = None
+    ) -> None:
         """Watch the passes to come, where something of this batch is wanted.
 
         Args:
             content: The images of the batch, on their device; its step has not run.
             loader: The loader that made it.
             sample: The images to show; ``None``: none of this batch.
+            positions: Says whether it is to be known where all of its maps point; ``None``: no.
 
         Raises:
             BatchError: If the images are of different sizes.
@@ -122,14 +129,16 @@ class BatchReading:
         images, pictures = content.images, content.pictures
         pairs = [] if sample is None or loader != self.loader else sample.place(pictures)
         objects = content.objects()
-        if objects is None and not pairs:
+        located = positions is not None and loader == self.loader and positions.wants(content.count)
+        if objects is None and not pairs and not located:
             return
         # The rows shown are copied now: a network may change its input in place.
         shown = pictures[[row for row, _ in pairs]].detach().cpu() if pairs else pictures[:0].cpu()
-        self._pending = _Pending(shown, pairs, objects, content)
-        self._reader.start(images, None if objects is not None else [row for row, _ in pairs])
+        cells = cell_features(pictures) if located else None
+        self._pending = Pending(shown, pairs, objects, content, cells)
+        self._reader.start(images, None if objects is not None or located else [row for row, _ in pairs])
 
-    def take(self) -> tuple[_Pending, PassMaps] | None:
+    def take(self) -> tuple[Pending, PassMaps] | None:
         """The maps that the step yielded, and what they are for; ``None`` where nothing was wanted.
 
         Raises:
@@ -163,7 +172,7 @@ class BatchReading:
 
 
 def sample_records(
-    found: PassMaps, pending: _Pending, outputs: Any, predicted: Tensor | None = None
+    found: PassMaps, pending: Pending, outputs: Any, predicted: Tensor | None = None
 ) -> dict[int, SampleRecord]:
     """The records of the images to show, by their slots in the sample; images without maps are left out.
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lightning_saliency.callbacks._epoch_means import EpochMeans
 from lightning_saliency.functional.localization import energy_pointing_game, map_entropy, pointing_game
+from lightning_saliency.functional.position_bias import PositionBias
 
 #: Scores of maps against objects: combined maps ``[B, h, w]`` and cells ``[B, h, w]`` bool -> ``[B]``.
 OBJECT_SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -18,8 +19,14 @@ OBJECT_SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pointing_game": pointing_game,
 }
 #: The names of the scalars, each with the value that stands for "not measured" where another callback watches it: no
-#: energy on an object, a map that changes as much as one that has nothing to do with the last, one that says nothing.
-NOT_MEASURED = {**dict.fromkeys(OBJECT_SCORES, 0.0), "drift": 1.0, "entropy": 1.0}
+#: energy on an object, a map that changes as much as one that has nothing to do with the last, one that says nothing,
+#: no sign of a shortcut.
+NOT_MEASURED = {
+    **dict.fromkeys(OBJECT_SCORES, 0.0),
+    "drift": 1.0,
+    "entropy": 1.0,
+    **dict.fromkeys(("position_bias", "content_bias", "shortcut_alert"), 0.0),
+}
 
 
 class EpochScalars(EpochMeans):
@@ -49,6 +56,12 @@ class EpochScalars(EpochMeans):
     def add_drift(self, drift: Tensor | None) -> None:
         """Take in each map's distance ``[n]`` from the one before; ``None``, no map before, counts as 1."""
         self.add("drift", torch.ones(1) if drift is None else drift)
+
+    def add_positions(self, found: PositionBias | None) -> None:
+        """Take in where the maps of all images point; numbers that could not be computed do not count."""
+        if found is not None:
+            self.add("position_bias", torch.tensor(found.bias))
+            self.add("content_bias", torch.tensor(found.content))
 
     def add_entropy(self, combined: Sequence[Tensor]) -> None:
         """Take in the entropy of the sample's combined maps ``[h, w]``."""

@@ -121,3 +121,5 @@ def test_two_processes(tmp_path):
     # The processes' recorders do not come back; the metrics of the last epoch do.
     assert 0 < run.callback_metrics["saliency/energy_in_box"] < 1
     assert run.callback_metrics["saliency/drift"] < 2
+    # Ten images, five in each process.
+    assert 0 <= run.callback_metrics["saliency/position_bias"] <= 1
