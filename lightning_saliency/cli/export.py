@@ -55,14 +55,14 @@ def _described(exported: Exported, images: torch.Tensor) -> str:
     batch = "any number of images" if exported.dynamic_batch else f"exactly {len(images)} images"
     checked = (
         "not compared, since onnxruntime is not installed"
-        if exported.difference is None
-        else f"from the network's own by at most {exported.difference:.1e}"
+        if exported.output_difference is None
+        else f"the output by at most {exported.output_difference:.1e}, the map by {exported.map_difference:.1e}"
     )
     return (
         f"{exported.path}: {exported.format}, {exported.path.stat().st_size / 1e6:.1f} MB, "
         f"{exported.convolutions} convolutions\n"
         f"takes {batch} [{shape}]; gives the network's output and the map\n"
-        f"differs {checked}"
+        f"difference from the network by itself: {checked}"
     )
 
 

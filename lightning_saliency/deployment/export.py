@@ -42,15 +42,18 @@ class Exported:
         format: Its format.
         dynamic_batch: Whether it takes batches of any length, and not of the example's alone.
         convolutions: How many convolutions one pass computes.
-        difference: The largest difference of output and map, run from the file, from the network's own on the example;
-            ``None`` where the file could not be run, since onnxruntime is not installed.
+        output_difference: The largest difference of the output, run from the file, from the network's own on the
+            example; ``None`` where the file could not be run, since onnxruntime is not installed.
+        map_difference: The same of the map. Where a layer is dead, as in some deep networks with random weights,
+            rounding decides its map, and this is large.
     """
 
     path: Path
     format: ExportFormat
     dynamic_batch: bool
     convolutions: int
-    difference: float | None
+    output_difference: float | None
+    map_difference: float | None
 
 
 def export_network(
@@ -113,8 +116,8 @@ def export_network(
             returned = _RUNNERS[format](made, images)
             for file in Path(folder).iterdir():
                 os.replace(file, path.parent / file.name)
-    difference = None if returned is None else _difference(returned, expected)
-    return Exported(path, format, _takes_any_batch(program), _convolutions(program), difference)
+    differences = (None, None) if returned is None else _differences(returned, expected)
+    return Exported(path, format, _takes_any_batch(program), _convolutions(program), *differences)
 
 
 def _checked(path: str | Path, format: ExportFormat | None) -> tuple[Path, ExportFormat]:
@@ -215,13 +218,11 @@ _RUNNERS: dict[str, Callable[[Path, Tensor], Any]] = {
 }
 
 
-def _difference(returned: Any, expected: Any) -> float:
-    """The largest difference between two collections of tensors."""
+def _differences(returned: Any, expected: Any) -> tuple[float, float]:
+    """The largest difference of the outputs, and of the maps, which are the last tensors."""
     pairs = zip(pytree.tree_leaves(returned), pytree.tree_leaves(expected), strict=True)
-    return max(
-        (float((one.cpu().double() - other.cpu().double()).abs().max()) for one, other in pairs if one.numel()),
-        default=0.0,
-    )
+    *outputs, map_ = (float((one.cpu().double() - other.cpu().double()).abs().max()) for one, other in pairs)
+    return max(outputs), map_
 
 
 def _takes_any_batch(program: ExportedProgram) -> bool:
