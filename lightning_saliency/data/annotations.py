@@ -21,6 +21,17 @@ AnnotationFormat = Literal["csv", "coco", "voc"]
 Box = tuple[float, float, float, float]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+#: Columns of boxes in a CSV file -> what makes x1, y1, x2, y2 of their numbers.
+_BOX_COLUMNS: dict[tuple[str, str, str, str], Callable[[float, float, float, float], Box]] = {
+    _CORNERS: lambda x1, y1, x2, y2: (x1, y1, x2, y2),
+    ("x", "y", "width", "height"): lambda x, y, width, height: (x, y, x + width, y + height),
+    ("cx", "cy", "width", "height"): lambda x, y, width, height: (
+        x - width / 2,
+        y - height / 2,
+        x + width / 2,
+        y + height / 2,
+    ),
+}
 _NAMES, _INDICES = ("class_name", "name"), ("class_index", "class_id")
 
 
@@ -54,7 +65,8 @@ def read_annotations(
 
     Args:
         path: ``"csv"``: a file with a header and the columns ``file``, ``class_name`` (or ``name``) and/or
-            ``class_index`` (or ``class_id``), and, where there are boxes, ``xmin, ymin, xmax, ymax``; one line per
+            ``class_index`` (or ``class_id``), and, where there are boxes, ``xmin, ymin, xmax, ymax``, or ``x, y, width,
+            height`` with the upper left corner, or ``cx, cy, width, height`` with the centre, in pixels; one line per
             object. ``"coco"``: a JSON file with ``images``, ``categories`` and ``annotations``. ``"voc"``: a folder of
             XML files, or one of them; their coordinates, which begin at 1, are moved to begin at 0.
         annotation_format: ``"csv"``, ``"coco"`` or ``"voc"``.
@@ -66,7 +78,8 @@ def read_annotations(
 
     Raises:
         FileNotFoundError: If ``path`` does not exist.
-        ValueError: If the format is unknown, or the file is not in that format.
+        ValueError: If the format is unknown, the file is not in that format, or its boxes are relative to the images'
+            sides.
     """
     path = file_of_this_machine(path, "annotations")
     if annotation_format not in _READERS:
@@ -137,12 +150,15 @@ def _read_csv(path: Path, images: Path | None) -> _Found:
     columns, rows = _csv_rows(path, "file of annotations")
     name_column = next((column for column in _NAMES if column in columns), None)
     index_column = next((column for column in _INDICES if column in columns), None)
-    corners = [corner for corner in _CORNERS if corner in columns]
-    if "file" not in columns or not (name_column or index_column) or len(corners) not in (0, 4):
+    of_boxes = [names for names in _BOX_COLUMNS if set(names) <= set(columns)]
+    # Width and height alone are the image's.
+    begun = {*_CORNERS, "cx", "cy"} & set(columns)
+    if "file" not in columns or not (name_column or index_column) or (begun and not of_boxes):
         raise ValueError(
             f"Got the columns {columns} in {path}. Allowed are file, class_name and/or class_index, and "
-            "either all or none of xmin, ymin, xmax, ymax; rename them."
+            f"either all or none of {', or of '.join(map(', '.join, _BOX_COLUMNS))}; rename them."
         )
+    corners = of_boxes[0] if of_boxes else ()
     for number, row in rows:
         empty = [column for column in ("file", name_column) if column and not row[column]]
         if empty:
@@ -151,7 +167,7 @@ def _read_csv(path: Path, images: Path | None) -> _Found:
             )
         try:
             index = int(row[index_column]) if index_column else None
-            box = _box([float(row[corner]) for corner in corners])
+            box = _box(_BOX_COLUMNS[corners](*(float(row[corner]) for corner in corners))) if corners else None
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"Got line {number} of {path}, which cannot be read: {error}. Allowed are numbers in the "
@@ -159,6 +175,12 @@ def _read_csv(path: Path, images: Path | None) -> _Found:
             ) from error
         name = row[name_column] if name_column else str(index)
         found.setdefault(folder / row["file"], []).append(LabelledObject(name, index, box))
+    sides = [side for objects in found.values() for each in objects for side in each.box or ()]
+    if all(0 <= side <= 1 for side in sides) and any(side % 1 for side in sides):
+        raise ValueError(
+            f"Got boxes within [0, 1] in {path}, which are relative to the images' sides. Allowed are pixels; multiply "
+            "the columns by the width and the height of each image."
+        )
     return found
 
 
@@ -229,10 +251,10 @@ def _naming_file(path: Path, kind: str) -> Iterator[None]:
         raise ValueError(f"Got {path}, which cannot be read: {missing}. Allowed is {kind}; correct it.") from error
 
 
-def _box(corners: Sequence[float]) -> Box | None:
-    if not corners:
-        return None
+def _box(corners: Sequence[float]) -> Box:
     x1, y1, x2, y2 = (float(corner) for corner in corners)
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         raise ValueError(f"a box has the corners {[x1, y1, x2, y2]}")
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"the box {[x1, y1, x2, y2]} ends before it begins (are these a corner, width and height?)")
     return x1, y1, x2, y2

@@ -121,7 +121,7 @@ class FirstPass:
             ValueError: If a layer was named that cannot be read.
         """
         if self._error is not None:
-            raise TapError(f"TensorRef the activations failed: {self._error}") from self._error
+            raise TapError(f"Reading the activations failed: {self._error}") from self._error
         calls = [each for top in self._top for each in self._passes_in(top)]
         if not calls:
             raise TapError(

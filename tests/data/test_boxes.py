@@ -154,6 +154,35 @@ def test_class_indices(tmp_path, name, content, expected):
     assert read_class_indices(tmp_path / name) == expected
 
 
+@pytest.mark.parametrize(
+    ("columns", "numbers"),
+    [
+        ("width,height,xmin,ymin,xmax,ymax", "60,40,20,10,40,30"),  # the image's width and height
+        ("x,y,width,height", "20,10,20,20"),
+        ("cx,cy,width,height", "30,20,20,20"),
+        ("height,cy,width,cx", "20,20,20,30"),
+    ],
+)
+def test_the_columns_of_a_csv_file_tell_the_format_of_boxes(folder, columns, numbers):
+    file = csv_file(folder, [f"wide.png,cat,{numbers}"], f"file,class_name,{columns}")
+    assert objects(read_annotations(file)) == {"wide.png": [("cat", (20.0, 10.0, 40.0, 30.0))]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "numbers", "match"),
+    [
+        ("xmin,ymin,xmax,ymax", "0.2,0.1,0.5,1.0", "multiply the columns by the width"),
+        ("cx,cy,width,height", "0.5,0.5,0.25,0.5", "multiply the columns by the width"),
+        ("xmin,ymin,xmax,ymax", "20,10,12,30", "line 2 .*a corner, width and height"),
+        ("x,y,width,height", "20,10,-2,30", "line 2 .*ends before it begins"),
+        ("cx,cy,xmax,ymax", "20,10,2,30", "or of cx, cy, width, height"),
+    ],
+)
+def test_boxes_that_cannot_be_pixels_are_refused(folder, columns, numbers, match):
+    with pytest.raises(ValueError, match=match):
+        read_annotations(csv_file(folder, [f"wide.png,cat,{numbers}"], f"file,class_name,{columns}"))
+
+
 def test_errors_say_what_to_do(folder):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.csv as annotations, where there is no file"):
         read_annotations(folder / "nowhere.csv")

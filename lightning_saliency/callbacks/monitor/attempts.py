@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
@@ -69,8 +71,9 @@ class Attempts:
         if part not in self._warned:
             self._warned.add(part)
             rank_zero_warn(
-                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error} {remedy} The run goes on without "
-                f"it. It is tried again at each frame, until it has failed {MAX_FAILURES} times in a row."
+                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error} {_remedy(error, remedy)} The run "
+                "goes on without it. It is tried again at each frame, "
+                f"until it has failed {MAX_FAILURES} times in a row."
             )
         if self._failures[part] == MAX_FAILURES:
             rank_zero_info(
@@ -78,8 +81,10 @@ class Attempts:
             )
 
 
-def remedy_for(error: Exception) -> str:
-    """What helps against an error of reading maps or of a view, one sentence."""
-    if "out of memory" in str(error).lower():
+def _remedy(error: Exception, remedy: str) -> str:
+    """What helps: what the part says, or for an error of memory or disk what there is against it."""
+    if "out of memory" in str(error).lower() or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return "Show fewer images with num_images=, or fewer views."
-    return ""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room on the disk, or keep less of the film with film_megabytes=."
+    return remedy

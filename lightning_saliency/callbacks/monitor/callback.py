@@ -395,7 +395,8 @@ class SaliencyMonitor(StageHooks):
                     self._scalars.add_objects(score, combined, objects)
 
     def _show(self, trainer: pl.Trainer) -> None:
-        if self._sample.end():
+        # Images that could not be read are not lost.
+        if self._attempts.wants(_READING) and self._sample.end():
             self._warn_once(
                 "images do not come back",
                 "SaliencyMonitor did not find the film's images again: the loader seems to change them at random. "

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from lightning_saliency.batches import BatchReader
+from lightning_saliency.batches import BatchReader, NoImagesError
 from lightning_saliency.data.masked.loaders import leaves
 from lightning_saliency.data.masked.transforms import (
     SaliencyGeometryError,
@@ -50,7 +50,7 @@ def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | i
     that of the images themselves. Whatever else is random draws from generators that are isolated and seeded.
 
     Args:
-        loaders: A loader or a collection, the first of which counts.
+        loaders: A loader or a collection, the first of which with images counts.
         prepare: What happens to a batch before it is masked.
         image_key: Key or index of the images in a batch, see ``BatchReader``.
 
@@ -59,8 +59,18 @@ def channel_mean(loaders: Any, prepare: Callable[[Any], Any], image_key: str | i
 
     Raises:
         TypeError: If the loader is not a ``DataLoader`` over a data set with indices.
+        NoImagesError: If there are no images.
     """
-    loader = leaves(loaders)[0]
+    first, *others = leaves(loaders)
+    try:
+        return _mean_of(first, prepare, image_key)
+    except NoImagesError:
+        if not others:
+            raise
+        return channel_mean(others, prepare, image_key)
+
+
+def _mean_of(loader: Any, prepare: Callable[[Any], Any], image_key: str | int | None) -> tuple[float, ...]:
     if not isinstance(loader, DataLoader):
         raise TypeError(f"Got training data of type {type(loader).__name__}. {_ALLOWED}")
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):

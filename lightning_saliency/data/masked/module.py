@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lightning_saliency.batches import BatchError, BatchReader, describe
+from lightning_saliency.batches import BatchError, BatchReader, NoImagesError, describe
 from lightning_saliency.checks import check_choice, check_fraction
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
-from lightning_saliency.data.masked.loaders import batch_form, map_batches, map_loaders, with_dataset
+from lightning_saliency.data.masked.loaders import batch_form, leaves, map_batches, map_loaders, with_dataset
 from lightning_saliency.data.masked.moving import MODES, MaskedDataset, Masking, Mode
 from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer_or_stores, replace_tensor
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
@@ -42,7 +42,8 @@ class RoarKarDataModule(LightningDataModule):
     Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2):
     exactly round(fraction · H·W) of the H·W pixels are chosen, ties in reading order. Training, validation, test and
     prediction images are masked alike, each by its own map. Everything else is the base's: its loaders with their
-    samplers, workers and collate functions, its hooks, its state and its attributes, such as ``num_classes``.
+    samplers, workers and collate functions, its hooks, its state and its attributes, such as ``num_classes``. Of
+    several loaders those without images (texts, features) are passed over.
 
     The maps come from one of two places:
 
@@ -160,6 +161,7 @@ class RoarKarDataModule(LightningDataModule):
         )
         self._settled: Masking | None = None
         self._forms: dict[str, Any] = {}
+        self._several: dict[str, bool] = {}
         self._generators: dict[torch.device, torch.Generator] = {}
         self._hide_what_the_base_lacks()
 
@@ -239,6 +241,7 @@ class RoarKarDataModule(LightningDataModule):
     def _loaders(self, stage: str) -> Any:
         loaders = getattr(self.base, LOADER_HOOKS[stage])()
         self._forms[stage] = batch_form(loaders, training=stage == "train")
+        self._several[stage] = len(leaves(loaders)) > 1
         masking = self._masking((stage, loaders))
         if self._maps is not None or masking.changes_nothing:
             return loaders
@@ -254,7 +257,12 @@ class RoarKarDataModule(LightningDataModule):
         """The batch of one loader with masked images."""
         context = None if self.trainer is None else self.trainer.precision_plugin.forward_context()
         module = None if self.trainer is None else self.trainer.lightning_module
-        content, maps = source(batch, module, context)
+        try:
+            content, maps = source(batch, module, context)
+        except NoImagesError:
+            if not self._several.get(self._stage()):
+                raise
+            return batch
         images = content.images
         masked = masking(images, maps, self._generator(images.device))
         replaced = batch

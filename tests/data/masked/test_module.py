@@ -16,6 +16,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightning_saliency import ImageClassifier
+from lightning_saliency.batches import BatchError, NoImagesError
 from lightning_saliency.data import DigitScenes, RoarKarDataModule
 from lightning_saliency.data.masked import channel_mean
 from lightning_saliency.data.masked.online import replace_tensor
@@ -625,3 +626,75 @@ def test_data_without_a_mean_say_so():
             TypeError, match=rf"of type {given}\. Allowed is a DataLoader to take the mean of.* give fill="
         ):
             data.train_dataloader()
+
+
+class _Texts(Base):
+    """Loaders of texts or of features before the one of images, or alone."""
+
+    def __init__(self, others, alone=False):
+        super().__init__()
+        self.others, self.alone = others, alone
+
+    def _loader(self, **options):
+        items = {"texts": [("some words", 1)] * 4, "features": [(torch.rand(5), 1)] * 4}[self.others]
+        return [DataLoader(items, batch_size=2), *([] if self.alone else [super()._loader(**options)])]
+
+
+@pytest.mark.parametrize("others", ["texts", "features"])
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_of_several_loaders_those_without_images_are_passed_over(others, stage):
+    base = _Texts(others)
+    masked = RoarKarDataModule(base, Grey(), fraction=0.5)
+    loaders = getattr(masked, f"{stage}_dataloader")()
+    masked._stage = lambda: stage
+    batches = [next(iter(loader)) for loader in loaders]
+    if stage == "train":
+        after = masked.on_after_batch_transfer(batches, 0)
+    else:
+        after = [masked.on_after_batch_transfer(batch, place) for place, batch in enumerate(batches)]
+    assert after[0] is batches[0]
+    assert 0.4 < (after[1][0] != batches[1][0]).any(1).float().mean() <= 0.5
+    assert masked.data_mean == pytest.approx(tuple(base.images.mean((0, 2, 3)).tolist()))
+
+
+@pytest.mark.parametrize("others", ["texts", "features"])
+@pytest.mark.parametrize("fill", ["data_mean", 0.0])
+def test_loaders_without_any_images_are_refused(others, fill):
+    masked = RoarKarDataModule(_Texts(others, alone=True), Grey(), fill=fill)
+    with pytest.raises(NoImagesError, match="Found no images"):
+        masked.on_after_batch_transfer(next(iter(masked.val_dataloader()[0])), 0)
+
+
+def test_images_that_image_key_does_not_name_are_not_left_unmasked():
+    class Two(Base):
+        def _loader(self, **options):
+            named = [{"image": image, "label": 1} for image in self.images]
+            other = [{"photo": image, "label": 1} for image in self.images]
+            return [DataLoader(named, batch_size=4), DataLoader(other, batch_size=4)]
+
+    masked = RoarKarDataModule(Two(), Grey(), fill=0, image_key="image")
+    batches = [next(iter(loader)) for loader in masked.val_dataloader()]
+    masked._stage = lambda: "val"
+    masked.on_after_batch_transfer(batches[0], 0)
+    with pytest.raises(BatchError, match="under image_key"):
+        masked.on_after_batch_transfer(batches[1], 1)
+
+
+@pytest.mark.parametrize("fill", ["data_mean", 0.0])
+def test_lists_of_images_of_different_sizes_are_refused_with_what_helps(fill):
+    class Detection(Base):
+        def _loader(self, batch_size=2, **options):
+            items = [(torch.rand(3, 8, 8 + place % 2), {"labels": torch.tensor([1])}) for place in range(4)]
+            return DataLoader(
+                items, batch_size=self.options.get("size", 2), collate_fn=lambda few: [*zip(*few, strict=True)]
+            )
+
+    masked = RoarKarDataModule(Detection(), Grey(), fill=fill)
+    with pytest.raises(BatchError, match=r"different sizes .* use batch_size=1"):
+        masked.on_after_batch_transfer(next(iter(masked.train_dataloader())), 0)
+    base = Detection(size=1)
+    masked = RoarKarDataModule(base, Grey(), fill=fill)
+    images, targets = masked.on_after_batch_transfer(batch := next(iter(base.train_dataloader())), 0)
+    assert images[0].shape == batch[0][0].shape
+    assert not torch.equal(images[0], batch[0][0])
+    assert targets is batch[1] or targets == batch[1]
