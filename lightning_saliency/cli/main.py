@@ -27,7 +27,7 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("train", "validate", "validate a network of a configuration, a checkpoint"),
     "test": Command("train", "test", "test a network of a configuration, a checkpoint"),
     "explain": Command("explain", "run", "draw LOVI pictures, or any explainer's maps, of images"),
-    "film": Command("film", "run", "make one page of a run, or of two: maps and curves, epoch by epoch"),
+    "film": Command("film", "run", "show a run, or two, epoch by epoch in one page"),
     "layers": Command("layers", "run", "print the scales that are found in a network"),
     "cost": Command("cost", "run", "measure what a map costs beside the forward pass"),
     "export": Command("export", "run", "write a network with its map to a file, for production"),
