@@ -315,3 +315,23 @@ def test_faint_images_are_scored_again_exactly(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(group_cam, "FAINT", 1e9)
     assert torch.equal(GroupCAM(model, layer="1", groups=4, fast=True)(images, 2), exact)
     assert torch.equal(GroupCAM(model, layer="1", groups=4, precision="bf16")(images, 2), exact)
+
+
+@pytest.mark.parametrize(
+    ("options", "again"), [({}, False), ({"score": "logit", "fast": True}, False), ({"precision": "bf16"}, True)]
+)
+def test_only_shares_in_half_precision_or_of_a_faster_copy_are_scored_again(
+    network, images, monkeypatch, options, again
+):
+    scored = []
+    monkeypatch.setattr(group_cam, "FAINT", 1e9)
+    own = GroupCAM._scores
+    monkeypatch.setattr(
+        GroupCAM, "_scores", lambda self, *args, **more: (scored.append(more), own(self, *args, **more))[1]
+    )
+    GroupCAM(network, "block2", groups=2, **options)(images[:2], 1)
+    assert len(scored) == 1 + again
+
+
+def test_the_highest_percentile_is_allowed(network, images):
+    assert GroupCAM(network, "block2", groups=2, theta=100.0)(images[:1], 1).max() == 0
