@@ -16,12 +16,14 @@ def test_own_trainer(tmp_path):
 
 
 @pytest.mark.slow
-def test_shortcut(tmp_path):
+def test_shortcut(tmp_path, capsys):
     from examples.shortcut import main
 
-    results = main(epochs=1, output=str(tmp_path), train_size=512, val_size=128, test_size=128)
-    assert set(results) == {"honest", "shortcut"}
+    results = main(epochs=1, output=str(tmp_path), train_size=256, val_size=128, test_size=64)
+    assert set(results) == {"before", "after"}
     assert all(0 <= value <= 1 for values in results.values() for value in values.values())
+    assert "misled" in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("film.html"))) == 2
 
 
 @pytest.mark.slow
