@@ -196,7 +196,7 @@ def test_fit_validate_and_test_from_yaml_alone(tmp_path):
     checkpoint = next(run.rglob("*.ckpt"))
     assert main(["validate", "--config", str(path), "--ckpt_path", str(checkpoint)]) == 0
     assert main(["test", "--config", str(path), "--ckpt_path", str(checkpoint)]) == 0
-    assert list(tmp_path.rglob("tested/lovi/*.png"))
+    assert list(tmp_path.rglob("tested/overview/*.png"))
 
 
 @pytest.mark.shared

@@ -95,7 +95,7 @@ def image_sheet(
 
     Example:
         >>> image_sheet(["photo", "overlay"], [[torch.zeros(3, 32, 32)] * 2] * 3, ["cat", "dog", "ship"], tile=32).shape
-        (164, 148, 3)
+        (166, 168, 3)
     """
     for row in rows:
         if len(row) != len(columns):

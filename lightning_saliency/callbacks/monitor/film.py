@@ -12,7 +12,7 @@ from lightning_saliency.callbacks._run_film import RunFilm
 from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, watched_module
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.frame import Frame
-from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
+from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS, mean_maps
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
 from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
@@ -141,7 +141,8 @@ class MonitorFilm(RunFilm):
         classes = class_names(trainer, self.stage) if self.class_names is None else self.class_names
         if attempts.wants(KEEPING):
             with attempts.trying(KEEPING):
-                self.page.keep(trainer, records, names, self.weights, normalization, classes)
+                means = mean_maps(sums, classes)
+                self.page.keep(trainer, records, names, self.weights, normalization, classes, means)
         step, epoch = logged_step(trainer), -1 if trainer.sanity_checking else trainer.current_epoch
         title = f"{'untrained' if epoch < 0 else f'epoch {epoch}'}, step {step}"
         frame = Frame(records, names, self.weights, normalization, self.tile, classes, self.alpha, title)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.position_bias import PositionSums
 from lightning_saliency.functional.visualization import heatmap
+from lightning_saliency.pictures.page import MeanMap
 from lightning_saliency.pictures.tensors import Picture, displayable, sheet
 
 #: The classes that are shown: those with the most images.
@@ -45,6 +46,20 @@ MEAN_VIEWS: dict[str, Callable[[PositionSums, Normalization, int, Sequence[str] 
     "mean": _mean,
     "class_means": _class_means,
 }
+
+
+def mean_maps(sums: PositionSums, classes: Sequence[str] | None) -> list[MeanMap]:
+    """For all images and for each class: the share that has a place among the tenth with the highest values."""
+    total = float(sums.count.sum())
+    if not total:
+        return []
+    found = [MeanMap("all images", sums.top.sum(0) / total, int(total))]
+    count = sums.count[:-1]
+    for row in sorted(count.topk(min(_MAX_CLASSES, len(count))).indices.tolist()):
+        if count[row] > 0:
+            name = classes[row] if classes is not None and row < len(classes) else str(row)
+            found.append(MeanMap(name, sums.top[row] / count[row], int(count[row])))
+    return found
 
 
 def _draw(sums: PositionSums, rows: list[int], captions: list[str], normalization: Normalization, tile: int) -> Picture:

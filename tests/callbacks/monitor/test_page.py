@@ -211,3 +211,12 @@ def test_the_page_holds_what_the_run_kept(tmp_path):
     data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
     assert [frame["epoch"] for frame in data["runs"][0]["frames"]] == [-1, 0]
     assert data["runs"][0]["values"] == _store(tmp_path).values()
+
+
+def test_mean_maps_of_all_images_and_of_each_class_are_on_the_page(tmp_path):
+    _fit(tmp_path, SaliencyMonitor(num_images=2, class_names=["a", "b", "c", "d"]), epochs=1)
+    store = _store(tmp_path)
+    means = store.read(store.frames()[-1]).means
+    assert [(mean.title, mean.count) for mean in means] == [("all images", 8), *((name, 2) for name in "abcd")]
+    # A tenth of the cells of each image.
+    assert all(0.05 < float(mean.map.mean()) < 0.2 for mean in means)
