@@ -19,6 +19,7 @@ from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
 EPOCHS = 4
+_VIEWS = ("lovi", "combined")
 
 
 def _run(folder, *callbacks, make=Module, logger=None):
@@ -70,7 +71,7 @@ def _out_of_memory():
 @pytest.mark.parametrize("always", [True, False])
 def test_memory_runs_out_in_a_hook(tmp_path, always):
     plain = _run(tmp_path / "plain")
-    monitor = _in_a_hook(SaliencyMonitor(num_images=2), _out_of_memory, lambda call: always or call == 1)
+    monitor = _in_a_hook(SaliencyMonitor(num_images=2, views=_VIEWS), _out_of_memory, lambda call: always or call == 1)
     watched = _run(tmp_path, monitor)
     _assert_same(plain, watched)
     assert len(watched[5]) == 1
@@ -121,7 +122,7 @@ def test_the_run_is_ended_in_a_hook(tmp_path, fault):
         due.append(1)
         fault()
 
-    monitor = _in_a_hook(SaliencyMonitor(num_images=2), once, lambda call: len(due) == 3)
+    monitor = _in_a_hook(SaliencyMonitor(num_images=2, views=_VIEWS), once, lambda call: len(due) == 3)
     watched = _run(tmp_path, monitor, make=Counting)
     assert plain[0] != "completed"
     _assert_same(plain, watched)
@@ -143,7 +144,7 @@ def test_the_runs_folder_is_removed(tmp_path, what):
                 shutil.rmtree(folder[what])
 
     plain = _run(tmp_path / "plain")
-    watched = _run(tmp_path, SaliencyMonitor(num_images=2), Removing())
+    watched = _run(tmp_path, SaliencyMonitor(num_images=2, views=_VIEWS), Removing())
     _assert_same(plain, watched)
     assert _epochs(tmp_path) == [2, 3]
     assert watched[5] == []
@@ -181,7 +182,7 @@ class _Failing(Recorder):
 def test_a_logger_that_raises(tmp_path):
     plain = _run(tmp_path / "plain")
     logger = _Failing(tmp_path)
-    watched = _run(tmp_path, SaliencyMonitor(num_images=2), logger=logger)
+    watched = _run(tmp_path, SaliencyMonitor(num_images=2, views=_VIEWS), logger=logger)
     _assert_same(plain, watched)
     assert len(watched[5]) == 1
     assert "ConnectionError: no connection" in watched[5][0]
