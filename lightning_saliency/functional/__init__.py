@@ -45,7 +45,7 @@ from lightning_saliency.functional.masking import (
 )
 from lightning_saliency.functional.normalization import gamma_cdf, min_max, normal_cdf
 from lightning_saliency.functional.operations import ScaleOperations, fast_cam_memory, fast_cam_operations
-from lightning_saliency.functional.position_bias import PositionBias, PositionSums, position_bias
+from lightning_saliency.functional.position_bias import PositionBias, PositionSums, cell_features, position_bias
 from lightning_saliency.functional.scores import difference_score, drop, increase, information_score
 from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
 from lightning_saliency.functional.statistics import (
@@ -81,6 +81,7 @@ __all__ = [
     "blur",
     "boxes_to_masks",
     "cascade_fusion",
+    "cell_features",
     "class_count",
     "class_regions",
     "class_scores",

@@ -65,8 +65,9 @@ def test_the_plan_trains_nothing(config, capsys, tmp_path):
     printed = capsys.readouterr().out
     for told in ("plain: 2 steps (steps and time)", "grad_cam: about 1 steps (time)", "2.00", "× plain"):
         assert told in " ".join(printed.split())
-    # Three arms to be timed; ten runs: plain once for both budgets, the others for each, from two seeds.
-    assert [line.split()[1:3] for line in printed.splitlines() if line.split()[:1] == ["all"]] == [["13", "0"]]
+    # Three arms to be timed; two networks before fine-tuning, tested; ten runs: plain once for both budgets, the others
+    # for each, from two seeds.
+    assert [line.split()[1:3] for line in printed.splitlines() if line.split()[:1] == ["all"]] == [["15", "0"]]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["costs"]
 
 
@@ -79,7 +80,7 @@ def test_the_comparison_is_printed_and_written(config, capsys, tmp_path):
     assert str(tmp_path / "out" / "report.html") in printed
     assert main(["compare-augmentation", *config, "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[1:3] for line in printed.splitlines() if line.split()[:1] == ["all"]] == [["13", "13"]]
+    assert [line.split()[1:3] for line in printed.splitlines() if line.split()[:1] == ["all"]] == [["15", "15"]]
 
 
 def test_mistakes_are_told_without_a_traceback(config, capsys, tmp_path):
