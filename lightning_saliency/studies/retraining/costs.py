@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_saliency.batches import find_images
@@ -17,7 +17,9 @@ from lightning_saliency.files import safe_name
 from lightning_saliency.lightning_bases import Callback, trainer_class
 from lightning_saliency.studies.costs import MapCost, map_cost, timing_cell
 from lightning_saliency.studies.engine.run import run_cells
+from lightning_saliency.studies.engine.shared import cached
 from lightning_saliency.studies.isolation import quiet, seeded
+from lightning_saliency.studies.recipes import key_of
 from lightning_saliency.studies.retraining.cells import Training
 from lightning_saliency.studies.retraining.training import first_items, network_of, trainer_options
 from lightning_saliency.studies.specs import build_data, build_module
@@ -143,15 +145,20 @@ def time_maps(training: Training, explainer: ExplainerSpec) -> dict[str, Any]:
     Returns:
         ``passes`` and ``seconds``.
     """
-    data = build_data(training.data)
     with quiet(), seeded(0):
-        data.prepare_data()
-        data.setup("test")
-        network = network_of(build_module(training.model), training.network).eval().requires_grad_(False)
-        wanted = training.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
-        device = torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
-        images = find_images(first_items(data.test_dataloader(), _IMAGES[-1])).to(device)
-        return asdict(map_cost(explainer(network.to(device)), images, budget=0.25))
+        network, images = cached(f"timed maps {key_of(asdict(training))}", lambda: _network_and_images(training))
+        return asdict(map_cost(explainer(network), images, budget=0.25))
+
+
+def _network_and_images(training: Training) -> tuple[nn.Module, Tensor]:
+    """A network of random weights and some test images, on the device that the cells would use."""
+    data = build_data(training.data)
+    data.prepare_data()
+    data.setup("test")
+    network = network_of(build_module(training.model), training.network).eval().requires_grad_(False)
+    wanted = training.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+    device = torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
+    return network.to(device), find_images(first_items(data.test_dataloader(), _IMAGES[-1])).to(device)
 
 
 class _Stopwatch(Callback):
