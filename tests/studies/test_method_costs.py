@@ -87,6 +87,14 @@ def test_an_explainer_beyond_the_budget_is_told_by_a_part_and_marked():
     assert "extrapolated" in result.table().caption
 
 
+def test_explainers_of_other_libraries_are_counted():
+    pytest.importorskip("captum")
+    costs = run_costs(ConvNet(), ["gradient", "guided_backprop", "gradient_smoothgrad_sq"], **SMALL).costs
+    assert [costs[name].passes for name in ("gradient", "guided_backprop", "gradient_smoothgrad_sq")] == [1, 1, 15]
+    assert 0.9 < costs["gradient"].backward < 2
+    assert costs["gradient_smoothgrad_sq"].backward == pytest.approx(15 * costs["gradient"].backward, rel=0.2)
+
+
 @pytest.mark.parametrize("option", [{"batch_size": 0}, {"rounds": 0}, {"channels": -1}])
 def test_numbers_out_of_range_are_refused(option):
     with pytest.raises(ValueError, match=f"Got {next(iter(option))}=.*Allowed are whole numbers from 1"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 
@@ -42,19 +44,31 @@ def counted_flops() -> Iterator[Flops]:
         Flops(forward=60, backward=60)
     """
     flops = Flops()
-    tracker = ModuleTracker()
-
-    def split(formula: Callable[..., int]) -> Callable[..., int]:
-        def counted(*arguments: Any, **options: Any) -> int:
-            count = formula(*arguments, **options)
-            if tracker.is_bw:
-                flops.backward += count
-            else:
-                flops.forward += count
-            return count
-
-        counted._get_raw = True  # type: ignore[attr-defined]  # its arguments are tensors, not shapes
-        return counted
-
-    with FlopCounterMode(display=False, custom_mapping={op: split(formula) for op, formula in flop_registry.items()}):
+    with _Counting(flops):
         yield flops
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of its __init_subclass__
+    # `FlopCounterMode` also follows modules through backward passes, which fails with explainers that ask for the
+    # gradients of single tensors.
+    def __init__(self, flops: Flops) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = flops
+        self.tracker = ModuleTracker()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if formula is not None:
+            count = formula(*args, **kwargs, out_val=out)
+            if self.tracker.is_bw:
+                self.flops.backward += count
+            else:
+                self.flops.forward += count
+        return out

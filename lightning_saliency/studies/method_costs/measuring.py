@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers import Explainer, ExplainerSpec
-from lightning_saliency.explainers.mask_scoring import limited_scoring
+from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer, limited_scoring
 from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.studies.costs import map_cost
 from lightning_saliency.studies.method_costs.flops import Flops, counted_flops
@@ -114,7 +114,11 @@ def _counted(explainer: Explainer, images: Tensor, targets: Tensor | None, once:
     with limited_scoring(_SECONDS) as scoring, counted_passes(size) as count, counted_flops() as flops:
         explainer(images, targets)
     left_out = scoring.asked - scoring.run
-    return count[0] + left_out, Flops(flops.forward + left_out * once.forward // len(images), flops.backward)
+    # Masked images are passed forward alone, noisy ones and steps backward as well.
+    again = 1.0 if isinstance(explainer, MaskScoringExplainer) or not scoring.run else scoring.asked / scoring.run
+    return count[0] + left_out, Flops(
+        flops.forward + left_out * once.forward // len(images), round(flops.backward * again)
+    )
 
 
 def _extrapolated(seconds: float, forward: Ratio) -> Ratio:
