@@ -17,17 +17,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("ALL_COMBINATIONS"):
         return
     seen: Counter[str] = Counter()
-    left_out = []
+    left_out, kept = [], []
     for item in items:
         mark = item.get_closest_marker("grid")
-        if mark is None:
-            continue
         test = item.nodeid.partition("[")[0]
-        if seen[test] % mark.kwargs["every"]:
-            left_out.append(item)
+        (left_out if mark is not None and seen[test] % mark.kwargs["every"] else kept).append(item)
         seen[test] += 1
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")
