@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import tempfile
 import traceback
 import warnings
@@ -31,6 +32,7 @@ from lightning_saliency.data import RoarKarDataModule
 from lightning_saliency.lightning_bases import trainer_class
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "other_libraries.md"
+RAW = PAGE.with_suffix("") / "answers.json"
 SIDE, CLASSES, COUNT = 64, 4, 24
 
 
@@ -329,10 +331,13 @@ def main() -> None:
         text = (
             "# Modules of other libraries\n\nTwo epochs on noise, in an environment of their own. *monitor*: "
             "`SaliencyMonitor()` at its defaults, against the weights of the run without it. *augmentation*: "
-            '`SaliencyAugmentation("grad_cam")`. *masked data*: `RoarKarDataModule` with ROAR at one half.\n\n'
+            '`SaliencyAugmentation("grad_cam")`. *masked data*: `RoarKarDataModule` with ROAR at one half. '
+            "Raw: `other_libraries/answers.json`.\n\n"
             f"    python -m benchmarks.other_libraries --write\n\n| | {' | '.join(columns)} |\n|---|---|---|---|\n"
         )
         PAGE.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
+        RAW.parent.mkdir(exist_ok=True)
+        RAW.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
