@@ -94,11 +94,11 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
-    def open(self, page: Path) -> None:
-        """Open a file; ``requests`` and ``errors`` begin anew."""
+    def open(self, page: Path | str) -> None:
+        """Open a file or an address; ``requests`` and ``errors`` begin anew."""
         self.requests.clear()
         self.errors.clear()
-        self.send("Page.navigate", url=page.resolve().as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:

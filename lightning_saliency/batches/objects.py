@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
@@ -112,36 +114,52 @@ def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str) 
     single = _one_an_image(boxes, count)
     if single is None:
         return None
-    regions = []
+    rows, forms = [], []
     for box in single:
         told = next((one for one in (box, boxes) if isinstance(one, tv_tensors.BoundingBoxes)), None)
         form = box_format if told is None else told.format.name.lower()
         width = 8 if form.endswith("xyxyxyxy") else 5 if form.endswith("r") else 4
-        rows = plain(box).to(torch.float32)
-        if rows.numel() == 0:
-            rows = rows.reshape(0, width)
-        if rows.ndim not in (1, 2) or rows.shape[-1] != width:
+        values = plain(box).to(torch.float32)
+        if values.numel() == 0:
+            values = values.reshape(0, width)
+        if values.ndim not in (1, 2) or values.shape[-1] != width:
             return None
-        rows = rows.reshape(-1, width)
-        if form.startswith(_RELATIVE):
-            rows = rows * torch.tensor([size[1], size[0]], device=rows.device).repeat(width // 2)
-        elif told is None and width == 4 and _looks_relative(rows, size):
-            warnings.warn(
-                "The boxes of a batch lie within [0, 1], a single pixel, and are left out. If they are relative to the "
-                f"images' sides, give box_format='{_RELATIVE}{form}'.",
-                stacklevel=2,
-            )
-            return None
-        regions.append(_region(rows, form.removeprefix(_RELATIVE), size))
-    return torch.stack(regions)
+        rows.append(values.reshape(-1, width))
+        forms.append((form, told is not None))
+    if len(set(forms)) > 1:
+        one_by_one = [_regions([own], *form, size) for own, form in zip(rows, forms, strict=True)]
+        found = [one for one in one_by_one if one is not None]
+        return torch.cat(found) if len(found) == count else None
+    return _regions(rows, *forms[0], size)
 
 
-def _region(rows: Tensor, form: str, size: tuple[int, int]) -> Tensor:
-    """The union ``[H, W]`` of an image's boxes ``[n, 4]``, or rotated ones."""
-    old = tv_tensors.BoundingBoxFormat[form.upper()]
-    if rows.shape[-1] == 4:
-        corners = convert_bounding_box_format(rows, old_format=old, new_format=tv_tensors.BoundingBoxFormat.XYXY)
-        return boxes_to_masks([plain(corners)], size)[0]
+def _regions(rows: list[Tensor], form: str, told: bool, size: tuple[int, int]) -> Tensor | None:
+    """The union ``[B, H, W]`` of each image's boxes ``[n, 4]``, or rotated ones, all of one format.
+
+    ``None``, with a warning, where they are not told to be relative and look like it.
+    """
+    padded = pad_sequence(rows, batch_first=True, padding_value=math.nan)
+    width = padded.shape[-1]
+    if form.startswith(_RELATIVE):
+        padded = padded * torch.tensor([size[1], size[0]], device=padded.device).repeat(width // 2)
+    elif not told and width == 4 and _looks_relative(padded, size):
+        warnings.warn(
+            "The boxes of a batch lie within [0, 1], a single pixel, and are left out. If they are relative to the "
+            f"images' sides, give box_format='{_RELATIVE}{form}'.",
+            stacklevel=3,
+        )
+        return None
+    old = tv_tensors.BoundingBoxFormat[form.removeprefix(_RELATIVE).upper()]
+    if width == 4:
+        corners = convert_bounding_box_format(
+            padded.flatten(0, 1), old_format=old, new_format=tv_tensors.BoundingBoxFormat.XYXY
+        )
+        return boxes_to_masks(plain(corners).reshape(padded.shape), size)
+    return torch.stack([_rotated_region(own, old, size) for own in padded])
+
+
+def _rotated_region(rows: Tensor, old: tv_tensors.BoundingBoxFormat, size: tuple[int, int]) -> Tensor:
+    """The union ``[H, W]`` of an image's rotated boxes."""
     quads = tv_tensors.BoundingBoxFormat["XYXYXYXY"]
     corners = plain(convert_bounding_box_format(rows, old_format=old, new_format=quads)).reshape(-1, 4, 2)
     rows_, columns = (torch.arange(side, device=rows.device) + 0.5 for side in size)
@@ -154,8 +172,11 @@ def _region(rows: Tensor, form: str, size: tuple[int, int]) -> Tensor:
 
 
 def _looks_relative(rows: Tensor, size: tuple[int, int]) -> bool:
-    real = rows[rows.isfinite().all(1) & (rows[:, 2:] > 0).all(1)]
-    return bool(len(real)) and max(size) > 1 and bool(((real >= 0) & (real <= 1)).all()) and bool((real % 1 != 0).any())
+    """Whether the boxes ``[B, n, 4]`` of one image or more lie within its first pixel, and not on its edges."""
+    real = rows.isfinite().all(2) & (rows[..., 2:] > 0).all(2)
+    inside = ((rows >= 0) & (rows <= 1)).all(2) | ~real
+    fractional = (rows % 1 != 0).any(2) & real
+    return max(size) > 1 and bool((inside.all(1) & fractional.any(1)).any())
 
 
 def _one_an_image(values: Any, count: int) -> list[Tensor] | None:

@@ -89,13 +89,18 @@ class SMOE(Explainer):
             ValueError: If the images have another shape, or the weights do not fit the number of scales.
             TapError: If a layer cannot be read.
         """
+        statistics, names = self.statistics(images)
+        return ScaleMaps.from_statistics(statistics, names, self.weights, images.shape[2:])
+
+    def statistics(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[str]]:
+        """The raw map ``[B, h, w]`` (``[B, t, h, w]``) of each scale, and the scales' names; as ``scales``."""
         check_images(images, self.takes_volumes)
         with undisturbed(self.model), torch.no_grad():
             images = as_ordinary(images)
             with self.taps(images) as taps:
                 taps.start()
                 self.model(images)
-                return self.collect(taps, images)
+                return tuple(taps.take()), [scale.module for scale in taps.scales]
 
     def taps(self, images: Tensor) -> ScaleTaps:
         """Taps on the scales for images of this size, to be closed by the caller."""

@@ -28,7 +28,6 @@ from lightning_saliency.functional.localization import (
     bbox_score,
     boxes_to_masks,
     energy_pointing_game,
-    map_entropy,
     pointing_game,
     top_fraction_iou,
 )
@@ -113,7 +112,6 @@ __all__ = [
     "lognormal_mean",
     "lovi",
     "main_classes",
-    "map_entropy",
     "mean",
     "min_max",
     "most_frequent_classes",

@@ -20,37 +20,9 @@ __all__ = [
     "bbox_score",
     "boxes_to_masks",
     "energy_pointing_game",
-    "map_entropy",
     "pointing_game",
     "top_fraction_iou",
 ]
-
-
-def map_entropy(saliency: Tensor) -> Tensor:
-    r"""Shannon entropy of each map taken as a distribution over its pixels, relative to the uniform one.
-
-    H = −Σ p log p / log(H·W) with p = |s| / Σ|s|. 0 means that one pixel holds everything; 1 that the map is constant.
-    A map of zeros prefers no pixel either: 1.
-
-    Args:
-        saliency: Maps ``[B, H, W]``.
-
-    Returns:
-        ``[B]`` in [0, 1].
-
-    Raises:
-        ValueError: If ``saliency`` is not ``[B, H, W]``.
-
-    Example:
-        >>> import torch
-        >>> map_entropy(torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 0.0]]]))
-        tensor([1.0000, 0.5000, 0.0000])
-    """
-    shares = _shares(_checked_maps(saliency))
-    if shares.shape[1] < 2:
-        return shares.new_ones(shares.shape[0])
-    entropy: Tensor = torch.special.entr(shares).sum(1) / math.log(shares.shape[1])
-    return entropy.clamp(0.0, 1.0)
 
 
 def energy_pointing_game(saliency: Tensor, masks: Tensor) -> Tensor:

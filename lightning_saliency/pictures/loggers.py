@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,6 +106,47 @@ def log_picture_to(
         return False
     experiment = logger.experiment  # type: ignore[attr-defined]  # each of these classes has one, the base has not
     return not _is_placeholder(experiment) and writer(logger, experiment, _inside(key), picture, step, caption)
+
+
+def shows_tables(logger: Logger) -> bool:
+    """Whether a logger shows tables with pictures: W&B does."""
+    return hasattr(logger, "log_table") and any(cls.__name__ == "WandbLogger" for cls in type(logger).__mro__)
+
+
+def log_table_to(logger: Logger, key: str, columns: Sequence[str], rows: Sequence[Sequence[int | bytes]]) -> None:
+    """Log a table with a logger that ``shows_tables``; what it raises gets through.
+
+    Args:
+        logger: One of ``trainer.loggers``. To be called on global rank zero.
+        key: The name under which it appears.
+        columns: Names of the columns.
+        rows: Their cells, numbers and PNG files.
+    """
+    if _is_placeholder(logger.experiment):  # type: ignore[attr-defined]  # this class has one, the base has not
+        return
+    import wandb
+
+    cells = [
+        [wandb.Image(Image.open(BytesIO(cell))) if isinstance(cell, bytes) else cell for cell in row] for row in rows
+    ]
+    logger.log_table(key=_inside(key), columns=list(columns), data=cells)  # type: ignore[attr-defined]
+
+
+def viewing_hint(loggers: Sequence[Logger]) -> str | None:
+    """How to see every picture of a long run, where a logger's viewer leaves some out as it is started by default.
+
+    Example:
+        >>> from pytorch_lightning.loggers import TensorBoardLogger
+        >>> (viewing_hint([TensorBoardLogger("runs")]) or "").partition(": ")[2]
+        'tensorboard --logdir runs/lightning_logs --samples_per_plugin images=1000'
+    """
+    for logger in loggers:
+        if _writer_of(logger) is _tensorboard:
+            return (
+                "TensorBoard shows ten epochs of a picture unless it is started with --samples_per_plugin: "
+                f"tensorboard --logdir {getattr(logger, 'root_dir', 'RUNS')} --samples_per_plugin images=1000"
+            )
+    return None
 
 
 def _inside(key: str) -> str:

@@ -102,6 +102,24 @@ def test_what_is_no_box_is_no_object(boxes):
     assert find_objects({"image": IMAGES, "boxes": boxes}, SIZE) is None
 
 
+def test_each_image_has_its_own_number_of_boxes():
+    first, second = torch.tensor([SAME["xyxy"], [12, 8, 14, 9]]), torch.zeros(0, 4)
+    objects = find_objects({"image": IMAGES, "boxes": [first, second]}, SIZE)
+    assert objects is not None
+    assert objects.flatten(1).sum(1).tolist() == [26, 0]
+    told = tv_tensors.BoundingBoxes(torch.tensor([SAME["xywh"]]), format="XYWH", canvas_size=SIZE)
+    assert _is_the_object(find_objects((IMAGES, [{"boxes": told}, {"boxes": torch.tensor([SAME["xyxy"]])}]), SIZE))
+
+
+def test_one_image_with_relative_boxes_is_enough_to_say_so():
+    boxes = [torch.tensor([SAME["xyxy"]]), torch.tensor([[0.2, 0.1, 0.5, 0.4], [0.0, 0, 1, 1]])]
+    with pytest.warns(UserWarning, match="box_format='relative_xyxy'"):
+        assert find_objects({"image": IMAGES, "boxes": boxes}, SIZE) is None
+    # Whole numbers, and boxes that are also elsewhere, are pixels.
+    assert find_objects({"image": IMAGES, "boxes": [boxes[0], torch.tensor([[0, 0, 1, 1]])]}, SIZE) is not None
+    assert find_objects({"image": IMAGES, "boxes": [boxes[0], torch.cat([boxes[1], boxes[0]])]}, SIZE) is not None
+
+
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 

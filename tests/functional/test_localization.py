@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import entropy
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
@@ -17,7 +16,6 @@ from lightning_saliency.functional.localization import (
     bbox_score,
     boxes_to_masks,
     energy_pointing_game,
-    map_entropy,
     pointing_game,
     top_fraction_iou,
 )
@@ -34,23 +32,6 @@ def maps_and_masks(batch: int = 6, height: int = 12, width: int = 15) -> tuple[T
     masks[:, 2:9, 4:13] = True
     masks[::2, 6:] = False
     return saliency, masks
-
-
-def test_entropy_equals_scipy() -> None:
-    saliency = torch.rand(4, 9, 11, dtype=torch.float64) ** torch.tensor([1, 5, 50, 500]).view(4, 1, 1)
-    expected = [entropy(one.flatten().numpy()) / math.log(99) for one in saliency]
-    assert map_entropy(saliency).tolist() == pytest.approx(expected, abs=1e-12)
-    assert map_entropy(-saliency).tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_entropy_of_the_extremes() -> None:
-    point = torch.zeros(1, 4, 4)
-    point[0, 2, 1] = 3e-40  # denormal in float32
-    assert map_entropy(point).tolist() == [0.0]
-    assert map_entropy(torch.full((1, 4, 4), 3e38)).item() == pytest.approx(1.0, abs=1e-6)
-    assert map_entropy(torch.zeros(2, 4, 4)).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
-    assert map_entropy(torch.zeros(2, 1, 1)).tolist() == [1.0, 1.0]
-    assert map_entropy(torch.zeros(0, 4, 4)).shape == (0,)
 
 
 def test_a_map_equal_to_the_mask_is_perfect() -> None:
@@ -213,7 +194,6 @@ def test_a_map_with_nan_scores_nan() -> None:
     saliency[0, 5, 5] = torch.nan
     for score in (energy_pointing_game, pointing_game, bbox_score):
         assert score(saliency, masks).isnan().tolist() == [True, False]
-    assert map_entropy(saliency).isnan().tolist() == [True, False]
     with pytest.raises(ValueError, match="NaN"):
         top_fraction_iou(saliency, masks)
 

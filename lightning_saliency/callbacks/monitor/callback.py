@@ -21,7 +21,6 @@ from lightning_saliency.callbacks._trainer_lookups import (
 from lightning_saliency.callbacks.monitor.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
-from lightning_saliency.callbacks.monitor.frame import combined_maps
 from lightning_saliency.callbacks.monitor.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
@@ -32,13 +31,15 @@ from lightning_saliency.callbacks.monitor.options import (
     parse_views,
     positive,
 )
-from lightning_saliency.callbacks.monitor.page import KEEPING
+from lightning_saliency.callbacks.monitor.own_images import Images, OwnImages
 from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_records
-from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
-from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, values_to_log
+from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.shortcuts import ShortcutWatch
+from lightning_saliency.callbacks.monitor.shown import READING, ShownImages
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
+from lightning_saliency.callbacks.monitor.values import MonitorValues
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.fusion import scale_weights
@@ -46,7 +47,6 @@ from lightning_saliency.functional.statistics import get_statistic
 from lightning_saliency.scales.maps import combined_statistics
 from lightning_saliency.scales.reader import Layers, PassMaps
 
-_READING = "read the maps of the scales"
 _LOCATING = "measure where the maps of all images point"
 _ALERT = ShortcutAlert()
 
@@ -64,7 +64,6 @@ class SaliencyMonitor(StageHooks):
 
     - ``<name>/drift``: 1 − Spearman correlation of each sample's combined map with the one logged before, averaged, in
       [0, 2]; 1 while there is no earlier one, and none for ``stage="train"``. ``EarlyStopping`` can watch it.
-    - ``<name>/entropy``: of the sample's combined maps, in [0, 1].
     - ``<name>/energy_in_box`` and ``<name>/pointing_game``, where batches carry boxes or masks, over every batch: the
       share of the combined map's energy on the objects, and of images whose maximum lies on an object.
     - ``<name>/position_bias`` and ``<name>/content_bias``, where batches carry classes: how far the maps of many images
@@ -85,8 +84,8 @@ class SaliencyMonitor(StageHooks):
         num_images: Number of images in the film: the first ones of the stage's first loader with images, found again in
             every epoch wherever a shuffling loader puts them.
         indices: Which images instead, as numbers from 0 in the order in which that loader yields them in the first
-            epoch (of the first process). Those beyond the trainer's sanity check are in the film from the first epoch
-            on.
+            epoch (of the first process); or ``"one_per_class"``, the first image of each class, ``num_images`` at most.
+            Those beyond the trainer's sanity check are in the film from the first epoch on.
         statistic: A name in ``STATISTICS``.
         weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a
             scale.
@@ -121,6 +120,10 @@ class SaliencyMonitor(StageHooks):
         position_images: About how many images an epoch tell ``position_bias``, but at least four a class, in batches
             that lie evenly over the stage's first loader with images; the scales have equal weights. 0: none.
         alert: When a shortcut is warned of; ``None``: never.
+        images: Images of your own to show instead: ``[N, C, H, W]`` as the network takes them, or files and folders,
+            which are brought to the size of the batches' images and normalised like them, see ``denormalize``. The
+            network runs on them once more in each frame, without a trace; drift and pictures are theirs. Their labels
+            are not known.
         output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
             function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
 
@@ -139,7 +142,7 @@ class SaliencyMonitor(StageHooks):
         self,
         every_n_epochs: int = 1,
         num_images: int = 8,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | Literal["one_per_class"] | None = None,
         statistic: str = "smoe_scale",
         weights: str | Sequence[float] = "equal",
         model: str | None = None,
@@ -160,10 +163,15 @@ class SaliencyMonitor(StageHooks):
         position_images: int = 500,
         alert: ShortcutAlert | None = _ALERT,
         output: Output = None,
+        images: Images | None = None,
     ) -> None:
         self.every_n_epochs = positive("every_n_epochs", every_n_epochs)
         self.indices = None if indices is None else check_indices(indices)
-        self.num_images = positive("num_images", num_images) if self.indices is None else len(self.indices)
+        if indices is not None and images is not None:
+            raise MonitorConfigurationError("Got indices= and images=. Allowed is one of them; leave the other out.")
+        own = None if images is None else OwnImages(images)
+        chosen = own if own is not None else self.indices if isinstance(self.indices, tuple) else ()
+        self.num_images = len(chosen) or positive("num_images", num_images)
         self.statistic = get_statistic(statistic)
         self.weights = weights
         self.model = model
@@ -183,7 +191,7 @@ class SaliencyMonitor(StageHooks):
         self._film = MonitorFilm(
             name, self.views, weights, model, stage, denormalize, tile, film_megabytes, class_names, alpha
         )
-        self._sample = FixedSample(self.num_images, stage != "train", self.indices)
+        self._shown = ShownImages(self._film, self.num_images, self.indices, own, self.statistic, layers, output)
         self._shortcuts = ShortcutWatch(position_images, alert, name)
         if not position_images and MEAN_VIEWS.keys() & self.views:
             raise MonitorConfigurationError(
@@ -192,11 +200,10 @@ class SaliencyMonitor(StageHooks):
             )
         self._reading = BatchReading(self.statistic, layers, self._batches)
         self._predictions = NetworkPredictions()
-        self._values: dict[str, float] = {}
+        self._values = MonitorValues(name, self._film.page)
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         self._run: weakref.ref[pl.Trainer] | None = None
         self._attempts = Attempts()
-        self._warned: set[str] = set()
         self._compiled: bool | None = None
         self._trained = False
         self._begin_run()
@@ -214,9 +221,9 @@ class SaliencyMonitor(StageHooks):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
         if self._run is not None and self._run() is not trainer:
-            self._sample = FixedSample(self.num_images, self.stage != "train", self.indices)
+            self._shown.begin_film()
             self._shortcuts.begin_run()
-            self._values = {}
+            self._values.latest = {}
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
         self._run = weakref.ref(trainer)
         self._begin_run()
@@ -234,6 +241,11 @@ class SaliencyMonitor(StageHooks):
             self._film.open(trainer)
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
+        if self._shown.own is not None and is_sharded(trainer, pl_module):
+            raise MonitorConfigurationError(
+                "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, "
+                "since one process runs it on them; leave images= out."
+            )
         if self._film.class_views and is_sharded(trainer, pl_module):
             rank_zero_warn(
                 f"SaliencyMonitor leaves out the views {', '.join(self._film.class_views)}: the network's parameters "
@@ -254,24 +266,26 @@ class SaliencyMonitor(StageHooks):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged for the page."""
-        self._keep_values(trainer)
+        if not self._off:
+            self._values.keep(trainer, self._attempts, validated=True)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged at the end of the epoch before."""
-        if self._trained:
-            self._keep_values(trainer, validated=False)
+        if self._trained and not self._off:
+            self._values.keep(trainer, self._attempts, validated=False)
         self._trained = True
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged at the end of the last epoch."""
-        self._keep_values(trainer, validated=False)
+        if not self._off:
+            self._values.keep(trainer, self._attempts, validated=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The sample's fingerprints and last maps, the latest values, and where the film is."""
         return {
-            **self._sample.state_dict(),
-            "values": dict(self._values),
+            **self._shown.sample.state_dict(),
+            "values": dict(self._values.latest),
             "last_epoch": self._schedule.last_epoch,
             "film": self._film.state_dict(),
             "alert": self._shortcuts.state_dict(),
@@ -279,8 +293,8 @@ class SaliencyMonitor(StageHooks):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the film of the checkpoint."""
-        self._sample.load_state_dict(state_dict)
-        self._values, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
+        self._shown.sample.load_state_dict(state_dict)
+        self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
         self._film.load_state_dict(state_dict["film"])
         self._shortcuts.load_state_dict(state_dict["alert"])
 
@@ -289,7 +303,7 @@ class SaliencyMonitor(StageHooks):
         if stage != self.stage:
             return
         self._active = not self._off and self._schedule.is_due(trainer)
-        self._sample.begin()
+        self._shown.sample.begin()
         self._scalars = EpochScalars()
         self._shortcuts.begin_epoch()
         if self._active:
@@ -301,7 +315,7 @@ class SaliencyMonitor(StageHooks):
         """Watch the passes to come, where this batch is wanted."""
         if self._off:
             return
-        wanted = stage == self.stage and self._active and self._attempts.wants(_READING)
+        wanted = stage == self.stage and self._active and self._attempts.wants(READING)
         # What is compiled is compiled with its hooks: they come before the run's first pass, whatever its stage.
         if self._compiled is None:
             self._compiled = is_compiled(pl_module)
@@ -318,7 +332,7 @@ class SaliencyMonitor(StageHooks):
                         network, content, compiled=self._compiled, sharded=is_sharded(trainer, pl_module)
                     )
                 if wanted:
-                    sample = self._sample if trainer.is_global_zero else None
+                    sample = self._shown.wanted_of(content) if trainer.is_global_zero else None
                     positions = self._shortcuts.positions(trainer, stage, dataloader_idx)
                     self._reading.start(content, dataloader_idx, sample, positions)
                     # A part of the module that was named may return features; a compiled one has its hooks.
@@ -345,10 +359,8 @@ class SaliencyMonitor(StageHooks):
                 with self._attempts.trying(_LOCATING, "Leave it out with position_images=0."):
                     self._shortcuts.take(pending, found)
             records = sample_records(found, pending, outputs, predicted)
-            self._sample.records.update(records)
             self._begun = True
-        if records:
-            self._film.explain(trainer, list(records.values()), self._attempts)
+        self._shown.explain(trainer, records, self._attempts)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""
@@ -359,33 +371,21 @@ class SaliencyMonitor(StageHooks):
             with self._attempts.trying("add up where the maps of all images point"):
                 self._shortcuts.end_epoch(trainer)
             if trainer.is_global_zero:
-                self._show(trainer)
+                self._shown.show(trainer, self._reading, self._attempts, self._scalars, self._shortcuts.sums)
             with self._attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
                 self._shortcuts.judge(trainer, self._scalars)
             self._schedule.took(trainer)
             with self._attempts.trying("add up its values"):
                 # Every process takes part, also one whose monitor failed: the others wait for it.
                 means = self._scalars.reduced(trainer)
-                self._values.update(means)
+                self._values.latest.update(means)
                 if trainer.sanity_checking and trainer.is_global_zero:
-                    self._log_start(trainer, means)
+                    self._values.log_start(trainer, means, self._attempts)
         if not trainer.sanity_checking:
             with self._attempts.trying("log its values"):
-                self._log_values(trainer, pl_module, stage, endless)
+                self._values.log(trainer, pl_module, stage, own=stage == self.stage or endless)
         if endless:
             self.begin_epoch(trainer, self.stage)
-
-    def _log_values(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, endless: bool) -> None:
-        values = values_to_log(self._values, trainer, self.name)
-        if stage != self.stage and not endless:
-            # For a callback that looks after a validation before this stage had its first values.
-            in_fit = stage == "validate" and trainer.state.fn == "fit"
-            values = {key: value for key, value in values.items() if in_fit and key not in trainer.callback_metrics}
-        own = stage == self.stage or endless
-        for key, value in values.items():
-            pl_module.log(
-                key, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=1, logger=None if own else False
-            )
 
     def _score(self, found: PassMaps, objects: Tensor) -> None:
         combined = combined_statistics(found.maps, self.weights)
@@ -394,65 +394,9 @@ class SaliencyMonitor(StageHooks):
                 with self._attempts.trying(part):
                     self._scalars.add_objects(score, combined, objects)
 
-    def _show(self, trainer: pl.Trainer) -> None:
-        # Images that could not be read are not lost.
-        if self._attempts.wants(_READING) and self._sample.end():
-            self._warn_once(
-                "images do not come back",
-                "SaliencyMonitor did not find the film's images again: the loader seems to change them at random. "
-                "Each epoch's first images are shown instead, and no drift is measured.",
-            )
-        records = self._sample.present()
-        if not records and self.indices is not None and not trainer.sanity_checking:
-            self._warn_once(
-                "indices",
-                f"SaliencyMonitor shows nothing: none of the images with indices={list(self.indices)} came by. Allowed "
-                "are numbers below that of the images of the stage's first loader; give others.",
-            )
-        if not records:
-            if self._reading.loader is None:
-                self._warn_once("nothing to show", "SaliencyMonitor found images in no batch, and shows none.")
-            return
-        guessed = False
-        with self._attempts.trying("draw the frame"):
-            names, sums = self._reading.names, self._shortcuts.sums
-            guessed = self._film.show(trainer, records, names, self._attempts, sums)
-        if guessed:
-            self._warn_once(
-                "display range",
-                "SaliencyMonitor does not know how the images were normalised and stretches each to its own range for "
-                "display: give denormalize='imagenet' or denormalize=(mean, std).",
-            )
-        with self._attempts.trying(f"measure {self.name}/drift and {self.name}/entropy"):
-            combined = combined_maps(records, self.weights)
-            self._scalars.add_entropy(combined)
-            drift = self._sample.drift(combined)
-            if self._sample.followed:
-                self._scalars.add_drift(drift)
-
-    def _log_start(self, trainer: pl.Trainer, means: dict[str, float]) -> None:
-        if self._attempts.wants(KEEPING):
-            with self._attempts.trying(KEEPING):
-                self._film.page.log(trainer, {f"{self.name}/{name}": value for name, value in means.items()})
-        # What a module logs in the sanity check is dropped, but the untrained network's values are the film's first.
-        for number, logger in enumerate(trainer.loggers, start=1):
-            with self._attempts.trying(f"log values to {type(logger).__name__}, logger {number} of the trainer"):
-                logger.log_metrics({f"{self.name}/{name}": value for name, value in means.items()}, step=0)
-
-    def _keep_values(self, trainer: pl.Trainer, validated: bool = True) -> None:
-        again = trainer.sanity_checking and trainer.global_step > 0  # of a run that goes on: these values are there
-        if self._off or again or not self._attempts.wants(KEEPING):
-            return
-        with self._attempts.trying(KEEPING):
-            # Read by every process: values may have to be reduced over all.
-            values = dict(trainer.callback_metrics)
-            if trainer.is_global_zero:
-                self._film.page.log(trainer, values, validated=validated)
-
     def _finish(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
-            with self._attempts.trying("make the page", "`lightning-saliency film RUN` tries again."):
-                self._film.page.finish()
+            self._film.finish(trainer, self._attempts)
 
     @contextmanager
     def _guarded(self, quiet: bool = False) -> Iterator[None]:
@@ -468,17 +412,12 @@ class SaliencyMonitor(StageHooks):
                 if isinstance(error, MonitorConfigurationError):
                     raise
                 raise MonitorConfigurationError(f"SaliencyMonitor cannot watch this run. {error}") from error
-            self._attempts.fail(_READING, error)
+            self._attempts.fail(READING, error)
 
     def _switch_off(self, reason: str) -> None:
         self._off = True
         self._close()
         rank_zero_warn(f"SaliencyMonitor is switched off for the rest of this run, which goes on without it. {reason}")
-
-    def _warn_once(self, what: str, message: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            rank_zero_warn(message)
 
     def _begin_run(self) -> None:
         self._close()
@@ -489,11 +428,11 @@ class SaliencyMonitor(StageHooks):
         self._begun = False
         self._trained = False
         self._reading.loader = None
+        self._shown.begin_run()
         self._attempts = Attempts()
         self._scalars = EpochScalars()
-        self._warned = set()
 
     def _close(self) -> None:
         self._predictions.close()
         self._reading.close()
-        self._sample.begin()
+        self._shown.sample.begin()

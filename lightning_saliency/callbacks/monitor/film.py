@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_saliency.callbacks._run_film import RunFilm
@@ -20,7 +21,7 @@ from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.position_bias import PositionSums
-from lightning_saliency.pictures.loggers import log_picture_to
+from lightning_saliency.pictures.loggers import log_picture_to, log_table_to, shows_tables, viewing_hint
 from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
 
 _REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
@@ -65,6 +66,7 @@ class MonitorFilm(RunFilm):
         self.class_names = class_names
         self.views = dict(views)
         self._explains = True
+        self._hinted = False
         self.weights = weights
         self.model = model
         self.stage = stage
@@ -88,6 +90,7 @@ class MonitorFilm(RunFilm):
         super().open(trainer)
         self.page.open()
         self._explains = True
+        self._hinted = False
 
     def leave_out_class_views(self) -> None:
         """Make no pictures of the views with an explainer in this run."""
@@ -137,12 +140,16 @@ class MonitorFilm(RunFilm):
         Returns:
             Whether the images' range was guessed.
         """
-        normalization = self._find_normalization(trainer)
+        normalization = self.normalization(trainer)
         classes = class_names(trainer, self.stage) if self.class_names is None else self.class_names
         if attempts.wants(KEEPING):
             with attempts.trying(KEEPING):
                 means = mean_maps(sums, classes)
                 self.page.keep(trainer, records, names, self.weights, normalization, classes, means)
+        hint = None if self._hinted else viewing_hint(trainer.loggers)
+        self._hinted = True
+        if hint is not None:
+            rank_zero_info(hint)
         step, epoch = logged_step(trainer), -1 if trainer.sanity_checking else trainer.current_epoch
         title = f"{'untrained' if epoch < 0 else f'epoch {epoch}'}, step {step}"
         frame = Frame(records, names, self.weights, normalization, self.tile, classes, self.alpha, title)
@@ -158,6 +165,31 @@ class MonitorFilm(RunFilm):
                 self.keep(trainer, view, picture, epoch=epoch, step=step)
                 self._log(trainer, view, picture, step, captions, attempts)
         return frame.guessed
+
+    def finish(self, trainer: pl.Trainer, attempts: Attempts) -> None:
+        """At the end of a run: make its page, and log the pictures of all epochs as one table where a logger shows one.
+
+        Args:
+            trainer: The run. To be called on global rank zero.
+            attempts: The page, and each logger, fails by itself.
+        """
+        page = None
+        with attempts.trying("make the page", "`lightning-saliency film RUN` tries again."):
+            page = self.page.finish()
+        for number, logger in enumerate(trainer.loggers if page else (), start=1):
+            if shows_tables(logger):
+                with attempts.trying(f"log a table to {type(logger).__name__}, logger {number} of the trainer"):
+                    log_table_to(logger, f"{self.name}/film", *self._table())
+
+    def _table(self) -> tuple[list[str], list[list[int | bytes]]]:
+        """The names of the columns, and a row of PNG files for each frame of which there is a picture of every view."""
+        kept = {view: {(frame.epoch, frame.step): frame for frame in self.frames(view)} for view in self.views}
+        kept = {view: frames for view, frames in kept.items() if frames}
+        times = sorted(set.intersection(*(set(frames) for frames in kept.values()))) if kept else []
+        rows: list[list[int | bytes]] = [
+            [*time, *(frames[time].path.read_bytes() for frames in kept.values())] for time in times
+        ]
+        return ["epoch", "step", *kept], rows
 
     def _log(
         self,
@@ -178,7 +210,8 @@ class MonitorFilm(RunFilm):
         with trainer.precision_plugin.forward_context():
             return explain_labels(explainer, images.to(trainer.strategy.root_device), labels)
 
-    def _find_normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
+    def normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
+        """``(mean, std)`` of the stage's images; ``None`` where they have none, or none is known."""
         if self.denormalize != "auto":
             return self._normalization
         loaders = {

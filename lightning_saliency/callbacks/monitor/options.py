@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
+from lightning_saliency.callbacks.monitor.sample import ONE_PER_CLASS
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.scales import split_layer
@@ -43,20 +44,22 @@ def positive(name: str, value: int) -> int:
     return value
 
 
-def check_indices(indices: Sequence[int]) -> tuple[int, ...]:
-    """Numbers of images, each once.
+def check_indices(indices: Sequence[int] | str) -> tuple[int, ...] | str:
+    """Numbers of images, each once, or ``"one_per_class"``.
 
     Raises:
         MonitorConfigurationError: If they are something else, or none.
     """
-    good = not isinstance(indices, (str, int)) and all(
-        isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in indices
-    )
-    if not good or not indices or len(set(indices)) < len(indices):
+    if indices == ONE_PER_CLASS:
+        return ONE_PER_CLASS
+    numbers = () if isinstance(indices, (str, int)) else tuple(indices)
+    good = all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in numbers)
+    if not good or not numbers or len(set(numbers)) < len(numbers):
         raise MonitorConfigurationError(
-            f"Got indices={indices!r}. Allowed are lists of numbers from 0, each once, such as [0, 7, 31]; give one."
+            f"Got indices={indices!r}. Allowed are lists of numbers from 0, each once, such as [0, 7, 31], and "
+            f"{ONE_PER_CLASS!r}; give one."
         )
-    return tuple(indices)
+    return numbers
 
 
 def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec | None]:

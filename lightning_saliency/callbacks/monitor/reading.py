@@ -122,12 +122,13 @@ class BatchReading:
 
         Raises:
             BatchError: If the images are of different sizes.
+            ValueError: If one image of each class is to be shown, and there are no classes.
         """
         if self._reader is None:
             return
         self.loader = loader if self.loader is None else self.loader
         images, pictures = content.images, content.pictures
-        pairs = [] if sample is None or loader != self.loader else sample.place(pictures)
+        pairs = [] if sample is None or loader != self.loader else _place(sample, content)
         objects = content.objects()
         located = positions is not None and loader == self.loader and positions.wants(content.count)
         if objects is None and not pairs and not located:
@@ -169,6 +170,12 @@ class BatchReading:
             self._reader.stop()
         else:
             self.close()
+
+
+def _place(sample: FixedSample, content: BatchContent) -> list[tuple[int, int]]:
+    """The rows of a batch that are shown, with their slots; classes are looked for only where they are asked for."""
+    classes = content.classes() if sample.one_per_class else None
+    return sample.place(content.pictures, None if classes is None else classes.tolist())
 
 
 def sample_records(

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from lightning_saliency.batches import fingerprint, same_images
 from lightning_saliency.functional.similarity import spearman
 
+#: The ``indices`` of a sample with one image of each class.
+ONE_PER_CLASS = "one_per_class"
 #: Maps are compared from epoch to epoch on this grid.
 _DRIFT_GRID = (56, 56)
 
@@ -46,14 +48,16 @@ class FixedSample:
     Args:
         size: The number of images.
         follow: Whether images are to be found again; ``False`` takes each epoch's first images.
-        indices: Which images the first epoch takes, as numbers in the order in which they come by, instead of the first
-            ones; as many as ``size``.
+        indices: Which images the first epoch takes instead of the first ones: numbers in the order in which they come
+            by, as many as ``size``; or ``ONE_PER_CLASS``, the first image of each class.
     """
 
-    def __init__(self, size: int, follow: bool = True, indices: Sequence[int] | None = None) -> None:
+    def __init__(self, size: int, follow: bool = True, indices: Sequence[int] | str | None = None) -> None:
         self.size = size
         self.followed = follow
-        self.indices = None if indices is None else tuple(indices)
+        self.indices = None if indices is None or isinstance(indices, str) else tuple(indices)
+        self.one_per_class = indices == ONE_PER_CLASS
+        self._classes: set[int] = set()
         self._passed = 0
         # ``None`` for an image that has not come by yet.
         self.fingerprints: list[Tensor | None] = [None] * size
@@ -69,20 +73,31 @@ class FixedSample:
         """Forget the last epoch's records."""
         self.records = {}
         self._passed = 0
+        if not self.followed:
+            self._classes = set()
 
-    def place(self, images: Tensor | Sequence[Tensor]) -> list[tuple[int, int]]:
+    def place(self, images: Tensor | Sequence[Tensor], classes: Sequence[int] | None = None) -> list[tuple[int, int]]:
         """Which rows of a batch belong to the sample, as pairs (row, slot).
 
         Args:
             images: ``[B, C, H, W]``, or B images ``[C, H, W]``.
+            classes: The images' classes, below 0 for none; ``None``: the batch carries none.
+
+        Raises:
+            ValueError: If one image of each class is wanted, and the batch carries no classes.
         """
+        if self.one_per_class and classes is None:
+            raise ValueError(
+                f"Got indices={ONE_PER_CLASS!r} with batches that carry no classes. Allowed are batches with labels; "
+                "say where they are with label_key=, or give the images' numbers with indices=[...]."
+            )
         first = self._passed
         self._passed += len(images)
         if self.complete:
             return []
         if not self.followed:
             begin = len(self.records) if self.indices is None else 0
-            return self._fresh(first, len(images), range(begin, self.size), set())
+            return self._fresh(first, len(images), range(begin, self.size), set(), classes)
         prints = fingerprint(images)
         pairs: list[tuple[int, int]] = []
         taken: set[int] = set()
@@ -94,17 +109,26 @@ class FixedSample:
                     taken.add(row)
                     pairs.append((row, slot))
         free = [slot for slot, known in enumerate(self.fingerprints) if known is None]
-        fresh = self._fresh(first, len(images), free, taken)
+        fresh = self._fresh(first, len(images), free, taken, classes)
         for row, slot in fresh:
             self.fingerprints[slot] = prints[row]
         return pairs + fresh
 
-    def _fresh(self, first: int, count: int, free: Sequence[int], taken: set[int]) -> list[tuple[int, int]]:
+    def _fresh(
+        self, first: int, count: int, free: Sequence[int], taken: set[int], classes: Sequence[int] | None
+    ) -> list[tuple[int, int]]:
         """Rows of a batch that begins with the ``first`` image of the epoch, for slots that are free."""
+        if self.one_per_class and classes is not None:
+            rows: list[int] = []
+            for row, class_ in enumerate(classes):
+                if len(rows) < len(free) and class_ >= 0 and class_ not in self._classes and row not in taken:
+                    self._classes.add(class_)
+                    rows.append(row)
+            return list(zip(rows, free, strict=False))
         if self.indices is None:
             return list(zip((row for row in range(count) if row not in taken), free, strict=False))
-        rows = ((self.indices[slot] - first, slot) for slot in free)
-        return sorted((row, slot) for row, slot in rows if 0 <= row < count and row not in taken)
+        pairs = ((self.indices[slot] - first, slot) for slot in free)
+        return sorted((row, slot) for row, slot in pairs if 0 <= row < count and row not in taken)
 
     def end(self) -> bool:
         """Close an epoch; returns whether the images had to be given up as not coming back."""
@@ -142,6 +166,7 @@ class FixedSample:
             "followed": self.followed,
             "fingerprints": [None if known is None else known.clone() for known in self.fingerprints],
             "drift_maps": [map_.half() for map_ in self.drift_maps],
+            "classes": sorted(self._classes),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -150,3 +175,4 @@ class FixedSample:
         known = list(state["fingerprints"])[: self.size]
         self.fingerprints = known + [None] * (self.size - len(known))
         self.drift_maps = [map_.float() for map_ in state["drift_maps"]]
+        self._classes = set(state["classes"])

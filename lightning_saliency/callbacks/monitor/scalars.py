@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_saliency.callbacks._epoch_means import EpochMeans
-from lightning_saliency.functional.localization import energy_pointing_game, map_entropy, pointing_game
+from lightning_saliency.functional.localization import energy_pointing_game, pointing_game
 from lightning_saliency.functional.position_bias import PositionBias
 
 #: Scores of maps against objects: combined maps ``[B, h, w]`` and cells ``[B, h, w]`` bool -> ``[B]``.
@@ -19,12 +19,10 @@ OBJECT_SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pointing_game": pointing_game,
 }
 #: The names of the scalars, each with the value that stands for "not measured" where another callback watches it: no
-#: energy on an object, a map that changes as much as one that has nothing to do with the last, one that says nothing,
-#: no sign of a shortcut.
+#: energy on an object, a map that changes as much as one that has nothing to do with the last, no sign of a shortcut.
 NOT_MEASURED = {
     **dict.fromkeys(OBJECT_SCORES, 0.0),
     "drift": 1.0,
-    "entropy": 1.0,
     **dict.fromkeys(("position_bias", "content_bias", "shortcut_alert"), 0.0),
 }
 
@@ -62,11 +60,6 @@ class EpochScalars(EpochMeans):
         if found is not None:
             self.add("position_bias", torch.tensor(found.bias))
             self.add("content_bias", torch.tensor(found.content))
-
-    def add_entropy(self, combined: Sequence[Tensor]) -> None:
-        """Take in the entropy of the sample's combined maps ``[h, w]``."""
-        for map_ in combined:
-            self.add("entropy", map_entropy(map_[None]))
 
 
 def values_to_log(measured: dict[str, float], trainer: pl.Trainer, prefix: str) -> dict[str, float]:

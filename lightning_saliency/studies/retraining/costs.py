@@ -25,8 +25,8 @@ from lightning_saliency.studies.retraining.training import first_items, network_
 from lightning_saliency.studies.specs import build_data, build_module
 
 # Images of a timed step, tried in turn while a step takes less than so many seconds; and timed steps, after one that is
-# not.
-_IMAGES, _SHORT, _TIMED = (2, 8, 64), 0.25, 2
+# not. Where that one takes so many seconds, it tells enough.
+_IMAGES, _SHORT, _TIMED, _LONG = (2, 8, 64), 0.25, 2, 2.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,11 @@ def time_training(training: Training) -> dict[str, Any]:
         parameters = sum(parameter.numel() for parameter in network_of(module, training.network).parameters())
         seconds = {}
         for stage, loader in loaders.items():
+            seconds[stage], step, images = _timed(training, module, stage, loader, _IMAGES[0], steps=1)
+            if step > _LONG:
+                continue
             for count in _IMAGES:
-                seconds[stage], step, images = _timed(training, module, stage, loader, count)
+                seconds[stage], step, images = _timed(training, module, stage, loader, count, steps=1 + _TIMED)
                 # Short steps are mostly what a step costs whatever its size.
                 if step > _SHORT or len(images) < count:
                     break
@@ -118,7 +121,9 @@ def time_training(training: Training) -> dict[str, Any]:
     )
 
 
-def _timed(training: Training, module: Any, stage: str, loader: Any, count: int) -> tuple[float, float, Tensor]:
+def _timed(
+    training: Training, module: Any, stage: str, loader: Any, count: int, steps: int
+) -> tuple[float, float, Tensor]:
     """The seconds of an image, loading included, those of a step, and the images."""
     begin = time.perf_counter()
     batch = first_items(loader, count)
@@ -127,11 +132,11 @@ def _timed(training: Training, module: Any, stage: str, loader: Any, count: int)
     watch = _Stopwatch()
     options = {**trainer_options(training.trainer), "devices": 1, "strategy": "auto", "callbacks": [watch]}
     runner = trainer_class(module)(**{**options, "max_epochs": 1})
-    steps: Any = DataLoader([batch] * (1 + _TIMED), batch_size=None)  # type: ignore[arg-type]
+    batches: Any = DataLoader([batch] * steps, batch_size=None)  # type: ignore[arg-type]
     if stage == "train":
-        runner.fit(module, steps)
+        runner.fit(module, batches)
     else:
-        runner.test(module, steps, verbose=False)
+        runner.test(module, batches, verbose=False)
     return loading + watch.seconds() / len(images), watch.seconds(), images
 
 
@@ -162,13 +167,23 @@ def _network_and_images(training: Training) -> tuple[nn.Module, Tensor]:
 
 
 class _Stopwatch(Callback):
-    """The time between the ends of batches."""
+    """The time between the ends of batches, or of the only one from its start."""
 
     def __init__(self) -> None:
-        self._ends: list[float] = []
+        self._times: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._note(batch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._note(batch)
+
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0:
+            self._note(batch)
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -176,11 +191,12 @@ class _Stopwatch(Callback):
         self._note(batch)
 
     def seconds(self) -> float:
-        """Seconds of a batch; the first one does not count."""
-        return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        """Seconds of a batch; of several, the first one does not count."""
+        times = self._times[1:] if len(self._times) > 2 else self._times
+        return (times[-1] - times[0]) / (len(times) - 1)
 
     def _note(self, batch: Any) -> None:
         images = find_images(batch)
         if images.device.type == "cuda":
             torch.cuda.synchronize(images.device)
-        self._ends.append(time.perf_counter())
+        self._times.append(time.perf_counter())

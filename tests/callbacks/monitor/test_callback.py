@@ -53,7 +53,7 @@ def test_every_n_epochs_and_no_start(tmp_path):
 def test_the_sample_holds_the_maps_of_the_modules_own_pass(tmp_path, monkeypatch):
     kept = []
     monitor = SaliencyMonitor(num_images=6, log_at_start=False)
-    monkeypatch.setattr(monitor._sample, "end", lambda: kept.append(dict(monitor._sample.records)) or False)
+    monkeypatch.setattr(monitor._shown.sample, "end", lambda: kept.append(dict(monitor._shown.sample.records)) or False)
     _, module, _ = _fit(tmp_path, monitor, epochs=1)
     images = torch.stack([loader().dataset[index][0] for index in range(6)])
     module.eval()
@@ -93,9 +93,12 @@ def test_a_shuffled_loader_shows_the_same_images(tmp_path, monkeypatch):
     seen = []
     monitor = SaliencyMonitor(num_images=3)
     monkeypatch.setattr(
-        monitor._sample,
+        monitor._shown.sample,
         "end",
-        lambda: seen.append([monitor._sample.records[s].image for s in sorted(monitor._sample.records)]) or False,
+        lambda: (
+            seen.append([monitor._shown.sample.records[s].image for s in sorted(monitor._shown.sample.records)])
+            or False
+        ),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -120,7 +123,7 @@ def test_images_that_never_come_back_are_said_and_replaced(tmp_path):
 
 def test_scalars_each_epoch(tmp_path):
     _, _, recorder = _fit(tmp_path, SaliencyMonitor(), train=loader(form="dict"), val=loader(form="dict"), epochs=3)
-    for name in ("drift", "entropy", "energy_in_box", "pointing_game"):
+    for name in ("drift", "energy_in_box", "pointing_game"):
         values = recorder.values(f"saliency/{name}")
         assert values[0][0] == 0, name
         assert len(values) == 4, name
@@ -167,7 +170,7 @@ def test_early_stopping_can_watch_the_drift(tmp_path):
 def test_training_stage_watches_training_batches(tmp_path):
     _, _, recorder = _fit(tmp_path, SaliencyMonitor(stage="train", name="training"), epochs=2)
     assert [frame.epoch for frame in _film(tmp_path, "training").frames("overview")] == [0, 1]
-    assert len(recorder.values("training/entropy")) == 2
+    assert len(recorder.values("training/position_bias")) == 2
 
 
 def test_training_stage_needs_no_validation(tmp_path):
@@ -183,7 +186,7 @@ def test_test_stage_and_validate_alone(tmp_path):
     run.test(module, loader(), verbose=False)
     assert len(_film(tmp_path).frames("overview")) == 1
     assert len(_film(tmp_path, "tested").frames("overview")) == 1
-    assert recorder.values("tested/entropy")
+    assert recorder.values("tested/position_bias")
     assert _hook_counts(module) == _hook_counts(Module())
 
 

@@ -70,7 +70,7 @@ def test_a_score_fails_by_itself(tmp_path, monkeypatch, score):
 
     monkeypatch.setitem(scalars.OBJECT_SCORES, score, broken)
     _, recorder, told = _fit(tmp_path, SaliencyMonitor(num_images=2))
-    others = {"energy_in_box", "pointing_game", "drift", "entropy"} - {score}
+    others = {"energy_in_box", "pointing_game", "drift"} - {score}
     assert all(len(recorder.values(f"saliency/{name}")) == 6 for name in others)
     assert not recorder.values(f"saliency/{score}")
     assert len(told) == 1
@@ -79,9 +79,9 @@ def test_a_score_fails_by_itself(tmp_path, monkeypatch, score):
 
 def test_drift_fails_by_itself(tmp_path, monkeypatch):
     monitor = SaliencyMonitor(num_images=2)
-    monkeypatch.setattr(monitor._sample, "drift", lambda maps: 1 / 0)
+    monkeypatch.setattr(monitor._shown.sample, "drift", lambda maps: 1 / 0)
     _, recorder, told = _fit(tmp_path, monitor)
-    assert len(recorder.values("saliency/entropy")) == 6
+    assert len(recorder.values("saliency/energy_in_box")) == 6
     assert _frames(tmp_path, "overview") == [-1, 0, 1, 2, 3, 4]
     assert len(told) == 1
 

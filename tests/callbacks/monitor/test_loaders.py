@@ -55,7 +55,7 @@ def _film(folder: Any, val: Any, **settings: Any) -> tuple[list[Any], Recorder]:
 
     class Kept(SaliencyMonitor):
         def _show(self, run: pl.Trainer) -> None:
-            frames.append(self._sample.present())
+            frames.append(self._shown.sample.present())
             super()._show(run)
 
     recorder = Recorder(folder)
@@ -150,7 +150,7 @@ def test_images_with_the_channels_last_are_shown_upright(tmp_path):
 
     class Kept(SaliencyMonitor):
         def _show(self, run: pl.Trainer) -> None:
-            frames.append(self._sample.present())
+            frames.append(self._shown.sample.present())
             super()._show(run)
 
     data = _loader(images, LABELS)

@@ -1,5 +1,7 @@
 """A monitored run read back from TensorBoard, from W&B offline and from the film: the same pictures and steps."""
 
+import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from tests.callbacks.monitor.helpers import Module, loader, trainer
 from tests.pictures.test_loggers import png, tensorboard_images, wandb_history
 
 
-def test_every_logger_holds_the_films_pictures_at_the_metrics_steps(tmp_path, monkeypatch):
+def test_every_logger_holds_the_films_pictures_at_the_metrics_steps(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
@@ -21,6 +24,10 @@ def test_every_logger_holds_the_films_pictures_at_the_metrics_steps(tmp_path, mo
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True)
     board = pl.loggers.TensorBoardLogger(tmp_path, name="board")
     weights_and_biases = pl.loggers.WandbLogger(project="film", save_dir=tmp_path, offline=True, settings=settings)
+    tables, log_table = [], weights_and_biases.log_table
+    monkeypatch.setattr(
+        weights_and_biases, "log_table", lambda **given: (tables.append(given["data"]), log_table(**given))
+    )
     run = trainer(tmp_path, SaliencyMonitor(num_images=4), logger=[board, weights_and_biases], epochs=3)
     run.fit(Module(), loader(form="dict"), loader(form="dict"))
     folder = Path(weights_and_biases.experiment.dir)
@@ -45,5 +52,14 @@ def test_every_logger_holds_the_films_pictures_at_the_metrics_steps(tmp_path, mo
             np.testing.assert_array_equal(png((folder / name).read_bytes()), picture)
             (captions,) = row[f"saliency/{view}|captions"]
             assert [caption.split()[0] for caption in captions.split(" | ")] == ["0", "1", "2", "3"]
+    (logged,) = [row for row in rows if "saliency/film|path" in row]
+    table = json.loads((folder / logged["saliency/film|path"]).read_text())
+    assert table["columns"] == ["epoch", "step", "overview"]
+    assert [row[:2] for row in table["data"]] == [[frame.epoch, frame.step] for frame in frames]
+    # The pictures of a table lie in an artifact: it is looked at before it is packed.
+    (cells,) = tables
+    for row, frame in zip(cells, frames, strict=True):
+        np.testing.assert_array_equal(np.asarray(row[2].image.convert("RGB")), np.asarray(Image.open(frame.path)))
+    assert sum("--samples_per_plugin images=" in record.message for record in caplog.records) == 1
     drifts = [row["saliency/drift"] for row in rows if "saliency/drift" in row]
     assert len(drifts) == 4

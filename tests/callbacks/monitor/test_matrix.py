@@ -140,7 +140,7 @@ def _outcome(tmp_path, row, watched):
     numbers = (random.random(), np.random.uniform(), torch.rand(1).item())  # noqa: NPY002
     optimizer = trainer.optimizers[0].state_dict()["state"]
     if watched:
-        assert "saliency/entropy" in trainer.callback_metrics
+        assert "saliency/position_bias" in trainer.callback_metrics
     return module.losses, trainer.callback_metrics["val/loss"].item(), module.state_dict(), optimizer, numbers
 
 

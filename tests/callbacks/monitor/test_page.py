@@ -9,11 +9,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lightning_saliency import SaliencyMonitor, film
 from lightning_saliency.callbacks.monitor import page as page_module
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
+from lightning_saliency.callbacks.monitor.sample import FixedSample
 from lightning_saliency.functional.normalization import normal_cdf
 from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Pictures, loader, trainer
@@ -194,6 +195,36 @@ def test_chosen_images_are_shown(tmp_path, recwarn):
     assert [image.label for image in store.read(store.frames()[-1]).images] == [2, 1]
     _fit(tmp_path / "none", SaliencyMonitor(indices=[99]), epochs=1)
     assert any("none of the images with indices=[99] came by" in str(one.message) for one in recwarn)
+
+
+def test_one_image_of_each_class_is_shown_and_found_again(tmp_path):
+    monitor = SaliencyMonitor(indices="one_per_class", num_images=3)
+    _fit(tmp_path, monitor, data=loader(shuffle=True))
+    shown = [[image.label for image in _store(tmp_path).read(frame).images] for frame in _store(tmp_path).frames()]
+    assert len(shown) == 3
+    assert len(set(shown[-1])) == len(shown[-1]) == 3
+    assert shown[-1] == shown[-2]
+
+
+class WithoutLabels(Module):
+    def validation_step(self, batch, batch_idx):
+        return self(batch[0])
+
+
+def test_one_image_of_each_class_needs_classes(tmp_path):
+    monitor = SaliencyMonitor(indices="one_per_class", num_images=3)
+    images = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32)), batch_size=2)
+    with pytest.raises(MonitorConfigurationError, match=r"batches that carry no classes.*label_key="):
+        _fit(tmp_path, monitor, WithoutLabels(), images)
+
+
+def test_one_image_of_each_class_after_a_resumption(tmp_path):
+    sample, images = FixedSample(3, indices="one_per_class"), torch.rand(6, 3, 8, 8)
+    assert sample.place(images[:4], [1, 1, -1, 0]) == [(0, 0), (3, 1)]
+    again = FixedSample(3, indices="one_per_class")
+    again.load_state_dict(sample.state_dict())
+    again.begin()
+    assert again.place(images[2:], [-1, 0, 1, 2]) == [(1, 1), (3, 2)]
 
 
 @pytest.mark.parametrize(

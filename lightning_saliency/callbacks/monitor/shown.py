@@ -1,0 +1,155 @@
+"""The images of the film, their frame of an epoch, and what has to be said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
+
+from lightning_saliency.batches import BatchContent
+from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.callbacks.monitor.film import MonitorFilm
+from lightning_saliency.callbacks.monitor.frame import combined_maps
+from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
+from lightning_saliency.callbacks.monitor.own_images import OwnImages
+from lightning_saliency.callbacks.monitor.reading import BatchReading
+from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.scalars import EpochScalars
+from lightning_saliency.explainers.base import Output
+from lightning_saliency.functional.position_bias import PositionSums
+from lightning_saliency.functional.statistics import Statistic
+from lightning_saliency.scales.reader import Layers
+
+#: What fails as one, see `Attempts`: the maps of a batch.
+READING = "read the maps of the scales"
+_OWN = "read the maps of images="
+
+
+class ShownImages:
+    """The images of the film: found again in the stage's batches, or the user's own.
+
+    Args:
+        film: Draws them.
+        size: Their number.
+        indices: Which of the loader, see `FixedSample`.
+        own: The user's own, which are shown instead.
+        statistic: Read at each scale of the user's own.
+        layers: The scales of these.
+        output: What takes the logits out of what the network returns for these.
+
+    Attributes:
+        sample: The images' records of this epoch.
+        own: As given.
+    """
+
+    def __init__(
+        self,
+        film: MonitorFilm,
+        size: int,
+        indices: Sequence[int] | str | None,
+        own: OwnImages | None,
+        statistic: Statistic,
+        layers: Layers,
+        output: Output,
+    ) -> None:
+        self.own = own
+        self._film = film
+        self._size, self._indices = size, indices
+        self._statistic, self._layers, self._output = statistic, layers, output
+        self.begin_film()
+        self.begin_run()
+
+    def begin_film(self) -> None:
+        """Choose images anew, in another trainer."""
+        self.sample = FixedSample(self._size, self._film.stage != "train" or self.own is not None, self._indices)
+
+    def begin_run(self) -> None:
+        """Begin with a run: what was said is said again."""
+        self._warned: set[str] = set()
+        self._like: tuple[int, ...] | None = None
+        self._own_names: tuple[str, ...] = ()
+
+    def wanted_of(self, content: BatchContent) -> FixedSample | None:
+        """What chooses images of a batch; ``None`` where none of any batch are shown."""
+        self._like = tuple(content.pictures[0].shape)
+        return self.sample if self.own is None else None
+
+    def show(
+        self, trainer: pl.Trainer, reading: BatchReading, attempts: Attempts, scalars: EpochScalars, sums: PositionSums
+    ) -> None:
+        """Log the epoch's pictures, and measure how much the maps have changed. To be called on global rank zero.
+
+        Args:
+            trainer: The run.
+            reading: Has read the epoch's batches.
+            attempts: What may fail, and how often.
+            scalars: Gets the drift.
+            sums: Those of all images, for the views of their means.
+        """
+        self._read_own(trainer, attempts)
+        # Images that could not be read are not lost.
+        if attempts.wants(READING) and self.sample.end():
+            self._warn_once(
+                "images do not come back",
+                "SaliencyMonitor did not find the film's images again: the loader seems to change them at random. "
+                "Each epoch's first images are shown instead, and no drift is measured.",
+            )
+        records = self.sample.present()
+        if not records:
+            self._say_what_is_missing(trainer, reading)
+            return
+        guessed = False
+        with attempts.trying("draw the frame"):
+            guessed = self._film.show(trainer, records, self._own_names or reading.names, attempts, sums)
+        if guessed:
+            self._warn_once(
+                "display range",
+                "SaliencyMonitor does not know how the images were normalised and stretches each to its own range for "
+                "display: give denormalize='imagenet' or denormalize=(mean, std).",
+            )
+        with attempts.trying(f"measure {self._film.name}/drift"):
+            drift = self.sample.drift(combined_maps(records, self._film.weights))
+            if self.sample.followed:
+                scalars.add_drift(drift)
+
+    def explain(self, trainer: pl.Trainer, records: dict[int, SampleRecord], attempts: Attempts) -> None:
+        """Take in records of a batch, and make the class-specific views of its images with the same weights."""
+        self.sample.records.update(records)
+        if records:
+            self._film.explain(trainer, list(records.values()), attempts)
+
+    def _say_what_is_missing(self, trainer: pl.Trainer, reading: BatchReading) -> None:
+        if self._indices is not None and not trainer.sanity_checking:
+            wanted = self._indices if isinstance(self._indices, str) else list(self._indices)
+            self._warn_once(
+                "indices",
+                f"SaliencyMonitor shows nothing: none of the images with indices={wanted!r} came by. Allowed are "
+                "numbers below that of the images of the stage's first loader; give others.",
+            )
+        if reading.loader is None:
+            self._warn_once("nothing to show", "SaliencyMonitor found images in no batch, and shows none.")
+
+    def _read_own(self, trainer: pl.Trainer, attempts: Attempts) -> None:
+        """Fill the sample with the user's own images, if there are any."""
+        if self.own is None or self._like is None or not attempts.wants(_OWN):
+            return
+        with attempts.trying(_OWN, "Leave images= out, and the loader's first images are shown."):
+            normalization = self._film.normalization(trainer)
+            if self.own.are_files and normalization is None and self._film.denormalize == "auto":
+                self._warn_once(
+                    "own images",
+                    "SaliencyMonitor does not know how images are normalised, and gives the network those of images= "
+                    "in [0, 1]: give denormalize='imagenet', denormalize=(mean, std), or 'none' if that is right.",
+                )
+            network = watched_module(trainer.lightning_module, self._film.model, MonitorConfigurationError)
+            records, self._own_names = self.own.records(
+                trainer, network, self._like, normalization, self._statistic, self._layers, self._output
+            )
+            self.explain(trainer, records, attempts)
+
+    def _warn_once(self, what: str, message: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            rank_zero_warn(message)
