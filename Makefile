@@ -40,7 +40,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(COVER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COVER)
 
 # Exactly the lower bounds of pyproject.toml; the slow tests are left out. Old libraries may use what others deprecate.
 test-lowest:

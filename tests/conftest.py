@@ -12,8 +12,13 @@ from torch.utils.data import BatchSampler, DataLoader
 from tests.paths import SHARED_DATA
 
 
+#: Folders and files whose tests wait for processes that they start: they come first, so that two workers end together.
+LONG = ("tests/studies/", "tests/cli/", "tests/test_examples.py", "tests/test_cli.py", "tests/callbacks/monitor/test_sha")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of a test marked ``grid(every=n)`` run every n-th combination alone, unless ALL_COMBINATIONS is set."""
+    """The long tests first; of one marked ``grid(every=n)`` each n-th combination, or with ALL_COMBINATIONS all."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     if os.environ.get("ALL_COMBINATIONS"):
         return
     seen: Counter[str] = Counter()

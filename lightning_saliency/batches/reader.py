@@ -104,10 +104,11 @@ class BatchReader:
     def _nothing(self, batch: Any) -> BatchError:
         key = self.keys.image
         if key is None:
-            return NoImagesError(
-                f"Found no images [B, C, H, W] in the batch, which is {describe(batch)}. "
-                "Say where they are with image_key, for example image_key='inputs.image' or image_key=0."
-            )
+            deep = [node.value for node in walk(batch) if isinstance(node.value, Tensor) and node.value.ndim == 5]
+            remedy = "Say where they are with image_key, for example image_key='inputs.image' or image_key=0."
+            if deep:
+                remedy += " Volumes and clips [B, C, T, H, W] are not read from batches: SMOE and Grad-CAM map them."
+            return NoImagesError(f"Found no images [B, C, H, W] in the batch, which is {describe(batch)}. {remedy}")
         # Where there are no images at all, it is another loader's batch; where there are, the key is wrong.
         kind = BatchError if image_candidates(list(walk(batch))) else NoImagesError
         return kind(

@@ -333,6 +333,10 @@ def test_lists_of_images_of_different_sizes_are_told_one_by_one_and_refused_as_a
     ],
 )
 def test_batches_without_images_say_so(batch):
+    volumes = isinstance(batch, dict) and "volume" in batch
+    with pytest.raises(NoImagesError) as told:
+        BatchReader().read(batch)
+    assert ("Volumes and clips" in str(told.value)) == volumes
     with pytest.raises(NoImagesError, match="image_key"):
         BatchReader().read(batch)
     with pytest.raises(NoImagesError, match="image_key"):

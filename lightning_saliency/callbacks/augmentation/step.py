@@ -20,6 +20,7 @@ from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, Failures, batch_generator
 from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.class_scores import IGNORED
+from lightning_saliency.scales import NoScalesError
 
 
 @dataclass
@@ -140,7 +141,16 @@ class BatchStep:
     def _refuse(self, trainer: pl.Trainer, error: Exception) -> None:
         """Raise an error of the configuration while the run has made no step."""
         if trainer.global_step == 0 and trainer.fit_loop.total_batch_idx <= 0:
-            raise AugmentationConfigurationError(f"{self.failures.owner} cannot augment this run. {error}") from error
+            # What the network itself raises on the images says nothing of the callback's options.
+            remedy = (
+                " If the module's forward takes something else than the images, name the network that takes them with "
+                "model=."
+                if isinstance(error, (RuntimeError, TypeError, NoScalesError))
+                else ""
+            )
+            raise AugmentationConfigurationError(
+                f"{self.failures.owner} cannot augment this run. {error}{remedy}"
+            ) from error
 
     def augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:
         """Draw images of the run's batch of this number and replace them; ``None`` where none is drawn."""

@@ -286,3 +286,22 @@ def test_two_augmentations_in_one_run(tmp_path):
     plain = Watching(learning_rate=0.0)
     fit(tmp_path, None, plain, epochs=1)
     assert equal(plain.given, list(originals().view(4, 4, 3, 16, 16)))
+
+
+class Generator(Watching):
+    """Its own forward makes images of noise; the critic is what takes images."""
+
+    def forward(self, noise):
+        return noise @ torch.ones(8, 12)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+def test_a_forward_that_takes_something_else_is_told_of_model(tmp_path):
+    with pytest.raises(AugmentationConfigurationError, match=r"cannot augment this run.*name the network.*model="):
+        fit(tmp_path, GroupCAMAugmentation(groups=4, film=False), Generator())
+    fit(tmp_path, GroupCAMAugmentation(groups=4, film=False, model="net"), Generator())

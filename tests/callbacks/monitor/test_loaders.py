@@ -49,17 +49,23 @@ def _loader(*tensors: torch.Tensor, **options: Any) -> DataLoader:
     return DataLoader(TensorDataset(*tensors), 4, **options)
 
 
+def _keeping(monitor: SaliencyMonitor) -> tuple[SaliencyMonitor, list[Any]]:
+    """A monitor, and the records of each frame to come."""
+    frames: list[Any] = []
+    show = monitor._shown.show
+
+    def kept(*arguments: Any) -> None:
+        frames.append(monitor._shown.sample.present())
+        show(*arguments)
+
+    monitor._shown.show = kept  # type: ignore[method-assign]
+    return monitor, frames
+
+
 def _film(folder: Any, val: Any, **settings: Any) -> tuple[list[Any], Recorder]:
     """The records of each frame, and what was logged."""
-    frames: list[Any] = []
-
-    class Kept(SaliencyMonitor):
-        def _show(self, run: pl.Trainer) -> None:
-            frames.append(self._shown.sample.present())
-            super()._show(run)
-
     recorder = Recorder(folder)
-    monitor = Kept(num_images=2, **settings)
+    monitor, frames = _keeping(SaliencyMonitor(num_images=2, **settings))
     trainer(folder, monitor, epochs=2, logger=recorder).fit(Runs(), loader(8), val)
     return frames, recorder
 
@@ -146,15 +152,9 @@ class Channels(Runs):
 
 def test_images_with_the_channels_last_are_shown_upright(tmp_path):
     images = (torch.rand(8, 16, 16, 3) * 255).byte()
-    frames: list[Any] = []
-
-    class Kept(SaliencyMonitor):
-        def _show(self, run: pl.Trainer) -> None:
-            frames.append(self._shown.sample.present())
-            super()._show(run)
-
+    monitor, frames = _keeping(SaliencyMonitor(num_images=2))
     data = _loader(images, LABELS)
-    trainer(tmp_path, Kept(num_images=2), epochs=1).fit(Channels(), data, data)
+    trainer(tmp_path, monitor, epochs=1).fit(Channels(), data, data)
     assert [tuple(record.image.shape) for record in frames[0]] == [(3, 16, 16)] * 2
 
 
