@@ -11,9 +11,14 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from tests.paths import SHARED_DATA
 
-
 #: Folders and files whose tests wait for processes that they start: they come first, so that two workers end together.
-LONG = ("tests/studies/", "tests/cli/", "tests/test_examples.py", "tests/test_cli.py", "tests/callbacks/monitor/test_sha")
+LONG = (
+    "tests/studies/",
+    "tests/cli/",
+    "tests/test_examples.py",
+    "tests/test_cli.py",
+    "tests/callbacks/monitor/test_sh",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
