@@ -11,7 +11,7 @@ from lightning_saliency.callbacks import (
 )
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
-from lightning_saliency.pictures.page import film
+from lightning_saliency.pictures.page import FilmRecorder, film
 from lightning_saliency.reports import explain_images
 from lightning_saliency.scales.find import NoScalesError, Scale, find_scales, named_scales
 from lightning_saliency.scales.maps import ScaleMaps
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DigitScenes",
+    "FilmRecorder",
     "GroupCAMAugmentation",
     "ImageClassifier",
     "ImageFolderDataModule",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -16,9 +17,51 @@ def check_choice(name: str, value: object, allowed: Collection[object]) -> None:
     Traceback (most recent call last):
     ...
     ValueError: Got average='mean'. Allowed are 'micro', 'macro'; use one of them.
+    >>> check_choice("average", "marco", ("micro", "macro"))
+    Traceback (most recent call last):
+    ...
+    ValueError: Got average='marco'. Did you mean 'macro'? Allowed are 'micro', 'macro'; use one of them.
     """
     if value not in allowed:
-        raise ValueError(f"Got {name}={value!r}. Allowed are {', '.join(map(repr, allowed))}; use one of them.")
+        raise ValueError(
+            f"Got {name}={value!r}.{did_you_mean(value, allowed)} Allowed are {', '.join(map(repr, allowed))}; use one "
+            "of them."
+        )
+
+
+def close_names(given: object, allowed: Iterable[object], count: int = 1) -> list[str]:
+    """The names that a mistyped one may mean, the closest first; capitals, dashes and underscores do not count.
+
+    Args:
+        given: What was given; anything but a text is close to nothing.
+        allowed: The names that there are; others than texts are passed over.
+        count: How many names at most.
+
+    Example:
+        >>> close_names("FastCAM", ["smoe", "grad_cam", "fast_cam"]), close_names("gradcam", ["grad_cam", "x"], 5)
+        (['fast_cam'], ['grad_cam'])
+    """
+    if not isinstance(given, str):
+        return []
+    spelled: dict[str, str] = {}
+    for name in allowed:
+        if isinstance(name, str):
+            spelled.setdefault(_letters(name), name)
+    close = difflib.get_close_matches(_letters(given), spelled, n=count, cutoff=0.6)
+    return [spelled[letters] for letters in close]
+
+
+def did_you_mean(given: object, allowed: Iterable[object]) -> str:
+    """A question for an error message, with a blank before it; nothing where no name is close.
+
+    >>> did_you_mean("lovy", ["overview", "lovi"]), did_you_mean("photo", ["lovi"])
+    (" Did you mean 'lovi'?", '')
+    """
+    return "".join(f" Did you mean {name!r}?" for name in close_names(given, allowed))
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter not in "-_ ")
 
 
 def check_minimum(name: str, value: float, minimum: int, advice: str = "give one", kind: str = "whole numbers") -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lightning_saliency.checks import close_names, did_you_mean
 from lightning_saliency.files import file_of_this_machine, reading
 
 # Entries of a checkpoint that hold the network's state, and what wrappers put before its keys, the plainest first.
@@ -101,7 +101,8 @@ def build_network(
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise ValueError(
-            f"Got model={name!r}. Allowed are 'small_cnn', 'timm/' and a name of timm's, 'path/file.py:function', and "
+            f"Got model={name!r}.{did_you_mean(name, ['small_cnn', *names])} Allowed are 'small_cnn', "
+            "'timm/' and a name of timm's, 'path/file.py:function', and "
             f"torchvision's classification networks; use one of them. torchvision has: {', '.join(names)}."
         )
     if name in ("googlenet", "inception_v3"):
@@ -188,10 +189,10 @@ def _timm_network(name: str, **arguments: Any) -> nn.Module:
             f"Got model='timm/{name}', but timm is not installed. Install it: pip install 'lightning-saliency[timm]'."
         ) from error
     if not timm.is_model(name):
-        like = get_close_matches(name, timm.list_models(), n=8)
+        like = close_names(name, timm.list_models(), 8)
         raise ValueError(
-            f"Got model='timm/{name}', which timm does not have. Similar names: {', '.join(like) or 'none'}; use one "
-            "that timm.list_models() lists."
+            f"Got model='timm/{name}', which timm does not have.{did_you_mean(name, like)} Similar names: "
+            f"{', '.join(like) or 'none'}; use one that timm.list_models() lists."
         )
     network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     return network

@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
 from lightning_saliency.batches.tree import is_dense, plain
+from lightning_saliency.checks import check_choice
 from lightning_saliency.functional.localization import boxes_to_masks
 
 _RELATIVE = "relative_"
@@ -29,8 +30,7 @@ BOX_FORMATS = tuple(
 def check_box_format(form: str) -> str:
     """The format in lower case, or an error that lists the formats."""
     lower = form.lower() if isinstance(form, str) else form
-    if lower not in BOX_FORMATS:
-        raise ValueError(f"Got box_format={form!r}. Allowed are {', '.join(map(repr, BOX_FORMATS))}; use one of them.")
+    check_choice("box_format", lower, BOX_FORMATS)
     return lower
 
 

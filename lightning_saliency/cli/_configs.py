@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -11,17 +13,27 @@ from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.files import read_text, reading
 
 _ENDINGS = (".yaml", ".yml")
+#: How the first line of a configuration begins that cannot run without files of the user's; it names their options.
+_NEEDS = "# Needs "
+_ASKING = ("-h", "--help", "--print_config")
 
 
 def check_configs(arguments: Sequence[str]) -> None:
     """Raise an error that names the file if a YAML file among the arguments cannot be used.
 
+    A first line such as ``# Needs images: give their folder with --data.init_args.root.`` names options whose files
+    must be there; nothing has been read or written before that is known.
+
     Args:
-        arguments: A command's arguments; the value of ``--config``, and whatever else ends like a YAML file.
+        arguments: A command's arguments, flags with underscores; the value of ``--config``, and whatever else ends like
+            a YAML file.
 
     Raises:
-        UsageError: If such a file is there and cannot be read, is no YAML, or holds no options.
+        UsageError: If such a file is there and cannot be read, is no YAML, holds no options, or needs files that are
+            not there.
     """
+    needs: list[str] = []
+    values: dict[str, Any] = {}
     for path in _named(arguments):
         try:
             text = read_text(path, "configuration")
@@ -34,6 +46,51 @@ def check_configs(arguments: Sequence[str]) -> None:
             raise UsageError(
                 f"Got {given} in the configuration {path}. Allowed are lines of option: value; write some."
             )
+        first = text.partition("\n")[0].strip()
+        needs += [first.removeprefix("# ")] if first.startswith(_NEEDS) else []
+        values |= {option: found for need in needs for option in _options(need) if (found := _value(content, option))}
+    if not any(argument.partition("=")[0] in _ASKING for argument in arguments):
+        for need in needs:
+            _check_files(need, values, arguments)
+
+
+def _check_files(need: str, values: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Raise an error with that sentence if a file is missing that one of its options names.
+
+    Raises:
+        UsageError: In that case.
+    """
+    given = dict(zip(arguments, [*arguments[1:], ""], strict=True))
+    given |= dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    for option in _options(need):
+        keys = option.split(".")
+        if any(f"--{'.'.join(keys[:count])}" in given for count in range(1, len(keys))):
+            continue  # a whole group of options is another one
+        # LightningCLI lets init_args be left out.
+        short = option.replace(".init_args", "")
+        value = given.get(f"--{option}", given.get(f"--{short}", values.get(option)))
+        if isinstance(value, str) and value.startswith("["):
+            value = yaml.safe_load(value)
+        files = value if isinstance(value, list) else [value]
+        missing = ["null" if file is None else str(file) for file in files if not _is_there(file)]
+        if missing:
+            raise UsageError(f"{need} Got --{option} {', '.join(missing)}, where there is nothing.")
+
+
+def _options(need: str) -> list[str]:
+    return re.findall(r"--([\w-]+(?:\.[\w-]+)+)", need)
+
+
+def _value(content: Any, option: str) -> Any:
+    for key in option.split("."):
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _is_there(file: Any) -> bool:
+    """Whether a value is a path of something; what only a remote store can tell counts."""
+    text = re.sub(r"(\.py):\w+$", r"\1", str(file))  # path/file.py:function
+    return file is not None and ("://" in text or Path(text).expanduser().exists())
 
 
 def _named(arguments: Sequence[str]) -> Iterator[Path]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.cli._overrides import put, split_overrides
+
+# How jsonargparse names options that it does not know: of the command line, and of a file.
+_UNKNOWN = re.compile(r"(?:(?<=\s)--([\w.-]+)|Option '([\w.-]+)' is not accepted)")
 
 
 def command_parser(command: str, arguments: str, description: str) -> ArgumentParser:
@@ -20,7 +25,7 @@ def command_parser(command: str, arguments: str, description: str) -> ArgumentPa
         arguments: The rest of the first line of the help text.
         description: What the command does.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog=f"lightning-saliency {command}",
         usage=f"lightning-saliency {command} {arguments}",
         description=description,
@@ -56,6 +61,16 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], into: Sequence[str])
     return options
 
 
+class CommandParser(ArgumentParser):  # type: ignore[misc]
+    """A parser whose errors say which option a mistyped one may mean."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the process with status 2, see `jsonargparse.ArgumentParser`."""
+        known = set(_options(self))
+        unknown = [flag or key for flag, key in _UNKNOWN.findall(message)]
+        super().error(message + "".join(did_you_mean(name, known) for name in unknown if name not in known), ex)
+
+
 class PlainHelp(DefaultHelpFormatter):
     """Help texts taken from docstrings, without their markup, and headings no wider than the terminal."""
 
@@ -66,6 +81,16 @@ class PlainHelp(DefaultHelpFormatter):
     def _split_lines(self, text: str, width: int) -> list[str]:
         lines: list[str] = super()._split_lines(_plain(text), width)
         return lines
+
+
+def _options(parser: ArgumentParser) -> Iterator[str]:
+    """The long options of a parser and of its subcommands'."""
+    for action in parser._actions:
+        yield from (option.removeprefix("--") for option in action.option_strings if option.startswith("--"))
+        choices = getattr(action, "choices", None)
+        for inner in choices.values() if isinstance(choices, dict) else ():
+            if isinstance(inner, ArgumentParser):
+                yield from _options(inner)
 
 
 def _plain(text: str) -> str:

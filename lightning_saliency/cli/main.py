@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lightning_saliency.checks import close_names
 from lightning_saliency.cli._configs import check_configs
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import with_underscores
@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = COMMANDS[given[0]]
         run = getattr(importlib.import_module(f"lightning_saliency.cli.{command.module}"), command.function)
         try:
-            check_configs(given[1:])
-            status: int = run(with_underscores(given[1:]))
+            spelled = with_underscores(given[1:])
+            check_configs(spelled)
+            status: int = run(spelled)
         except UsageError as error:
             print(f"lightning-saliency {given[0]}: {error}", file=sys.stderr)
             return 2
@@ -68,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = bool(given) and given[0] in ("-h", "--help")
     stream = sys.stdout if asked else sys.stderr
     if given and not asked:
-        close = difflib.get_close_matches(given[0].replace("_", "-"), COMMANDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = "".join(f"; did you mean {name!r}?" for name in close_names(given[0], COMMANDS))
         print(f"lightning-saliency: there is no command {given[0]!r}{hint}", file=stream)
     print("usage: lightning-saliency COMMAND [--help] ...\n       lightning-saliency --version\n", file=stream)
     for name, command in COMMANDS.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from lightning_saliency.cli._parser import CommandParser
 from lightning_saliency.files import location
 
 
@@ -36,7 +38,7 @@ def test(arguments: Sequence[str]) -> int:
 def _run(subcommand: str, arguments: Sequence[str]) -> int:
     # LightningCLI warns where it is handed arguments although the process has some; these are the same.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    LightningCLI(
+    _CLI(
         pl.LightningModule,
         pl.LightningDataModule,
         subclass_mode_model=True,
@@ -46,6 +48,19 @@ def _run(subcommand: str, arguments: Sequence[str]) -> int:
         args=[subcommand, *arguments],
     )
     return 0
+
+
+class _Parser(CommandParser, LightningArgumentParser):
+    """LightningCLI's parser, with errors that name the option meant."""
+
+
+class _CLI(LightningCLI):
+    """LightningCLI with this parser."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's hook."""
+        self.parser_class = _Parser
+        return super().init_parser(**kwargs)
 
 
 class SaveConfigBeside(SaveConfigCallback):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.checks import check_choice
+from lightning_saliency.checks import check_choice, did_you_mean
 from lightning_saliency.explainers.base import Explainer, Layer, Output, check_range, class_logits, select_targets
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.functional.class_scores import class_count, class_regions, class_scores
@@ -218,7 +218,10 @@ class TorchcamExplainer(Explainer):
         super().__init__(model, layer, output=output)
         methods = torchcam_methods()
         if method not in methods:
-            raise ValueError(f"Got method={method!r}. Allowed are torchcam's {', '.join(methods)}; use one of them.")
+            raise ValueError(
+                f"Got method={method!r}.{did_you_mean(method, methods)} Allowed are torchcam's "
+                f"{', '.join(methods)}; use one of them."
+            )
         if isinstance(layer, Scale) and (layer.read != "output" or layer.layout != "NCHW"):
             raise ValueError(
                 f"Got the {layer.read} of {layer.module!r} in layout {layer.layout} for torchcam. Allowed are outputs "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.explainers.baselines import CaptumExplainer, TorchcamExplainer, torchcam_methods
 from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, XGradCAM
@@ -70,8 +71,9 @@ def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Expla
         >>> find_explainer("gradcam", others=["mean"])
         Traceback (most recent call last):
         ...
-        ValueError: Got the explainer 'gradcam'. Allowed are mean, smoe, grad_cam, ..., random_blobs, torchcam:METHOD,
-        such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; use one of them.
+        ValueError: Got the explainer 'gradcam'. Did you mean 'grad_cam'? Allowed are mean, smoe, grad_cam, ...,
+        random_blobs, torchcam:METHOD, such as torchcam:LayerCAM, and the class path of your own, such as
+        my_package.MyExplainer; use one of them.
     """
     for known in (EXPLAINERS, CONTROL_MAPS):
         if name in known:
@@ -80,12 +82,14 @@ def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Expla
         method, methods = name.removeprefix(_TORCHCAM), torchcam_methods()
         if method not in methods:
             allowed = ", ".join(_TORCHCAM + known for known in methods)
-            raise ValueError(f"Got the explainer {name!r}. Allowed are {allowed}; use one of them.")
+            meant = did_you_mean(method, methods)
+            raise ValueError(f"Got the explainer {name!r}.{meant} Allowed are {allowed}; use one of them.")
         return partial(TorchcamExplainer, method=method)
     if "." in name:
         return imported(name)
+    names = (*others, *EXPLAINERS, *CONTROL_MAPS)
     raise ValueError(
-        f"Got the explainer {name!r}. Allowed are {', '.join((*others, *EXPLAINERS, *CONTROL_MAPS))}, "
+        f"Got the explainer {name!r}.{did_you_mean(name, names)} Allowed are {', '.join(names)}, "
         "torchcam:METHOD, such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; "
         "use one of them."
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import register_type
 from torch import Tensor, nn
 
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.base import Explainer, Output
 from lightning_saliency.explainers.names import find_explainer
 
@@ -145,8 +146,10 @@ class ExplainerSpec:
                 raise TypeError(f"its name already says {', '.join(fixed)}")
             inspect.signature(self.factory).bind(None, **init_args)
         except TypeError as error:
+            unknown = [name for name in init_args if name not in self._parameters()]
+            meant = "".join(did_you_mean(name, self.options) for name in unknown)
             raise TypeError(
-                f"Got the options {sorted(init_args)} for {self.name}: {error}. Allowed are "
+                f"Got the options {sorted(init_args)} for {self.name}: {error}.{meant} Allowed are "
                 f"{', '.join(self.options) or 'none'}; drop or rename the others."
             ) from None
         return replace(self, init_args=init_args)

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_saliency.checks import check_minimum, check_scale_maps
+from lightning_saliency.checks import check_minimum, check_scale_maps, did_you_mean
 from lightning_saliency.functional._columns import upcast
 
 PRIOR_WEIGHTS: tuple[float, ...] = (0.18, 0.15, 0.37, 0.4, 0.72)
 """Expected accuracy of ResNet-50's five scales, shallow to deep (SMOE paper, Sec. 3.2)."""
+
+
+_NAMED = ("equal", "ramp", "deep", "prior")
 
 
 def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ...]:
@@ -43,8 +46,8 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
             return tuple(float(k >= count - max(1, count // 2)) for k in range(count))
         if weights != "prior":
             raise ValueError(
-                f"Got weights={weights!r}. Allowed are 'equal', 'ramp', 'deep', 'prior' and {count} numbers; use one "
-                "of them."
+                f"Got weights={weights!r}.{did_you_mean(weights, _NAMED)} Allowed are 'equal', 'ramp', 'deep', 'prior' and "
+                f"{count} numbers; use one of them."
             )
         if count != len(PRIOR_WEIGHTS):
             raise ValueError(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_saliency.checks import check_eps, check_minimum
+from lightning_saliency.checks import check_eps, check_minimum, did_you_mean
 from lightning_saliency.functional._columns import differentiable, moments, reduce_columns
 from lightning_saliency.functional._log2_sum import log2_sum_, sum_and_log2_sum
 from lightning_saliency.functional.distributions import (
@@ -272,7 +272,7 @@ def get_statistic(statistic: str | Statistic) -> Statistic:
         return statistic
     if statistic not in STATISTICS:
         raise ValueError(
-            f"Got statistic={statistic!r}. Allowed are {', '.join(map(repr, STATISTICS))}, and a Statistic of your "
-            "own; use one of them."
+            f"Got statistic={statistic!r}.{did_you_mean(statistic, STATISTICS)} Allowed are "
+            f"{', '.join(map(repr, STATISTICS))}, and a Statistic of your own; use one of them."
         )
     return STATISTICS[statistic]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import close_names
 from lightning_saliency.scales._grids import Grid, Grids, Side, settled
 from lightning_saliency.scales._trace import Call, Shape, plain_name, trace
 
@@ -105,7 +105,7 @@ def split_layer(model: nn.Module, layer: str | nn.Module) -> tuple[nn.Module, st
             continue
     unknown = candidates[-1][0]
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    close = difflib.get_close_matches(unknown, names, n=5, cutoff=0.5)
+    close = close_names(unknown, names, 5)
     nearest = f" The closest names are {', '.join(map(repr, close))}." if close else ""
     raise ValueError(
         f"Got a layer of {type(model).__name__}, which has no module named {unknown!r}.{nearest} Allowed are dotted "

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.reports.html import Section
 from lightning_saliency.reports.tables import Column, Estimate, TableData, difference_columns
 from lightning_saliency.studies.engine.files import as_csv, finite_or_none
@@ -133,7 +134,9 @@ def chosen_reference(given: str | None, names: Sequence[str], usual: str | None 
     if given is None:
         return usual if usual in names else next(iter(names), None)
     if given not in names:
-        raise ValueError(f"Got reference={given!r}. Allowed are {', '.join(names)}; use one of them.")
+        raise ValueError(
+            f"Got reference={given!r}.{did_you_mean(given, names)} Allowed are {', '.join(names)}; use one of them."
+        )
     return given
 
 

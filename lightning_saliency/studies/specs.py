@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from lightning_saliency.checks import did_you_mean
+
 Spec = Mapping[str, Any]
 
 
@@ -119,10 +121,12 @@ def _check_arguments(found: Any, arguments: Mapping[str, Any]) -> None:
     try:
         inspect.signature(found).bind(**arguments)
     except TypeError as error:
-        allowed = ", ".join(inspect.signature(found).parameters)
+        parameters = inspect.signature(found).parameters
+        meant = "".join(did_you_mean(name, parameters) for name in arguments if name not in parameters)
+        allowed = ", ".join(parameters)
         name = getattr(found, "__qualname__", str(found))
         raise TypeError(
-            f"Got {sorted(arguments)} for {name}: {error}. Allowed are {allowed}; drop or rename the others."
+            f"Got {sorted(arguments)} for {name}: {error}.{meant} Allowed are {allowed}; drop or rename the others."
         ) from None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_saliency.callbacks.augmentation.actions import Action, Hide, Keep
 from lightning_saliency.callbacks.augmentation.more_actions import Mix, Protect, Swap
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.registry import plain_value
 
 #: The actions that have a name.
@@ -115,7 +116,8 @@ def _class_at(name: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise AugmentationConfigurationError(
-            f"Got action={name!r}. Allowed are {', '.join(ACTIONS)}, and the class path of your own; use one of them."
+            f"Got action={name!r}.{did_you_mean(name, ACTIONS)} Allowed are {', '.join(ACTIONS)}, and the class path "
+            "of your own; use one of them."
         )
     made: Callable[..., Any] = found
     return made

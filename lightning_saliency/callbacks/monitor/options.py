@@ -9,6 +9,7 @@ from torch import nn
 from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.sample import ONE_PER_CLASS
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.scales import split_layer
@@ -94,8 +95,9 @@ def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec 
         try:
             parsed[name] = None if name in own else parse_explainers({name: explainer})[name].with_output(output)
         except (TypeError, ValueError, ImportError) as error:
+            meant = did_you_mean(name, own) if explainer is None else ""
             raise MonitorConfigurationError(
-                f"Got the view {name!r}. Allowed are {', '.join(own)}, explainers, and {{name: explainer}}; use one "
-                f"of them. {error}"
+                f"Got the view {name!r}.{meant} Allowed are {', '.join(own)}, explainers, and {{name: explainer}}; use "
+                f"one of them. {error}"
             ) from error
     return parsed

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
@@ -13,16 +12,12 @@ from lightning_saliency.callbacks._run_film import RunFilm
 from lightning_saliency.callbacks._trainer_lookups import logged_step
 from lightning_saliency.callbacks.monitor.sample import SampleRecord
 from lightning_saliency.files import Location
-from lightning_saliency.functional.fusion import scale_weights
-from lightning_saliency.functional.normalization import normal_cdf
-from lightning_saliency.pictures.page import FilmRecords, FrameRecord, ImageRecord, MeanMap, film
+from lightning_saliency.pictures.page import FilmRecords, MeanMap, film
 from lightning_saliency.pictures.page.find import RECORDS
-from lightning_saliency.pictures.page.records import photo_file
-from lightning_saliency.pictures.tensors import displayable
+from lightning_saliency.pictures.page.recorder import Normalization, make_frame
 
 #: What fails as one, see `Attempts`: frames and values lie in the same folder.
 KEEPING = "keep what the run's page shows"
-Normalization = tuple[Sequence[float], Sequence[float]]
 
 
 class MonitorPage:
@@ -66,26 +61,18 @@ class MonitorPage:
         if store is None:
             return
         views = [view for view in records[0].views if all(view in record.views for record in records)]
-        photos: dict[str, bytes] = {}
-        images = []
-        for record in records:
-            shown, _ = displayable(record.image[None], normalization)
-            name, content = photo_file(shown[0])
-            photos[name] = content
-            maps = [normal_cdf(map_[None])[0] for map_ in record.statistics]
-            maps += [record.views[view] for view in views]
-            images.append(ImageRecord(name, maps, record.label, record.prediction))
-        numbers = {number for record in records for number in (record.label, record.prediction) if number is not None}
-        frame = FrameRecord(
+        frame, photos = make_frame(
+            [record.image for record in records],
+            [record.statistics for record in records],
             epoch=-1 if trainer.sanity_checking else trainer.current_epoch,
             step=logged_step(trainer),
             scales=names,
-            weights=scale_weights(weights, len(names)),
-            levels=[_mean([record.statistics[scale] for record in records]) for scale in range(len(names))],
-            grids=[(map_.shape[-2], map_.shape[-1]) for map_ in records[0].statistics],
-            views=views,
-            images=images,
-            classes={n: classes[n] for n in sorted(numbers) if classes is not None and 0 <= n < len(classes)},
+            weights=weights,
+            normalization=normalization,
+            labels=[record.label for record in records],
+            predictions=[record.prediction for record in records],
+            views={view: [record.views[view] for record in records] for view in views},
+            classes=classes,
             means=means,
         )
         store.add(frame, photos)
@@ -129,7 +116,3 @@ class MonitorPage:
             if trainer.state.fn == "fit":
                 self._store.rewind(step)
         return self._store
-
-
-def _mean(maps: Sequence[Tensor]) -> float:
-    return float(torch.cat([map_.flatten() for map_ in maps]).mean())

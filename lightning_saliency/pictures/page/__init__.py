@@ -2,8 +2,19 @@
 
 from lightning_saliency.pictures.page.find import find_run
 from lightning_saliency.pictures.page.html import film
+from lightning_saliency.pictures.page.recorder import FilmRecorder
 from lightning_saliency.pictures.page.records import FrameRecord, ImageRecord, MeanMap
 from lightning_saliency.pictures.page.slides import film_strip, moving_film
 from lightning_saliency.pictures.page.store import FilmRecords
 
-__all__ = ["FilmRecords", "FrameRecord", "ImageRecord", "MeanMap", "film", "film_strip", "find_run", "moving_film"]
+__all__ = [
+    "FilmRecorder",
+    "FilmRecords",
+    "FrameRecord",
+    "ImageRecord",
+    "MeanMap",
+    "film",
+    "film_strip",
+    "find_run",
+    "moving_film",
+]

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.functional.fusion import combine, scale_weights
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight, lovi
@@ -32,7 +33,8 @@ def check_view(view: str, record: FrameRecord) -> None:
     """
     if view not in view_names(record):
         raise ValueError(
-            f"Got the view {view!r}. Allowed are {', '.join(map(repr, view_names(record)))}; use one of them."
+            f"Got the view {view!r}.{did_you_mean(view, view_names(record))} Allowed are "
+            f"{', '.join(map(repr, view_names(record)))}; use one of them."
         )
 
 

@@ -14,6 +14,7 @@ from lightning_saliency.callbacks.augmentation.action_options import ActionSpec
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.options import parse_schedule
 from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentation
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.lightning_bases import is_callback_class
@@ -192,8 +193,8 @@ def parse_arms(arms: Mapping[str, Any]) -> dict[str, Arm]:
         kind, init_args = _read(str(name), given)
         if kind not in KINDS and "." not in kind:
             raise ValueError(
-                f"Got the arm {name} of the kind {kind!r}. Allowed are {', '.join(KINDS)}, and the class path of your "
-                "own; give the arm such a name, or its kind as class_path."
+                f"Got the arm {name} of the kind {kind!r}.{did_you_mean(kind, KINDS)} Allowed are {', '.join(KINDS)}, "
+                "and the class path of your own; give the arm such a name, or its kind as class_path."
             )
         if kind == PLAIN and init_args:
             raise ValueError(
