@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from lightning_saliency.networks import build_network, load_weights
+from lightning_saliency.networks import build_network, load_weights, weights_fingerprint
 
 
 def add_network_arguments(parser: ArgumentParser) -> None:
@@ -31,3 +31,9 @@ def load_network(options: Any) -> nn.Module:
     if options.checkpoint is not None:
         load_weights(network, options.checkpoint)
     return network.eval()
+
+
+def has_random_weights(options: Any, network: nn.Module) -> bool:
+    """Whether a network that was built without a checkpoint has weights that are drawn anew each time it is built."""
+    again = build_network(options.model, options.num_classes, library=options.library)
+    return weights_fingerprint(network) != weights_fingerprint(again)

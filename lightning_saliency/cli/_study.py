@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +11,10 @@ from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._parser import command_parser, parse
+from lightning_saliency.reports.notices import Made
 from lightning_saliency.scales.taps import TapError
 from lightning_saliency.studies.engine.cell import CellError
+from lightning_saliency.studies.engine.progress import duration
 
 # Errors of a configuration that cannot be carried out; others are defects, and keep their traceback.
 _USAGE = (ValueError, TypeError, ImportError, FileNotFoundError, CellError, TapError)
@@ -55,12 +59,17 @@ def run_study(
         if planned:
             console.print(plan(options).rich())
             return 0
+        begun = time.perf_counter()
+        goes_on = options.output is not None and any(options.folder.glob("*/*.json"))
         result = study(options)
-        written = result.save()
+        took = duration(time.perf_counter() - begun) + (", going on from results that were there" if goes_on else "")
+        written = result.save(made=Made(shlex.join(["lightning-saliency", command, *arguments]), took))
     except _USAGE as error:
         raise UsageError(str(error)) from error
     for table in result.tables():
-        console.print(table.rich(marks=any(column.better for column in table.columns)))
+        console.print(table.rich(any(column.better for column in table.columns), console.width))
+    for notice in result.notices():
+        console.print(f"Note: {notice}", style="bold", highlight=False, soft_wrap=True, markup=False)
     for line in result.verdicts() if hasattr(result, "verdicts") else ():
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(

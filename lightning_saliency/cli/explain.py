@@ -10,12 +10,18 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._networks import add_network_arguments, load_network
+from lightning_saliency.cli._networks import add_network_arguments, has_random_weights, load_network
 from lightning_saliency.cli._overrides import listed, scale_weights_option
 from lightning_saliency.cli._parser import command_parser, parse
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.reports.explain import NORMALIZATIONS, explain_images
+from lightning_saliency.reports.explain_pictures import PICTURES
+
+_UNTRAINED = (
+    "WARNING: the network is UNTRAINED. No --checkpoint was given, so its weights are random and its maps say nothing "
+    "about a trained one. The sheets are stamped so; give --checkpoint FILE."
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,10 +43,15 @@ def run(arguments: Sequence[str]) -> int:
     if isinstance(explainers, (str, list)):
         explainers = listed("--explainers", explainers)
     try:
+        network = load_network(options)
+        untrained = options.checkpoint is None and has_random_weights(options, network)
+        if untrained:
+            Console(stderr=True).print(_UNTRAINED, style="bold red", highlight=False, soft_wrap=True, markup=False)
         explained = explain_images(
             options.images,
-            load_network(options),
+            network,
             explainers,
+            pictures=None if options.pictures is None else listed("--pictures", options.pictures),
             targets=_targets(options.targets),
             statistic=options.statistic,
             weights=scale_weights_option(options.weights),
@@ -49,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
             resize=options.resize,
             crop=options.crop,
             normalize=options.normalize,
+            untrained=untrained,
         )
         explained.save(options.output)
     except (ValueError, TypeError, ImportError, OSError) as error:
@@ -77,7 +89,8 @@ def _parser() -> ArgumentParser:
         "explain",
         "--model NAME [OPTIONS] IMAGE ...",
         "For each image, write all scales in one LOVI picture, the combined SMOE map over the image, and a sheet with "
-        "both beside it; or, with --explainers, each explainer's map, its overlay, and a sheet of all.",
+        "both beside it; or, with --explainers, each explainer's map, its overlay, and a sheet of all. --pictures "
+        "chooses pictures of the scales.",
     )
     parser.add_argument("images", type=str, nargs="*", default=SUPPRESS, help="image files, or folders of them")
     parser.add_argument(
@@ -92,6 +105,12 @@ def _parser() -> ArgumentParser:
         metavar="NAME,...",
         help=f"instead of LOVI, names separated by commas, from {', '.join(EXPLAINERS)}, torchcam:METHOD, a class path "
         "or a statistic such as std; arguments of one as in --explainers.sise.init_args.mu 0.3",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Any,
+        metavar="NAME,...",
+        help=f"pictures of the scales, from {', '.join(PICTURES)}; else lovi,combined, with --explainers none",
     )
     parser.add_argument(
         "--targets",

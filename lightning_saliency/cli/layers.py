@@ -38,7 +38,9 @@ def run(arguments: Sequence[str]) -> int:
         scales = find_scales(load_network(options), torch.rand(2, options.channels, height, width))
     except (ValueError, ImportError, FileNotFoundError, RuntimeError) as error:
         raise UsageError(str(error)) from error
-    table = Table(*SCALE_COLUMNS, title=f"Scales of {options.model} at {height}×{width}")
+    table = Table(title=f"Scales of {options.model} at {height}×{width}")
+    for heading in SCALE_COLUMNS:
+        table.add_column(heading, overflow="fold", no_wrap=heading != "module")
     for row in scale_table(scales):
         table.add_row(*row)
     Console().print(table)

@@ -13,18 +13,21 @@ from rich.progress import track
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from lightning_saliency.checks import check_choice, did_you_mean
 from lightning_saliency.data.image_files import image_files, read_class_names, read_image
 from lightning_saliency.explainers import SMOE, Explainer, ExplainerOption, ExplainerSpec, find_explainer
 from lightning_saliency.explainers.registry import parse_explainers
 from lightning_saliency.files import OwnFiles
 from lightning_saliency.functional.statistics import STATISTICS
-from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, Picture, png_bytes
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, Picture, png_bytes, to_uint8
 from lightning_saliency.reports.explain_pictures import (
+    PICTURES,
     class_caption,
     class_probabilities,
     explainer_pictures,
-    lovi_pictures,
     picture_kinds,
+    scale_pictures,
+    scale_sheet,
     usage_errors,
 )
 from lightning_saliency.reports.picture_names import check_no_image_replaced, picture_names
@@ -46,8 +49,9 @@ class ExplainedImage:
     Args:
         file: The image's file.
         name: Beginning of its pictures' names: the file's stem, with as much of the path as makes it unique.
-        pictures: Kind -> ``[H, W, 3]`` uint8: ``lovi`` and ``combined``; or, for each explainer (and each target, if
-            there are several), its map and its overlay; and ``sheet``, all of them side by side.
+        pictures: Kind -> ``[H, W, 3]`` uint8: those of the scales, such as ``lovi``; for each explainer (and each
+            target, if there are several) its map and its overlay; and ``sheet``, all of them, or all of the
+            explainers', side by side.
     """
 
     file: Path
@@ -78,18 +82,23 @@ class ExplainedImages(Sequence[ExplainedImage]):
         self,
         files: Sequence[Path],
         model: nn.Module,
-        explainers: Mapping[str, Explainer] | SMOE,
+        explainers: Mapping[str, Explainer],
+        smoe: SMOE | None,
+        wanted: Sequence[str],
         targets: Sequence[int],
         class_names: Sequence[str] | None,
         resize: int,
         crop: int,
         normalization: tuple[Sequence[float], Sequence[float]],
+        untrained: bool,
     ) -> None:
         self.files = list(files)
         self._model, self._explainers, self._targets, self._class_names = model, explainers, targets, class_names
+        self._smoe, self._wanted, self._untrained = smoe, wanted, untrained
         self._resize, self._crop = resize, crop
         self._normalize = v2.Normalize(list(normalization[0]), list(normalization[1]))
-        self._kinds = picture_kinds([] if isinstance(explainers, SMOE) else list(explainers), targets)
+        count = len(self._scale_pictures(self.files[0], ["scales"])) if "scales" in wanted else 0
+        self._kinds = picture_kinds(list(explainers), targets, wanted, count)
         self.names = picture_names(self.files, self._kinds)
 
     def __len__(self) -> int:
@@ -99,14 +108,15 @@ class ExplainedImages(Sequence[ExplainedImage]):
         if isinstance(index, slice):
             return [self[place] for place in range(len(self))[index]]
         file = self.files[index]
-        shown = read_image(file, self._resize, self._crop)[None]
-        images: Tensor = torch.as_tensor(self._normalize(shown)).to(_device_of(self._model))
+        shown, images = self._read(file)
         with usage_errors(f"{file} cannot be explained"):
             probabilities, predicted = class_probabilities(self._model, images)
-        if isinstance(self._explainers, SMOE):
+        of_scales = self._scale_pictures(file, self._wanted)
+        own = {kind: to_uint8(tile) for kind, (_, tile) in of_scales.items()}
+        if not self._explainers:
             caption = class_caption(probabilities, predicted, self._class_names)
-            with usage_errors(f"LOVI of {file} failed"):
-                return ExplainedImage(file, self.names[index], lovi_pictures(self._explainers, shown, images, caption))
+            side_by_side = scale_sheet(of_scales, shown, caption, self._untrained)
+            return ExplainedImage(file, self.names[index], {**own, "sheet": side_by_side})
         wrong = [target for target in self._targets if not 0 <= target < len(probabilities)]
         if wrong:
             raise ValueError(
@@ -116,8 +126,20 @@ class ExplainedImages(Sequence[ExplainedImage]):
         captions = {
             target: class_caption(probabilities, target, self._class_names) for target in self._targets or [predicted]
         }
-        pictures = explainer_pictures(self._explainers, shown, images, captions, file)
-        return ExplainedImage(file, self.names[index], pictures)
+        pictures = explainer_pictures(self._explainers, shown, images, captions, file, self._untrained)
+        return ExplainedImage(file, self.names[index], {**own, **pictures})
+
+    def _read(self, file: Path) -> tuple[Tensor, Tensor]:
+        """An image ``[1, 3, H, W]`` in [0, 1], and as the network takes it."""
+        shown = read_image(file, self._resize, self._crop)[None]
+        return shown, torch.as_tensor(self._normalize(shown)).to(_device_of(self._model))
+
+    def _scale_pictures(self, file: Path, wanted: Sequence[str]) -> dict[str, tuple[str, Tensor]]:
+        if self._smoe is None:
+            return {}
+        shown, images = self._read(file)
+        with usage_errors(f"LOVI of {file} failed"):
+            return scale_pictures(self._smoe, shown, images, wanted)
 
     def __iter__(self) -> Iterator[ExplainedImage]:
         return (self[index] for index in range(len(self)))
@@ -151,6 +173,7 @@ def explain_images(
     model: nn.Module,
     explainers: Iterable[str] | Mapping[str, ExplainerOption | None] | None = None,
     *,
+    pictures: Sequence[str] | None = None,
     targets: Sequence[int] = (),
     statistic: str | None = None,
     weights: str | Sequence[float] | None = None,
@@ -159,6 +182,7 @@ def explain_images(
     resize: int = 256,
     crop: int = 224,
     normalize: Normalize | tuple[Sequence[float], Sequence[float]] = "imagenet",
+    untrained: bool = False,
 ) -> ExplainedImages:
     """Pictures of explainers' maps of image files.
 
@@ -167,7 +191,10 @@ def explain_images(
         model: The network; it is run in eval mode and left as it was.
         explainers: A list of names; or a mapping from the name in the sheet to an explainer in any form, see
             `lightning_saliency.explainers.parse_explainers`. The name of a statistic stands for SMOE with it. ``None``:
-            all scales in one LOVI picture, and the combined SMOE map over the image.
+            pictures of the scales alone.
+        pictures: Pictures of the scales, which are of no class: ``"lovi"`` (all in one), ``"combined"`` (the combined
+            SMOE map over the grey image), ``"overlay"`` (the deeper half over the photo), ``"map"`` (the combined map
+            by itself), ``"scales"`` (each by itself). ``None``: the first two, and none where there are explainers.
         targets: Numbers of the classes that the explainers explain; empty: the predicted class.
         statistic: Statistic of the activations for LOVI, and for explainers that take one and have none of their own.
         weights: Weights of the scales, for the same: ``"equal"``, ``"prior"``, ``"ramp"`` or a number for each scale.
@@ -178,6 +205,7 @@ def explain_images(
         crop: Side of the centre crop in pixels; 0: the whole image.
         normalize: Normalisation of the network's images: ``"imagenet"``, ``"half"`` (to [-1, 1]), ``"none"``
             ([0, 1]) or (mean, std).
+        untrained: Stamp the sheets, since the network's weights are random.
 
     Returns:
         A sequence of the images' pictures, each made when it is asked for; ``.save(folder)`` writes them all.
@@ -206,22 +234,32 @@ def explain_images(
         raise ValueError(
             "Got targets without explainers. LOVI pictures are of no class; name explainers, or leave targets out."
         )
+    if pictures is None:
+        wanted = [] if explainers is not None else ["lovi", "combined"]
+    else:
+        wanted = [pictures] if isinstance(pictures, str) else list(dict.fromkeys(pictures))
+    for name in wanted:
+        check_choice("pictures", name, PICTURES)
     found = image_files([images] if isinstance(images, (str, Path)) else images)
     files = list({os.path.abspath(file): file for file in found}.values())
-    built: Mapping[str, Explainer] | SMOE
-    if explainers is None:
+    built: dict[str, Explainer] = {}
+    smoe: SMOE | None = None
+    if explainers is None or wanted:
         with usage_errors("LOVI cannot be made"):
-            built = SMOE(model, **shared)
-    else:
-        built = {}
+            smoe = SMOE(model, **shared)
+    if explainers is not None:
         for name, spec in _with_shared(_parsed(explainers), shared).items():
             with usage_errors(f"{spec} cannot be made"):
                 built[name] = spec(model)
     names = read_class_names(class_names) if isinstance(class_names, (str, Path)) else class_names
     if isinstance(normalize, str) and normalize not in NORMALIZATIONS:
-        raise ValueError(f"Got normalize={normalize!r}. Allowed are {', '.join(NORMALIZATIONS)} and (mean, std).")
+        raise ValueError(
+            f"Got normalize={normalize!r}.{did_you_mean(normalize, NORMALIZATIONS)} Allowed are "
+            f"{', '.join(NORMALIZATIONS)} and (mean, std)."
+        )
     normalization = NORMALIZATIONS[normalize] if isinstance(normalize, str) else normalize
-    return ExplainedImages(files, model, built, list(dict.fromkeys(targets)), names, resize, crop, normalization)
+    classes = list(dict.fromkeys(targets))
+    return ExplainedImages(files, model, built, smoe, wanted, classes, names, resize, crop, normalization, untrained)
 
 
 def _parsed(explainers: Iterable[str] | Mapping[str, ExplainerOption | None]) -> dict[str, ExplainerSpec]:

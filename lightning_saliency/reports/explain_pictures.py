@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from lightning_saliency.explainers import SMOE, Explainer
@@ -13,8 +15,14 @@ from lightning_saliency.explainers._state import undisturbed
 from lightning_saliency.explainers.base import class_logits
 from lightning_saliency.files import safe_names
 from lightning_saliency.functional.class_scores import class_scores, predicted_classes
-from lightning_saliency.functional.visualization import heatmap, overlay
-from lightning_saliency.pictures.tensors import Picture, sheet, to_uint8
+from lightning_saliency.functional.fusion import combine
+from lightning_saliency.functional.visualization import heatmap, highlight, overlay
+from lightning_saliency.pictures.tensors import Picture, sheet, shortened, text_font, to_uint8
+
+#: The pictures of no class, by name: all scales in one, the combined map over the grey image, the deeper scales over
+#: the photo, the combined map by itself, each scale by itself.
+PICTURES = ("lovi", "combined", "overlay", "map", "scales")
+_UNTRAINED = "untrained"
 
 # What networks, explainers and the libraries behind them raise where they are given what they cannot work with.
 _FAILURES = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
@@ -33,19 +41,48 @@ def usage_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {str(error) or type(error).__name__}") from error
 
 
-def lovi_pictures(smoe: SMOE, shown: Tensor, images: Tensor, caption: str) -> dict[str, Picture]:
-    """The scales of an image in one LOVI picture, the combined map over the image, and a sheet of both beside it.
+def scale_pictures(smoe: SMOE, shown: Tensor, images: Tensor, wanted: Sequence[str]) -> dict[str, tuple[str, Tensor]]:
+    """Pictures of an image's scales.
 
     Args:
         smoe: The explainer.
         shown: ``[1, 3, H, W]``, the image in [0, 1].
         images: ``[1, 3, H, W]``, the image as the network takes it.
-        caption: Text over the image in the sheet.
+        wanted: Names in ``PICTURES``.
+
+    Returns:
+        Kind -> caption and tile ``[3, H, W]`` in [0, 1]; of ``scales`` one kind a scale: ``scale_1``, ``scale_2``, ...
     """
-    maps = smoe.scales(images)
-    lovi, combined = maps.lovi()[0].cpu(), maps.overlay(shown.to(images.device))[0].cpu()
-    side_by_side = sheet([[shown[0], lovi, combined]], [caption, "LOVI", "combined"], max(shown.shape[-2:]))
-    return {"lovi": to_uint8(lovi), "combined": to_uint8(combined), "sheet": side_by_side}
+    maps, shown = smoe.scales(images), shown.to(images.device)
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name in wanted:
+        if name == "lovi":
+            found[name] = "LOVI", maps.lovi()[0]
+        elif name == "combined":
+            found[name] = name, maps.overlay(shown)[0]
+        elif name == "overlay":
+            found[name] = name, highlight(shown, combine(maps.maps, "deep"))[0]
+        elif name == "map":
+            found[name] = name, smoe(images)[0].expand(3, -1, -1)
+        else:
+            for scale, module in enumerate(maps.names):
+                found[f"scale_{scale + 1}"] = module or "output", heatmap(maps.maps[:, scale], "inferno")[0]
+    return {kind: (caption, tile.cpu()) for kind, (caption, tile) in found.items()}
+
+
+def scale_sheet(
+    pictures: Mapping[str, tuple[str, Tensor]], shown: Tensor, caption: str, untrained: bool = False
+) -> Picture:
+    """An image and, beside it, pictures of its scales.
+
+    Args:
+        pictures: See `scale_pictures`.
+        shown: ``[1, 3, H, W]``, the image in [0, 1].
+        caption: Text over the image.
+        untrained: Whether the image is stamped so.
+    """
+    tiles = [_stamped(shown[0]) if untrained else shown[0], *(tile for _, tile in pictures.values())]
+    return sheet([tiles], [caption, *(caption for caption, _ in pictures.values())], max(shown.shape[-2:]))
 
 
 def explainer_pictures(
@@ -54,6 +91,7 @@ def explainer_pictures(
     images: Tensor,
     targets: Mapping[int, str],
     file: object,
+    untrained: bool = False,
 ) -> dict[str, Picture]:
     """Each explainer's map and overlay for each target, and a sheet: one column per explainer, one row per target.
 
@@ -63,13 +101,14 @@ def explainer_pictures(
         images: ``[1, 3, H, W]``, the image as the network takes it.
         targets: Class -> text over the image in the sheet's row of that class.
         file: Name of the image in messages.
+        untrained: Whether the image in the sheet is stamped so.
     """
     pictures: dict[str, Picture] = {}
     tiles: list[Tensor] = []
     captions: list[str] = []
     names = safe_names(explainers)
     for target, caption in targets.items():
-        tiles.append(shown[0])
+        tiles.append(_stamped(shown[0]) if untrained else shown[0])
         captions.append(caption)
         for name, explainer in explainers.items():
             with usage_errors(f"{name} of {file} failed"):
@@ -84,22 +123,28 @@ def explainer_pictures(
     return pictures
 
 
-def picture_kinds(explainers: Sequence[str], targets: Sequence[int]) -> list[str]:
+def picture_kinds(
+    explainers: Sequence[str], targets: Sequence[int], pictures: Sequence[str] = (), scales: int = 0
+) -> list[str]:
     """The kinds of pictures of an image, for any predicted class.
 
     Args:
-        explainers: Names of the explainers; none: LOVI pictures.
+        explainers: Names of the explainers.
         targets: Classes that are explained; none: the predicted one.
+        pictures: Names in ``PICTURES``.
+        scales: Number of the network's scales, where ``"scales"`` is among them.
 
     Example:
         >>> picture_kinds(["sise"], [3, 7])
         ['sise_3', 'sise_7', 'sise_3_overlay', 'sise_7_overlay', 'sheet']
+        >>> picture_kinds([], [], ["lovi", "scales"], 2)
+        ['lovi', 'scale_1', 'scale_2', 'sheet']
     """
-    if not explainers:
-        return ["lovi", "combined", "sheet"]
     names = safe_names(explainers)
     of_targets = [_kind(names[name], target, len(targets)) for name in explainers for target in targets or [0]]
-    return [*of_targets, *(f"{kind}_overlay" for kind in of_targets), "sheet"]
+    of_scales = [f"scale_{number}" for number in range(1, scales + 1)]
+    of_none = [kind for name in pictures for kind in (of_scales if name == "scales" else [name])]
+    return [*of_targets, *(f"{kind}_overlay" for kind in of_targets), *of_none, "sheet"]
 
 
 def class_probabilities(network: nn.Module, images: Tensor) -> tuple[Tensor, int]:
@@ -135,6 +180,15 @@ def class_caption(probabilities: Tensor, index: int, names: Sequence[str] | None
     label = names[index] if names is not None and index < len(names) else f"class {index}"
     share = float(probabilities[index])
     return f"{label} {share:.0%}" if share >= 0.01 else f"{label} {share:.1g}"
+
+
+def _stamped(image: Tensor) -> Tensor:
+    """An image ``[3, H, W]`` in [0, 1] with a red band at its lower edge that says that the network is untrained."""
+    picture = Image.fromarray(to_uint8(image))
+    draw, font, (width, height) = ImageDraw.Draw(picture), text_font(), picture.size
+    draw.rectangle((0, height - 14, width, height), fill=(190, 20, 20))
+    draw.text((2, height - 13), shortened(_UNTRAINED, width - 4, draw, font), fill=(255, 255, 255), font=font)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def _kind(explainer: str, target: int, targets: int) -> str:

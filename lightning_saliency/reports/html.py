@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_saliency.pictures.tensors import Picture
+from lightning_saliency.reports.notices import Made
 from lightning_saliency.reports.tables import Column, Estimate, TableData, ranked
 
 __all__ = ["ReportPicture", "Section", "data_uri", "render_page"]
@@ -51,13 +52,22 @@ class Section:
     pictures: Sequence[ReportPicture] = field(default=())
 
 
-def render_page(title: str, sections: Sequence[Section], facts: Sequence[tuple[str, str]] = ()) -> str:
+def render_page(
+    title: str,
+    sections: Sequence[Section],
+    facts: Sequence[tuple[str, str]] = (),
+    *,
+    notices: Sequence[str] = (),
+    made: Made | None = None,
+) -> str:
     """An HTML page with all text escaped and all pictures embedded as data URIs.
 
     Args:
         title: Title of the page.
         sections: Sections of the page, in order.
         facts: Names and values, shown as a list at the beginning.
+        notices: Sentences that no reader must miss, shown before everything else.
+        made: How the page was made, the last of the facts; ``None``: date and version alone.
 
     Returns:
         The whole document.
@@ -83,7 +93,9 @@ def render_page(title: str, sections: Sequence[Section], facts: Sequence[tuple[s
         }
         for section in sections
     ]
-    return environment.get_template("report.html.j2").render(title=title, sections=parts, facts=facts)
+    return environment.get_template("report.html.j2").render(
+        title=title, sections=parts, facts=[*facts, *(made or Made()).facts()], notices=notices
+    )
 
 
 def data_uri(content: Figure | Picture) -> str:

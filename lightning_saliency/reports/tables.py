@@ -14,6 +14,12 @@ from rich.text import Text
 __all__ = ["Column", "Estimate", "TableData", "difference_columns", "ranked"]
 
 
+# Of a table in a terminal: the names of rows are folded beyond this; the frame around them, and around each column.
+_WIDEST_NAME = 36
+_FRAME = 4
+_GAP = 3
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A value, its interval, and the number of measurements; for a single one no interval is shown."""
@@ -78,26 +84,34 @@ class TableData:
     values: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     caption: str = ""
 
-    def rich(self, marks: bool = True) -> Group:
+    def rich(self, marks: bool = True, width: int = 80) -> Group:
         """For a terminal: the best bold with ¹, the second best underlined with ², the interval below the value.
 
         Args:
             marks: Whether a line explains the marks.
+            width: Columns of the terminal. What does not fit beside the names of the rows stands in a further table.
         """
         shown: list[RenderableType] = []
         for network, methods in self.values.items():
             for group, columns in self._groups():
-                table = Table(title=f"{network}: {group}", title_justify="left")
-                table.add_column("")
-                for column in columns:
-                    table.add_column(self._title(column), justify="right", no_wrap=True)
                 ranks = {column.key: self._marks(methods, column) for column in columns}
-                for name, values in methods.items():
-                    cells = [
-                        self._cell(values.get(column.key), column, ranks[column.key].get(name)) for column in columns
+                cells = {
+                    column.key: [
+                        self._cell(values.get(column.key), column, ranks[column.key].get(name))
+                        for name, values in methods.items()
                     ]
-                    table.add_row(name, *cells)
-                shown.append(table)
+                    for column in columns
+                }
+                names = min(_WIDEST_NAME, max(map(len, methods), default=0))
+                title = ": ".join(part for part in (network, group) if part)
+                for part in self._fitting(columns, cells, width - names - _FRAME):
+                    table = Table(title=title, title_justify="left")
+                    table.add_column("", min_width=names, overflow="fold")
+                    for column in part:
+                        table.add_column(self._title(column), justify="right", no_wrap=True)
+                    for row, name in enumerate(methods):
+                        table.add_row(name, *(cells[column.key][row] for column in part))
+                    shown.append(table)
         lines = [*(["¹ best, ² second best"] if marks else []), *([self.caption] if self.caption else [])]
         shown.append(Text("\n".join(lines)))
         return Group(*shown)
@@ -127,6 +141,20 @@ class TableData:
                     lines.append(f"| {name} | " + " | ".join(cells) + " |")
                 parts.append("\n".join(lines))
         return "\n\n".join([*parts, *([self.caption] if self.caption else [])]) + "\n"
+
+    def _fitting(self, columns: Sequence[Column], cells: Mapping[str, list[Text]], width: int) -> list[list[Column]]:
+        """The columns in parts, none of which is wider; one column at least is in each."""
+        parts: list[list[Column]] = [[]]
+        left = width
+        for column in columns:
+            lines = [line for cell in cells[column.key] for line in cell.plain.splitlines()]
+            wide = max(map(len, (self._title(column), *lines))) + _GAP
+            if parts[-1] and wide > left:
+                parts.append([])
+                left = width
+            parts[-1].append(column)
+            left -= wide
+        return parts
 
     def _groups(self) -> list[tuple[str, list[Column]]]:
         return [(group, list(columns)) for group, columns in groupby(self.columns, key=lambda column: column.group)]

@@ -95,8 +95,9 @@ class SaliencyMonitor(StageHooks):
             watched submodule (``"name:input"`` reads the input).
         views: Names of pictures: ``"overview"`` (photo, overlay, LOVI), ``"overlay"``, ``"lovi"``, ``"combined"``,
             ``"scales"``, ``"mean"`` and ``"class_means"`` of the images that ``position_images`` counts, and
-            explainers, such as ``"fast_cam"``. The film's page shows all but explainers and means anyway. Or a mapping
-            from a picture's name to its explainer in any form, ``None`` where the name says it:
+            explainers, such as ``"fast_cam"``; a list, or a text with commas. The film's page shows all but explainers
+            and means anyway. Or a mapping from a picture's name to its explainer in any form, ``None`` where the name
+            says it:
             ``{"lovi": None, "16 groups": {"class_path": "group_cam", "init_args": {"groups": 16}}}``. Explainers show
             the images' own classes, and the predicted class where a label is none (-1, 255, NaN, missing); the network
             runs again for them, on the sample alone and without a trace.
@@ -147,7 +148,7 @@ class SaliencyMonitor(StageHooks):
         weights: str | Sequence[float] = "equal",
         model: str | None = None,
         layers: Layers = "auto",
-        views: Sequence[str] | Mapping[str, ExplainerOption | None] = ("overview",),
+        views: str | Sequence[str] | Mapping[str, ExplainerOption | None] = ("overview",),
         stage: Literal["validate", "train", "test"] = "validate",
         log_at_start: bool = True,
         image_key: str | int | None = None,

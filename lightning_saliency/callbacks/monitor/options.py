@@ -18,7 +18,7 @@ from lightning_saliency.scales.reader import Layers
 #: The loops a monitor can watch.
 STAGES = ("validate", "train", "test")
 #: What `parse_views` reads.
-Views = Sequence[str] | Mapping[str, ExplainerOption | None]
+Views = str | Sequence[str] | Mapping[str, ExplainerOption | None]
 
 
 class MonitorConfigurationError(ValueError):
@@ -67,8 +67,8 @@ def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec 
     """The rows of pictures: name of the row -> explainer, ``None`` for those in ``VIEWS`` and ``MEAN_VIEWS``.
 
     Args:
-        views: Names in ``VIEWS`` and ``MEAN_VIEWS``, and of explainers; or a mapping from a row's name to its
-            explainer, ``None`` where the row is called like the view or the explainer.
+        views: Names in ``VIEWS`` and ``MEAN_VIEWS``, and of explainers, a list or separated by commas; or a mapping
+            from a row's name to its explainer, ``None`` where the row is called like the view or the explainer.
         output: What takes the logits out of what the network returns, for explainers without an ``output`` of their
             own, see ``Explainer``.
 
@@ -81,7 +81,7 @@ def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec 
         {'lovi': 'None', '16 groups': 'group_cam (groups=16)'}
     """
     own = (*VIEWS, *MEAN_VIEWS)
-    names = [views] if isinstance(views, str) else list(views)
+    names = [name.strip() for name in views.split(",")] if isinstance(views, str) else list(views)
     if not names or len(set(names)) < len(names):
         raise MonitorConfigurationError(f"Got views={names}. Allowed are one or more, each named once; change them.")
     parsed: dict[str, ExplainerSpec | None] = {}

@@ -105,7 +105,7 @@ class AugmentationGrid:
         self.honest_data = {seed: config.honest_data_spec(seed) for seed in config.seeds}
         first = config.seeds[0]
         content = data_content(self.data[first], first)
-        classes = prepared_data(self.data[first]).num_classes
+        classes = self.classes = prepared_data(self.data[first]).num_classes
         self.models = {name: model_spec(config, name, classes, config.training) for name in config.models}
         self.first_models = {name: model_spec(config, name, classes, config.first) for name in config.models}
         training = {key: value for key, value in asdict(config.training).items() if key != "steps"}

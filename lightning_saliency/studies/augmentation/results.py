@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_saliency.files import safe_names
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
+from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.augmentation._comparing import arm_estimates, reached, verdict
 from lightning_saliency.studies.augmentation.config import BEFORE, HONEST, Budget
@@ -63,6 +64,7 @@ class AugmentationResult:
     caption: str = ""
     facts: Sequence[tuple[str, str]] = ()
     folder: Path | None = None
+    classes: int | None = None
 
     @classmethod
     def gather(
@@ -110,6 +112,7 @@ class AugmentationResult:
             caption=caption(config),
             facts=facts(grid),
             folder=config.folder,
+            classes=grid.classes,
         )
 
     @cached_property
@@ -201,6 +204,18 @@ class AugmentationResult:
         )
         return f"{primary and primary + chr(10)}{self.table().markdown()}\n{verdicts}"
 
+    def notices(self) -> list[str]:
+        """Which networks are at chance with the reference arm, and whether there are too few seeds for intervals."""
+        found: dict[str, None] = {}
+        seeds: set[int] = set()
+        for model, budgets in self.runs.items():
+            for arms in budgets.values():
+                own = arms.get(self.reference, {})
+                seeds |= set(own)
+                accuracy = sum(run["accuracy"] for run in own.values()) / len(own) if own else None
+                found |= dict.fromkeys(chance_notices(f"{model}, {self.reference},", accuracy, self.classes))
+        return [*found, *seed_notices(len(seeds))]
+
     def sections(self) -> list[Section]:
         """The parts of the page, one for each model."""
         text = (
@@ -220,13 +235,14 @@ class AugmentationResult:
             parts.append(Section(model, [*self.primary_lines(model), *self.verdicts(model)], [table], pictures))
         return parts
 
-    def save(self, folder: str | Path | None = None) -> list[Path]:
+    def save(self, folder: str | Path | None = None, *, made: Made | None = None) -> list[Path]:
         """Write everything.
 
         Args:
             folder: For ``report.html``; ``table.md`` with the verdicts; ``summary.csv``, a line for each model, budget,
                 arm and number; ``results.csv``, a line for each run; ``results.json``; and for each model
                 ``differences_*.png``. ``None``: the study's own folder.
+            made: How the page was made, for its facts.
 
         Returns:
             The files, the page first.
@@ -236,7 +252,9 @@ class AugmentationResult:
         """
         folder = result_folder(folder, self.folder)
         files: dict[str, Content] = {
-            "report.html": render_page("Augmentations compared", self.sections(), self.facts),
+            "report.html": render_page(
+                "Augmentations compared", self.sections(), self.facts, notices=self.notices(), made=made
+            ),
             "table.md": str(self),
             "summary.csv": summary_csv(self.estimates, self.roles),
             "results.csv": runs_csv(self.runs),

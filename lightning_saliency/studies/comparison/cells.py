@@ -43,7 +43,7 @@ def explain_block(
         f"block {key_of(model)} {key_of(data)} {span}",
         lambda: _prepared(network, [samples[index] for index in range(*span)], span[0]),
     )
-    images, targets, origins = prepared
+    images, targets, origins, right, classes = prepared
     images, targets = images.to(at), targets.to(at)
     built = _built(network, model, explainer, images, targets)
     boxes = [sample.boxes[which] for _, sample, which in origins]
@@ -54,6 +54,8 @@ def explain_block(
             "image": sample.name,
             "label": sample.labels[which],
             "target": int(target),
+            "right": right[index],
+            "classes": classes,
             "seconds": measured.seconds,
             "passes": measured.passes,
             "scores": scores,
@@ -92,7 +94,7 @@ def time_scoring(model: Recipe, data: Recipe, metrics: MetricConfig, device: str
 
 def _first_pair(network: nn.Module, model: Recipe, data: Recipe) -> tuple[Tensor, Tensor]:
     """The image ``[1, C, H, W]`` and its class ``[1]`` on which everything is timed; found once per process."""
-    images, targets, _ = cached(
+    images, targets, *_ = cached(
         f"first pair {key_of(model)} {key_of(data)}", lambda: _prepared(network, [samples_from(data)[0]], 0)
     )
     at = device_of(network)
@@ -113,8 +115,12 @@ def _built(network: nn.Module, model: Recipe, explainer: ExplainerSpec, images: 
 
 def _prepared(
     network: nn.Module, chosen: Sequence[Sample], first: int
-) -> tuple[Tensor, Tensor, list[tuple[int, Sample, int]]]:
-    """Images ``[P, C, H, W]`` and targets ``[P]`` of pairs of image and class, and where each is from."""
+) -> tuple[Tensor, Tensor, list[tuple[int, Sample, int]], dict[int, bool | None], int]:
+    """Images ``[P, C, H, W]`` and targets ``[P]`` of pairs of image and class, and where each is from.
+
+    Then of each image whether the network predicts one of its classes (``None`` where none is known), and the number of
+    the network's classes.
+    """
     images = torch.stack([sample.image for sample in chosen]).to(device_of(network))
     with scoring(network) as score_fn:
         logits = class_scores(score_fn(images), "logit").cpu()
@@ -129,4 +135,7 @@ def _prepared(
             )
         targets.append(candidates[int(logits[place, candidates].argmax())])
     origins = [(first + place, chosen[place], which) for place, which in pairs]
-    return images[[place for place, _ in pairs]].cpu(), torch.tensor(targets), origins
+    known = [{index for candidates in sample.candidates for index in candidates} for sample in chosen]
+    predicted = logits.argmax(1).tolist()
+    right = {first + place: predicted[place] in own if own else None for place, own in enumerate(known)}
+    return images[[place for place, _ in pairs]].cpu(), torch.tensor(targets), origins, right, logits.shape[1]

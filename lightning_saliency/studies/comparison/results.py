@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_saliency.files import safe_names
 from lightning_saliency.pictures.tensors import displayable
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
+from lightning_saliency.reports.notices import Made, chance_notices, image_notices
 from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.comparison.measuring import KEPT_SIDE
@@ -97,6 +98,17 @@ class ComparisonResult:
     def __str__(self) -> str:
         return "\n".join(table.markdown() for table in self.tables())
 
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values that describe the comparison, for the page."""
+        explainers = list(dict.fromkeys(name for methods in self.rows.values() for name in methods))
+        return [
+            ("networks", ", ".join(self.rows)),
+            ("images", self.samples.description()),
+            ("explainers", ", ".join(explainers)),
+            ("metrics", ", ".join(column.title for column in self.columns)),
+            ("seed", str(self.seed)),
+        ]
+
     def curves(self, network: str) -> dict[str, dict[str, list[float]]]:
         """``"insertion"`` and ``"deletion"``, where measured -> explainer -> the mean curve."""
         found: dict[str, dict[str, list[float]]] = {}
@@ -123,6 +135,17 @@ class ComparisonResult:
             found[name] = [self._example(row, column) for row in chosen]
         return found
 
+    def notices(self) -> list[str]:
+        """Which networks are at chance, and whether there are too few images for intervals."""
+        found: list[str] = []
+        for network, methods in self.rows.items():
+            rows = next(iter(methods.values()), [])
+            # Of results that were kept by an earlier version it is not known.
+            right = {row["sample"]: row["right"] for row in rows if row.get("right") is not None}
+            accuracy = sum(right.values()) / len(right) if right else None
+            found += chance_notices(network, accuracy, rows[0].get("classes") if rows else None)
+        return [*found, *image_notices(len(self.samples))]
+
     def sections(self) -> list[Section]:
         """The parts of the page."""
         parts = [Section("Scores", (), self.tables())]
@@ -131,13 +154,14 @@ class ComparisonResult:
             parts.append(Section(network, (), (), pictures))
         return parts
 
-    def save(self, folder: str | Path | None = None) -> list[Path]:
+    def save(self, folder: str | Path | None = None, *, made: Made | None = None) -> list[Path]:
         """Write everything.
 
         Args:
             folder: For ``report.html``; ``table.md``; ``summary.csv`` (one line per network, explainer and metric),
                 ``results.csv`` (one line per map), ``results.json``; and for each network ``curves_*.png``,
                 ``bars_*.png`` and ``examples_*.png``. ``None``: the comparison's own folder.
+            made: How the page was made, for its facts.
 
         Returns:
             The files.
@@ -148,7 +172,9 @@ class ComparisonResult:
         folder = result_folder(folder, self.folder)
         names = safe_names(self.rows)
         files: dict[str, Content] = {
-            "report.html": render_page("Explainers compared", self.sections()),
+            "report.html": render_page(
+                "Explainers compared", self.sections(), self.facts(), notices=self.notices(), made=made
+            ),
             "table.md": str(self),
             "summary.csv": self._summary(),
             "results.csv": self._all_rows(),

@@ -13,12 +13,13 @@ import torch
 from lightning_saliency.data.masked.module import MODES
 from lightning_saliency.functional.scores import difference_score, information_score
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
+from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Estimate, TableData
 from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.layer_masking.grid import LayerGrid
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.figures import quartile_columns, scale_bars, scale_columns, statistic_columns
-from lightning_saliency.studies.retraining.grid import network_name
+from lightning_saliency.studies.retraining.grid import class_count, network_name
 from lightning_saliency.studies.retraining.scores import quartile_shares, weights_from_scores
 from lightning_saliency.studies.seed_differences import (
     SeedDifferences,
@@ -53,6 +54,7 @@ class LayerMaskingResult(SeedResult):
         folder: Where ``save`` writes by default.
         reference: The statistic whose differences to the others are shown; ``None``: ``"smoe_scale"``, or the first if
             that was not studied. ``dataclasses.replace(result, reference="std")`` changes it.
+        classes: Number of classes, where it is known.
 
     Raises:
         ValueError: If the reference is not one of the statistics.
@@ -67,6 +69,7 @@ class LayerMaskingResult(SeedResult):
     facts: Sequence[tuple[str, str]] = ()
     folder: Path | None = None
     reference: str | None = None
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", chosen_reference(self.reference, self.statistics, _USUAL))
@@ -97,6 +100,7 @@ class LayerMaskingResult(SeedResult):
             confidence=config.confidence,
             facts=grid.facts(),
             folder=grid.output,
+            classes=class_count(grid.training),
         )
 
     @property
@@ -200,6 +204,11 @@ class LayerMaskingResult(SeedResult):
             for name in self.statistics
         }
 
+    def notices(self) -> list[str]:
+        """Whether the network is at chance, and whether there are too few seeds for intervals."""
+        accuracy = math.fsum(self.unmasked) / len(self.unmasked)
+        return [*chance_notices(self.network, accuracy, self.classes), *seed_notices(len(self.seeds))]
+
     def sections(self) -> list[Section]:
         """The parts of the report."""
         text = [
@@ -222,13 +231,14 @@ class LayerMaskingResult(SeedResult):
             Section("Ranks", (), [self.quartile_table()]),
         ]
 
-    def save(self, folder: str | Path | None = None) -> list[Path]:
+    def save(self, folder: str | Path | None = None, *, made: Made | None = None) -> list[Path]:
         """Write everything.
 
         Args:
             folder: For ``layer_masking.html`` and, all with ``layer_masking_`` before their names, ``table.md``,
                 ``accuracies.csv`` (one line per cell), ``differences.csv``, ``results.json``, ``difference.png`` and
                 ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may use the same folder.
+            made: How the page was made, for its facts.
 
         Returns:
             The files.
@@ -238,7 +248,9 @@ class LayerMaskingResult(SeedResult):
         """
         folder = result_folder(folder, self.folder)
         files: dict[str, Content] = {
-            f"{_PREFIX}.html": render_page("Statistics at each scale", self.sections(), self.facts),
+            f"{_PREFIX}.html": render_page(
+                "Statistics at each scale", self.sections(), self.facts, notices=self.notices(), made=made
+            ),
             f"{_PREFIX}_table.md": str(self),
             f"{_PREFIX}_accuracies.csv": self._csv(),
             f"{_PREFIX}_differences.csv": self._differences().csv("statistic"),

@@ -29,6 +29,12 @@ def network_name(model: Mapping[str, Any]) -> str:
     return str((model.get("init_args") or {}).get("model") or str(model["class_path"]).rpartition(".")[2])
 
 
+def class_count(training: Training) -> int | None:
+    """The number of classes that the module's arguments say, ``None`` where they do not."""
+    found = (training.model.get("init_args") or {}).get("num_classes")
+    return found if isinstance(found, int) else None
+
+
 def study_facts(training: Training) -> list[tuple[str, str]]:
     """The network and the data of a study, in words."""
     data = training.data

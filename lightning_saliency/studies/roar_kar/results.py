@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
+from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Estimate, TableData
 from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.retraining.cells import pixels_of
@@ -18,7 +19,7 @@ from lightning_saliency.studies.retraining.figures import (
     mask_sheet,
     retraining_curves,
 )
-from lightning_saliency.studies.retraining.grid import network_name
+from lightning_saliency.studies.retraining.grid import class_count, network_name
 from lightning_saliency.studies.retraining.scores import CombinedScores, combined_scores
 from lightning_saliency.studies.roar_kar.config import RANDOM
 from lightning_saliency.studies.roar_kar.facts import grid_facts
@@ -58,6 +59,7 @@ class RoarKarResult(SeedResult):
         folder: Where ``save`` writes by default.
         reference: The explainer whose differences to the others are shown; ``None``: the first that is not random.
             ``dataclasses.replace(result, reference="std")`` changes it.
+        classes: Number of classes, where it is known.
 
     Raises:
         ValueError: If the reference is not one of the explainers.
@@ -74,6 +76,7 @@ class RoarKarResult(SeedResult):
     examples: Mapping[str, Any] | None = field(default=None, repr=False)
     folder: Path | None = None
     reference: str | None = None
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         first = next((name for name in self.accuracies if name != RANDOM), None)
@@ -109,6 +112,7 @@ class RoarKarResult(SeedResult):
             facts=grid_facts(grid),
             examples=results.get(EXAMPLES),
             folder=grid.output,
+            classes=class_count(grid.training),
         )
 
     def accuracy(self, explainer: str, mode: str, fraction: float) -> Estimate:
@@ -204,6 +208,11 @@ class RoarKarResult(SeedResult):
             for place, image in enumerate(self.examples["images"])
         ]
 
+    def notices(self) -> list[str]:
+        """Whether the network is at chance, and whether there are too few seeds for intervals."""
+        accuracy = math.fsum(self.unmasked) / len(self.unmasked)
+        return [*chance_notices(self.network, accuracy, self.classes), *seed_notices(len(self.seeds))]
+
     def sections(self) -> list[Section]:
         """The parts of the report."""
         text = [
@@ -225,13 +234,14 @@ class RoarKarResult(SeedResult):
             parts.append(Section("Masked images", (), (), [ReportPicture(sheet, caption) for sheet in sheets]))
         return parts
 
-    def save(self, folder: str | Path | None = None) -> list[Path]:
+    def save(self, folder: str | Path | None = None, *, made: Made | None = None) -> list[Path]:
         """Write everything.
 
         Args:
             folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (one line per cell), ``scores.csv``,
                 ``differences.csv``, ``results.json``, ``curves.png`` and ``masks_*.png``. ``None``: the study's own
                 folder. A layer-masking study may use the same folder: its files have other names.
+            made: How the page was made, for its facts.
 
         Returns:
             The files.
@@ -241,7 +251,7 @@ class RoarKarResult(SeedResult):
         """
         folder = result_folder(folder, self.folder)
         files: dict[str, Content] = {
-            "report.html": render_page("ROAR and KAR", self.sections(), self.facts),
+            "report.html": render_page("ROAR and KAR", self.sections(), self.facts, notices=self.notices(), made=made),
             "table.md": str(self),
             "accuracies.csv": self._accuracies_csv(),
             "scores.csv": self._scores_csv(),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
+from lightning_saliency.reports.notices import Made, chance_notices, image_notices
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.sanity_check.checks import (
@@ -36,6 +37,8 @@ class SanityCheckResult:
         shown: Images ``[P, 3, H, W]`` in [0, 1], not normalised, for the sheets of maps; ``None``: no sheets.
         facts: Names and values that describe the check, for the page.
         folder: Where `save` writes by default.
+        accuracy: Share of the images that the network gets right; ``None`` where their classes are not known.
+        classes: Number of the network's classes.
     """
 
     layers: tuple[str, ...]
@@ -44,6 +47,8 @@ class SanityCheckResult:
     shown: Tensor | None = field(default=None, compare=False, repr=False)
     facts: Sequence[tuple[str, str]] = ()
     folder: Path | None = None
+    accuracy: float | None = None
+    classes: int | None = None
 
     def __getitem__(self, name: str) -> ExplainerCheck:
         """The check of the explainer of that name."""
@@ -129,6 +134,10 @@ class SanityCheckResult:
             f"{mode}_{index}": self.sheet(mode, index) for index, mode in product(range(count), RANDOMIZATION_MODES)
         }
 
+    def notices(self) -> list[str]:
+        """Whether the network is at chance, and whether there are too few images for intervals."""
+        return [*chance_notices("The network", self.accuracy, self.classes), *image_notices(len(self.targets))]
+
     def sections(self) -> list[Section]:
         """The parts of the page."""
         text = [
@@ -144,12 +153,13 @@ class SanityCheckResult:
             parts.append(Section("Maps", (), (), pictures))
         return parts
 
-    def save(self, folder: str | Path | None = None) -> list[Path]:
+    def save(self, folder: str | Path | None = None, *, made: Made | None = None) -> list[Path]:
         """Write everything.
 
         Args:
             folder: For ``report.html``, ``table.md``, ``similarities.csv``, ``results.json``, ``similarities.png`` and
                 the sheets ``<mode>_<image>.png``. ``None``: the check's own folder.
+            made: How the page was made, for its facts.
 
         Returns:
             The files.
@@ -159,7 +169,9 @@ class SanityCheckResult:
         """
         folder = result_folder(folder, self.folder)
         files: dict[str, Content] = {
-            "report.html": render_page("Sanity check by randomised weights", self.sections(), self.facts),
+            "report.html": render_page(
+                "Sanity check by randomised weights", self.sections(), self.facts, notices=self.notices(), made=made
+            ),
             "table.md": str(self),
             "similarities.csv": self._csv(),
             "results.json": as_json(self.as_dict()),

@@ -118,7 +118,7 @@ class _Study:
         self.randomization = Randomization(layers, config.random_networks, config.seed)
         count = len(samples)
         self.spans = [(start, min(start + config.batch_size, count)) for start in range(0, count, config.batch_size)]
-        self.targets = self._targets(network)
+        self.targets, self.accuracy, self.classes = self._targets(network)
 
     def check(self) -> None:
         """Build every explainer: what is wrong is found before anything is computed."""
@@ -183,7 +183,7 @@ class _Study:
             ("seed", str(self.config.seed)),
         ]
         folder = None if self.config.output is None else self.folder
-        return SanityCheckResult(layers, tuple(self.targets), checks, shown, facts, folder)
+        return SanityCheckResult(layers, tuple(self.targets), checks, shown, facts, folder, self.accuracy, self.classes)
 
     def plan(self) -> Plan:
         """What is left to be done."""
@@ -211,15 +211,24 @@ class _Study:
         content = {"weights": weights, "explainer options": explainer.plain(), "device": self.device}
         return timing_cell(safe_name(name), time_map, arguments, content)
 
-    def _targets(self, network: nn.Module) -> list[int]:
-        """The classes that are explained: those given, or those that the original network predicts."""
+    def _targets(self, network: nn.Module) -> tuple[list[int], float | None, int | None]:
+        """The classes that are explained, those given or those that the original network predicts; its accuracy.
+
+        The accuracy is that on images whose classes are known, ``None`` where none are; then the number of classes.
+        """
         if self.config.targets is not None:
-            return [int(target) for target in self.config.targets]
-        control, targets = EdgeDetector(network), []
+            return [int(target) for target in self.config.targets], None, None
+        control, targets, right = EdgeDetector(network), [], []
+        classes = 0
         for span in self.spans:
-            images = torch.stack([self.samples[index].image for index in range(*span)])
-            targets += predicted_classes(control.logits(images.to(device_of(network)))).tolist()
-        return targets
+            chosen = [self.samples[index] for index in range(*span)]
+            logits = control.logits(torch.stack([sample.image for sample in chosen]).to(device_of(network)))
+            predicted, classes = predicted_classes(logits).tolist(), logits.shape[1]
+            targets += predicted
+            for sample, target in zip(chosen, predicted, strict=True):
+                known = {index for candidates in sample.candidates for index in candidates}
+                right += [target in known] if known else []
+        return targets, sum(right) / len(right) if right else None, classes
 
     @staticmethod
     def _name(number: int, name: str) -> str:
