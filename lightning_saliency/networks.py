@@ -191,8 +191,8 @@ def _timm_network(name: str, **arguments: Any) -> nn.Module:
     if not timm.is_model(name):
         like = close_names(name, timm.list_models(), 8)
         raise ValueError(
-            f"Got model='timm/{name}', which timm does not have.{did_you_mean(name, like)} Similar names: "
-            f"{', '.join(like) or 'none'}; use one that timm.list_models() lists."
+            f"Got model='timm/{name}', which timm does not have. Similar names: "
+            f"{', '.join(like) or 'none'}; use one that timm.list_models() lists.{did_you_mean(name, like)}"
         )
     network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     return network

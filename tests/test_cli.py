@@ -105,6 +105,72 @@ def test_explain_writes_the_pictures(tmp_path, photo, capsys):
     assert np.asarray(Image.open(output / "photo_lovi.png")).shape == (64, 64, 3)
 
 
+def test_an_untrained_network_is_warned_of(tmp_path, photo, capsys):
+    from lightning_saliency.networks import build_network
+
+    torch.save(build_network("small_cnn", 10).state_dict(), tmp_path / "weights.pth")
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom lightning_saliency.networks import small_cnn\n\n"
+        "def fixed(num_classes):\n    torch.manual_seed(0)\n    return small_cnn(num_classes)\n\n"
+        "def drawn(num_classes):\n    return small_cnn(num_classes)\n"
+    )
+    arguments = ["--num-classes", "10", "--resize", "64", "--crop", "64", "--output", str(tmp_path / "out"), str(photo)]
+    for network, warned in (
+        (["--model", "small_cnn"], True),
+        (["--model", "small_cnn", "--checkpoint", str(tmp_path / "weights.pth")], False),
+        (["--model", f"{file}:drawn"], True),
+        (["--model", f"{file}:fixed"], False),  # it may have read its weights from a file
+    ):
+        assert main(["explain", *network, *arguments]) == 0
+        assert ("UNTRAINED" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["explain", "--modle", "small_cnn", "x.png"], "model"),
+        (["explain", "--model", "small_cnn", "--explainrs", "smoe", "x.png"], "explainers"),
+        (["evaluate", "--limits", "2"], "limit"),
+        (["evaluate", "--metrics.toleranses", "[1]"], "metrics.tolerances"),
+        (["film", "runs", "--strp", "x.png"], "strip"),
+        (["layers", "small_cnn", "--num-clases", "3"], "num_classes"),
+        (["fit", "--trainer.max_epoch", "3"], "trainer.max_epochs"),
+    ],
+)
+def test_a_mistyped_option_is_told_the_one_meant(arguments, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f"Did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_a_mistyped_option_in_a_file_is_told_the_one_meant(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text("modle: small_cnn\n")
+    with pytest.raises(SystemExit):
+        main(["layers", "--config", str(path)])
+    assert "Did you mean 'model'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "meant"),
+    [
+        (["--explainers", "fastcam"], "fast_cam"),
+        (["--explainers", "rise", "--explainers.rise.init_args.mask", "4"], "masks"),
+        (["--statistic", "smoe-scal"], "smoe_scale"),
+        (["--pictures", "lovy"], "lovi"),
+        (["--weights", "rmap"], "ramp"),
+        (["--model", "restnet18"], "resnet18"),
+        (["--model", "smallcnn"], "small_cnn"),
+    ],
+)
+def test_a_mistyped_name_is_told_the_one_meant(photo, capsys, changes, meant, tmp_path):
+    arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "32", "--crop", "32"]
+    assert main([*arguments, "--output", str(tmp_path / "out"), *changes, str(photo)]) == 2
+    assert f"Did you mean {meant!r}?" in capsys.readouterr().err
+
+
 def test_explain_with_explainers_and_targets(tmp_path, photo):
     output = tmp_path / "out"
     arguments = ["explain", "--model", "small_cnn", "--num-classes", "10", "--resize", "64", "--crop", "64"]

@@ -94,6 +94,13 @@ def test_views_in_every_form(tmp_path, given, plain):
     assert found.views["fast_cam"] == ExplainerSpec.parse("fast_cam")
 
 
+@pytest.mark.parametrize("given", ["combined", "combined,grad_cam", "combined, grad_cam"])
+def test_views_as_a_text(tmp_path, given, package):
+    found = _callback("SaliencyMonitor", {"views": given}, tmp_path, package)
+    assert list(found.views) == [name.strip() for name in given.split(",")]
+    assert found.views["combined"] is None
+
+
 def test_views_as_a_list_of_names(tmp_path, package):
     found = _callback("SaliencyMonitor", {"views": ["combined", "grad_cam"]}, tmp_path, package)
     assert found.views == {"combined": None, "grad_cam": ExplainerSpec.parse("grad_cam")}

@@ -10,9 +10,12 @@ from torch import nn
 
 from lightning_saliency import explain_images
 from lightning_saliency.cli import main
-from lightning_saliency.data.image_files import read_class_names
-from lightning_saliency.explainers import Explainer, GroupCAM
+from lightning_saliency.data.image_files import read_class_names, read_image
+from lightning_saliency.explainers import SMOE, Explainer, GroupCAM
 from lightning_saliency.networks import small_cnn
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, to_uint8
+
+IMAGENET = [torch.tensor(values).view(3, 1, 1) for values in IMAGENET_NORMALIZATION]
 
 
 @pytest.fixture
@@ -115,6 +118,9 @@ def test_the_network_is_left_as_it_was(photos, network):
         ({"explainers": {"sise": {"init_args": {"nu": 1}}}}, TypeError, "Got the options .*Allowed are"),
         ({"explainers": {"rise": None}, "layers": ["stage1"]}, ValueError, "Got layers="),
         ({"targets": [1]}, ValueError, "without explainers"),
+        ({"pictures": ["scale"]}, ValueError, "Did you mean 'scales'"),
+        ({"explainers": ["fastcam"]}, ValueError, "Did you mean 'fast_cam'"),
+        ({"explainers": {"group_cam": {"init_args": {"grups": 1}}}}, TypeError, "Did you mean 'groups'"),
         ({"class_names": "missing.csv"}, FileNotFoundError, "missing.csv"),
     ],
 )
@@ -132,3 +138,37 @@ def test_class_names_of_files(tmp_path):
     ):
         (tmp_path / "names.csv").write_text(content)
         assert read_class_names(tmp_path / "names.csv") == names
+
+
+def test_pictures_of_the_scales_on_request(photos, network):
+    plain = explain_images(photos / "a.png", network, resize=32, crop=32)[0].pictures
+    assert list(plain) == ["lovi", "combined", "sheet"]
+    wanted = ["scales", "map", "overlay", "lovi"]
+    explained = explain_images(photos / "a.png", network, pictures=wanted, resize=32, crop=32, weights="ramp")[0]
+    scales = [f"scale_{number}" for number in (1, 2, 3, 4)]
+    assert list(explained.pictures) == [*scales, "map", "overlay", "lovi", "sheet"]
+    for kind in (*scales, "map", "overlay"):
+        assert explained.pictures[kind].shape == (32, 32, 3)
+    assert len({explained.pictures[kind].tobytes() for kind in scales}) == 4
+    images = (read_image(photos / "a.png", 32, 32)[None] - IMAGENET[0]) / IMAGENET[1]
+    grey = SMOE(network, weights="ramp")(images)[0]
+    assert (explained.pictures["map"] == to_uint8(grey.expand(3, -1, -1))).all()
+    # Beside explainers there are none but on request.
+    rows = explain_images(photos / "a.png", network, ["grad_cam"], pictures="map", resize=32, crop=32)[0].pictures
+    assert list(rows) == ["map", "grad_cam", "grad_cam_overlay", "sheet"]
+
+
+def test_the_sheets_of_an_untrained_network_are_stamped(photos, network):
+    for options in ({}, {"explainers": ["grad_cam"]}):
+        plain, stamped = (
+            explain_images(photos / "a.png", network, untrained=untrained, resize=64, crop=64, **options)[0].pictures
+            for untrained in (False, True)
+        )
+        assert plain["sheet"].shape == stamped["sheet"].shape
+        different = (plain["sheet"] != stamped["sheet"]).any(axis=2)
+        rows, columns = different.nonzero()
+        assert 0 < different.sum() <= 15 * 64
+        assert columns.max() < 64  # the photo alone
+        assert rows.max() - rows.min() < 15
+        for kind in set(plain) - {"sheet"}:
+            assert (plain[kind] == stamped[kind]).all()

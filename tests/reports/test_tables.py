@@ -52,3 +52,34 @@ def test_ranks():
     assert ranked({"a": 1.0, "b": 2.0, "c": 3.0}, "low", 2) == {"a": 1, "b": 2}
     assert ranked({"a": 1.0, "b": 1.0}, "high", 2) == {"a": 1, "b": 1}
     assert ranked({"a": 1.0}, None, 2) == {}
+
+
+def test_a_wide_table_is_parted_and_keeps_the_names_of_its_rows():
+    columns = [Column(f"c{number}", f"a long heading {number}", "high", "scores") for number in range(9)]
+    names = ["an explainer with a long name", "b"]
+    rows = {
+        name: {column.key: Estimate(10.0 * place, 10.0 * place - 1, 10.0 * place + 1, 9) for column in columns}
+        for place, name in enumerate(names)
+    }
+    for width in (80, 60):
+        console = Console(width=width, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(TableData(columns, {"Net": rows}).rich(width=width))
+        lines = capture.get().splitlines()
+        assert max(map(len, lines)) <= width
+        heads = [line for line in lines if "a long heading" in line]
+        assert len(heads) == sum("Net: scores" in line for line in lines) >= 4
+        assert sum(line.count("a long heading") for line in heads) == 9
+        assert sum("an explainer with a long name" in line for line in lines) == len(heads)
+        assert "…" not in capture.get()
+
+
+def test_a_very_long_name_is_folded():
+    name = "a" * 50
+    values = {"Net": {name: {"drop": Estimate(1.0, 0.0, 2.0, 9), "seconds": Estimate(1.0, 1.0, 1.0, 1)}}}
+    console = Console(width=60, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(TableData(COLUMNS[1:], values).rich(width=60))
+    assert capture.get().count("a" * 14) >= 2
+    assert max(map(len, capture.get().splitlines())) <= 60
+    assert "…" not in capture.get()
