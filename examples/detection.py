@@ -26,6 +26,8 @@ class DetectionModule(pl.LightningModule):
             max_size=128,
             image_mean=[0.0, 0.0, 0.0],  # the data module has normalised them
             image_std=[1.0, 1.0, 1.0],
+            rpn_post_nms_top_n_train=200,  # one object an image needs few proposals
+            rpn_post_nms_top_n_test=50,
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -42,8 +44,8 @@ class DetectionModule(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-def main(epochs: int = 3, train_size: int = 500, output: str = "runs/detection") -> pl.Trainer:
-    data = DigitScenes(train_size=train_size, val_size=64, batch_size=16)
+def main(epochs: int = 3, train_size: int = 500, val_size: int = 64, output: str = "runs/detection") -> pl.Trainer:
+    data = DigitScenes(train_size=train_size, val_size=val_size, batch_size=16)
     trainer = pl.Trainer(max_epochs=epochs, default_root_dir=output, accelerator="auto", callbacks=[SaliencyMonitor()])
     trainer.fit(DetectionModule(), data)
     return trainer

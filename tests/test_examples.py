@@ -80,6 +80,7 @@ def test_the_table_names_every_example():
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
 
 
+@pytest.mark.slow
 def test_plain_loop(tmp_path, capsys):
     from examples.plain_loop import main
 
@@ -108,13 +109,14 @@ def test_lightning_cli(tmp_path, capsys):
     cli = main(["fit", *small, "--trainer.default_root_dir", str(tmp_path), "--saliency.num_images=3"])
     frames = frames_of(tmp_path)
     assert len(frames[-1].images) == 3
-    assert frames[-1].weights == [1, 2]
+    assert frames[-1].weights == [1, 2, 3]
     # The monitor's options are in the run's own configuration.
     saved = next(tmp_path.rglob("config.yaml")).read_text()
     assert "num_images: 3" in saved
     assert cli.trainer.global_step == 1
 
 
+@pytest.mark.slow
 def test_timm_network(tmp_path):
     pytest.importorskip("timm")
     from examples.timm_network import main
@@ -123,6 +125,7 @@ def test_timm_network(tmp_path):
     assert frames_of(tmp_path)[-1].views == ["fast_cam"]
 
 
+@pytest.mark.slow
 def test_hugging_face(tmp_path):
     pytest.importorskip("transformers")
     from examples.hugging_face import main
@@ -133,6 +136,7 @@ def test_hugging_face(tmp_path):
     assert all(image.prediction is not None for image in last.images)
 
 
+@pytest.mark.slow
 def test_multi_label(tmp_path):
     from examples.multi_label import main
 
@@ -142,6 +146,7 @@ def test_multi_label(tmp_path):
     assert "val/accuracy" in trainer.callback_metrics
 
 
+@pytest.mark.slow
 def test_segmentation(tmp_path):
     from examples.segmentation import main
 
@@ -156,7 +161,7 @@ def test_segmentation(tmp_path):
 def test_detection(tmp_path):
     from examples.detection import main
 
-    trainer = main(epochs=1, train_size=32, output=str(tmp_path))
+    trainer = main(epochs=1, train_size=16, val_size=8, output=str(tmp_path))
     assert 0 <= trainer.callback_metrics["saliency/energy_in_box"] <= 1
     assert len(frames_of(tmp_path)[-1].images) == 8
 
