@@ -12,6 +12,7 @@ import lightning_saliency
 from lightning_saliency.cli import main
 from lightning_saliency.cli.main import COMMANDS
 from lightning_saliency.pictures.film import Film
+from tests.paths import CONFIGS
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_an_untrained_network_is_warned_of(tmp_path, photo, capsys):
         (["evaluate", "--metrics.toleranses", "[1]"], "metrics.tolerances"),
         (["film", "runs", "--strp", "x.png"], "strip"),
         (["layers", "small_cnn", "--num-clases", "3"], "num_classes"),
-        (["fit", "--trainer.max_epoch", "3"], "trainer.max_epochs"),
+        (["fit", "--config", str(CONFIGS / "digit_scenes.yaml"), "--trainer.maxepochs", "3"], "trainer.max_epochs"),
     ],
 )
 def test_a_mistyped_option_is_told_the_one_meant(arguments, meant, capsys):

@@ -61,7 +61,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], into: Sequence[str])
     return options
 
 
-class CommandParser(ArgumentParser):  # type: ignore[misc]
+class CommandParser(ArgumentParser):
     """A parser whose errors say which option a mistyped one may mean."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -84,9 +84,10 @@ class PlainHelp(DefaultHelpFormatter):
 
 
 def _options(parser: ArgumentParser) -> Iterator[str]:
-    """The long options of a parser and of its subcommands'."""
+    """The options of a parser and of its subcommands, as the keys of a file."""
     for action in parser._actions:
-        yield from (option.removeprefix("--") for option in action.option_strings if option.startswith("--"))
+        named = [option.removeprefix("--") for option in action.option_strings if option.startswith("--")]
+        yield from named or [action.dest]
         choices = getattr(action, "choices", None)
         for inner in choices.values() if isinstance(choices, dict) else ():
             if isinstance(inner, ArgumentParser):

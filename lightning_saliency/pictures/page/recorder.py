@@ -176,7 +176,7 @@ class FilmRecorder:
             )
         by_image = [[map_[number].float().cpu() for map_ in maps] for number in range(count)]
         frame, photos = make_frame(
-            images.detach().cpu(),
+            list(images.detach().cpu()),
             by_image,
             epoch=epoch,
             step=step,
