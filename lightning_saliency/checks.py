@@ -20,12 +20,12 @@ def check_choice(name: str, value: object, allowed: Collection[object]) -> None:
     >>> check_choice("average", "marco", ("micro", "macro"))
     Traceback (most recent call last):
     ...
-    ValueError: Got average='marco'. Did you mean 'macro'? Allowed are 'micro', 'macro'; use one of them.
+    ValueError: Got average='marco'. Allowed are 'micro', 'macro'; use one of them. Did you mean 'macro'?
     """
     if value not in allowed:
         raise ValueError(
-            f"Got {name}={value!r}.{did_you_mean(value, allowed)} Allowed are {', '.join(map(repr, allowed))}; use one "
-            "of them."
+            f"Got {name}={value!r}. Allowed are {', '.join(map(repr, allowed))}; use one "
+            f"of them.{did_you_mean(value, allowed)}"
         )
 
 

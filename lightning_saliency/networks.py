@@ -101,9 +101,10 @@ def build_network(
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise ValueError(
-            f"Got model={name!r}.{did_you_mean(name, ['small_cnn', *names])} Allowed are 'small_cnn', "
+            f"Got model={name!r}. Allowed are 'small_cnn', "
             "'timm/' and a name of timm's, 'path/file.py:function', and "
             f"torchvision's classification networks; use one of them. torchvision has: {', '.join(names)}."
+            f"{did_you_mean(name, ['small_cnn', *names])}"
         )
     if name in ("googlenet", "inception_v3"):
         arguments.setdefault("init_weights", True)  # left open, torchvision warns and then does this

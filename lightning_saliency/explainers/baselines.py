@@ -219,8 +219,8 @@ class TorchcamExplainer(Explainer):
         methods = torchcam_methods()
         if method not in methods:
             raise ValueError(
-                f"Got method={method!r}.{did_you_mean(method, methods)} Allowed are torchcam's "
-                f"{', '.join(methods)}; use one of them."
+                f"Got method={method!r}. Allowed are torchcam's "
+                f"{', '.join(methods)}; use one of them.{did_you_mean(method, methods)}"
             )
         if isinstance(layer, Scale) and (layer.read != "output" or layer.layout != "NCHW"):
             raise ValueError(

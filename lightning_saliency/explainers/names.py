@@ -71,9 +71,9 @@ def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Expla
         >>> find_explainer("gradcam", others=["mean"])
         Traceback (most recent call last):
         ...
-        ValueError: Got the explainer 'gradcam'. Did you mean 'grad_cam'? Allowed are mean, smoe, grad_cam, ...,
-        random_blobs, torchcam:METHOD, such as torchcam:LayerCAM, and the class path of your own, such as
-        my_package.MyExplainer; use one of them.
+        ValueError: Got the explainer 'gradcam'. Allowed are mean, smoe, grad_cam, ..., random_blobs, torchcam:METHOD,
+        such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; use one of them. Did
+        you mean 'grad_cam'?
     """
     for known in (EXPLAINERS, CONTROL_MAPS):
         if name in known:
@@ -83,15 +83,15 @@ def find_explainer(name: str, others: Iterable[str] = ()) -> Callable[..., Expla
         if method not in methods:
             allowed = ", ".join(_TORCHCAM + known for known in methods)
             meant = did_you_mean(method, methods)
-            raise ValueError(f"Got the explainer {name!r}.{meant} Allowed are {allowed}; use one of them.")
+            raise ValueError(f"Got the explainer {name!r}. Allowed are {allowed}; use one of them.{meant}")
         return partial(TorchcamExplainer, method=method)
     if "." in name:
         return imported(name)
     names = (*others, *EXPLAINERS, *CONTROL_MAPS)
     raise ValueError(
-        f"Got the explainer {name!r}.{did_you_mean(name, names)} Allowed are {', '.join(names)}, "
+        f"Got the explainer {name!r}. Allowed are {', '.join(names)}, "
         "torchcam:METHOD, such as torchcam:LayerCAM, and the class path of your own, such as my_package.MyExplainer; "
-        "use one of them."
+        f"use one of them.{did_you_mean(name, names)}"
     )
 
 

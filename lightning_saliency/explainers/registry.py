@@ -149,8 +149,8 @@ class ExplainerSpec:
             unknown = [name for name in init_args if name not in self._parameters()]
             meant = "".join(did_you_mean(name, self.options) for name in unknown)
             raise TypeError(
-                f"Got the options {sorted(init_args)} for {self.name}: {error}.{meant} Allowed are "
-                f"{', '.join(self.options) or 'none'}; drop or rename the others."
+                f"Got the options {sorted(init_args)} for {self.name}: {error}. Allowed are "
+                f"{', '.join(self.options) or 'none'}; drop or rename the others.{meant}"
             ) from None
         return replace(self, init_args=init_args)
 

@@ -46,8 +46,8 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
             return tuple(float(k >= count - max(1, count // 2)) for k in range(count))
         if weights != "prior":
             raise ValueError(
-                f"Got weights={weights!r}.{did_you_mean(weights, _NAMED)} Allowed are 'equal', 'ramp', 'deep', 'prior' "
-                f"and {count} numbers; use one of them."
+                f"Got weights={weights!r}. Allowed are 'equal', 'ramp', 'deep', 'prior' "
+                f"and {count} numbers; use one of them.{did_you_mean(weights, _NAMED)}"
             )
         if count != len(PRIOR_WEIGHTS):
             raise ValueError(

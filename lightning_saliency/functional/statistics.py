@@ -272,7 +272,7 @@ def get_statistic(statistic: str | Statistic) -> Statistic:
         return statistic
     if statistic not in STATISTICS:
         raise ValueError(
-            f"Got statistic={statistic!r}.{did_you_mean(statistic, STATISTICS)} Allowed are "
-            f"{', '.join(map(repr, STATISTICS))}, and a Statistic of your own; use one of them."
+            f"Got statistic={statistic!r}. Allowed are {', '.join(map(repr, STATISTICS))}, and a Statistic of your "
+            f"own; use one of them.{did_you_mean(statistic, STATISTICS)}"
         )
     return STATISTICS[statistic]

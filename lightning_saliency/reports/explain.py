@@ -254,8 +254,8 @@ def explain_images(
     names = read_class_names(class_names) if isinstance(class_names, (str, Path)) else class_names
     if isinstance(normalize, str) and normalize not in NORMALIZATIONS:
         raise ValueError(
-            f"Got normalize={normalize!r}.{did_you_mean(normalize, NORMALIZATIONS)} Allowed are "
-            f"{', '.join(NORMALIZATIONS)} and (mean, std)."
+            f"Got normalize={normalize!r}. Allowed are "
+            f"{', '.join(NORMALIZATIONS)} and (mean, std).{did_you_mean(normalize, NORMALIZATIONS)}"
         )
     normalization = NORMALIZATIONS[normalize] if isinstance(normalize, str) else normalize
     classes = list(dict.fromkeys(targets))

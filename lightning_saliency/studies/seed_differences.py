@@ -135,7 +135,7 @@ def chosen_reference(given: str | None, names: Sequence[str], usual: str | None 
         return usual if usual in names else next(iter(names), None)
     if given not in names:
         raise ValueError(
-            f"Got reference={given!r}.{did_you_mean(given, names)} Allowed are {', '.join(names)}; use one of them."
+            f"Got reference={given!r}. Allowed are {', '.join(names)}; use one of them.{did_you_mean(given, names)}"
         )
     return given
 

@@ -126,7 +126,7 @@ def _check_arguments(found: Any, arguments: Mapping[str, Any]) -> None:
         allowed = ", ".join(parameters)
         name = getattr(found, "__qualname__", str(found))
         raise TypeError(
-            f"Got {sorted(arguments)} for {name}: {error}.{meant} Allowed are {allowed}; drop or rename the others."
+            f"Got {sorted(arguments)} for {name}: {error}. Allowed are {allowed}; drop or rename the others.{meant}"
         ) from None
 
 

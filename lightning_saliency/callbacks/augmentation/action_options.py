@@ -116,8 +116,8 @@ def _class_at(name: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise AugmentationConfigurationError(
-            f"Got action={name!r}.{did_you_mean(name, ACTIONS)} Allowed are {', '.join(ACTIONS)}, and the class path "
-            "of your own; use one of them."
+            f"Got action={name!r}. Allowed are {', '.join(ACTIONS)}, and the class path "
+            f"of your own; use one of them.{did_you_mean(name, ACTIONS)}"
         )
     made: Callable[..., Any] = found
     return made

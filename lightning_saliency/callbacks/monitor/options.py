@@ -97,7 +97,7 @@ def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec 
         except (TypeError, ValueError, ImportError) as error:
             meant = did_you_mean(name, own) if explainer is None else ""
             raise MonitorConfigurationError(
-                f"Got the view {name!r}.{meant} Allowed are {', '.join(own)}, explainers, and {{name: explainer}}; use "
-                f"one of them. {error}"
+                f"Got the view {name!r}. Allowed are {', '.join(own)}, explainers, and {{name: explainer}}; use "
+                f"one of them. {error}{meant}"
             ) from error
     return parsed

@@ -33,8 +33,8 @@ def check_view(view: str, record: FrameRecord) -> None:
     """
     if view not in view_names(record):
         raise ValueError(
-            f"Got the view {view!r}.{did_you_mean(view, view_names(record))} Allowed are "
-            f"{', '.join(map(repr, view_names(record)))}; use one of them."
+            f"Got the view {view!r}. Allowed are "
+            f"{', '.join(map(repr, view_names(record)))}; use one of them.{did_you_mean(view, view_names(record))}"
         )
 
 

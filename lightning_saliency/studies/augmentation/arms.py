@@ -193,8 +193,9 @@ def parse_arms(arms: Mapping[str, Any]) -> dict[str, Arm]:
         kind, init_args = _read(str(name), given)
         if kind not in KINDS and "." not in kind:
             raise ValueError(
-                f"Got the arm {name} of the kind {kind!r}.{did_you_mean(kind, KINDS)} Allowed are {', '.join(KINDS)}, "
-                "and the class path of your own; give the arm such a name, or its kind as class_path."
+                f"Got the arm {name} of the kind {kind!r}. Allowed are {', '.join(KINDS)}, "
+                f"and the class path of your own; give the arm such a name, or its kind as class_path."
+                f"{did_you_mean(kind, KINDS)}"
             )
         if kind == PLAIN and init_args:
             raise ValueError(
