@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from lightning_saliency.data.image_files import read_image
@@ -27,17 +27,17 @@ from lightning_saliency.functional.fills import blur
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight
 from lightning_saliency.networks import build_network, load_weights
-from lightning_saliency.pictures.grid import picture_grid
 from lightning_saliency.pictures.page.find import RECORDS, find_run
 from lightning_saliency.pictures.page.store import FilmRecords
 from lightning_saliency.pictures.page.tiles import tile
-from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, resize_images, text_font, to_uint8
 from lightning_saliency.scales import Scale, find_scales
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
 WEIGHTS = ROOT.parent / "shared" / "data" / "weights" / "mobilenet_v2_imagenet.pth"
-SIDE = 224
+SIDE, TILE, GAP = 224, 200, 6
+MOST_BYTES = 300_000
 #: Name -> package, file, and the class of ImageNet that is explained.
 PHOTOGRAPHS: dict[str, tuple[str, str, int]] = {
     "Egyptian cat": ("skimage", "data/chelsea.png", 285),
@@ -45,6 +45,8 @@ PHOTOGRAPHS: dict[str, tuple[str, str, int]] = {
     "motor scooter": ("skimage", "data/motorcycle_left.png", 670),
     "daisy": ("sklearn", "datasets/images/flower.jpg", 985),
 }
+#: Those by which the papers' ideas are shown.
+OF_IDEAS = ("motor scooter", "espresso")
 #: Row of the gallery -> explainer and its arguments. What masks images does so with a fast copy of the network.
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "SMOE Scale": ("smoe", {"weights": "ramp"}),
@@ -76,6 +78,34 @@ def photographs(names: Sequence[str] = tuple(PHOTOGRAPHS)) -> tuple[Tensor, Tens
     return shown, (shown - mean) / std, torch.tensor([target for _, _, target in chosen])
 
 
+def figure(lines: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]]) -> Image.Image:
+    """Lines of pictures ``[3, H, W]`` in [0, 1], each line with a heading and each picture with a caption, or without.
+
+    The letters are large enough to be read in a page's column, and still on a phone.
+    """
+    band, font, small = round(0.12 * TILE), text_font(round(0.085 * TILE)), text_font(round(0.075 * TILE))
+    width = max(len(pictures) for _, pictures in lines) * (TILE + GAP) - GAP
+    heights = [band * (bool(heading) + any(caption for caption, _ in of)) + TILE + 2 * GAP for heading, of in lines]
+    canvas = Image.new("RGB", (width, sum(heights)), "white")
+    draw, top = ImageDraw.Draw(canvas), 0
+    for (heading, pictures), height in zip(lines, heights, strict=True):
+        if heading:
+            draw.text((0, top), heading, fill=(25, 25, 25), font=font)
+        for place, (caption, picture) in enumerate(pictures):
+            left, below = place * (TILE + GAP), top + height - TILE - 2 * GAP
+            draw.text((left, below - band), caption, fill=(90, 90, 90), font=small)
+            shown = resize_images(picture[None].float(), (TILE, TILE))[0]
+            canvas.paste(Image.fromarray(to_uint8(shown)), (left, below))
+        top += height
+    return canvas
+
+
+def in_lines(heading: str, pictures: Sequence[tuple[str, Tensor]]) -> list[tuple[str, Sequence[tuple[str, Tensor]]]]:
+    """Pictures with captions in lines of four, the heading above the first."""
+    parts = [pictures[start : start + 4] for start in range(0, len(pictures), 4)]
+    return [(heading if number == 0 else "", part) for number, part in enumerate(parts)]
+
+
 def grid_names(word: str, found: Sequence[Scale]) -> list[str]:
     """A column's name for each scale."""
     return [f"{word} {number}, {scale.grid[0]}×{scale.grid[1]}" for number, scale in enumerate(found, 1)]
@@ -84,88 +114,91 @@ def grid_names(word: str, found: Sequence[Scale]) -> list[str]:
 def gallery(network: nn.Module) -> Image.Image:
     """The same photographs by each method."""
     shown, images, targets = photographs()
-    rows: dict[str, Sequence[Tensor]] = {"photograph": list(shown)}
+    lines: list[tuple[str, Sequence[tuple[str, Tensor]]]] = [("", list(zip(PHOTOGRAPHS, shown, strict=True)))]
     for name, (explainer, arguments) in METHODS.items():
         torch.manual_seed(0)
-        rows[name] = list(highlight(shown, EXPLAINERS[explainer](network, **arguments)(images, targets)))
+        maps = EXPLAINERS[explainer](network, **arguments)(images, targets)
+        lines.append((name, [("", picture) for picture in highlight(shown, maps)]))
         if explainer == "smoe":
-            rows["LOVI of its scales"] = list(SMOE(network).scales(images).lovi())
-    return Image.fromarray(picture_grid(list(PHOTOGRAPHS), rows, tile=168))
+            lines.append(("LOVI of its scales", [("", picture) for picture in SMOE(network).scales(images).lovi()]))
+    return figure(lines)
 
 
 def scales(network: nn.Module) -> Image.Image:
     """The maps of five scales, their mean, and LOVI."""
-    names = ("Egyptian cat", "motor scooter")
-    shown, images, _ = photographs(names)
-    found = find_scales(network, images)
-    maps = SMOE(network, weights="ramp").scales(images)
-    columns = [
-        "photograph",
-        *(f"scale {number}, {scale.grid[0]}×{scale.grid[1]}" for number, scale in enumerate(found, 1)),
-    ]
-    columns += ["combined", "LOVI"]
-    each = [heatmap(maps.maps[:, number], "inferno") for number in range(len(found))]
-    parts = [shown, *each, highlight(shown, maps.combined()), maps.lovi()]
-    rows = {name: [part[index] for part in parts] for index, name in enumerate(names)}
-    return Image.fromarray(picture_grid(columns, rows, tile=132))
+    lines = []
+    for name in OF_IDEAS:
+        shown, images, _ = photographs([name])
+        maps = SMOE(network, weights="ramp").scales(images)
+        each = [heatmap(maps.maps[:, number], "inferno")[0] for number in range(len(maps.names))]
+        names = ["photograph", *grid_names("scale", find_scales(network, images)), "combined", "LOVI"]
+        pictures = [shown[0], *each, highlight(shown, maps.combined())[0], maps.lovi()[0]]
+        lines += in_lines("", list(zip(names, pictures, strict=True)))
+    return figure(lines)
 
 
 def groups(network: nn.Module, count: int = 8) -> Image.Image:
     """Group-CAM's masks of one photograph, what each uncovers and its gain; and the map."""
-    shown, images, targets = photographs(("motor scooter",))
+    shown, images, targets = photographs(OF_IDEAS[:1])
     scale = find_scales(network, images)[-1]
     [(activations, gradients)], _ = activations_and_gradients(network, images, targets, [scale])
     masks = initial_masks(activations, gradients, count, 70.0)
     queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], 1)
     scores = score_masks(network, images, queries, targets, fill=blur(images))
-    gains = (scores[:, :-1] - scores[:, -1:])[0]
+    gains = (scores[:, :-1] - scores[:, -1:])[0].tolist()
     upsampled = resize_maps(masks[0], (SIDE, SIDE))
     seen = shown * upsampled[:, None] + blur(shown) * (1 - upsampled[:, None])
-    whole = GroupCAM(network, groups=count)(images, targets)
-    rows = {
-        "what the network sees, and how much it gains": [*seen, shown[0]],
-        "the group's mask": [*heatmap(upsampled, "inferno"), highlight(shown, whole)[0]],
-    }
-    columns = [*(f"group {number}: {gain:+.3f}" for number, gain in enumerate(gains.tolist(), 1)), "photo and map"]
-    return Image.fromarray(picture_grid(columns, rows, tile=118))
+    order = sorted(range(count), key=lambda group: -gains[group])
+    best = order[:2] + order[-2:]
+    whole = highlight(shown, GroupCAM(network, groups=count)(images, targets))[0]
+    return figure(
+        [
+            (
+                "Masks of four of the eight groups",
+                [(f"group {group + 1}", heatmap(upsampled[group][None], "inferno")[0]) for group in best],
+            ),
+            (
+                "What the network sees, and how much the class gains",
+                [(f"{gains[group]:+.3f}", seen[group]) for group in best],
+            ),
+            ("", [("photograph", shown[0]), ("all blurred", blur(shown)[0]), ("the map", whole)]),
+        ]
+    )
 
 
 def blocks(network: nn.Module, mu: float = 0.5) -> Image.Image:
     """SISE's visualisation map of each block, and their fusion from shallow to deep."""
-    names = ("Egyptian cat", "motor scooter")
-    shown, images, targets = photographs(names)
-    found = find_scales(network, images)
-    parts = [shown]
-    for scale in found:
-        layer = scale.module + (":input" if scale.read == "input" else "")
-        alone = SISE(network, mu=mu, layers=[layer], fast=True)(images, targets)
-        parts.append(heatmap(alone, "inferno"))
-    fused = SISE(network, mu=mu, fast=True)(images, targets)
-    parts.append(highlight(shown, fused))
-    columns = [
-        "photograph",
-        *(f"block {number}, {scale.grid[0]}×{scale.grid[1]}" for number, scale in enumerate(found, 1)),
-    ]
-    columns.append("fused")
-    rows = {name: [part[index] for part in parts] for index, name in enumerate(names)}
-    return Image.fromarray(picture_grid(columns, rows, tile=132))
+    lines = []
+    for name in OF_IDEAS:
+        shown, images, targets = photographs([name])
+        found = find_scales(network, images)
+        pictures = [shown[0]]
+        for scale in found:
+            layer = scale.module + (":input" if scale.read == "input" else "")
+            alone = SISE(network, mu=mu, layers=[layer], fast=True)(images, targets)
+            pictures.append(heatmap(alone, "inferno")[0])
+        fused = SISE(network, mu=mu, fast=True)(images, targets)
+        pictures += [heatmap(fused, "inferno")[0], highlight(shown, fused)[0]]
+        names = ["photograph", *grid_names("block", found), "fused", "over the photograph"]
+        lines += in_lines("", list(zip(names, pictures, strict=True)))
+    return figure(lines)
 
 
 def shortcut(before: str, after: str, images: int = 4) -> Image.Image:
     """The last frames of two runs: as trained on marked images, and after the cure."""
-    rows: dict[str, list[Tensor]] = {}
-    captions: list[str] = []
-    for title, run in (("as trained", before), ("after the cure", after)):
+    lines: list[tuple[str, Sequence[tuple[str, Tensor]]]] = []
+    for title, run in (("Overlay, as trained", before), ("Overlay, after the cure", after)):
         store = FilmRecords(find_run(run, None) / RECORDS)
         record = store.read(store.frames()[-1])
-        for view in ("photo", "overlay") if not rows else ("overlay",):
-            name = "photograph" if view == "photo" else f"overlay, {title}"
-            rows[name] = []
-            for index, image in enumerate(record.images[:images]):
-                pixels = tile(record, index, view, store.photo(image.photo), 160)
-                rows[name].append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
-        captions = [f"label {record.classes.get(image.label, image.label)}" for image in record.images[:images]]
-    return Image.fromarray(picture_grid(captions, rows, tile=160))
+        for view in ("photo", "overlay") if not lines else ("overlay",):
+            tiles = [
+                tile(record, index, view, store.photo(record.images[index].photo), TILE) for index in range(images)
+            ]
+            pictures = [torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255 for pixels in tiles]
+            labels = [record.classes.get(one.label, str(one.label)) for one in record.images[:images]]
+            captions = [f"label {label}" if view == "photo" else "" for label in labels]
+            lines.append(("" if view == "photo" else title, list(zip(captions, pictures, strict=True))))
+    return figure(lines)
 
 
 OF_THE_NETWORK: Mapping[str, Callable[[nn.Module], Image.Image]] = {
@@ -193,7 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
         else:
             picture = OF_THE_NETWORK[name](network_of(options.weights))
         made.append(options.output / f"{name}.jpg")
-        picture.save(made[-1], quality=82, optimize=True)
+        for quality in range(84, 40, -4):
+            picture.save(made[-1], quality=quality, optimize=True)
+            if made[-1].stat().st_size < MOST_BYTES:
+                break
         print(made[-1], f"{made[-1].stat().st_size / 1000:.0f} kB")
     return made
 

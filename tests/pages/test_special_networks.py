@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_saliency import SaliencyMonitor, ScaleMaps, ScaleTaps, find_scales
 from lightning_saliency.explainers import FastCAM, GradCAM, GroupCAM
 from lightning_saliency.lightning_bases import LightningModule
+from lightning_saliency.pictures.page.find import RECORDS, find_run
+from lightning_saliency.pictures.page.store import FilmRecords
 from tests.callbacks.monitor.helpers import trainer
 from tests.pages.blocks import code_blocks, run_blocks, section, text_of
 
@@ -120,7 +122,8 @@ def test_layers(tmp_path):
     found = run("The layers are not what I want", network=(net := Net()))
     module = Module(first, net=net)
     assert fit(tmp_path, found["monitor"], module, classified) == {"overview"}
-    assert found["monitor"]._reading.names == () or len(found["monitor"]._reading.names) == 3
+    store = FilmRecords(find_run(tmp_path) / RECORDS)
+    assert list(store.read(store.frames()[-1]).scales) == ["stem", "stages.1", "stages.1"]
 
 
 def test_batches(tmp_path):
