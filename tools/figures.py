@@ -1,7 +1,8 @@
-"""The pictures of the documentation, made anew: photographs and weights in, docs/figures out.
+"""The pictures of the documentation, made anew: photographs, weights and runs in, docs/figures out.
 
     python -m tools.figures gallery scales groups blocks
     python -m tools.figures shortcut        # after python -m examples.shortcut
+    python -m tools.figures film            # in the folder in which the code of docs/start.md was run
 
 The photographs are those inside scikit-image and scikit-learn. The network is MobileNetV2, its weights those in
 ../shared/data/weights; another file of them is named by --weights.
@@ -28,6 +29,7 @@ from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight
 from lightning_saliency.networks import build_network, load_weights
 from lightning_saliency.pictures.page.find import RECORDS, find_run
+from lightning_saliency.pictures.page.records import FrameRecord
 from lightning_saliency.pictures.page.store import FilmRecords
 from lightning_saliency.pictures.page.tiles import tile
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, resize_images, text_font, to_uint8
@@ -184,21 +186,76 @@ def blocks(network: nn.Module, mu: float = 0.5) -> Image.Image:
     return figure(lines)
 
 
+class Frame:
+    """One epoch of a run, drawn."""
+
+    def __init__(self, store: FilmRecords, record: FrameRecord) -> None:
+        self.store, self.record = store, record
+        self.title = "untrained" if record.epoch < 0 else f"epoch {record.epoch}"
+
+    def tile(self, number: int, view: str) -> Tensor:
+        """A view of an image ``[3, TILE, TILE]`` in [0, 1]."""
+        pixels = tile(self.record, number, view, self.store.photo(self.record.images[number].photo), TILE)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+
+    def label(self, number: int) -> str:
+        """The class of an image."""
+        return str(self.record.classes.get(self.record.images[number].label, ""))
+
+    def guess(self, number: int) -> str:
+        """What the network takes it for, and whether it is right."""
+        image = self.record.images[number]
+        guess = self.record.classes.get(image.prediction, str(image.prediction))
+        return f"{'✓' if image.prediction == image.label else '✗'} {guess}"
+
+
+def frames_of(run: str) -> list[Frame]:
+    """Each epoch of a run."""
+    store = FilmRecords(find_run(run) / RECORDS)
+    return [Frame(store, store.read(frame)) for frame in store.frames()]
+
+
 def shortcut(before: str, after: str, images: int = 4) -> Image.Image:
     """The last frames of two runs: as trained on marked images, and after the cure."""
-    lines: list[tuple[str, Sequence[tuple[str, Tensor]]]] = []
-    for title, run in (("Overlay, as trained", before), ("Overlay, after the cure", after)):
-        store = FilmRecords(find_run(run, None) / RECORDS)
-        record = store.read(store.frames()[-1])
-        for view in ("photo", "overlay") if not lines else ("overlay",):
-            tiles = [
-                tile(record, index, view, store.photo(record.images[index].photo), TILE) for index in range(images)
-            ]
-            pictures = [torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255 for pixels in tiles]
-            labels = [record.classes.get(one.label, str(one.label)) for one in record.images[:images]]
-            captions = [f"label {label}" if view == "photo" else "" for label in labels]
-            lines.append(("" if view == "photo" else title, list(zip(captions, pictures, strict=True))))
-    return figure(lines)
+    first, second = frames_of(before)[-1], frames_of(after)[-1]
+    numbers = range(images)
+    return figure(
+        [
+            ("", [(f"label {first.label(number)}", first.tile(number, "photo")) for number in numbers]),
+            ("Overlay, as trained", [("", first.tile(number, "overlay")) for number in numbers]),
+            ("Overlay, after the cure", [("", second.tile(number, "overlay")) for number in numbers]),
+        ]
+    )
+
+
+def film(plain: str, marked: str, images: Sequence[int] = (2, 3)) -> list[Image.Image]:
+    """A frame an epoch of two runs on the same scenes, the second with marks: photo, overlay and LOVI."""
+    pictures = []
+    for pair in zip(frames_of(plain), frames_of(marked), strict=True):
+        shown = [
+            (frame, kind, number) for frame, kind in zip(pair, ("no mark", "mark"), strict=True) for number in images
+        ]
+        photos = [(f"{kind}: {frame.guess(number)}", frame.tile(number, "photo")) for frame, kind, number in shown]
+        rows = [[("", frame.tile(number, view)) for frame, _, number in shown] for view in ("overlay", "lovi")]
+        pictures.append(figure([(pair[0].title, photos), ("overlay", rows[0]), ("LOVI", rows[1])]))
+    return pictures
+
+
+def save(picture: Image.Image | list[Image.Image], folder: Path, name: str) -> Path:
+    """A picture as JPEG, pictures as moving WebP; as good as fits into `MOST_BYTES`."""
+    moving = isinstance(picture, list)
+    path = folder / f"{name}.{'webp' if moving else 'jpg'}"
+    for quality in range(84, 40, -4):
+        if isinstance(picture, list):
+            pauses = [900] * (len(picture) - 1) + [2500]
+            picture[0].save(
+                path, save_all=True, append_images=picture[1:], duration=pauses, loop=0, quality=quality, method=4
+            )
+        else:
+            picture.save(path, quality=quality, optimize=True)
+        if path.stat().st_size < MOST_BYTES:
+            break
+    return path
 
 
 OF_THE_NETWORK: Mapping[str, Callable[[nn.Module], Image.Image]] = {
@@ -209,27 +266,30 @@ OF_THE_NETWORK: Mapping[str, Callable[[nn.Module], Image.Image]] = {
 }
 
 
+#: Figures of two runs, and where these are by default.
+OF_RUNS: Mapping[str, tuple[Callable[[str, str], Image.Image | list[Image.Image]], tuple[str, str]]] = {
+    "film": (film, ("lightning_logs/version_0", "lightning_logs/version_1")),
+    "shortcut": (shortcut, ("runs/shortcut/before", "runs/shortcut/after")),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """Make the figures that are named, and say where they are."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+", choices=[*OF_THE_NETWORK, "shortcut"], help="which figures")
+    parser.add_argument("names", nargs="+", choices=[*OF_THE_NETWORK, *OF_RUNS], help="which figures")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file of MobileNetV2's weights")
     parser.add_argument("--output", type=Path, default=FIGURES, help="folder of the figures")
-    parser.add_argument("--before", default="runs/shortcut/before", help="run as trained, of the figure shortcut")
-    parser.add_argument("--after", default="runs/shortcut/after", help="run after the cure")
+    parser.add_argument("--runs", nargs=2, metavar="RUN", help="folders of the two runs of film or shortcut")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     made = []
     for name in options.names:
-        if name == "shortcut":
-            picture = shortcut(options.before, options.after)
+        if name in OF_RUNS:
+            function, places = OF_RUNS[name]
+            picture = function(*(options.runs or places))
         else:
             picture = OF_THE_NETWORK[name](network_of(options.weights))
-        made.append(options.output / f"{name}.jpg")
-        for quality in range(84, 40, -4):
-            picture.save(made[-1], quality=quality, optimize=True)
-            if made[-1].stat().st_size < MOST_BYTES:
-                break
+        made.append(save(picture, options.output, name))
         print(made[-1], f"{made[-1].stat().st_size / 1000:.0f} kB")
     return made
 
