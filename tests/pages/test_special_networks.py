@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -81,16 +81,22 @@ class Samples(Dataset[Any]):
         return self.make(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(index)), index)
 
 
-def fit(
-    folder, monitor: SaliencyMonitor, module: Module, make: Callable[[Tensor, int], Any], **options: Any
-) -> set[str]:
-    """Fit for an epoch without a warning; returns the views of which there are pictures."""
+class Fitted(NamedTuple):
+    """The views of which there are pictures, and the scalars that were logged."""
+
+    views: set[str]
+    scalars: set[str]
+
+
+def fit(folder, monitor: SaliencyMonitor, module: Module, make: Callable[[Tensor, int], Any], **options: Any) -> Fitted:
+    """Fit for an epoch without a warning of the monitor's."""
     torch.manual_seed(0)
     data = DataLoader(Samples(make), 4, **options)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*SaliencyMonitor")
-        trainer(folder, monitor, epochs=1).fit(module, data, data)
-    return {path.parent.name for path in folder.rglob("*step=*.png")}
+        run = trainer(folder, monitor, epochs=1)
+        run.fit(module, data, data)
+    return Fitted({path.parent.name for path in folder.rglob("*step=*.png")}, set(run.callback_metrics))
 
 
 def run(heading: str, **names: Any) -> dict[str, Any]:
@@ -115,13 +121,13 @@ def first(module: Module, batch: Any) -> Any:
 def test_one_of_several(tmp_path):
     monitor = run("The network is one of several in the module")["monitor"]
     module = Module(lambda module, batch: module.student(batch[0]), student=Net(), teacher=Net())
-    assert fit(tmp_path, monitor, module, classified) == {"overview"}
+    assert fit(tmp_path, monitor, module, classified).views == {"overview"}
 
 
 def test_layers(tmp_path):
     found = run("The layers are not what I want", network=(net := Net()))
     module = Module(first, net=net)
-    assert fit(tmp_path, found["monitor"], module, classified) == {"overview"}
+    assert fit(tmp_path, found["monitor"], module, classified).views == {"overview"}
     store = FilmRecords(find_run(tmp_path) / RECORDS)
     assert list(store.read(store.frames()[-1]).scales) == ["stem", "stages.1", "stages.1"]
 
@@ -133,39 +139,39 @@ def test_batches(tmp_path):
     def nested(image: Tensor, index: int) -> Any:
         return {"views": {"top": 1 - image, "side": image}, "meta": {"species": index % 4, "age": index}}
 
-    assert fit(tmp_path, monitor, module, nested) == {"overview"}
+    assert fit(tmp_path, monitor, module, nested).views == {"overview"}
 
 
 def test_several_inputs(tmp_path):
     net, metadata = Net(), torch.rand(8)
     found = run("Several inputs", network=net, metadata=metadata)
     module = Module(lambda module, batch: module.net(batch[0], metadata=metadata), net=net)
-    assert fit(tmp_path, found["monitor"], module, classified) == {"overview"}
+    assert fit(tmp_path, found["monitor"], module, classified).views == {"overview"}
 
 
 def test_several_outputs(tmp_path):
     net = Net(lambda logits, pixels: {"heads": {"shape": pixels, "color": logits}})
     found = run("Several outputs", network=net)
     module = Module(lambda module, batch: module.net(batch[0])["heads"]["color"], net=net)
-    assert fit(tmp_path, found["monitor"], module, classified) == {"overview", "fast_cam"}
+    assert fit(tmp_path, found["monitor"], module, classified).views == {"overview", "fast_cam"}
 
 
 def test_one_logit(tmp_path):
     net = Net(classes=1)
     found = run("One logit", network=net)
     module = Module(first, net=net)
-    views = fit(tmp_path, found["monitor"], module, lambda image, index: (image, float(index % 2)))
-    assert views == {"overview", "grad_cam"}
+    fitted = fit(tmp_path, found["monitor"], module, lambda image, index: (image, float(index % 2)))
+    assert fitted.views == {"overview", "grad_cam"}
 
 
 def test_several_labels(tmp_path):
     net = Net()
     found = run("Several labels an image", network=net)
     module = Module(first, net=net)
-    views = fit(
+    fitted = fit(
         tmp_path, found["monitor"], module, lambda image, index: (image, torch.tensor([0.0, 1.0, 1.0, index % 2]))
     )
-    assert views == {"overview", "group_cam"}
+    assert fitted.views == {"overview", "group_cam"}
 
 
 def test_tokens(tmp_path):
@@ -174,7 +180,7 @@ def test_tokens(tmp_path):
     net = VisionTransformer(32, 8, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=4)
     nn.init.normal_(net.heads[-1].weight)  # zero before training
     found = run("Tokens: ViT, Swin and other transformers", network=net)
-    assert fit(tmp_path, found["monitor"], Module(first, net=net), classified) == {"overview", "grad_cam"}
+    assert fit(tmp_path, found["monitor"], Module(first, net=net), classified).views == {"overview", "grad_cam"}
 
 
 def test_segmentation(tmp_path):
@@ -183,9 +189,9 @@ def test_segmentation(tmp_path):
     mask = torch.zeros(32, 32, dtype=torch.int64)
     mask[8:20, 8:20] = 2
     module = Module(lambda module, batch: module.net(batch["image"])["out"], net=net)
-    views = fit(tmp_path, found["monitor"], module, lambda image, index: {"image": image, "mask": mask})
-    assert views == {"overview", "grad_cam"}
-    assert "energy_in_box" in found["monitor"]._values
+    fitted = fit(tmp_path, found["monitor"], module, lambda image, index: {"image": image, "mask": mask})
+    assert fitted.views == {"overview", "grad_cam"}
+    assert "saliency/energy_in_box" in fitted.scalars
 
 
 def test_detection(tmp_path):
@@ -207,23 +213,23 @@ def test_detection(tmp_path):
         return image, {"boxes": torch.tensor([[4.0, 4.0, 20.0, 20.0]]), "labels": torch.tensor([1 + index % 2])}
 
     monitor = run("Detection")["monitor"]
-    views = fit(
+    fitted = fit(
         tmp_path, monitor, Module(step, net=net), boxed, collate_fn=lambda items: tuple(zip(*items, strict=True))
     )
-    assert views == {"overview"}
-    assert "energy_in_box" in monitor._values
+    assert fitted.views == {"overview"}
+    assert "saliency/energy_in_box" in fitted.scalars
 
 
 def test_normalised(tmp_path):
     monitor = run("Greyscale, many channels, bytes, channels last")["monitor"]
     module = Module(first, net=Net())
-    assert fit(tmp_path, monitor, module, lambda image, index: ((image - 0.5) / 0.25, index % 4)) == {"overview"}
+    assert fit(tmp_path, monitor, module, lambda image, index: ((image - 0.5) / 0.25, index % 4)).views == {"overview"}
 
 
 def test_regression(tmp_path):
     net = Net(classes=1)
     found = run("A regression", network=net)
-    assert fit(tmp_path, found["monitor"], Module(first, net=net), lambda image, index: (image, 0.7 * index)) == {
+    assert fit(tmp_path, found["monitor"], Module(first, net=net), lambda image, index: (image, 0.7 * index)).views == {
         "overview"
     }
 
