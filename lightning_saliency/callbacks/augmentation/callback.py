@@ -89,6 +89,8 @@ class SaliencyAugmentation(Callback):
         action: What becomes of an image: a name, a mapping of ``class_path`` and ``init_args``, or an object of your
             own that is called as an `Action` is.
         control: ``None``, ``"random_blobs"`` or ``"other_image"``.
+        maps: ``"own"``: each image is changed by its own map. ``"mean"``: by the mean of all maps so far, for a mark
+            that lies at one place in all images; objects that lie elsewhere in each are averaged away.
         guide_network: Whose maps they are: ``"present"``, the network as it is at each step; ``"start"``, a copy of it
             as it is when images are first replaced (in ``start_epoch``), kept in checkpoints; ``"untrained"``, a copy
             with random weights; or the path of a checkpoint that fits the network.
@@ -147,6 +149,7 @@ class SaliencyAugmentation(Callback):
         *,
         action: ActionOption = "keep",
         control: Literal["random_blobs", "other_image"] | None = None,
+        maps: Literal["own", "mean"] = "own",
         guide_network: str | Path = "present",
         start_epoch: int = 0,
         every_n_steps: int = 1,
@@ -170,6 +173,7 @@ class SaliencyAugmentation(Callback):
         self.guide = Guide(
             explainer,
             control,
+            maps=maps,
             network=guide_network,
             share=chosen.fixed_share,
             precision=precision,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.callbacks.augmentation.actions import Action, Changed, Keep, apply
 from lightning_saliency.callbacks.augmentation.guide_network import PRESENT, UNTRAINED, GuideNetwork
+from lightning_saliency.callbacks.augmentation.mean_map import MEAN, OWN, MeanMap
 from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
@@ -32,6 +33,7 @@ class Guide:
     Args:
         explainer: An explainer, or ``"random_blobs"``, in any form of `ExplainerSpec.parse`.
         control: ``None``: the explainer's maps; ``"random_blobs"`` or ``"other_image"``: see ``SaliencyAugmentation``.
+        maps: ``"own"``: each image has its own map; ``"mean"``: all have the mean of theirs, see `MeanMap`.
         network: Whose maps they are, see `GuideNetwork`.
         share: The share of the pixels that the action calls salient; the area of ``"random_blobs"`` unless that is
             given. ``None``: it is not fixed.
@@ -50,6 +52,7 @@ class Guide:
         explainer: ExplainerOption,
         control: str | None = None,
         *,
+        maps: str = OWN,
         network: str | Path = PRESENT,
         share: float | None = None,
         precision: Precision | None = None,
@@ -60,6 +63,10 @@ class Guide:
         if control is not None and control not in MASK_CONTROLS:
             raise AugmentationConfigurationError(
                 f"Got control={control!r}. Allowed are None, {', '.join(map(repr, MASK_CONTROLS))}; use one of them."
+            )
+        if maps not in (OWN, MEAN):
+            raise AugmentationConfigurationError(
+                f"Got maps={maps!r}. Allowed are {OWN!r} and {MEAN!r}; use one of them."
             )
         if precision is not None and precision not in PRECISIONS:
             raise AugmentationConfigurationError(
@@ -81,6 +88,7 @@ class Guide:
         self.network = GuideNetwork(network, seed)
         self.precision = precision
         self.resolution = resolution
+        self._mean = MeanMap() if maps == MEAN else None
         self._other = OtherImage()
         self._explainers: dict[tuple[object, ...], Explainer] = {}
         self._model: nn.Module | None = None
@@ -121,6 +129,7 @@ class Guide:
         self._model = None
         self._explainers = {}
         self._other = OtherImage()
+        self._mean = None if self._mean is None else MeanMap()
         self.network.release()
 
     def maps(self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False) -> Tensor:
@@ -148,10 +157,12 @@ class Guide:
             return resize_maps(explainer(queried, None if self.class_free else targets), size)
 
     def controlled(self, maps: Tensor, generator: torch.Generator) -> Tensor:
-        """The maps that are used: the guide's own, or those of the control.
+        """The maps that are used: the images' own or the mean of all, or those of the control.
 
         ``control="other_image"`` keeps one of them for an image that comes alone, see `trial`.
         """
+        if self._mean is not None:
+            maps = self._mean(maps)
         if self.control == "random_blobs":
             finite = torch.nan_to_num(maps)
             return torch.where(maps.isfinite(), shuffled_blobs(finite, generator), maps)
@@ -162,21 +173,26 @@ class Guide:
     @contextmanager
     def trial(self) -> Iterator[None]:
         """Maps made inside the context do not affect the next training step."""
-        kept = self._other.last
+        kept, mean = self._other.last, None if self._mean is None else self._mean.kept()
         try:
             yield
         finally:
             self._other.last = kept
+            if self._mean is not None and mean is not None:
+                self._mean.restore(mean)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """State that the next maps depend on: the last map of ``control="other_image"``, and the network's copy."""
+        """State that the next maps depend on: the last map, or the sum of all, and the network's copy."""
         last = None if self._other.last is None else self._other.last.cpu()
-        state = {"other": last, "network": self.network.state_dict()}
+        mean = None if self._mean is None else self._mean.state_dict()
+        state = {"other": last, "mean": mean, "network": self.network.state_dict()}
         return {name: value for name, value in state.items() if value is not None} or None
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go on with the map and the network that a checkpoint holds, if it has them."""
         self._other.last = (state or {}).get("other")
+        if self._mean is not None:
+            self._mean.load_state_dict((state or {}).get("mean"))
         self.network.load_state_dict((state or {}).get("network"))
 
     def confidence(self, images: Tensor, targets: Tensor, multi_label: bool = False) -> Tensor:
