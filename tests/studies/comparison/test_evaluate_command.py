@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
+
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from lightning_saliency.cli import main
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli.evaluate import run
 from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS
 from lightning_saliency.studies import ComparisonConfig
+from lightning_saliency.studies.comparison.results import ComparisonResult
+from lightning_saliency.studies.samples import OwnImages
 from tests.paths import CONFIGS
 
 
@@ -64,6 +70,31 @@ def test_runs_prints_and_goes_on(config, capsys):
     assert (config.parent / "out" / "table.md").read_text() == table
     with pytest.raises(UsageError, match="other data"):
         run(["--config", str(config), "--limit", "2"])
+
+
+def test_the_page_tells_how_it_was_made_and_what_cannot_be_relied_on(config, capsys):
+    arguments = ["evaluate", "--config", str(config), "--limit", "3", "--explainers", "random"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    page = (config.parent / "out" / "report.html").read_text()
+    for told in (shown, page):
+        assert "Too few images for intervals: 3." in told
+    assert f"lightning-saliency evaluate --config {config} --limit 3" in page
+    assert f"<dt>date</dt><dd>{date.today().isoformat()}</dd>" in page
+    duration = re.search(r"<dt>duration</dt><dd>([^<]*)</dd>", page)[1]
+    assert re.fullmatch(r"\d+ s", duration)
+    # Going on is told, since its time is that of the rest alone.
+    assert main(arguments) == 0
+    assert "going on from results that were there" in (config.parent / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_network_at_chance_is_told(config, right):
+    rows = [{"sample": number, "right": right, "classes": 3, "scores": {}, "label": "a"} for number in range(30)]
+    samples = OwnImages(torch.rand(30, 3, 8, 8))
+    result = ComparisonResult({"tiny": {"random": rows}, "old": {"random": [{"sample": 0}]}}, [], "", samples)
+    told = result.notices()
+    assert [line.partition(":")[0] for line in told] == ([] if right else ["tiny is at chance"])
 
 
 def test_explainers_and_their_pairs_can_be_left_out(config, capsys):
