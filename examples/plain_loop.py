@@ -25,12 +25,8 @@ def main(epochs: int = 3, train_size: int = 2000, output: str = "runs/plain_loop
     images = next(iter(data.val_dataloader()))["image"][:8]
     step = 0
     with ScaleTaps(network, find_scales(network, images)) as taps:
-        film = FilmRecorder(
-            output,
-            taps.scales,
-            denormalize=(data.normalize.mean, data.normalize.std),
-            class_names=data.classes,
-        )
+        colours = (data.normalize.mean, data.normalize.std)
+        film = FilmRecorder(output, taps.scales, denormalize=colours, class_names=data.classes)
         for epoch in range(-1, epochs):  # -1: the network before training
             if epoch >= 0:
                 network.train()
@@ -42,15 +38,8 @@ def main(epochs: int = 3, train_size: int = 2000, output: str = "runs/plain_loop
                     step += 1
             taps.start(max_images=8)  # for the next forward pass
             accuracy, predictions, labels = validate(network, data.val_dataloader())
-            film.add(
-                images,
-                taps.take(),
-                epoch=epoch,
-                step=step,
-                labels=labels,
-                predictions=predictions,
-                values={"val/accuracy": accuracy},
-            )
+            seen = {"labels": labels, "predictions": predictions, "values": {"val/accuracy": accuracy}}
+            film.add(images, taps.take(), epoch=epoch, step=step, **seen)
             print(f"epoch {epoch}: validation accuracy {accuracy:.1%}")
     page = film.page()
     print(f"The film of this run, to be opened in a browser: {page}")
