@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._parser import command_parser, parse
 from lightning_saliency.reports.notices import Made
 from lightning_saliency.scales.taps import TapError
-from lightning_saliency.studies.engine.cell import CellError
+from lightning_saliency.studies.engine.cell import CellError, computing_seconds
 from lightning_saliency.studies.engine.progress import duration
 
 # Errors of a configuration that cannot be carried out; others are defects, and keep their traceback.
@@ -59,10 +58,8 @@ def run_study(
         if planned:
             console.print(plan(options).rich())
             return 0
-        begun = time.perf_counter()
-        goes_on = options.output is not None and any(options.folder.glob("*/*.json"))
         result = study(options)
-        took = duration(time.perf_counter() - begun) + (", going on from results that were there" if goes_on else "")
+        took = f"{duration(computing_seconds(options.folder))} of computing, all parts together"
         written = result.save(made=Made(shlex.join(["lightning-saliency", command, *arguments]), took))
     except _USAGE as error:
         raise UsageError(str(error)) from error

@@ -17,6 +17,8 @@ from lightning_saliency.files import read_json, reading, write_atomically
 from lightning_saliency.studies.engine.files import StaleResultsError
 
 _NAME = re.compile(r"[\w.,=+@-]+")
+_SECONDS = re.compile(r'"seconds": ([\d.]+)\n\}\s*$')
+_PLANS = "costs"
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,20 @@ def read_record(cell: Cell, folder: Path) -> dict[str, Any] | None:
     if not complete:
         raise ValueError(f"Got {path}, which holds no result or no time of a cell. {remedy}")
     return record
+
+
+def computing_seconds(output: Path) -> float:
+    """The time that all finished cells of a study took, also those of earlier calls; those of plans are left out.
+
+    Args:
+        output: The study's folder, in whose folders the results lie.
+    """
+    total = 0.0
+    for path in output.glob("*/*.json"):
+        # The end of a record, see `compute_cell`: results may be long.
+        found = None if path.parent.name == _PLANS else _SECONDS.search(path.read_text(encoding="utf-8")[-100:])
+        total += float(found[1]) if found else 0.0
+    return total
 
 
 def compute_cell(cell: Cell, folder: Path, retries: int = 0) -> None:
