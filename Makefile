@@ -13,7 +13,7 @@ ifneq ($(COVERAGE),)
 COVER := --cov --cov-report=term-missing:skip-covered
 endif
 
-.PHONY: help demo test test-lowest lint docs dist wheel bench clean
+.PHONY: help demo test test-lowest lint docs dist wheel bench papers-small clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make dist         build the wheel and the source archive into dist/"
 	@echo "make wheel        install the wheel without extras into a clean environment and import all of it"
 	@echo "make bench        run the benchmarks and keep their results in benchmarks/results/"
+	@echo "make papers-small run each experiment of the papers on small data, to see that it runs"
 	@echo "make clean        remove the environments and everything built"
 
 $(BIN)/python:
@@ -80,6 +81,10 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.curves
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.roar_kar
+	$(BIN)/python -m benchmarks.peers
+
+papers-small: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.papers --small
 
 clean:
 	rm -rf $(VENV) $(WHEEL) $(LOWEST) dist site runs .coverage .coverage.* \

@@ -61,6 +61,7 @@ def run(arguments: Sequence[str]) -> int:
             crop=options.crop,
             normalize=options.normalize,
             untrained=untrained,
+            alpha=options.alpha,
         )
         explained.save(options.output)
     except (ValueError, TypeError, ImportError, OSError) as error:
@@ -137,5 +138,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--crop", type=int, default=224, help="side of the centre crop in pixels, 0: the whole image")
     parser.add_argument(
         "--normalize", choices=list(NORMALIZATIONS), default="imagenet", help="half: to [-1, 1]; none: [0, 1]"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.25, help="share of the grey image in overlays, from 0 to 1; the rest is colour"
     )
     return parser

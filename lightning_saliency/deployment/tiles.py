@@ -69,7 +69,9 @@ def explain_tiled(
     """
     smoe = explainer if isinstance(explainer, SMOE) else SMOE(explainer)
     statistics, _ = _tiled_statistics(smoe, image, tile, overlap, prepare)
-    combined = combined_statistics(statistics, smoe.weights, size or (image.shape[1], image.shape[2]))
+    combined = combined_statistics(
+        statistics, smoe.weights, size or (image.shape[1], image.shape[2]), smoe.normalization
+    )
     # As `min_max`, without a copy.
     low, high = combined.amin(), combined.amax()
     return combined.sub_(low).div_(torch.where(low == high, 1, high - low))[0].float()
@@ -102,7 +104,7 @@ def tiled_scales(
     """
     smoe = explainer if isinstance(explainer, SMOE) else SMOE(explainer)
     statistics, names = _tiled_statistics(smoe, image, tile, overlap, prepare)
-    return ScaleMaps.from_statistics(statistics, names, smoe.weights, size)
+    return ScaleMaps.from_statistics(statistics, names, smoe.weights, size, smoe.normalization)
 
 
 @dataclass(frozen=True)

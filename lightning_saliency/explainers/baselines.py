@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice, did_you_mean
-from lightning_saliency.explainers.base import Explainer, Layer, Output, check_range, class_logits, select_targets
+from lightning_saliency.explainers._adapters import ToLogits, required
+from lightning_saliency.explainers._noise import NOISY_COPIES, check_noise, noisy_copies
+from lightning_saliency.explainers.base import Explainer, Layer, Output, select_targets
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
-from lightning_saliency.functional.class_scores import class_count, class_regions, class_scores
+from lightning_saliency.functional.class_scores import class_regions
 from lightning_saliency.randomness import seed_generators
 from lightning_saliency.scales.find import Scale
 
@@ -24,9 +24,6 @@ from lightning_saliency.scales.find import Scale
 CAPTUM_METHODS = ("Saliency", "InputXGradient", "GuidedBackprop", "Deconvolution", "IntegratedGradients", "Occlusion")
 NOISE_TUNNELS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
-# SmoothGrad's noise: 15 % of the range of the image's values, in the middle of the 10-20 % that Smilkov et al. (2017)
-# recommend, and 15 samples, as the SMOE paper's comparison (its Sec. 4.1) takes them from Hooker et al. (2019).
-RELATIVE_NOISE = 0.15
 # Integrated gradients runs its steps in passes of about this many images.
 PASS_SIZE = 16
 # captum's own number of steps.
@@ -73,7 +70,7 @@ class CaptumExplainer(Explainer):
         method: str = "Saliency",
         *,
         noise_tunnel: str | None = None,
-        samples: int = 15,
+        samples: int = NOISY_COPIES,
         stdevs: float | None = None,
         seed: int = 0,
         output: Output = None,
@@ -82,10 +79,7 @@ class CaptumExplainer(Explainer):
         super().__init__(model, output=output)
         check_choice("method", method, CAPTUM_METHODS)
         check_choice("noise_tunnel", noise_tunnel, (None, *NOISE_TUNNELS))
-        if samples < 1 or (stdevs is not None and stdevs < 0):
-            raise ValueError(
-                f"Got samples={samples} and stdevs={stdevs}. Allowed are samples from 1 and stdevs from 0; change them."
-            )
+        check_noise(samples, stdevs)
         if method in ("GuidedBackprop", "Deconvolution") and not any(
             isinstance(module, nn.ReLU) for module in self.model.modules()
         ):
@@ -93,7 +87,7 @@ class CaptumExplainer(Explainer):
                 f"Got method={method!r} for a network without nn.ReLU modules, whose gradients it changes. It would be "
                 "the plain gradient under another name; choose another method."
             )
-        self._captum = _require("captum.attr", "captum")
+        self._captum = required("captum.attr", "captum")
         self.method = method
         self.noise_tunnel = noise_tunnel
         self.samples = samples
@@ -103,7 +97,7 @@ class CaptumExplainer(Explainer):
         self._pixelwise = False
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        network = _ToLogits(self.model, self.output, targets)
+        network = ToLogits(self.model, self.output, targets)
         options: dict[str, Any] = {**self._defaults(images), **self.options}
         maps = None if self._pixelwise else self._attributed(network, images, targets, options)
         self._pixelwise = self._pixelwise or network.seen.ndim > 2
@@ -115,7 +109,7 @@ class CaptumExplainer(Explainer):
             maps = self._attributed(network, images, targets, options)
         return maps
 
-    def _attributed(self, network: _ToLogits, images: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
+    def _attributed(self, network: ToLogits, images: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
         attributed: Callable[..., Tensor] = getattr(self._captum, self.method)(network).attribute
         budget = CURRENT_BUDGET.get()
 
@@ -144,20 +138,10 @@ class CaptumExplainer(Explainer):
         captum's own ``NoiseTunnel`` draws the noise of a whole batch, so that it depends on an image's position in the
         batch.
         """
-        budget, each = CURRENT_BUDGET.get(), 0
-        spans = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
-        stdevs = RELATIVE_NOISE * spans if self.stdevs is None else self.stdevs
-        generator = torch.Generator().manual_seed(self.seed)
         total, squares = torch.zeros_like(images), torch.zeros_like(images)
-        for _ in range(self.samples):
-            if budget is not None and budget.used_up and each:
-                budget.asked += each  # as many as the copy before
-                continue
-            before = budget.asked if budget is not None else 0
-            noise = torch.randn(1, *images.shape[1:], generator=generator).to(images)
-            found = attribute(images + stdevs * noise)
+        for noisy in noisy_copies(images, self.samples, self.stdevs, self.seed):
+            found = attribute(noisy)
             total, squares = total + found, squares + found.square()
-            each = budget.asked - before if budget is not None else 0
         mean, mean_square = total / self.samples, squares / self.samples
         if self.noise_tunnel == "smoothgrad":
             return mean
@@ -239,9 +223,9 @@ class TorchcamExplainer(Explainer):
         return self._class_map(images, None)
 
     def _class_map(self, images: Tensor, targets: Tensor | None) -> Tensor:
-        network = _ToLogits(self.model, self.output)
+        network = ToLogits(self.model, self.output)
         name = self.layer.module if isinstance(self.layer, Scale) else self.layer
-        path = None if name is None else f"{_ToLogits.PATH}.{name}".rstrip(".")
+        path = None if name is None else f"{ToLogits.PATH}.{name}".rstrip(".")
         # What torchcam's own choice of a layer needs; LeGrad, which makes none, does not take it.
         options = self.options if path else {"input_shape": tuple(images.shape[1:]), **self.options}
         seed_generators(self.seed, self.model)
@@ -261,35 +245,8 @@ def torchcam_methods() -> dict[str, Callable[..., Any]]:
     Raises:
         ImportError: If torchcam is not installed.
     """
-    classes = vars(_require("torchcam.methods", "torchcam"))
+    classes = vars(required("torchcam.methods", "torchcam"))
     return {name: classes[name] for name in sorted(classes) if isinstance(classes[name], type)}
-
-
-class _ToLogits(nn.Module):
-    """The network with one logit per class, ``[B, classes]``, as output; an error if a target is not a class of it."""
-
-    PATH = "network"
-
-    def __init__(self, network: nn.Module, output: Output, targets: Tensor | None = None) -> None:
-        super().__init__()
-        self.network = network
-        self.output = output
-        self.targets = targets
-        #: What the network returned at its latest pass, before it was made one logit a class.
-        self.seen = torch.empty(0)
-        #: Number of images passed so far.
-        self.passed = 0
-        # What restores modes, as some of torchcam's classes do, goes by the outermost module's.
-        self.training = False
-
-    def forward(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
-        self.passed += len(images)
-        logits = class_logits(self.network(images), self.output, images)
-        if self.targets is not None:
-            check_range(self.targets, class_count(logits))
-            self.targets = None  # once is enough
-        self.seen = logits.detach()
-        return class_scores(logits, "logit", regions)
 
 
 @contextmanager
@@ -321,13 +278,3 @@ def _hidden_gradients(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, gradient in kept:
             parameter.grad = gradient
-
-
-def _require(module: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"This explainer needs {package}, which cannot be imported ({error}). Install the extra that brings it: "
-            'pip install "lightning-saliency[baselines]".'
-        ) from error

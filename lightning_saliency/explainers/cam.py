@@ -1,4 +1,4 @@
-"""Class activation maps: Grad-CAM, Grad-CAM++ and XGrad-CAM, with a backward pass through the head only."""
+"""Class activation maps: Grad-CAM and its kin, with a backward pass through the head only."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ class ClassActivationMap(Explainer):
         scales = self.class_scales(images)
         pairs, _ = self._gradients(images, targets, scales, taps=taps)
         maps = [self.from_gradients(activations, gradients) for activations, gradients in pairs]
-        if len(maps) == 1:
-            return maps[0]
-        return torch.stack([stretched(resize_maps(map_, images.shape[2:])) for map_ in maps]).mean(dim=0)
+        return mean_of_layers(maps, images.shape[2:])
 
     def class_scales(self, images: Tensor) -> list[Scale]:
         """The layers for images of this size."""
@@ -98,8 +96,8 @@ class GradCAM(ClassActivationMap):
     @staticmethod
     def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
         """See ``ClassActivationMap.from_gradients``."""
-        activations, gradients = _precise(activations, gradients)
-        return _weighted(gradients.flatten(2).mean(dim=2), activations)
+        activations, gradients = precise(activations, gradients)
+        return weighted_sum(gradients.flatten(2).mean(dim=2), activations)
 
 
 class GradCAMPlusPlus(ClassActivationMap):
@@ -132,11 +130,11 @@ class GradCAMPlusPlus(ClassActivationMap):
     @staticmethod
     def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
         """See ``ClassActivationMap.from_gradients``."""
-        activations, gradients = _precise(activations, gradients)
+        activations, gradients = precise(activations, gradients)
         positive = gradients.relu()
         positions = tuple(range(2, activations.ndim))
         terms = positive / (2 + positive * activations.sum(dim=positions, keepdim=True).relu())
-        return _weighted(terms.sum(dim=positions), activations)
+        return weighted_sum(terms.sum(dim=positions), activations)
 
 
 class XGradCAM(ClassActivationMap):
@@ -157,10 +155,33 @@ class XGradCAM(ClassActivationMap):
     @staticmethod
     def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
         """See ``ClassActivationMap.from_gradients``."""
-        activations, gradients = _precise(activations, gradients)
+        activations, gradients = precise(activations, gradients)
         total = activations.flatten(2).sum(dim=2)
         weighted = (activations * gradients).flatten(2).sum(dim=2)
-        return _weighted(torch.where(total == 0, 0, weighted / total), activations)
+        return weighted_sum(torch.where(total == 0, 0, weighted / total), activations)
+
+
+class LayerCAM(ClassActivationMap):
+    """LayerCAM: each activation is weighted by its own positive gradient (Jiang et al. 2021).
+
+    The map is ReLU(Σₖ ReLU(gₖᵢⱼ) Aₖᵢⱼ) with g = ∂S/∂A. It is made for shallow layers, too, where one weight for a
+    whole channel says little: ``layer=["layer2", "layer3", "layer4"]`` gives the mean of three maps. (The paper takes
+    their maximum, the shallow ones scaled by a tanh before.)
+
+    Arguments and errors are those of ``ClassActivationMap``.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> LayerCAM(model, layer="1")(torch.rand(2, 3, 16, 16), targets=3).shape
+        torch.Size([2, 16, 16])
+    """
+
+    @staticmethod
+    def from_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
+        """See ``ClassActivationMap.from_gradients``."""
+        activations, gradients = precise(activations, gradients)
+        return (gradients.relu() * activations).sum(dim=1).relu()
 
 
 #: The class activation maps by the names that ``FastCAM`` takes.
@@ -168,6 +189,7 @@ CAMS: dict[str, type[ClassActivationMap]] = {
     "gradcam": GradCAM,
     "gradcam++": GradCAMPlusPlus,
     "xgradcam": XGradCAM,
+    "layercam": LayerCAM,
 }
 
 
@@ -182,12 +204,19 @@ def _several(model: nn.Module, layers: object) -> tuple[str | Scale, ...]:
     return tuple(named_layer(model, layer) for layer in layers)
 
 
-def _precise(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+def mean_of_layers(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The map of one layer as it is; of several the mean, each brought to ``size`` and stretched to [0, 1] first."""
+    if len(maps) == 1:
+        return maps[0]
+    return torch.stack([stretched(resize_maps(map_, size)) for map_ in maps]).mean(dim=0)
+
+
+def precise(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Both in at least float32: sums of many half-precision values lose their digits."""
     dtype = torch.promote_types(activations.dtype, torch.float32)
     return activations.to(dtype), gradients.to(dtype)
 
 
-def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
+def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
     """ReLU(Σₖ wₖ Aₖ). Written without a matrix product, which autocast would compute in half precision."""
     return (weights.reshape(*weights.shape, *[1] * (activations.ndim - 2)) * activations).sum(dim=1).relu()

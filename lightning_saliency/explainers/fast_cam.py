@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -12,26 +13,30 @@ from lightning_saliency.explainers.cam import CAMS
 from lightning_saliency.explainers.smoe import SMOE
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.statistics import Statistic
+from lightning_saliency.scales.maps import Normalization
 
 
 class FastCAM(Explainer):
     """SMOE × CAM, pixel by pixel (SMOE paper, Sec. 3.2).
 
     SMOE is the combined map of Eq. 3 and CAM the class activation map at the images' size, stretched to [0, 1]. One
-    forward pass serves both; the backward pass goes through the head only. ``non_class`` is SMOE × (1 − CAM).
+    forward pass serves both; the backward pass goes through the head only. SMOE × (1 − CAM) is what the network found
+    interesting but not for this class: ``non_class(images, targets)``, or all maps with ``shown="non_class"``.
 
     Args:
         model: The network, see ``Explainer``.
         layer: The layer (or layers) of the CAM, see ``ClassActivationMap``.
-        cam: ``"gradcam++"`` (the paper's), ``"gradcam"`` or ``"xgradcam"``.
+        cam: ``"gradcam++"`` (the paper's), ``"gradcam"``, ``"xgradcam"`` or ``"layercam"``.
         statistic: A name in ``STATISTICS`` or a ``Statistic``.
         weights: Weights of the scales, see ``SMOE``.
         layers: The scales of SMOE, see ``SMOE``.
+        normalization: Of SMOE's scales, see ``SMOE``.
+        shown: ``"class"``, or ``"non_class"`` for the maps SMOE × (1 − CAM).
         output: Takes the logits out of what the network returns, see ``Explainer``.
 
     Raises:
         TypeError: If ``layer`` or ``layers`` are of another type.
-        ValueError: If the CAM or the statistic is unknown.
+        ValueError: If the CAM, the statistic, the normalization or what is shown is unknown.
 
     Example:
         >>> import torch
@@ -53,15 +58,19 @@ class FastCAM(Explainer):
         statistic: str | Statistic = "smoe_scale",
         weights: str | Sequence[float] = "equal",
         layers: str | Sequence[Layer] = "auto",
+        normalization: Normalization = "normal",
+        shown: Literal["class", "non_class"] = "class",
         output: Output = None,
     ) -> None:
         check_choice("cam", cam, CAMS)
+        check_choice("shown", shown, ("class", "non_class"))
         super().__init__(model, output=output)
         self.cam = CAMS[cam](self.model, layer, output=output)
-        self.smoe = SMOE(self.model, statistic, weights, layers, output=output)
+        self.smoe = SMOE(self.model, statistic, weights, layers, normalization=normalization, output=output)
         # One search for scales serves both.
         self.cam._found = self.smoe._found = self._found
         self.layer = self.cam.layer
+        self.shown = shown
 
     def non_class(self, images: Tensor, targets: Tensor | int | None = None) -> Tensor:
         """What the network found interesting but not for this class: SMOE × (1 − CAM).
@@ -71,10 +80,13 @@ class FastCAM(Explainer):
         return self._run(images, targets, self._rest)
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        return self._product(images, targets)
+        return self._maps(images, targets)
 
     def _explain_predicted(self, images: Tensor) -> Tensor:
-        return self._product(images, None)
+        return self._maps(images, None)
+
+    def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        return self._product(images, targets) if self.shown == "class" else self._rest(images, targets)
 
     def _product(self, images: Tensor, targets: Tensor | None) -> Tensor:
         smoe, cam = self._both(images, targets)

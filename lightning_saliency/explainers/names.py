@@ -10,21 +10,28 @@ from typing import Any
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.base import Explainer
 from lightning_saliency.explainers.baselines import CaptumExplainer, TorchcamExplainer, torchcam_methods
-from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, XGradCAM
+from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector, RandomBlobs, RandomMap
 from lightning_saliency.explainers.fast_cam import FastCAM
+from lightning_saliency.explainers.full_grad import FullGrad
 from lightning_saliency.explainers.group_cam import GroupCAM
 from lightning_saliency.explainers.rise import RISE
 from lightning_saliency.explainers.score_cam import ScoreCAM
 from lightning_saliency.explainers.sise import SISE
 from lightning_saliency.explainers.smoe import SMOE
+from lightning_saliency.explainers.smooth_cam import SmoothGradCAMPlusPlus
+from lightning_saliency.explainers.xrai import XRAI
 
-#: Every explainer by name, called as ``EXPLAINERS[name](model, **options)``. Those from ``gradient`` on need captum.
+#: Every explainer by name, called as ``EXPLAINERS[name](model, **options)``. Those from ``gradient`` on need captum,
+#: ``xrai`` the package saliency.
 EXPLAINERS: dict[str, Callable[..., Explainer]] = {
     "smoe": SMOE,
     "grad_cam": GradCAM,
     "grad_cam_plus_plus": GradCAMPlusPlus,
     "x_grad_cam": XGradCAM,
+    "layer_cam": LayerCAM,
+    "smooth_grad_cam_plus_plus": SmoothGradCAMPlusPlus,
+    "full_grad": FullGrad,
     "fast_cam": FastCAM,
     "group_cam": GroupCAM,
     "score_cam": ScoreCAM,
@@ -39,6 +46,7 @@ EXPLAINERS: dict[str, Callable[..., Explainer]] = {
         CaptumExplainer, method="IntegratedGradients", noise_tunnel="smoothgrad_sq"
     ),
     "occlusion": partial(CaptumExplainer, method="Occlusion"),
+    "xrai": XRAI,
 }
 
 #: Maps that know nothing of the network, by name: what an explainer has to beat.

@@ -85,15 +85,15 @@ class RISE(MaskScoringExplainer):
         cells, shifts = cells.to(images.device), shifts.to(images.device)
         total = images.new_zeros(count, height * width, dtype=torch.promote_types(images.dtype, torch.float32))
         owners = torch.arange(count, device=images.device)
+
+        def masks_of(cells: Tensor, shifts: Tensor) -> Tensor:
+            return random_masks(cells, shifts, (height, width)).to(total.dtype)
+
         with self._scorer(images, targets, self.fill, total=count * self.masks) as scorer:
-            start = 0
-            while start < self.masks:
-                stop = start + max(1, scorer.chunk // count)
-                masks = random_masks(cells[start:stop], shifts[start:stop], (height, width)).to(total.dtype)
+            for _, masks in scorer.made(masks_of, cells, shifts, images_each=count):
                 scores = scorer(masks.repeat(count, 1, 1), owners.repeat_interleave(len(masks))).view(count, -1)
                 with torch.autocast(images.device.type, enabled=False):
                     total += scores.to(total.dtype) @ masks.flatten(1)
-                start = stop
         return total.view(count, height, width) / (self.masks * self.probability)
 
 

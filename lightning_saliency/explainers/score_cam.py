@@ -85,9 +85,12 @@ class ScoreCAM(MaskScoringExplainer):
         size = (images.shape[2], images.shape[3])
         jobs = torch.arange(count * channels, device=images.device)
         scores = []
+
+        def masks_of(owners: Tensor, which: Tensor) -> Tensor:
+            return attribution_masks(activations[owners, which], size)[0]
+
         with self._scorer(images, targets, self.fill, total=len(jobs)) as scorer:
-            for owners, which in scorer.pieces(jobs // channels, jobs % channels):
-                masks, _ = attribution_masks(activations[owners, which], size)
+            for (owners, _), masks in scorer.made(masks_of, jobs // channels, jobs % channels):
                 scores.append(scorer(masks, owners))
         weights = torch.cat(scores).view(count, channels).softmax(dim=1)
         return (weights[..., None, None] * activations).sum(1).relu()

@@ -39,6 +39,8 @@ class SISE(MaskScoringExplainer):
             (the paper's Table 6).
         layers: The blocks, shallow to deep: names of modules whose outputs are read (``"name:input"``: their inputs).
             ``"auto"``: the network's scales.
+        block: ``None``: the fused map. A number from 0 (shallow; negative ones count from the deepest): the
+            visualisation map V of that block alone (Eq. 12), and only its masks are scored.
         max_masks: Maximum number of maps per image and block; those with the largest α are kept. ``None``: all.
         fill: What shows where a mask is zero, see `fill_images`; ``"zero"`` makes it the paper's product I ⊙ m, in
             the network's normalised input space.
@@ -67,6 +69,7 @@ class SISE(MaskScoringExplainer):
         max_masks: int | None = None,
         fill: Fill = "zero",
         *,
+        block: int | None = None,
         output: Output = None,
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
@@ -87,6 +90,7 @@ class SISE(MaskScoringExplainer):
                 "('layer1', 'layer2')."
             )
         self.mu = mu
+        self.block = block
         self.layers = layers
         self.max_masks = max_masks
         self.fill = fill
@@ -103,6 +107,14 @@ class SISE(MaskScoringExplainer):
             scales = list(dict.fromkeys([*self._all_scales(images)[:-1], self._last_scale(images)]))
         else:
             scales = [self._scale(images, layer) for layer in self.layers]
+        if self.block is not None:
+            if not -len(scales) <= self.block < len(scales):
+                raise ValueError(
+                    f"Got block={self.block} for a network of {len(scales)} blocks, "
+                    f"{', '.join(repr(scale.module) for scale in scales)}. Allowed are numbers from {-len(scales)} to "
+                    f"{len(scales) - 1}; give one."
+                )
+            scales = [scales[self.block]]
         pairs, logits = self._gradients(images, targets, scales, scores=partial(log_odds, score=self.score))
         targets = select_targets(logits, targets)
         kept = [select_feature_maps(gradients, self.mu, self.max_masks) for _, gradients in pairs]
@@ -110,7 +122,7 @@ class SISE(MaskScoringExplainer):
         del pairs
         with self._scorer(images, targets, self.fill, total=sum(int(chosen.sum()) for chosen in kept)) as scorer:
             visualized = [_visualize(scorer, block, chosen) for block, chosen in zip(blocks, kept, strict=True)]
-            return cascade_fusion(visualized)
+            return visualized[0] if self.block is not None else cascade_fusion(visualized)
 
 
 def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = None) -> Tensor:
@@ -119,6 +131,8 @@ def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = No
     Args:
         gradients: ∂Ψ/∂A, ``[B, K, h, w]``, or any multiple of it that is positive in each image.
         mu: μ in [0, 1).
+        block: ``None``: the fused map. A number from 0 (shallow; negative ones count from the deepest): the
+            visualisation map V of that block alone (Eq. 12), and only its masks are scored.
         max_masks: Maximum number of maps per image; those with the largest α are kept, ties in order. ``None``: all.
 
     Returns:
@@ -146,8 +160,11 @@ def _visualize(scorer: MaskScorer, feature_maps: Tensor, chosen: Tensor) -> Tens
     dtype = torch.float64 if feature_maps.dtype == torch.float64 else torch.float32
     total = feature_maps.new_zeros(chosen.shape[0], *feature_maps.shape[2:], dtype=dtype)
     count = total.new_zeros(chosen.shape[0])
-    for owners, channels in scorer.pieces(*chosen.nonzero(as_tuple=True)):
-        masks, sums = attribution_masks(feature_maps[owners, channels], size)
+
+    def masks_of(owners: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        return attribution_masks(feature_maps[owners, channels], size)
+
+    for (owners, _), (masks, sums) in scorer.made(masks_of, *chosen.nonzero(as_tuple=True)):
         varied = sums > 0
         owners, masks, sums = owners[varied], masks[varied], sums[varied]
         weights = scorer(masks, owners).to(dtype) / sums

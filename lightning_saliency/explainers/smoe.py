@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import (
     Explainer,
     Layer,
@@ -18,7 +19,7 @@ from lightning_saliency.explainers.base import (
 )
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import Scale
-from lightning_saliency.scales.maps import ScaleMaps
+from lightning_saliency.scales.maps import NORMALIZATIONS, Normalization, ScaleMaps
 from lightning_saliency.scales.taps import ScaleTaps
 
 
@@ -33,15 +34,17 @@ class SMOE(Explainer):
 
     Args:
         model: The network, see ``Explainer``. Its output is not used.
-        statistic: A name in ``STATISTICS`` or a ``Statistic``.
+        statistic: A name, with a rectifier if wanted, such as ``"smoe_scale:abs"``, or a ``Statistic``, see
+            ``get_statistic``.
         weights: ``"equal"``, ``"prior"`` (of the SMOE paper, for five scales), ``"ramp"`` or one number per scale.
         layers: ``"auto"``: the scales that ``find_scales`` finds; or modules' names and ``Scale`` objects, shallow to
             deep.
+        normalization: ``"normal"`` or ``"gamma"``: the distribution whose CDF brings each scale's map to [0, 1].
         output: Accepted so that all explainers are built alike; only ``logits`` uses it.
 
     Raises:
         TypeError: If ``layers`` is of another type.
-        ValueError: If the statistic is unknown or no layer is given.
+        ValueError: If the statistic or the normalization is unknown, or no layer is given.
 
     Example:
         >>> from torch import nn
@@ -63,9 +66,12 @@ class SMOE(Explainer):
         weights: str | Sequence[float] = "equal",
         layers: str | Sequence[Layer] = "auto",
         *,
+        normalization: Normalization = "normal",
         output: Output = None,
     ) -> None:
         super().__init__(model, output=output)
+        check_choice("normalization", normalization, NORMALIZATIONS)
+        self.normalization: Normalization = normalization
         self.statistic = get_statistic(statistic)
         self.weights = weights
         given = (layers,) if isinstance(layers, (str, nn.Module)) else tuple(layers)
@@ -90,7 +96,9 @@ class SMOE(Explainer):
             TapError: If a layer cannot be read.
         """
         statistics, names = self.statistics(images)
-        return ScaleMaps.from_statistics(statistics, names, self.weights, images.shape[2:])
+        # Ordinary tensors also below inference mode, as in the pass itself.
+        with torch.inference_mode(False), torch.no_grad():
+            return ScaleMaps.from_statistics(statistics, names, self.weights, images.shape[2:], self.normalization)
 
     def statistics(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[str]]:
         """The raw map ``[B, h, w]`` (``[B, t, h, w]``) of each scale, and the scales' names; as ``scales``."""
@@ -109,7 +117,7 @@ class SMOE(Explainer):
     def collect(self, taps: ScaleTaps, images: Tensor) -> ScaleMaps:
         """What the taps recorded while the network ran on the images."""
         names = [scale.module for scale in taps.scales]
-        return ScaleMaps.from_statistics(taps.take(), names, self.weights, images.shape[2:])
+        return ScaleMaps.from_statistics(taps.take(), names, self.weights, images.shape[2:], self.normalization)
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         return self._explain_predicted(images)

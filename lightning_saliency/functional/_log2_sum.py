@@ -80,8 +80,8 @@ def _exported_log2_sum(columns: Tensor, dim: int, eps: float) -> Tensor:
 
 def _factors(columns: Tensor, dim: int, mean: Tensor, eps: float) -> tuple[int, ...]:
     """Into how many parts to split the channels, repeatedly, so that no product of parts leaves the type's range."""
-    if mean.numel() == 0:
-        return ()
+    if mean.numel() == 0 or mean.device.type != "cpu":
+        return ()  # an accelerator has logarithms to spare, and to ask it for the largest mean is to wait for it
     finfo = torch.finfo(columns.dtype)
     largest = mean.amax().item() * columns.shape[dim]  # no value exceeds the sum of its column, which is at hand
     for parts in ((3, 2), (2, 2)):

@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.checks import check_eps, check_minimum, did_you_mean
-from lightning_saliency.functional._columns import differentiable, moments, reduce_columns
+from lightning_saliency.checks import check_choice, check_eps, check_minimum, did_you_mean
+from lightning_saliency.functional._columns import RECTIFIERS, differentiable, moments, reduce_columns
 from lightning_saliency.functional._log2_sum import log2_sum_, sum_and_log2_sum
 from lightning_saliency.functional.distributions import (
     gamma_scale,
@@ -262,17 +263,30 @@ STATISTICS: dict[str, Statistic] = {
 def get_statistic(statistic: str | Statistic) -> Statistic:
     """The statistic of that name; a `Statistic` is returned as it is.
 
+    Args:
+        statistic: A key of `STATISTICS`; or one with what becomes of negative activations behind a colon, such as
+            ``"smoe_scale:abs"``: ``relu``, ``abs`` or ``softplus``, see `smoe_scale`. The truncated-normal statistics
+            take none.
+
     Raises:
         ValueError: If the name is unknown.
 
     >>> get_statistic("truncnormal_std").pre_activation
     True
+    >>> get_statistic("std:abs")(torch.tensor([[-1.0, 1.0]])).item()
+    0.0
     """
     if isinstance(statistic, Statistic):
         return statistic
-    if statistic not in STATISTICS:
+    name, _, rectify = str(statistic).partition(":")
+    known = STATISTICS.get(name)
+    if known is None or (rectify and known.pre_activation):
         raise ValueError(
             f"Got statistic={statistic!r}. Allowed are {', '.join(map(repr, STATISTICS))}, and a Statistic of your "
-            f"own; use one of them.{did_you_mean(statistic, STATISTICS)}"
+            "own; use one of them. All but the truncated-normal ones take a rectifier, such as 'smoe_scale:abs'."
+            f"{did_you_mean(name, STATISTICS)}"
         )
-    return STATISTICS[statistic]
+    if not rectify:
+        return known
+    check_choice("rectify", rectify, RECTIFIERS)
+    return Statistic(statistic, partial(known.function, rectify=rectify))

@@ -91,11 +91,12 @@ class ExplainedImages(Sequence[ExplainedImage]):
         crop: int,
         normalization: tuple[Sequence[float], Sequence[float]],
         untrained: bool,
+        alpha: float,
     ) -> None:
         self.files = list(files)
         self._model, self._explainers, self._targets, self._class_names = model, explainers, targets, class_names
         self._smoe, self._wanted, self._untrained = smoe, wanted, untrained
-        self._resize, self._crop = resize, crop
+        self._resize, self._crop, self._alpha = resize, crop, alpha
         self._normalize = v2.Normalize(list(normalization[0]), list(normalization[1]))
         count = len(self._scale_pictures(self.files[0], ["scales"])) if "scales" in wanted else 0
         self._kinds = picture_kinds(list(explainers), targets, wanted, count)
@@ -126,7 +127,7 @@ class ExplainedImages(Sequence[ExplainedImage]):
         captions = {
             target: class_caption(probabilities, target, self._class_names) for target in self._targets or [predicted]
         }
-        pictures = explainer_pictures(self._explainers, shown, images, captions, file, self._untrained)
+        pictures = explainer_pictures(self._explainers, shown, images, captions, file, self._untrained, self._alpha)
         return ExplainedImage(file, self.names[index], {**own, **pictures})
 
     def _read(self, file: Path) -> tuple[Tensor, Tensor]:
@@ -139,7 +140,7 @@ class ExplainedImages(Sequence[ExplainedImage]):
             return {}
         shown, images = self._read(file)
         with usage_errors(f"LOVI of {file} failed"):
-            return scale_pictures(self._smoe, shown, images, wanted)
+            return scale_pictures(self._smoe, shown, images, wanted, self._alpha)
 
     def __iter__(self) -> Iterator[ExplainedImage]:
         return (self[index] for index in range(len(self)))
@@ -183,6 +184,7 @@ def explain_images(
     crop: int = 224,
     normalize: Normalize | tuple[Sequence[float], Sequence[float]] = "imagenet",
     untrained: bool = False,
+    alpha: float = 0.25,
 ) -> ExplainedImages:
     """Pictures of explainers' maps of image files.
 
@@ -206,6 +208,7 @@ def explain_images(
         normalize: Normalisation of the network's images: ``"imagenet"``, ``"half"`` (to [-1, 1]), ``"none"``
             ([0, 1]) or (mean, std).
         untrained: Stamp the sheets, since the network's weights are random.
+        alpha: Share of the grey image in overlays and in ``combined``, in [0, 1]; the rest is the map's colours.
 
     Returns:
         A sequence of the images' pictures, each made when it is asked for; ``.save(folder)`` writes them all.
@@ -258,8 +261,11 @@ def explain_images(
             f"{', '.join(NORMALIZATIONS)} and (mean, std).{did_you_mean(normalize, NORMALIZATIONS)}"
         )
     normalization = NORMALIZATIONS[normalize] if isinstance(normalize, str) else normalize
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"Got alpha={alpha}. Allowed are shares of the grey image in [0, 1]; give one.")
     classes = list(dict.fromkeys(targets))
-    return ExplainedImages(files, model, built, smoe, wanted, classes, names, resize, crop, normalization, untrained)
+    shown = (resize, crop, normalization, untrained, alpha)
+    return ExplainedImages(files, model, built, smoe, wanted, classes, names, *shown)
 
 
 def _parsed(explainers: Iterable[str] | Mapping[str, ExplainerOption | None]) -> dict[str, ExplainerSpec]:

@@ -41,7 +41,9 @@ def usage_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {str(error) or type(error).__name__}") from error
 
 
-def scale_pictures(smoe: SMOE, shown: Tensor, images: Tensor, wanted: Sequence[str]) -> dict[str, tuple[str, Tensor]]:
+def scale_pictures(
+    smoe: SMOE, shown: Tensor, images: Tensor, wanted: Sequence[str], alpha: float = 0.25
+) -> dict[str, tuple[str, Tensor]]:
     """Pictures of an image's scales.
 
     Args:
@@ -49,6 +51,7 @@ def scale_pictures(smoe: SMOE, shown: Tensor, images: Tensor, wanted: Sequence[s
         shown: ``[1, 3, H, W]``, the image in [0, 1].
         images: ``[1, 3, H, W]``, the image as the network takes it.
         wanted: Names in ``PICTURES``.
+        alpha: Share of the grey image in ``combined``.
 
     Returns:
         Kind -> caption and tile ``[3, H, W]`` in [0, 1]; of ``scales`` one kind a scale: ``scale_1``, ``scale_2``, ...
@@ -59,7 +62,7 @@ def scale_pictures(smoe: SMOE, shown: Tensor, images: Tensor, wanted: Sequence[s
         if name == "lovi":
             found[name] = "LOVI", maps.lovi()[0]
         elif name == "combined":
-            found[name] = name, maps.overlay(shown)[0]
+            found[name] = name, maps.overlay(shown, alpha)[0]
         elif name == "overlay":
             found[name] = name, highlight(shown, combine(maps.maps, "deep"))[0]
         elif name == "map":
@@ -92,6 +95,7 @@ def explainer_pictures(
     targets: Mapping[int, str],
     file: object,
     untrained: bool = False,
+    alpha: float = 0.25,
 ) -> dict[str, Picture]:
     """Each explainer's map and overlay for each target, and a sheet: one column per explainer, one row per target.
 
@@ -102,6 +106,7 @@ def explainer_pictures(
         targets: Class -> text over the image in the sheet's row of that class.
         file: Name of the image in messages.
         untrained: Whether the image in the sheet is stamped so.
+        alpha: Share of the grey image in overlays.
     """
     pictures: dict[str, Picture] = {}
     tiles: list[Tensor] = []
@@ -113,7 +118,7 @@ def explainer_pictures(
         for name, explainer in explainers.items():
             with usage_errors(f"{name} of {file} failed"):
                 maps = explainer(images, target).cpu()
-            colored = overlay(shown, heatmap(maps))[0]
+            colored = overlay(shown, heatmap(maps), alpha)[0]
             kind = _kind(names[name], target, len(targets))
             pictures[kind] = to_uint8(maps[0].expand(3, -1, -1))
             pictures[f"{kind}_overlay"] = to_uint8(colored)

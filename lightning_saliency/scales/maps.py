@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_saliency.checks import check_choice
 from lightning_saliency.functional.fusion import combine, scale_weights
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.functional.normalization import normal_cdf
+from lightning_saliency.functional.normalization import gamma_cdf, normal_cdf
 from lightning_saliency.functional.visualization import heatmap, lovi, overlay
+
+#: The distribution whose cumulative function brings a scale's map to [0, 1].
+Normalization = Literal["normal", "gamma"]
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {"normal": normal_cdf, "gamma": gamma_cdf}
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class ScaleMaps:
         names: Sequence[str],
         weights: str | Sequence[float] = "equal",
         size: Sequence[int] | None = None,
+        normalization: Normalization = "normal",
     ) -> ScaleMaps:
         """Normalise each scale's statistic at its own resolution, then bring all to one size (SMOE paper, Sec. 2.2).
 
@@ -67,17 +74,19 @@ class ScaleMaps:
             names: The K names of the scales.
             weights: ``"equal"``, ``"prior"``, ``"ramp"`` or K numbers, see ``scale_weights``.
             size: The common ``(H, W)`` or ``(T, H, W)``; ``None`` takes the finest scale's own grid.
+            normalization: The distribution whose CDF squashes each map: ``"normal"``, or ``"gamma"``, which takes
+                negative values for 0 (SMOE paper, Eq. 3 and 10-13).
 
         Returns:
-            The maps, each squashed by the normal CDF and bilinearly interpolated.
+            The maps, each squashed by the CDF and bilinearly interpolated.
 
         Raises:
-            ValueError: If there is no statistic, or the weights do not fit.
+            ValueError: If there is no statistic, the weights do not fit, or the normalization is unknown.
         """
         if not statistics:
             raise ValueError("Got no statistics. Allowed are those of at least one scale; give them.")
         size = _finest(statistics) if size is None else size
-        maps = torch.stack([resize_maps(_squashed(map_), size) for map_ in statistics], dim=1)
+        maps = torch.stack([resize_maps(_squashed(map_, normalization), size) for map_ in statistics], dim=1)
         return cls(maps, tuple(names), scale_weights(weights, len(statistics)))
 
     def combined(self) -> Tensor:
@@ -104,6 +113,7 @@ def combined_statistics(
     statistics: Sequence[Tensor],
     weights: str | Sequence[float] = "equal",
     size: Sequence[int] | None = None,
+    normalization: Normalization = "normal",
 ) -> Tensor:
     """``ScaleMaps.from_statistics(statistics, ...).combined()`` without holding the K maps at once.
 
@@ -111,6 +121,7 @@ def combined_statistics(
         statistics: K raw maps ``[B, h, w]``.
         weights: Weights of the K scales, see ``ScaleMaps.from_statistics``.
         size: ``(H, W)``; ``None`` takes the finest scale's own grid.
+        normalization: See ``ScaleMaps.from_statistics``.
 
     Returns:
         ``[B, H, W]`` in [0, 1] (SMOE paper, Eq. 3).
@@ -124,7 +135,7 @@ def combined_statistics(
     total = torch.zeros(())
     for map_, share in zip(statistics, shares, strict=True):
         if share:
-            part = resize_maps(_squashed(map_), size).mul_(share / sum(shares))
+            part = resize_maps(_squashed(map_, normalization), size).mul_(share / sum(shares))
             total = part if total.ndim == 0 else total.add_(part)
     return total
 
@@ -159,9 +170,10 @@ def _finest(statistics: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(max(statistics, key=lambda map_: map_.shape[1:].numel()).shape[1:])
 
 
-def _squashed(map_: Tensor) -> Tensor:
-    """The normal CDF of an image's map, or of a volume's as a whole."""
-    return normal_cdf(map_.flatten(1, -2)).reshape(map_.shape)
+def _squashed(map_: Tensor, normalization: Normalization) -> Tensor:
+    """The CDF of an image's map, or of a volume's as a whole."""
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    return NORMALIZATIONS[normalization](map_.flatten(1, -2)).reshape(map_.shape)
 
 
 def _tall(tensors: Tensor) -> Tensor:

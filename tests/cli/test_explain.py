@@ -164,6 +164,24 @@ def test_lists_are_separated_by_commas_and_leave_the_images_alone(tmp_path, netw
         }
 
 
+def test_the_strength_of_overlays(tmp_path, network, photo):
+    """The map's own picture and the grey image are what overlays of 0 and of 1 are made of."""
+    _, arguments = network
+    for alpha in ("0", "0.6", "1"):
+        for number, explainers in enumerate(([], ["--explainers", "grad_cam", "--targets", "3"])):
+            output = str(tmp_path / f"{alpha}_{number}")
+            assert main(["explain", *arguments, "--alpha", alpha, "--output", output, *explainers, str(photo)]) == 0
+    for name in ("0/photo_combined", "1/photo_grad_cam_overlay"):
+        number, stem = name.split("/")
+        color, mixed, grey = (
+            pixels_of(tmp_path / f"{alpha}_{number}" / f"{stem}.png").astype(float) for alpha in ("0", "0.6", "1")
+        )
+        assert (grey[..., 0] == grey[..., 2]).all()
+        assert np.abs(0.6 * grey + 0.4 * color - mixed).max() <= 1
+    with pytest.raises(SystemExit):
+        main(["explain", *arguments, "--alpha", "1.5", "--output", str(tmp_path / "no"), str(photo)])
+
+
 @pytest.mark.parametrize(
     ("name", "given", "options"),
     [
@@ -180,6 +198,10 @@ def test_lists_are_separated_by_commas_and_leave_the_images_alone(tmp_path, netw
         ("smoe", ["--weights", "ramp", argument("smoe.weights=[0, 0, 0, 1]")], {"weights": [0, 0, 0, 1]}),
         ("sise", ["--layers", "stage3,stage4"], {"layers": ["stage3", "stage4"]}),
         ("mean", [argument("mean.layers=[stage2]")], {"layers": ["stage2"]}),
+        ("smoe", [argument("smoe.normalization=gamma")], {"normalization": "gamma"}),
+        ("smoe", ["--layers", "stage2.0", "--statistic", "std:abs"], {"layers": ["stage2.0"], "statistic": "std:abs"}),
+        ("fast_cam", [argument("fast_cam.shown=non_class")], {"shown": "non_class"}),
+        ("sise", [argument("sise.block=1")], {"block": 1}),
     ],
 )
 def test_options_reach_the_explainers(tmp_path, network, photo, name, given, options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchvision.models import VisionTransformer, mobilenet_v2, resnet18, squeez
 
 from lightning_saliency.explainers import (
     EXPLAINERS,
+    XRAI,
     CaptumExplainer,
     Explainer,
     TorchcamExplainer,
@@ -421,7 +423,9 @@ def test_wrong_options(build: Callable[[nn.Module], Explainer], message: str) ->
         build(network())
 
 
-@pytest.mark.parametrize(("build", "package"), [(CaptumExplainer, "captum"), (TorchcamExplainer, "torchcam")])
+@pytest.mark.parametrize(
+    ("build", "package"), [(CaptumExplainer, "captum"), (TorchcamExplainer, "torchcam"), (XRAI, "saliency")]
+)
 def test_an_absent_package_is_named_with_its_extra(
     build: Callable[[nn.Module], Explainer], package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,8 +442,10 @@ def test_an_absent_package_is_named_with_its_extra(
 
 def test_every_explainer_by_name() -> None:
     model, inputs = network(), images(2)
-    small: dict[str, dict[str, Any]] = {"rise": {"masks": 8}, **FEW}
+    small: dict[str, dict[str, Any]] = {"rise": {"masks": 8}, "xrai": {"steps": 2}, **FEW}
     for name in (*EXPLAINERS, "torchcam:LayerCAM"):
+        if name == "xrai" and importlib.util.find_spec("saliency") is None:
+            continue
         maps = build_explainer(name, model, **small.get(name, {}))(inputs, torch.tensor([1, 3]))
         assert maps.shape == (2, 16, 16), name
         assert maps.dtype is torch.float32, name

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from lightning_saliency.explainers import SMOE, FastCAM, GradCAM, GradCAMPlusPlus, XGradCAM
+from lightning_saliency.explainers import SMOE, FastCAM, GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from lightning_saliency.functional.normalization import min_max
 
 
@@ -26,7 +26,8 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("cam", "method"), [("gradcam", GradCAM), ("gradcam++", GradCAMPlusPlus), ("xgradcam", XGradCAM)]
+    ("cam", "method"),
+    [("gradcam", GradCAM), ("gradcam++", GradCAMPlusPlus), ("xgradcam", XGradCAM), ("layercam", LayerCAM)],
 )
 @pytest.mark.parametrize("targets", [None, 3, torch.tensor([1, 5, 0, 9])])
 def test_products_of_the_two_maps(model: nn.Module, images: Tensor, cam: str, method: Any, targets: Any) -> None:
@@ -36,6 +37,8 @@ def test_products_of_the_two_maps(model: nn.Module, images: Tensor, cam: str, me
     torch.testing.assert_close(explainer(images, targets), min_max(smoe * class_map), atol=1e-5, rtol=0)
     rest = min_max(smoe * (1 - class_map))
     torch.testing.assert_close(explainer.non_class(images, targets), rest, atol=1e-5, rtol=0)
+    shown = FastCAM(model, cam=cam, weights="ramp", shown="non_class")
+    torch.testing.assert_close(shown(images, targets), rest, atol=1e-5, rtol=0)
 
 
 def test_options_reach_both_parts(model: nn.Module, images: Tensor) -> None:
@@ -97,3 +100,7 @@ def test_wrong_options(model: nn.Module) -> None:
         FastCAM(model, layer=())
     with pytest.raises(ValueError, match="smoe_scale"):
         FastCAM(model, statistic="mode")
+    with pytest.raises(ValueError, match="shown='both'"):
+        FastCAM(model, shown="both")
+    with pytest.raises(ValueError, match="normalization='beta'"):
+        FastCAM(model, normalization="beta")

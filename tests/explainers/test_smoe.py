@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from lightning_saliency.deployment import explain_tiled
 from lightning_saliency.explainers import SMOE
 from lightning_saliency.functional.fusion import combine, scale_weights
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.functional.normalization import min_max, normal_cdf
+from lightning_saliency.functional.normalization import gamma_cdf, min_max, normal_cdf
 from lightning_saliency.functional.statistics import STATISTICS, smoe_scale
 from lightning_saliency.scales.find import find_scales
 
@@ -103,6 +104,20 @@ def test_every_statistic(statistic: str) -> None:
     assert maps.amax() == 1
 
 
+@pytest.mark.parametrize("rectify", ["relu", "abs", "softplus"])
+@pytest.mark.parametrize(("normalization", "squash"), [("normal", normal_cdf), ("gamma", gamma_cdf)])
+def test_rectifier_and_normalization(rectify: str, normalization: Any, squash: Any) -> None:
+    """Of scales read before the ReLU, where the rectifier matters."""
+    model, images = network().eval(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        before = model[:2](images)
+    found = SMOE(model, f"smoe_scale:{rectify}", layers=["1"], normalization=normalization).scales(images)
+    expected = resize_maps(squash(smoe_scale(before, rectify=rectify)), (16, 16))
+    torch.testing.assert_close(found.maps[:, 0], expected)
+    tiled = explain_tiled(SMOE(model, f"smoe_scale:{rectify}", layers=["1"], normalization=normalization), images[0])
+    torch.testing.assert_close(tiled, min_max(expected[:1])[0], atol=1e-5, rtol=0)
+
+
 def test_a_batch_equals_its_images_one_by_one() -> None:
     explainer, images = SMOE(network(), layers=["2", "5", "9"]), torch.randn(8, 3, 16, 16)
     together = explainer(images)
@@ -127,6 +142,9 @@ def test_inference_mode_and_half_precision() -> None:
     ("options", "error", "message"),
     [
         ({"statistic": "smoe"}, ValueError, "smoe_scale"),
+        ({"statistic": "smoe_scale:ABS"}, ValueError, "Got rectify='ABS'. Allowed are 'relu', 'abs', 'softplus'"),
+        ({"statistic": "truncnormal_std:abs"}, ValueError, "All but the truncated-normal ones take a rectifier"),
+        ({"normalization": "beta"}, ValueError, "Got normalization='beta'. Allowed are 'normal', 'gamma'"),
         (
             {"layers": []},
             ValueError,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib.util
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,11 @@ FEW: dict[str, dict[str, Any]] = {
     "integrated_gradients_smoothgrad_sq": {"n_steps": 4, "samples": 3},
     "occlusion": {"sliding_window_shapes": (3, 42, 42), "strides": (3, 42, 42)},
     "torchcam:LayerCAM": {"layer": "features"},
+    "smooth_grad_cam_plus_plus": {"samples": 4},
+    "xrai": {"steps": 8, "algorithm": "fast"},
 }
-CLASS_SPECIFIC = [*(name for name in EXPLAINERS if name != "smoe"), "torchcam:LayerCAM"]
+INSTALLED = [name for name in EXPLAINERS if name != "xrai" or importlib.util.find_spec("saliency") is not None]
+CLASS_SPECIFIC = [*(name for name in INSTALLED if name != "smoe"), "torchcam:LayerCAM"]
 
 
 class Fuse:

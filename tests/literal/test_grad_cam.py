@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus
+from lightning_saliency.explainers import GradCAM, GradCAMPlusPlus, LayerCAM, SmoothGradCAMPlusPlus
 
 from .loops import grad_cam as loop
 from .loops.resampling import Array
@@ -42,6 +42,41 @@ def test_both_methods(layer: str, height: int, width: int) -> None:
         assert np.abs(expected - expected_plus_plus).max() > 1e-3
         np.testing.assert_allclose(grad_cam[b].numpy(), expected, atol=1e-6)
         np.testing.assert_allclose(plus_plus[b].numpy(), expected_plus_plus, atol=1e-6)
+
+
+@pytest.mark.parametrize(("layer", "height", "width"), CASES)
+def test_layer_cam(layer: str, height: int, width: int) -> None:
+    model, images = TinyNetwork(), random_images(2, height, width)
+    targets = torch.tensor([0, 2])
+    found = LayerCAM(model, layer)(images, targets)
+    for b in range(2):
+        with torch.no_grad():
+            activations = model.until(images[b : b + 1], layer)
+        raw = loop.layer_cam(lambda x: model.after(x, layer), activations, int(targets[b]))
+        np.testing.assert_allclose(found[b].numpy(), loop.finished(raw, height, width), atol=1e-6)
+
+
+@pytest.mark.parametrize(("layer", "height", "width"), CASES[:4])
+def test_smooth_grad_cam_plus_plus(layer: str, height: int, width: int) -> None:
+    model, images = TinyNetwork(), random_images(2, height, width)
+    targets = torch.tensor([0, 2])
+    found = SmoothGradCAMPlusPlus(model, layer, samples=3, seed=5)(images, targets)
+    generator = torch.Generator().manual_seed(5)
+    noise = [torch.randn(1, 3, height, width, generator=generator) for _ in range(3)]
+    plain = GradCAMPlusPlus(model, layer)(images, targets)
+    for b in range(2):
+        image = images[b : b + 1]
+        deviation = 0.15 * (image.max() - image.min())
+        with torch.no_grad():
+            activations = model.until(image, layer)
+            noisy = [model.until(image + deviation * one, layer) for one in noise]
+        raw = loop.smooth_grad_cam_plus_plus(lambda x: model.after(x, layer), activations, noisy, int(targets[b]))
+        expected = loop.finished(raw, height, width)
+        np.testing.assert_allclose(found[b].numpy(), expected, atol=1e-6)
+    # What follows the third block is linear: its gradients do not depend on the image.
+    assert torch.allclose(found, plain, atol=1e-3) == (layer == "block3")
+    still = SmoothGradCAMPlusPlus(model, layer, samples=2, stdevs=0.0)(images, targets)
+    torch.testing.assert_close(still, plain)
 
 
 @pytest.mark.parametrize("seed", [2, 5, 7])

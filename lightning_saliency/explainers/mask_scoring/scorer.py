@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from rich.console import Console
@@ -32,6 +32,7 @@ from lightning_saliency.functional.fills import Fill, fill_images
 from lightning_saliency.functional.masking import blend
 
 Targets = Tensor | int | Callable[[Any], Tensor]
+Made = TypeVar("Made")
 
 # Pixels of one pass: 4 images of 224² on a CPU, where larger passes are slower per image because the allocator maps
 # their tensors anew each time (2 to 4 were the fastest of 2 to 32 for ResNet-50 and MobileNetV2, 32 to 98 at 64², and 8
@@ -220,11 +221,8 @@ class MaskScorer:
                 scores.append(self.images.new_zeros(len(owners) - start))
                 break
             began = perf_counter()
-            part = self._attempt(masks[start:stop], owners[start:stop])
+            part = self._attempt(partial(self._pass, masks[start:stop], owners[start:stop]), stop - start)
             if part is None:
-                # Here and not where it is caught: the exception's frames hold on to the memory that is to be freed.
-                torch.cuda.empty_cache()
-                self.chunk = (stop - start) // 2
                 continue
             scores.append(part)
             if budget is not None:
@@ -243,28 +241,46 @@ class MaskScorer:
                 "masks common to all images with masks.expand(B, -1, -1, -1)."
             )
         jobs = torch.arange(count * masks.shape[1], device=masks.device)
-        parts = [
-            self(masks[owner, which], owner)
-            for owner, which in self.pieces(jobs // max(masks.shape[1], 1), jobs % max(masks.shape[1], 1))
-        ]
+        each = max(masks.shape[1], 1)
+        made = self.made(lambda owners, which: masks[owners, which], jobs // each, jobs % each)
+        parts = [self(part, owners) for (owners, _), part in made]
         return torch.cat([*parts, self.images.new_zeros(0)]).view(count, masks.shape[1])
 
-    def pieces(self, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Tensors of equal length, as many rows at a time as go into one pass."""
+    def made(
+        self, make: Callable[..., Made], *columns: Tensor, images_each: int = 1
+    ) -> Iterator[tuple[tuple[Tensor, ...], Made]]:
+        """Masks made as they are needed: of as many rows of some columns at a time as go into one pass.
+
+        Where the device's memory does not suffice to make them, half as many are made.
+
+        Args:
+            make: Called with the rows of each column; what it makes of them is handed on.
+            columns: Tensors of equal length, such as the image and the channel of each mask.
+            images_each: Masked images that come of one row.
+
+        Yields:
+            The rows of each column, and what was made of them.
+        """
         start = 0
         while start < len(columns[0]):
-            stop = start + self.chunk
-            yield tuple(column[start:stop] for column in columns)
-            start = stop
+            rows = tuple(column[start : start + max(1, self.chunk // images_each)] for column in columns)
+            found = self._attempt(partial(make, *rows), len(rows[0]), images_each)
+            if found is None:
+                continue
+            yield rows, found
+            start += len(rows[0])
 
-    def _attempt(self, masks: Tensor, owners: Tensor) -> Tensor | None:
-        """The scores of one chunk; ``None`` if the device's memory did not suffice and a smaller one may be tried."""
+    def _attempt(self, work: Callable[[], Made], rows: int, images_each: int = 1) -> Made | None:
+        """What a function makes of some rows; ``None`` if memory did not suffice, and half as many are to be tried."""
         try:
-            return self._pass(masks, owners)
-        except torch.cuda.OutOfMemoryError:
-            if not self._may_shrink or len(owners) == 1:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self._may_shrink or rows == 1:
                 raise
-            return None
+        # Here and not where it is caught: the exception's frames hold on to the memory that is to be freed.
+        torch.cuda.empty_cache()
+        self.chunk = rows // 2 * images_each
+        return None
 
     def _pass(self, masks: Tensor, owners: Tensor) -> Tensor:
         if self._network is None:

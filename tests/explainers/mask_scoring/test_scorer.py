@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_saliency.explainers import build_explainer, rise, score_cam, sise
 from lightning_saliency.explainers.mask_scoring import MaskScorer, score_masks
 from lightning_saliency.functional.fills import fill_images
 from lightning_saliency.functional.masking import blend
@@ -149,6 +150,50 @@ def test_out_of_memory_halves_the_chunk(network, images, masks):
     with pytest.raises(torch.OutOfMemoryError):
         score_masks(network, images, masks, TARGETS)
     assert network.training
+
+
+@pytest.mark.parametrize("name", ["score_cam", "sise", "rise"])
+def test_out_of_memory_while_masks_are_made(network, images, name, monkeypatch):
+    """The masks of a chunk may be what does not fit: half as many are made then, and the map is the same."""
+    options = {"rise": {"masks": 21, "grid": 3}, "score_cam": {"layer": "features"}, "sise": {"layers": ("features",)}}
+    expected = build_explainer(name, network, **options[name])(images, TARGETS)
+    module = {"rise": rise, "score_cam": score_cam, "sise": sise}[name]
+    function = "random_masks" if name == "rise" else "attribution_masks"
+    make, sizes = getattr(module, function), []
+
+    def making(maps, *rest):
+        sizes.append(len(maps))
+        if len(maps) > 3:
+            raise torch.OutOfMemoryError("pretended")
+        return make(maps, *rest)
+
+    monkeypatch.setattr(module, function, making)
+    found = build_explainer(name, network, **options[name])(images, TARGETS)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert max(sizes) > 3 >= sizes[-1]
+    with pytest.raises(torch.OutOfMemoryError):
+        build_explainer(name, network, batch_size=30, **options[name])(images, TARGETS)
+
+    def never(*_):
+        raise torch.OutOfMemoryError("pretended")
+
+    monkeypatch.setattr(module, function, never)
+    with pytest.raises(torch.OutOfMemoryError):
+        build_explainer(name, network, **options[name])(images, TARGETS)
+
+
+@pytest.mark.parametrize("name", ["score_cam", "sise", "rise", "group_cam"])
+def test_out_of_memory_in_the_network(network, images, name):
+    options = {
+        "rise": {"masks": 21, "grid": 3},
+        "score_cam": {"layer": "features"},
+        "sise": {"layers": ("features",)},
+        "group_cam": {"layer": "features", "groups": 8},
+    }[name]
+    expected = build_explainer(name, network, **options)(images, TARGETS)
+    network.largest, network.noted.sizes = 4, []
+    assert torch.allclose(build_explainer(name, network, **options)(images, TARGETS), expected, atol=1e-6)
+    assert max(network.noted.sizes) > 4 >= network.noted.sizes[-1]
 
 
 def _state(network):

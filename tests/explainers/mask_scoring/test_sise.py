@@ -95,6 +95,26 @@ def test_it_is_the_four_phases_with_one_pass_a_mask_and_one_more(network, images
         assert np.allclose(found.numpy(), literal, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [0, 1, -1])
+def test_the_map_of_one_block_costs_that_blocks_masks_alone(network, images, block):
+    explainer = SISE(network, layers=LAYERS, block=block)
+    alone = SISE(network, layers=LAYERS[block : block + 1 or None])
+    for one in (explainer, alone):  # the first call searches for scales
+        one(images, TARGETS)
+    seen = []
+    network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    found = explainer(images, TARGETS)
+    passes = sum(seen)
+    assert torch.allclose(found, alone(images, TARGETS), atol=1e-6)
+    assert passes == sum(seen) - passes
+    assert not torch.allclose(found, SISE(network, layers=LAYERS)(images, TARGETS), atol=1e-2)
+
+
+def test_a_block_that_is_not_there(network, images):
+    with pytest.raises(ValueError, match=r"block=3 for a network of 3 blocks, '0', '2', '4'\. Allowed are .* -3 to 2"):
+        SISE(network, layers=LAYERS, block=3)(images, TARGETS)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 1000])
 def test_neither_batch_nor_chunk_matter(network, images, batch_size):
     together = SISE(network, layers=LAYERS, batch_size=batch_size)(images, TARGETS)

@@ -98,6 +98,48 @@ def grad_cam_plus_plus(head: Head, activations: Tensor, target: int) -> Array:
     return rectified_sum(grad_cam_plus_plus_weights(head, activations, target), activations[0].numpy())
 
 
+def layer_cam(head: Head, activations: Tensor, target: int) -> Array:
+    """ReLU(Σ_k ReLU(g^k_ij) A^k_ij), `[1, K, h, w] -> [h, w]` (LayerCAM)."""
+    slopes, maps = gradient(head, activations, target), activations[0].numpy()
+    channels, height, width = maps.shape
+    result = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            total = 0.0
+            for k in range(channels):
+                total += max(slopes[k, i, j], 0.0) * maps[k, i, j]
+            result[i, j] = max(total, 0.0)
+    return result
+
+
+def smooth_grad_cam_plus_plus(head: Head, activations: Tensor, noisy: list[Tensor], target: int) -> Array:
+    """α = mean g² / (2 mean g² + ΣA · mean g³), w_k = Σ_ij α ReLU(mean g): g at the activations of the noisy images.
+
+    A negative term ΣA · mean g³ counts as 0.
+    """
+    slopes, maps = [gradient(head, one, target) for one in noisy], activations[0].numpy()
+    channels, height, width = maps.shape
+    weights = []
+    for k in range(channels):
+        total_activation = 0.0
+        for a in range(height):
+            for b in range(width):
+                total_activation += maps[k, a, b]
+        weight = 0.0
+        for i in range(height):
+            for j in range(width):
+                first = second = third = 0.0
+                for slope in slopes:
+                    first += slope[k, i, j] / len(slopes)
+                    second += slope[k, i, j] ** 2 / len(slopes)
+                    third += slope[k, i, j] ** 3 / len(slopes)
+                denominator = 2 * second + max(total_activation * third, 0.0)
+                if denominator != 0:
+                    weight += second / denominator * max(first, 0.0)
+        weights.append(weight)
+    return rectified_sum(weights, maps)
+
+
 def finished(saliency: Array, height: int, width: int) -> Array:
     """What the explainers hand out: upsampled to the image, then in [0, 1]."""
     return min_max(bilinear(saliency, height, width))
