@@ -13,7 +13,7 @@ ifneq ($(COVERAGE),)
 COVER := --cov --cov-report=term-missing:skip-covered
 endif
 
-.PHONY: help demo test test-lowest lint docs dist wheel bench papers-small clean
+.PHONY: help demo test test-lowest lint docs dist wheel bench papers-small nightly clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make wheel        install the wheel without extras into a clean environment and import all of it"
 	@echo "make bench        run the benchmarks and keep their results in benchmarks/results/"
 	@echo "make papers-small run each experiment of the papers on small data, to see that it runs"
+	@echo "make nightly      that, the checks for a GPU in small, and the methods of other libraries beside ours"
 	@echo "make clean        remove the environments and everything built"
 
 $(BIN)/python:
@@ -85,6 +86,10 @@ bench: $(VENV)/.installed-dev
 
 papers-small: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.papers --small
+
+nightly: papers-small
+	bash benchmarks/on_gpu.sh --cpu --out runs/on_gpu
+	$(BIN)/python -m benchmarks.peers --quick
 
 clean:
 	rm -rf $(VENV) $(WHEEL) $(LOWEST) dist site runs .coverage .coverage.* \
