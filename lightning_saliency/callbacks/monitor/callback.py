@@ -33,7 +33,7 @@ from lightning_saliency.callbacks.monitor.options import (
 )
 from lightning_saliency.callbacks.monitor.own_images import Images, OwnImages
 from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_records
-from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.shortcuts import ShortcutWatch
@@ -285,7 +285,7 @@ class SaliencyMonitor(StageHooks):
     def state_dict(self) -> dict[str, Any]:
         """The sample's fingerprints and last maps, the latest values, and where the film is."""
         return {
-            **self._shown.sample.state_dict(),
+            **self._sample.state_dict(),
             "values": dict(self._values.latest),
             "last_epoch": self._schedule.last_epoch,
             "film": self._film.state_dict(),
@@ -294,7 +294,7 @@ class SaliencyMonitor(StageHooks):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the film of the checkpoint."""
-        self._shown.sample.load_state_dict(state_dict)
+        self._sample.load_state_dict(state_dict)
         self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
         self._film.load_state_dict(state_dict["film"])
         self._shortcuts.load_state_dict(state_dict["alert"])
@@ -304,7 +304,7 @@ class SaliencyMonitor(StageHooks):
         if stage != self.stage:
             return
         self._active = not self._off and self._schedule.is_due(trainer)
-        self._shown.sample.begin()
+        self._sample.begin()
         self._scalars = EpochScalars()
         self._shortcuts.begin_epoch()
         if self._active:
@@ -372,7 +372,7 @@ class SaliencyMonitor(StageHooks):
             with self._attempts.trying("add up where the maps of all images point"):
                 self._shortcuts.end_epoch(trainer)
             if trainer.is_global_zero:
-                self._shown.show(trainer, self._reading, self._attempts, self._scalars, self._shortcuts.sums)
+                self._show(trainer)
             with self._attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
                 self._shortcuts.judge(trainer, self._scalars)
             self._schedule.took(trainer)
@@ -387,6 +387,13 @@ class SaliencyMonitor(StageHooks):
                 self._values.log(trainer, pl_module, stage, own=stage == self.stage or endless)
         if endless:
             self.begin_epoch(trainer, self.stage)
+
+    @property
+    def _sample(self) -> FixedSample:
+        return self._shown.sample
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        self._shown.show(trainer, self._reading, self._attempts, self._scalars, self._shortcuts.sums)
 
     def _score(self, found: PassMaps, objects: Tensor) -> None:
         combined = combined_statistics(found.maps, self.weights)
@@ -436,4 +443,4 @@ class SaliencyMonitor(StageHooks):
     def _close(self) -> None:
         self._predictions.close()
         self._reading.close()
-        self._shown.sample.begin()
+        self._sample.begin()

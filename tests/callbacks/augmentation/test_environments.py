@@ -246,7 +246,7 @@ def test_the_monitor_of_training_does_not_record_the_queries(tmp_path, first):
     class Keeping(SaliencyMonitor):
         def end_epoch(self, run, module, stage):
             if stage == "train":
-                records.append(dict(self._shown.sample.records))
+                records.append(dict(self._sample.records))
             super().end_epoch(run, module, stage)
 
     module = Watching(learning_rate=0.0)

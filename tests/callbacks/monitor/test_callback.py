@@ -53,7 +53,7 @@ def test_every_n_epochs_and_no_start(tmp_path):
 def test_the_sample_holds_the_maps_of_the_modules_own_pass(tmp_path, monkeypatch):
     kept = []
     monitor = SaliencyMonitor(num_images=6, log_at_start=False)
-    monkeypatch.setattr(monitor._shown.sample, "end", lambda: kept.append(dict(monitor._shown.sample.records)) or False)
+    monkeypatch.setattr(monitor._sample, "end", lambda: kept.append(dict(monitor._sample.records)) or False)
     _, module, _ = _fit(tmp_path, monitor, epochs=1)
     images = torch.stack([loader().dataset[index][0] for index in range(6)])
     module.eval()
@@ -93,12 +93,9 @@ def test_a_shuffled_loader_shows_the_same_images(tmp_path, monkeypatch):
     seen = []
     monitor = SaliencyMonitor(num_images=3)
     monkeypatch.setattr(
-        monitor._shown.sample,
+        monitor._sample,
         "end",
-        lambda: (
-            seen.append([monitor._shown.sample.records[s].image for s in sorted(monitor._shown.sample.records)])
-            or False
-        ),
+        lambda: seen.append([monitor._sample.records[s].image for s in sorted(monitor._sample.records)]) or False,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -79,7 +79,7 @@ def test_a_score_fails_by_itself(tmp_path, monkeypatch, score):
 
 def test_drift_fails_by_itself(tmp_path, monkeypatch):
     monitor = SaliencyMonitor(num_images=2)
-    monkeypatch.setattr(monitor._shown.sample, "drift", lambda maps: 1 / 0)
+    monkeypatch.setattr(monitor._sample, "drift", lambda maps: 1 / 0)
     _, recorder, told = _fit(tmp_path, monitor)
     assert len(recorder.values("saliency/energy_in_box")) == 6
     assert _frames(tmp_path, "overview") == [-1, 0, 1, 2, 3, 4]

@@ -79,7 +79,7 @@ def test_memory_runs_out_in_a_hook(tmp_path, always):
     assert "num_images=" in watched[5][0]
     assert _epochs(tmp_path) == ([] if always else [0, 1, 2, 3])
     # Images that were not read once are not taken for images that do not come back.
-    assert monitor._shown.sample.followed
+    assert monitor._sample.followed
     assert bool(monitor._values.latest.get("drift", 1.0) < 1) != always
 
 

@@ -55,7 +55,7 @@ def _keeping(monitor: SaliencyMonitor) -> tuple[SaliencyMonitor, list[Any]]:
     show = monitor._shown.show
 
     def kept(*arguments: Any) -> None:
-        frames.append(monitor._shown.sample.present())
+        frames.append(monitor._sample.present())
         show(*arguments)
 
     monitor._shown.show = kept  # type: ignore[method-assign]

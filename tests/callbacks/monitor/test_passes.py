@@ -27,8 +27,8 @@ def _records(tmp_path, module, val=None, **options):
     """The sample of the last epoch, taken before it is closed."""
     kept = []
     monitor = SaliencyMonitor(num_images=4, **options)
-    end = monitor._shown.sample.end
-    monitor._shown.sample.end = lambda: kept.append(dict(monitor._shown.sample.records)) or end()
+    end = monitor._sample.end
+    monitor._sample.end = lambda: kept.append(dict(monitor._sample.records)) or end()
     _fit(tmp_path, module, monitor, val=val)
     return [kept[-1][slot] for slot in range(4)]
 

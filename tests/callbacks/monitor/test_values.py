@@ -60,7 +60,7 @@ def test_whoever_watches_a_value_finds_it_where_the_monitor_fails(tmp_path, monk
         raise OSError("no space left")
 
     target = {
-        "sample": (monitor._shown.sample, "drift"),
+        "sample": (monitor._sample, "drift"),
         "pictures": (monitor._film, "show"),
         "reading": (monitor._reading, "take"),
     }
@@ -176,7 +176,7 @@ def test_another_trainer_begins_anew(tmp_path):
         data = DataLoader(torch.utils.data.Subset(Pictures(32, form="dict"), range(8 * fold, 8 * fold + 8)), 4)
         _, recorder = _fit(tmp_path / str(fold), monitor, val=data, epochs=2)
         drifts.append([value for _, value in recorder.values("saliency/drift")])
-        assert len(monitor._shown.sample.fingerprints) == 2
+        assert len(monitor._sample.fingerprints) == 2
     assert [each[0] for each in drifts] == [1, 1, 1]
     assert all(value < 1 for each in drifts for value in each[1:])
 
@@ -208,8 +208,8 @@ def test_resuming_in_another_precision_goes_on(tmp_path, precisions):
     again = trainer(tmp_path, monitor, logger=recorder, epochs=4, precision=precisions[1])
     again.fit(Module(), loader(form="dict"), loader(form="dict"), ckpt_path=checkpoint)
     assert _frames(tmp_path) == [-1, 0, 1, 2, 3]
-    assert monitor._shown.sample.followed
-    assert len(monitor._shown.sample.fingerprints) == 2
+    assert monitor._sample.followed
+    assert len(monitor._sample.fingerprints) == 2
     assert recorder.values("saliency/drift")[0][1] < 1
 
 
