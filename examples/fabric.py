@@ -13,7 +13,7 @@ from lightning_saliency import DigitScenes, FilmRecorder, ScaleTaps, find_scales
 from lightning_saliency.networks import small_cnn
 
 
-def main(epochs: int = 3, train_size: int = 2000, output: str = "runs/fabric") -> Path:
+def main(epochs: int = 8, train_size: int = 2000, output: str = "runs/fabric") -> Path:
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
     fabric.launch()
     data = DigitScenes(train_size=train_size, val_size=200)
@@ -53,5 +53,5 @@ def main(epochs: int = 3, train_size: int = 2000, output: str = "runs/fabric") -
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=8)
     main(parser.parse_args().epochs)

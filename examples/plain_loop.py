@@ -17,7 +17,7 @@ from lightning_saliency import DigitScenes, FilmRecorder, ScaleTaps, find_scales
 from lightning_saliency.networks import small_cnn
 
 
-def main(epochs: int = 3, train_size: int = 2000, output: str = "runs/plain_loop") -> Path:
+def main(epochs: int = 8, train_size: int = 2000, output: str = "runs/plain_loop") -> Path:
     data = DigitScenes(train_size=train_size, val_size=200)
     data.setup("fit")
     network = small_cnn(num_classes=10)
@@ -57,5 +57,5 @@ def validate(network: nn.Module, loader: DataLoader[Any]) -> tuple[float, torch.
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=8)
     main(parser.parse_args().epochs)
