@@ -5,13 +5,14 @@ Every explainer is built from a network and options, and leaves the network as i
 """
 
 from lightning_saliency.explainers.base import Explainer
-from lightning_saliency.explainers.baselines import CaptumExplainer, TorchcamExplainer
 from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector, RandomBlobs, RandomMap
 from lightning_saliency.explainers.fast_cam import FastCAM
 from lightning_saliency.explainers.full_grad import FullGrad
 from lightning_saliency.explainers.group_cam import GroupCAM
 from lightning_saliency.explainers.labelled import NoClassesError, explain_labels
+from lightning_saliency.explainers.libraries.baselines import CaptumExplainer, TorchcamExplainer
+from lightning_saliency.explainers.libraries.xrai import XRAI
 from lightning_saliency.explainers.mask_scoring import score_masks
 from lightning_saliency.explainers.names import CONTROL_MAPS, EXPLAINERS, find_explainer
 from lightning_saliency.explainers.registry import (
@@ -26,7 +27,6 @@ from lightning_saliency.explainers.score_cam import ScoreCAM
 from lightning_saliency.explainers.sise import SISE
 from lightning_saliency.explainers.smoe import SMOE
 from lightning_saliency.explainers.smooth_cam import SmoothGradCAMPlusPlus
-from lightning_saliency.explainers.xrai import XRAI
 
 __all__ = [
     "CONTROL_MAPS",

@@ -9,18 +9,18 @@ from typing import Any
 
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.base import Explainer
-from lightning_saliency.explainers.baselines import CaptumExplainer, TorchcamExplainer, torchcam_methods
 from lightning_saliency.explainers.cam import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from lightning_saliency.explainers.controls import CenterGaussian, EdgeDetector, RandomBlobs, RandomMap
 from lightning_saliency.explainers.fast_cam import FastCAM
 from lightning_saliency.explainers.full_grad import FullGrad
 from lightning_saliency.explainers.group_cam import GroupCAM
+from lightning_saliency.explainers.libraries.baselines import CaptumExplainer, TorchcamExplainer, torchcam_methods
+from lightning_saliency.explainers.libraries.xrai import XRAI
 from lightning_saliency.explainers.rise import RISE
 from lightning_saliency.explainers.score_cam import ScoreCAM
 from lightning_saliency.explainers.sise import SISE
 from lightning_saliency.explainers.smoe import SMOE
 from lightning_saliency.explainers.smooth_cam import SmoothGradCAMPlusPlus
-from lightning_saliency.explainers.xrai import XRAI
 
 #: Every explainer by name, called as ``EXPLAINERS[name](model, **options)``. Those from ``gradient`` on need captum,
 #: ``xrai`` the package saliency.

@@ -23,7 +23,7 @@ from lightning_saliency.explainers import (
     build_explainer,
     find_explainer,
 )
-from lightning_saliency.explainers.baselines import CAPTUM_METHODS
+from lightning_saliency.explainers.libraries.baselines import CAPTUM_METHODS
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
 from lightning_saliency.scales.find import Scale

@@ -30,6 +30,7 @@ class ToLogits(nn.Module):
         self.training = False
 
     def forward(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
+        """The logits ``[B, N]``; with ``regions``, as captum calls it, of these alone."""
         self.passed += len(images)
         logits = class_logits(self.network(images), self.output, images)
         if self.targets is not None:

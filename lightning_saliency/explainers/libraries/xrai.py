@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.explainers._adapters import ToLogits, required
 from lightning_saliency.explainers.base import Explainer, Output
+from lightning_saliency.explainers.libraries.adapters import ToLogits, required
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.functional.class_scores import class_regions
 

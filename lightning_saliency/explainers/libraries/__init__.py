@@ -1,0 +1,1 @@
+"""Explainers of other libraries behind our own interface: captum, torchcam, PAIR saliency."""
