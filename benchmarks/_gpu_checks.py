@@ -322,7 +322,7 @@ def _augmentation_oom(device: str) -> tuple[bool, str]:
         module.net = _Limited(module.net, 16 if device == "cuda" else 4)
         found.append(module.net)
 
-    _, values, _ = _fit([GroupCAMAugmentation(groups=4, film=False)], device, wrap=limit, validate=False)
+    _, values, _ = _fit([GroupCAMAugmentation(groups=4)], device, wrap=limit, validate=False)
     share, refused = values.get("group_cam/augmented", 0.0), found[0].noted.refused
     return share > 0 and refused > 0, f"augmented {share}, refused {refused} times"
 

@@ -2,8 +2,8 @@
 
 95 % of the training and validation images carry a small coloured mark that gives the class away, as a watermark or a
 hospital's token might, and the validation accuracy looks fine. The monitor warns of it, says where it is, and its film
-shows it. Then the same network is trained on, with the places hidden that it leans on (`MaskTune`, guided by SMOE
-Scale). The test images have no marks, or another class's, and tell before and after.
+shows it. Then the same network is trained on, with the place hidden that it leans on in all images (`MaskTune`, guided
+by the mean of the SMOE Scale maps). The test images have no marks, or another class's, and tell before and after.
 
     python -m examples.shortcut [--epochs N]
 """
@@ -45,7 +45,7 @@ def main(epochs: int = 8, output: str = "runs/shortcut", **sizes: Any) -> dict[s
             data,
             epochs,
             f"{output}/after",
-            MaskTune("smoe", share=0.1),  # the top tenth of the maps of the network as it is now
+            MaskTune("smoe", share=0.1, maps="mean"),  # the top tenth of the mean map of the network as it is now
             SaliencyMonitor(views=("overview", "mean")),
         ),
     }

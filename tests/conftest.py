@@ -22,7 +22,7 @@ LONG = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long tests first; of one marked ``grid(every=n)`` each n-th combination, or with ALL_COMBINATIONS all."""
+    """The long tests first; without ALL_COMBINATIONS no ``thorough`` one, and each n-th of ``grid(every=n)``."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     if os.environ.get("ALL_COMBINATIONS"):
         return
@@ -31,7 +31,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         mark = item.get_closest_marker("grid")
         test = item.nodeid.partition("[")[0]
-        (left_out if mark is not None and seen[test] % mark.kwargs["every"] else kept).append(item)
+        out = item.get_closest_marker("thorough") is not None
+        out = out or (mark is not None and seen[test] % mark.kwargs["every"] > 0)
+            "thorough"
+        ) is not None
+        (left_out if out else kept).append(item)
         seen[test] += 1
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept

@@ -102,6 +102,7 @@ def test_checks_hold_in_small(name: str) -> None:
     assert holds, text
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_whole_in_small(tmp_path: Path, capsys: Any) -> None:
     assert on_gpu.main(["--cpu", "--out", str(tmp_path)]) == 0, capsys.readouterr().out

@@ -96,9 +96,11 @@ def test_the_configuration_of_layer_masking_is_understood():
     assert len(config.statistics) == 9
 
 
-@pytest.mark.parametrize("name", ["digit_scenes", "cifar10", "cifar10_subset", "imagenet"])
+@pytest.mark.parametrize(
+    "name", ["roar_kar_digit_scenes", "roar_kar_cifar10", "roar_kar_cifar10_subset", "papers/smoe_table5"]
+)
 def test_the_configurations_of_the_project_are_understood(name):
-    content = yaml.safe_load((CONFIGS / f"roar_kar_{name}.yaml").read_text())
+    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     config = RoarKarConfig(**content)
     assert {"random"} < set(config.explainers)
     assert {spec.name for spec in config.explainers.values()} <= {*EXPLAINERS, *CONTROL_MAPS}

@@ -36,6 +36,7 @@ def run_notebook(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_blocks(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -50,7 +50,7 @@ def cells(output):
     return {path: path.stat().st_mtime_ns for path in output.rglob("*.json") if path.parent != output}
 
 
-@pytest.mark.grid(every=4)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
 @pytest.mark.parametrize("command", STUDIES)

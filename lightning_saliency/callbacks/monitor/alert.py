@@ -207,7 +207,9 @@ def place_text(found: PositionBias, name: str) -> str:
         f"{(row + 0.5) * side:.0f} % of the height from the top. "
         f"Of {found.count} images, {found.share:.0%} (95 % interval {low:.0%} to {high:.0%}) have "
         "this place among the tenth with the highest values of their map, and the class explains "
-        f"{found.explained:.0%} of how the images differ there: {name}/position_bias is {found.bias:.2f}."
+        f"{found.explained:.0%} of how the images differ there: {name}/position_bias is {found.bias:.2f}. "
+        "If that place has nothing to do with the classes, train on with MaskTune('smoe', share=0.1, maps='mean'), "
+        "which hides it."
     )
 
 

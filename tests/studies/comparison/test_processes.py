@@ -112,6 +112,7 @@ def run_slowly(**arguments):
     run_comparison(**arguments)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ray_gives_the_table_of_one(options, tmp_path):
     ray = pytest.importorskip("ray")

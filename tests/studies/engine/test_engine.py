@@ -163,6 +163,7 @@ def test_processes_replace_one_another(jobs, tmp_path):
     assert found["threads"]["pid"] != os.getpid()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_cell_that_goes_on_killing_its_process_is_given_up(jobs, tmp_path):
     cells = [Cell("always", jobs.die, {"marker": tmp_path / "always", "times": 9}, {}), *working(jobs, 3)]
@@ -188,6 +189,7 @@ def test_a_process_that_a_cell_started_may_die(jobs, tmp_path):
     assert (tmp_path / "always").read_text() == "xx"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ray_goes_on_when_a_worker_is_killed(jobs, tmp_path):
     ray = pytest.importorskip("ray")

@@ -202,6 +202,7 @@ def test_other_weights_than_the_studys_are_refused(options, tmp_path):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_killed_ten_times_over_a_study_ends_as_one_left_alone(options, tmp_path):
     """With real trainings: a study in processes of its own, killed at random moments."""
