@@ -33,8 +33,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         test = item.nodeid.partition("[")[0]
         out = item.get_closest_marker("thorough") is not None
         out = out or (mark is not None and seen[test] % mark.kwargs["every"] > 0)
-            "thorough"
-        ) is not None
         (left_out if out else kept).append(item)
         seen[test] += 1
     config.hook.pytest_deselected(items=left_out)
