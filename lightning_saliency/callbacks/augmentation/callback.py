@@ -90,7 +90,8 @@ class SaliencyAugmentation(Callback):
             own that is called as an `Action` is.
         control: ``None``, ``"random_blobs"`` or ``"other_image"``.
         maps: ``"own"``: each image is changed by its own map. ``"mean"``: by the mean of all maps so far, for a mark
-            that lies at one place in all images; objects that lie elsewhere in each are averaged away.
+            that lies at one place in all images; objects that lie elsewhere in each are averaged away. Each process
+            has the mean of its own images.
         guide_network: Whose maps they are: ``"present"``, the network as it is at each step; ``"start"``, a copy of it
             as it is when images are first replaced (in ``start_epoch``), kept in checkpoints; ``"untrained"``, a copy
             with random weights; or the path of a checkpoint that fits the network.
