@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from benchmarks._shortcut_networks import TASKS, Trained, has_data, train
 from benchmarks._timing import machine, print_table
-from lightning_saliency.callbacks.monitor.alert import AlertState, ShortcutAlert
+from lightning_saliency.callbacks.monitor.shortcuts.alert import AlertState, ShortcutAlert
 from lightning_saliency.files import write_atomically
 from lightning_saliency.functional.masking import top_fraction
 from lightning_saliency.functional.position_bias import position_bias

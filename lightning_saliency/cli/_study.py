@@ -35,7 +35,8 @@ def run_study(
         description: What it does, for ``--help``.
         config: The dataclass of its options.
         plan: Called with the options; its result's ``rich()`` is printed.
-        study: Called with the options; its result has ``tables()``, ``save()`` and, if there are any, ``verdicts()``.
+        study: Called with the options; its result has ``tables()``, ``notices()``, ``save(made=...)`` that returns the
+            files it wrote, the page first, and, if there are any, ``verdicts()``.
         arguments: For example ``["--config", "configs/roar_kar_digit_scenes.yaml", "--plan"]``.
         into: Options that are mappings, into which an argument may reach: ``--explainers.rise.init_args.masks 500``.
 

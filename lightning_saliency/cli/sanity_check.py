@@ -15,7 +15,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the check, print its table and verdicts, write the results; with ``--plan`` only say what it costs.
 
     Args:
-        arguments: For example ``["--config", "configs/sanity_check_digit_scenes.yaml"]``.
+        arguments: For example ``["--config", "configs/sanity_check_digits.yaml"]``.
 
     Returns:
         0, whatever the verdicts.

@@ -1,6 +1,5 @@
 """Pure functions of tensors: statistics, maps, masks, curves, scores and pictures. No hook, no module, no Lightning."""
 
-from lightning_saliency.functional.cascade import cascade_fusion, otsu_threshold
 from lightning_saliency.functional.class_labels import label_classes, main_classes, no_classes
 from lightning_saliency.functional.class_scores import (
     Score,
@@ -23,7 +22,7 @@ from lightning_saliency.functional.distributions import (
     truncnormal_std,
 )
 from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, Fill, NamedFill, blur, fill_images, is_random
-from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, combine, scale_weights
+from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, cascade_fusion, combine, otsu_threshold, scale_weights
 from lightning_saliency.functional.localization import (
     bbox_score,
     boxes_to_masks,

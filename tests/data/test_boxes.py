@@ -187,7 +187,7 @@ def test_errors_say_what_to_do(folder):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.csv as annotations, where there is no file"):
         read_annotations(folder / "nowhere.csv")
     with pytest.raises(ValueError, match="csv', 'coco', 'voc'"):
-        read_annotations(folder, "yolo")
+        read_annotations(folder, "no_such_format")
     with pytest.raises(ValueError, match="Allowed are file, class_name"):
         read_annotations(csv_file(folder, ["a,b"], "picture,class_name"))
     with pytest.raises(ValueError, match=r"line 2 .* cannot be read"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.filters import threshold_otsu
 
-from lightning_saliency.functional.cascade import cascade_fusion, otsu_threshold
+from lightning_saliency.functional.fusion import cascade_fusion, otsu_threshold
 
 
 def _two_humps(seed: int, shape: tuple[int, ...]) -> torch.Tensor:

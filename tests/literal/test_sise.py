@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lightning_saliency.explainers import SISE
-from lightning_saliency.functional import cascade as fast
+from lightning_saliency.functional import fusion as fast
 
 from .loops import sise as loop
 from .loops.resampling import Array, min_max

@@ -28,6 +28,8 @@ PER_IMAGE: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
     "AverageDrop": lambda b: scores.drop(*before_and_after(b)),
     "IncreaseRate": lambda b: scores.increase(*before_and_after(b)),
 }
+#: Those that ask the network.
+SCORED = ("InsertionAUC", "DeletionAUC", "AverageDrop", "IncreaseRate")
 ALL = pytest.mark.parametrize("name", metrics.__all__)
 
 
@@ -73,7 +75,7 @@ def make(name: str, average: str = "micro", **options: object) -> Metric:
 
 
 def arguments(name: str, b: dict[str, Tensor], model: object = None) -> dict[str, object]:
-    if name in ("InsertionAUC", "DeletionAUC", "AverageDrop", "IncreaseRate"):
+    if name in SCORED:
         return {"model": model or network(), **{key: b[key] for key in ("images", "saliency", "targets")}}
     return {key: b[key] for key in ("saliency", "masks", "targets")}
 

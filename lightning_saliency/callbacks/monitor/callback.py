@@ -18,10 +18,8 @@ from lightning_saliency.callbacks._trainer_lookups import (
     is_sharded,
     watched_module,
 )
-from lightning_saliency.callbacks.monitor.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
-from lightning_saliency.callbacks.monitor.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
     STAGES,
@@ -31,12 +29,14 @@ from lightning_saliency.callbacks.monitor.options import (
     parse_views,
     positive,
 )
-from lightning_saliency.callbacks.monitor.own_images import Images, OwnImages
-from lightning_saliency.callbacks.monitor.reading import BatchReading, sample_records
-from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records
+from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
+from lightning_saliency.callbacks.monitor.reading.own_images import Images, OwnImages
+from lightning_saliency.callbacks.monitor.reading.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
-from lightning_saliency.callbacks.monitor.shortcuts import ShortcutWatch
+from lightning_saliency.callbacks.monitor.shortcuts.alert import ShortcutAlert
+from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
 from lightning_saliency.callbacks.monitor.shown import READING, ShownImages
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.callbacks.monitor.values import MonitorValues

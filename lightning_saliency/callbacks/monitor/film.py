@@ -16,7 +16,7 @@ from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS, mean_maps
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
 from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
-from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS

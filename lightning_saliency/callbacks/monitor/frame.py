@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.functional.fusion import combine
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
-from lightning_saliency.callbacks.monitor.sample import ONE_PER_CLASS
+from lightning_saliency.callbacks.monitor.reading.sample import ONE_PER_CLASS
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 from lightning_saliency.explainers.base import Output

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_saliency.callbacks._run_film import RunFilm
 from lightning_saliency.callbacks._trainer_lookups import logged_step
-from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.files import Location
 from lightning_saliency.pictures.page import FilmRecords, MeanMap, film
 from lightning_saliency.pictures.page.find import RECORDS

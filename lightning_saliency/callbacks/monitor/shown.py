@@ -13,9 +13,9 @@ from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
-from lightning_saliency.callbacks.monitor.own_images import OwnImages
-from lightning_saliency.callbacks.monitor.reading import BatchReading
-from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
+from lightning_saliency.callbacks.monitor.reading.own_images import OwnImages
+from lightning_saliency.callbacks.monitor.reading.sample import FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.position_bias import PositionSums

@@ -240,8 +240,7 @@ def _opened(config: SanityCheckConfig) -> Iterator[_Study]:
     """The check, with its network and images shared for as long as it is computed."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve() if config.output is None else config.folder
-        elsewhere = config.workers > 1 or config.engine == "ray"
-        with sharing(folder, elsewhere) as share:
+        with sharing(folder, config.elsewhere) as share:
             model = model_recipe(config.model, "model", share)
             data, samples = data_recipe(config.data, config.targets, config.limit, config.seed, share)
             yield _Study(config, folder, model, data, samples)

@@ -26,7 +26,6 @@ from lightning_saliency.callbacks.augmentation.options import batch_generator, p
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.cli import main
 from lightning_saliency.explainers import EXPLAINERS, GroupCAM, build_explainer
-from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, fast_inference
 from lightning_saliency.functional.fills import blur
 from tests.callbacks.monitor.helpers import SmallNet
@@ -142,57 +141,6 @@ def test_generators_differ_by_seed_process_and_batch():
     triples = [(seed, rank, batch) for seed in range(3) for rank in range(4) for batch in range(-1, 30)]
     draws = {torch.rand((), generator=batch_generator(*triple)).item() for triple in triples}
     assert len(draws) > 0.99 * len(triples)
-
-
-# --- controls ---------------------------------------------------------------------------------------------------------
-
-
-def _autocorrelation(maps: torch.Tensor, shift: int) -> torch.Tensor:
-    centred = maps - maps.mean((1, 2), keepdim=True)
-    return (centred * centred.roll(shift, 2)).mean((1, 2)) / centred.square().mean((1, 2))
-
-
-def test_random_blobs_keep_values_area_and_autocorrelation_but_not_the_place():
-    cells = torch.randn(64, 7, 7, generator=_generator(3))
-    maps = nn.functional.interpolate(cells[:, None], 56, mode="bilinear")[:, 0].relu()
-    blobs = shuffled_blobs(maps, _generator(1))
-    assert torch.equal(blobs.flatten(1).sort(1).values, maps.flatten(1).sort(1).values)
-    masks, others = (values > values.mean((1, 2), keepdim=True) for values in (maps, blobs))
-    # The very values: their sum, and so the threshold, differs by rounding alone.
-    assert (masks.sum((1, 2)) - others.sum((1, 2))).abs().max() <= 1
-    for shift in (1, 4, 8):
-        own, theirs = (_autocorrelation(values, shift).mean().item() for values in (maps, blobs))
-        assert own == pytest.approx(theirs, abs=0.06)
-    noise = torch.rand(64, 56, 56, generator=_generator(2))
-    assert _autocorrelation(noise, 4).abs().mean() < 0.1 < _autocorrelation(blobs, 4).mean()
-    overlap = (masks & others).sum() / masks.sum()
-    assert overlap == pytest.approx(masks.float().mean().item(), abs=0.1)  # as by chance
-    assert torch.equal(blobs, shuffled_blobs(maps, _generator(1)))
-    assert not torch.equal(blobs, shuffled_blobs(maps, _generator(2)))
-    assert shuffled_blobs(maps[:0], _generator()).shape == (0, 56, 56)
-
-
-def test_every_image_gets_anothers_map():
-    maps = torch.arange(5.0)[:, None, None].expand(-1, 2, 2)
-    other = OtherImage()
-    for seed in range(20):
-        turned = other(maps, _generator(seed))[:, 0, 0]
-        assert not (turned == torch.arange(5.0)).any()
-        assert sorted(turned.tolist()) == [0, 1, 2, 3, 4]
-    alone = OtherImage()
-    assert alone(maps[3:4], _generator()).amax() == 0  # of no use: nothing came before
-    assert alone(maps[1:2], _generator())[0, 0, 0] == 3
-    assert alone(maps[:0], _generator()).shape == (0, 2, 2)
-
-
-def test_random_blobs_of_a_given_area():
-    blobs = RandomBlobs(nn.Identity(), grid=5, area=0.3)(torch.rand(8, 3, 20, 30), 0)
-    assert set(blobs.unique().tolist()) == {0.0, 1.0}
-    assert blobs.mean((1, 2)).tolist() == pytest.approx([0.3] * 8)
-    assert len({tuple(map_.flatten().tolist()) for map_ in blobs}) == 8
-    for wrong in ({"grid": 1}, {"area": 0.0}, {"area": 1.0}):
-        with pytest.raises(ValueError, match="Allowed"):
-            RandomBlobs(nn.Identity(), **wrong)
 
 
 def group_cam(**options):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from lightning_saliency import SaliencyMonitor, film
 from lightning_saliency.callbacks.monitor import page as page_module
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
-from lightning_saliency.callbacks.monitor.sample import FixedSample
+from lightning_saliency.callbacks.monitor.reading.sample import FixedSample
 from lightning_saliency.functional.normalization import normal_cdf
 from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Pictures, loader, trainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import FixedSample, SampleRecord
 from tests.batches.test_fingerprints import SPARSE
 
 

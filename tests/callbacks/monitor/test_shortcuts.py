@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_saliency.callbacks import MonitorConfigurationError, SaliencyMonitor, ShortcutAlert
-from lightning_saliency.callbacks.monitor.alert import AlertState
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
-from lightning_saliency.callbacks.monitor.positions import EpochPositions
+from lightning_saliency.callbacks.monitor.shortcuts.alert import AlertState
+from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions
 from lightning_saliency.functional.position_bias import PositionBias, PositionSums, position_bias
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.pictures.film import Film

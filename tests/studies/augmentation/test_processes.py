@@ -71,7 +71,7 @@ def test_a_killed_comparison_goes_on(config, one_thread, tmp_path):
     assert {path: path.read_bytes() for path in done} == done
 
 
-@pytest.mark.grid(every=2)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_two_workers_find_what_one_does(config, one_thread, tmp_path, engine):

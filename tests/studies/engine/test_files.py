@@ -1,4 +1,4 @@
-"""Atomic writing, weights' fingerprint, bootstrap, promised time and controls: the parts of a comparison."""
+"""Atomic writing, weights' fingerprint, bootstrap, and promised time: the parts of a comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from lightning_saliency.explainers.controls import CenterGaussian, RandomMap
 from lightning_saliency.files import write_atomically
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.studies.engine.cell import Cell, compute_cell, read_record
@@ -101,27 +100,6 @@ def test_the_promise_after_the_first_chunk_holds_for_cells_of_very_different_cos
         left.record(cell, 49, 49 * cost)
     assert left.seconds() == 0
     assert left.share_done() == 1
-
-
-def test_random_maps_depend_on_the_image_and_the_seed_only():
-    images, model = torch.rand(3, 3, 9, 7), nn.Identity()
-    maps = RandomMap(model)(images, torch.tensor([0, 1, 0]))
-    alone = RandomMap(model)(images[1:2], 1)
-    assert torch.equal(maps[1], alone[0])
-    assert torch.equal(RandomMap(model)(images[1:2]), alone)
-    assert not torch.equal(RandomMap(model, seed=1)(images[1:2], 1), alone)
-    assert not torch.equal(maps[0], maps[2])
-
-
-def test_the_central_gaussian():
-    one = CenterGaussian(nn.Identity(), sigma=0.2)(torch.rand(2, 3, 9, 5), 0)
-    y, x = torch.meshgrid(torch.arange(9.0) - 4, torch.arange(5.0) - 2, indexing="ij")
-    expected = torch.exp(-0.5 * ((y / 1.8) ** 2 + (x / 1.0) ** 2))
-    expected = (expected - expected.min()) / (expected.max() - expected.min())
-    assert torch.allclose(one[0], expected, atol=1e-6)
-    assert torch.equal(one[0], one[1])
-    with pytest.raises(ValueError, match="sigma=0"):
-        CenterGaussian(nn.Identity(), sigma=0)
 
 
 @pytest.mark.parametrize("name", ["report.html", "results.csv", "curves.png"])

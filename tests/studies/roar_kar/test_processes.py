@@ -61,7 +61,7 @@ def mortal(options, tmp_path):
     return {**options, "model": {"class_path": "mortal_module.Mortal", "init_args": arguments}, "network": "model"}
 
 
-@pytest.mark.grid(every=2)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_processes_that_die_in_mid_training_cost_their_cells_only(options, tmp_path, engine):

@@ -7,11 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lightning_saliency.callbacks.monitor.alert import AlertState, ShortcutAlert
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
-from lightning_saliency.callbacks.monitor.positions import EpochPositions, batches_of
-from lightning_saliency.callbacks.monitor.reading import Pending
+from lightning_saliency.callbacks.monitor.reading.batch_maps import Pending
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
+from lightning_saliency.callbacks.monitor.shortcuts.alert import AlertState, ShortcutAlert
+from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions, batches_of
 from lightning_saliency.functional.position_bias import POSITION_GRID, PositionSums
 from lightning_saliency.scales.maps import coarse_statistics
 from lightning_saliency.scales.reader import PassMaps

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
-from lightning_saliency.callbacks.monitor.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.data.image_files import image_files, read_picture
 from lightning_saliency.explainers import SMOE
 from lightning_saliency.explainers.base import Output

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lightning_saliency.batches import BatchContent, BatchReader, NoImagesError, find_predictions
 from lightning_saliency.callbacks._trainer_lookups import loaders_form, several_loaders
 from lightning_saliency.callbacks.monitor.options import check_layers
-from lightning_saliency.callbacks.monitor.positions import EpochPositions
-from lightning_saliency.callbacks.monitor.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions
 from lightning_saliency.functional.position_bias import cell_features
 from lightning_saliency.functional.statistics import Statistic
 from lightning_saliency.scales.reader import CompiledReader, Layers, PassMaps, ScaleReader

@@ -1,0 +1,1 @@
+"""Numbers of a run that tell of a shortcut, and the warning."""
