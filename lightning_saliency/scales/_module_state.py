@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,7 +35,9 @@ def kept_state(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     attributes = [(module, dict(vars(module))) for module in modules]
-    restores = [restore for module in modules for restore in _content_of(module)]
+    kept = _Kept()
+    for module in modules:
+        kept.add_module(module)
     try:
         for module in modules:
             if hasattr(type(module), "log_dict") and hasattr(type(module), "training_step"):
@@ -44,56 +46,75 @@ def kept_state(model: nn.Module) -> Iterator[None]:
     finally:
         for module, values in attributes:
             _refill(vars(module), values)
-        for restore in restores:
-            restore()
+        kept.restore()
 
 
 def _ignore(*_args: object, **_kwargs: object) -> None:
     """Stands where a LightningModule's ``log`` is."""
 
 
-def _content_of(module: nn.Module) -> Iterator[_Restore]:
-    layer = _is_layer(type(module))
-    for name, value in vars(module).items():
-        if name == "_buffers" and _only_reads_buffers(type(module)):
-            yield from _content(value, 0)
-        elif name == "_parameters":
-            yield from _content(value, 0 if layer else 1)
-        elif name != "_modules":
-            yield from _content(value, _DEPTH)
-        else:
-            yield from _content(value, 0)
+class _Kept:
+    """The present content of values, to be given back to them."""
 
+    def __init__(self) -> None:
+        self._restores: list[_Restore] = []
+        # Most containers of a network are tables of hooks without an entry.
+        self._empty: list[Any] = []
 
-def _content(value: Any, depth: int) -> Iterator[_Restore]:
-    """Functions that give a value, and what lies up to ``depth`` levels inside it, its present content back."""
-    if isinstance(value, (dict, list, set, deque)):
-        copy = value.copy()
-        yield lambda: _refill(value, copy)
-        if depth > 0 and not isinstance(value, set):
-            for each in value.values() if isinstance(value, dict) else value:
-                if not isinstance(each, _PLAIN):
-                    yield from _content(each, depth - 1)
-    elif isinstance(value, Tensor):
-        # Inference tensors cannot be written to in an ordinary pass, tensors on the meta device have no values.
-        if type(value) in (Tensor, nn.Parameter, nn.Buffer) and not value.is_inference() and not value.is_meta:
-            yield _tensor_restore(value)
-    elif isinstance(value, np.ndarray):
-        values = value.copy()
-        yield lambda: np.copyto(value, values)
-    elif isinstance(value, torch.Generator):
-        state = value.get_state()
-        yield lambda: value.set_state(state)
-    elif isinstance(value, np.random.Generator):
-        bits = value.bit_generator
-        numpy_state = bits.state
-        yield lambda: setattr(bits, "state", numpy_state)
-    elif isinstance(value, np.random.RandomState):
-        legacy = value.get_state()
-        yield lambda: value.set_state(legacy)
-    elif isinstance(value, random.Random):
-        python = value.getstate()
-        yield lambda: value.setstate(python)
+    def restore(self) -> None:
+        """Give every value its content back."""
+        for value in self._empty:
+            if value:
+                value.clear()
+        for restore in self._restores:
+            restore()
+
+    def add_module(self, module: nn.Module) -> None:
+        """Keep the content of a module's attributes, not that of the modules inside it."""
+        kind = type(module)
+        for name, value in vars(module).items():
+            # Quick for what nearly all attributes are.
+            if type(value) in _PLAIN:
+                continue
+            if type(value) in _TABLES and not value:
+                self._empty.append(value)
+            elif name == "_modules" or (name == "_buffers" and _only_reads_buffers(kind)):
+                self._add(value, 0)
+            elif name == "_parameters":
+                self._add(value, 0 if _is_layer(kind) else 1)
+            else:
+                self._add(value, _DEPTH)
+
+    def _add(self, value: Any, depth: int) -> None:
+        """Keep a value's content, and what lies up to ``depth`` levels inside it."""
+        add = self._restores.append
+        if isinstance(value, (dict, list, set, deque)):
+            copy = value.copy()
+            add(lambda: _refill(value, copy))
+            if depth > 0 and not isinstance(value, set):
+                for each in value.values() if isinstance(value, dict) else value:
+                    if type(each) not in _PLAIN:
+                        self._add(each, depth - 1)
+        elif isinstance(value, Tensor):
+            # Inference tensors cannot be written to in an ordinary pass, tensors on the meta device have no values.
+            if type(value) in (Tensor, nn.Parameter, nn.Buffer) and not value.is_inference() and not value.is_meta:
+                add(_tensor_restore(value))
+        elif isinstance(value, np.ndarray):
+            values = value.copy()
+            add(lambda: np.copyto(value, values))
+        elif isinstance(value, torch.Generator):
+            state = value.get_state()
+            add(lambda: value.set_state(state))
+        elif isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            numpy_state = bits.state
+            add(lambda: setattr(bits, "state", numpy_state))
+        elif isinstance(value, np.random.RandomState):
+            legacy = value.get_state()
+            add(lambda: value.set_state(legacy))
+        elif isinstance(value, random.Random):
+            python = value.getstate()
+            add(lambda: value.setstate(python))
 
 
 def _tensor_restore(tensor: Tensor) -> _Restore:
@@ -129,7 +150,8 @@ def _refill(value: Any, content: Any) -> None:
         value.update(content)
 
 
-_PLAIN = (int, float, bool, str, bytes, type(None))
+_PLAIN = frozenset({int, float, complex, bool, str, bytes, tuple, type(None)})
+_TABLES = frozenset({dict, OrderedDict, set})
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # Their running statistics are only read in eval mode. Subclasses may do as they please.
 _NORMALIZATION = frozenset(

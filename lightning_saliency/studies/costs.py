@@ -20,7 +20,7 @@ from lightning_saliency.studies.passes import counted_passes
 # Images that an explainer is timed on that is not so fast that all can be explained.
 _IMAGES = 2
 # A first map that took so many seconds, or its part that was run, tells enough.
-_LONG = 2.0
+_LONG = 0.6
 # Images with sides from this on are first tried at half their size.
 _LARGE = 128
 
