@@ -28,7 +28,7 @@ CLOCKS = ("passed", "processor")
 
 
 class _Stopwatch(pl.Callback):
-    """Seconds, passed and of the processor, of one training epoch with its validation, or of a validation from its second batch on.
+    """Seconds, passed and of the processor, of a training epoch with its validation, or of a validation.
 
     The probing pass that finds the scales belongs to a run, not to an epoch of it; it happens in the first batch.
     """
