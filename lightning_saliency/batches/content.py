@@ -224,18 +224,19 @@ class BatchContent(BatchImages):
             )
         return found.cpu()
 
-    def objects(self, size: tuple[int, int] | None = None) -> Tensor | None:
+    def objects(self, size: Sequence[int] | None = None) -> Tensor | None:
         """The regions of the objects of each image, from its masks or else its boxes.
 
         They are found by their names (``masks``, ``boxes``, …) or as torchvision's ``Mask`` and ``BoundingBoxes``, as
         tensors or as one an image, see `mask_regions` and `box_regions`.
 
         Args:
-            size: ``(H, W)`` of the images; ``None``: their own.
+            size: ``(H, W)`` of the images, or ``(T, H, W)`` of volumes; ``None``: their own.
 
         Returns:
             ``[B, H, W]`` bool, the union of each image's objects; ``None`` where the batch carries none of that size,
-            or the images are of different sizes.
+            or the images are of different sizes. Of volumes ``[B, T, H, W]``, from masks of their own size alone: a
+            warning says that others, and boxes, are passed over.
         """
         if size is None and len({image.shape for image in self.held}) > 1:
             return None
@@ -246,9 +247,14 @@ class BatchContent(BatchImages):
                 found = mask_regions(node.value, self.count, size, self._keys.ignore_index)
                 if found is not None:
                     return found
+                self._say_flat(node, size)
         for node in beside:
             if role(node.name) == "box" or _are(node.value, tv_tensors.BoundingBoxes):
-                found = box_regions(node.value, self.count, size, box_format(node.name) or self._keys.box_format)
+                self._say_flat(node, size)
+                if len(size) > 2:
+                    continue
+                form = box_format(node.name) or self._keys.box_format
+                found = box_regions(node.value, self.count, (size[0], size[1]), form)
                 if found is not None:
                     return found
         return None
@@ -285,6 +291,15 @@ class BatchContent(BatchImages):
         given = self._at(self._keys.index)[1] if self._keys.index is not None else None
         fitting = [node for node in group if is_vector(node.value, self.count) and node.path != given]
         return sorted(fitting, key=lambda node: getattr(node.value, "dtype", None) == torch.bool)
+
+    def _say_flat(self, node: Node, size: Sequence[int]) -> None:
+        """Warn of objects of which it is not known in which slices of a volume they are."""
+        if len(size) > 2:
+            self._say(
+                f"The objects under {dotted(node.path)!r}, {describe(node.value)}, are passed over. Allowed are masks "
+                f"of the volumes' own size, [B, {', '.join(map(str, size))}]; boxes do not say in which slices they "
+                "are."
+            )
 
     def _say_which(self, what: str, option: str, fitting: Sequence[Node]) -> None:
         """Warn where there was a choice."""

@@ -23,7 +23,8 @@ def fingerprint(images: Tensor | Sequence[Tensor]) -> Tensor:
     have the mean 0, and the mean of x. So a single dot on an even ground is told from another one elsewhere.
 
     Args:
-        images: ``[B, C, H, W]``, or a sequence of B images ``[C, H, W]`` of one number of channels.
+        images: ``[B, C, H, W]``, or a sequence of B images ``[C, H, W]`` of one number of channels; or volumes
+            ``[B, C, T, H, W]``, which are taken as images of their slices, one below the other.
 
     Returns:
         ``[B, C·65 + 4]`` float32 on the CPU; the last four are H, W, the root mean square of the image and the relative
@@ -40,13 +41,15 @@ def fingerprint(images: Tensor | Sequence[Tensor]) -> Tensor:
         if len({image.shape for image in images}) == 1:
             return fingerprint(torch.stack(list(images)))
         return torch.cat([fingerprint(image[None]) for image in images])
+    deep = images.ndim == 5
+    images = images.flatten(2, 3) if deep else images
     rounding = torch.finfo(images.dtype).eps if images.is_floating_point() else 0.0
     # Apple's devices have no float64.
     precise = torch.float32 if images.device.type == "mps" else torch.float64
     height, width = images.shape[-2:]
     rows, columns = (_projection(side).to(images.device, precise) for side in (height, width))
     prints = []
-    for chunk in torch.split(images.detach(), _CHUNK):
+    for chunk in torch.split(images.detach(), 1 if deep else _CHUNK):
         # NaN equals nothing, not even itself.
         pixels = torch.nan_to_num(chunk.to(precise), posinf=0.0, neginf=0.0)
         seen = (rows @ pixels @ columns.T / (height * width) ** 0.5).flatten(1)

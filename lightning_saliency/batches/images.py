@@ -8,17 +8,25 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_saliency.batches.names import rank, role
-from lightning_saliency.batches.tree import Node, fields, is_batch_of_images, is_one_image
+from lightning_saliency.batches.tree import Node, fields, is_batch_of_images, is_batch_of_volumes, is_one_image
 
 
-def image_candidates(nodes: Sequence[Node]) -> list[Node]:
+def image_candidates(nodes: Sequence[Node], volumes: bool = False) -> list[Node]:
     """The parts of a branch that may be images, the likeliest first: tensors, or where there are none lists of images.
 
     Args:
         nodes: All parts of the branch.
+        volumes: Whether volumes and clips count, too, unless their name says something else.
     """
-    batches = [node for node in nodes if is_batch_of_images(node.value)]
-    return sorted(batches or [node for node in nodes if _is_list_of_images(node, nodes)], key=standing)
+    deep = [
+        node for node in nodes if volumes and is_batch_of_volumes(node.value) and role(node.name) in ("image", None)
+    ]
+    flat = [node for node in nodes if is_batch_of_images(node.value)]
+    if flat and deep:
+        flat = [node for node in nodes if any(node is one for one in (*flat, *deep))]
+    elif not flat:
+        flat = [*(node for node in nodes if _is_list_of_images(node, nodes)), *deep]
+    return sorted(flat, key=standing)
 
 
 def standing(node: Node) -> tuple[int, bool, int]:
@@ -29,13 +37,13 @@ def standing(node: Node) -> tuple[int, bool, int]:
     return usual, not first.is_floating_point(), rank(node.name) if usual == 0 else 0
 
 
-def holds_images(value: Any) -> bool:
-    """Whether this is a tensor of images, or a list of them."""
-    return is_batch_of_images(value) or _are_alike(value)
+def holds_images(value: Any, volumes: bool = False) -> bool:
+    """Whether this is a tensor of images, or a list of them; where they count, or of volumes."""
+    return is_batch_of_images(value) or _are_alike(value) or (volumes and is_batch_of_volumes(value))
 
 
 def layout_of(images: Tensor) -> Literal["NCHW", "NHWC"]:
-    """Where the channels of images or of one image are: first, unless only the last side is one of colours.
+    """Where the channels of images, volumes or one image are: first, unless only the last side is one of colours.
 
     Example:
         >>> import torch
@@ -48,9 +56,9 @@ def layout_of(images: Tensor) -> Literal["NCHW", "NHWC"]:
 
 
 def channels(value: Any) -> int:
-    """Number of channels of a tensor or list of images."""
+    """Number of channels of a tensor or list of images, or of a tensor of volumes."""
     images = value if isinstance(value, Tensor) else value[0]
-    return int(images.shape[-1] if layout_of(images) == "NHWC" else images.shape[-3])
+    return int(images.shape[-1] if layout_of(images) == "NHWC" else images.shape[-4 if images.ndim == 5 else -3])
 
 
 def _are_alike(value: Any) -> bool:

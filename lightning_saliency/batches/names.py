@@ -8,6 +8,8 @@ Role = Literal["image", "label", "index", "box", "mask", "other"]
 
 # The likeliest first.
 _IMAGES = ("image", "images", "pixel_values", "img", "imgs", "x", "input", "inputs", "data", "pixels")
+# Of five dimensions, see `volumes` of ``BatchReader``.
+_VOLUMES = ("video", "videos", "clip", "clips", "volume", "volumes", "frames", "scan", "ct", "mri")
 _LABELS = (
     *("label", "labels", "target", "targets", "class", "classes", "y", "truth", "ground_truth", "gt"),
     *("class_label", "class_labels", "class_id", "class_ids", "class_index", "class_idx", "cls"),
@@ -29,7 +31,7 @@ def role(name: str | int) -> Role | None:
         ['image', 'label', 'index', 'box', 'other', None]
     """
     plain = _plain(name)
-    if plain in _IMAGES:
+    if plain in _IMAGES or plain in _VOLUMES:
         return "image"
     if plain in _LABELS:
         return "label"
@@ -46,7 +48,7 @@ def role(name: str | int) -> Role | None:
 def rank(name: str | int) -> int:
     """How usual a name is among those of its role, 0 the most."""
     plain = _plain(name)
-    return next((names.index(plain) for names in (_IMAGES, _LABELS, _BOXES, _MASKS) if plain in names), 99)
+    return next((names.index(plain) for names in (_IMAGES + _VOLUMES, _LABELS, _BOXES, _MASKS) if plain in names), 99)
 
 
 def box_format(name: str | int) -> str | None:

@@ -34,7 +34,7 @@ def check_box_format(form: str) -> str:
     return lower
 
 
-def mask_regions(masks: Any, count: int, size: tuple[int, int], ignore_index: int | None) -> Tensor | None:
+def mask_regions(masks: Any, count: int, size: Sequence[int], ignore_index: int | None) -> Tensor | None:
     """Where the objects of masks are.
 
     Args:
@@ -42,11 +42,11 @@ def mask_regions(masks: Any, count: int, size: tuple[int, int], ignore_index: in
             is no object. Floating-point ones count if, but for ``ignore_index``, they hold 0 and one whole number;
             others are depths, densities or other quantities, and no objects.
         count: B.
-        size: ``(H, W)`` of the images.
+        size: ``(H, W)`` of the images. Masks of volumes of ``(T, H, W)`` are ``[B, T, H, W]`` or ``[B, n, T, H, W]``.
         ignore_index: The number of pixels without a label; they, negative numbers and NaN cover nothing.
 
     Returns:
-        bool ``[B, H, W]``; ``None`` where these are no masks of objects of that number and size.
+        bool ``[B, H, W]`` or ``[B, T, H, W]``; ``None`` where these are no masks of objects of that number and size.
 
     Example:
         >>> mask_regions(torch.tensor([[[0, 2, 255]]]), 1, (1, 3), 255)
@@ -55,7 +55,7 @@ def mask_regions(masks: Any, count: int, size: tuple[int, int], ignore_index: in
         True
     """
     single = _one_an_image(masks, count)
-    if single is None or any(mask.ndim < 2 or mask.shape[-2:] != torch.Size(size) for mask in single):
+    if single is None or any(mask.shape[-len(size) :] != torch.Size(size) for mask in single):
         return None
     # A tensor is looked at as a whole: each question asked of a device costs a wait.
     parts = (

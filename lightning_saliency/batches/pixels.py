@@ -17,7 +17,8 @@ class BatchImages:
     """The images of a batch.
 
     Args:
-        images: ``[B, C, H, W]`` or ``[B, H, W, C]``, or a list of B ``[C, H, W]`` or ``[H, W, C]``.
+        images: ``[B, C, H, W]`` or ``[B, H, W, C]``, or a list of B ``[C, H, W]`` or ``[H, W, C]``; where a reader
+            takes them, volumes ``[B, C, T, H, W]`` or ``[B, T, H, W, C]``.
     """
 
     def __init__(self, images: Tensor | Sequence[Tensor]) -> None:
@@ -41,7 +42,7 @@ class BatchImages:
     @property
     def single(self) -> list[Tensor]:
         """Each image ``[C, H, W]``, which may be of different sizes."""
-        rows = (row for one in self.held for row in (plain(one) if one.ndim == 4 else plain(one)[None]))
+        rows = (row for one in self.held for row in (plain(one) if one.ndim > 3 else plain(one)[None]))
         return [row.movedim(-1, 0) for row in rows] if self.layout == "NHWC" else list(rows)
 
     @cached_property
@@ -65,14 +66,13 @@ class BatchImages:
 
     @property
     def pictures(self) -> Tensor:
-        """The images ``[B, C, H, W]`` in any layout."""
+        """The images ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``, in any layout."""
         return self.images.movedim(-1, 1) if self.layout == "NHWC" else self.images
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the images."""
-        height, width = self.pictures.shape[-2:]
-        return height, width
+    def size(self) -> tuple[int, ...]:
+        """(H, W) of the images, (T, H, W) of volumes."""
+        return tuple(self.pictures.shape[2:])
 
     def channels_first(self) -> Tensor:
         """The images, if they are ``[B, C, H, W]``.

@@ -12,7 +12,21 @@ from lightning_saliency.batches.content import BatchContent, Keys
 from lightning_saliency.batches.images import holds_images, image_candidates, standing
 from lightning_saliency.batches.labels import groups_of_labels, vectors
 from lightning_saliency.batches.objects import check_box_format
-from lightning_saliency.batches.tree import BatchError, Node, NoImagesError, Path, children, describe, follow, walk
+from lightning_saliency.batches.tree import (
+    BatchError,
+    Node,
+    NoImagesError,
+    Path,
+    children,
+    describe,
+    follow,
+    is_batch_of_volumes,
+    walk,
+)
+
+_FLAT_ALONE = (
+    " Volumes and clips [B, C, T, H, W] are read by SaliencyMonitor alone; SMOE, Grad-CAM and FastCAM map them."
+)
 
 
 class BatchReader:
@@ -22,6 +36,9 @@ class BatchReader:
     any depth; images are a tensor ``[B, C, H, W]`` (or ``[B, H, W, C]``), or a list of B tensors ``[C, H, W]``, as
     detectors take them. A batch may have several branches with images, such as the labelled and the unlabelled one of a
     ``CombinedLoader``: the first whose images have labels is taken, and nothing of another one.
+
+    Volumes and clips ``[B, C, T, H, W]`` (or ``[B, T, H, W, C]``) count as images where that is asked for. Clips with
+    the frames before the channels, ``[B, T, C, H, W]``, are not told from volumes by guessing, and refused.
 
     Images: under a usual name (``image``, ``pixel_values``, ``x``, …) before others, floating point before uint8, in
     the order of the batch; those under names of something else (``mask``, ``depth``, ``target``) last.
@@ -36,6 +53,7 @@ class BatchReader:
             ``bbox_xywh``): ``"xyxy"``, ``"xywh"``, ``"cxcywh"`` in pixels, ``"relative_cxcywh"`` and the like in shares
             of the image's sides, and torchvision's rotated ones.
         ignore_index: The number in masks of pixels without a label.
+        volumes: Whether tensors of five dimensions are images, too.
 
     Raises:
         ValueError: If ``box_format`` is unknown.
@@ -56,8 +74,10 @@ class BatchReader:
         *,
         box_format: str = "xyxy",
         ignore_index: int | None = 255,
+        volumes: bool = False,
     ) -> None:
         self.keys = Keys(image_key, label_key, index_key, check_box_format(box_format), ignore_index)
+        self.volumes = volumes
         self._said: set[str] = set()
 
     def read(self, batch: Any, form: Any = None) -> BatchContent:
@@ -70,12 +90,14 @@ class BatchReader:
 
         Raises:
             NoImagesError: If there are no images, as in the batches of a second loader of texts.
-            BatchError: If there are none under ``image_key``, which the batch has.
+            BatchError: If there are none under ``image_key``, which the batch has, or they seem to be clips
+                ``[B, T, C, H, W]``.
         """
         read = [self._read(batch, path, part) for path, part in _branches(batch, form)]
         content = _first_labelled([content for content in read if content is not None])
         if content is None:
             raise self._nothing(batch)
+        _check_clips(content)
         return content
 
     def say(self, message: str) -> None:
@@ -87,14 +109,14 @@ class BatchReader:
     def _read(self, batch: Any, branch: Path, part: Any) -> BatchContent | None:
         """What is in a branch, or ``None`` where it has no images."""
         nodes = [Node((*branch, *node.path), node.value, len(branch)) for node in walk(part)]
-        candidates = image_candidates(nodes)
+        candidates = image_candidates(nodes, self.volumes)
         key = self.keys.image
         chosen: list[Node] = []
         if key is not None:
             for root, start in ((batch, ()), (part, branch)):
                 value, inner = follow(root, key)
                 path = (*start, *inner)
-                if not chosen and holds_images(value) and path[: len(branch)] == branch:
+                if not chosen and holds_images(value, self.volumes) and path[: len(branch)] == branch:
                     chosen = [Node(path, value)]
         elif candidates:
             chosen = [node for node in candidates if standing(node)[:2] == standing(candidates[0])[:2]]
@@ -104,16 +126,26 @@ class BatchReader:
     def _nothing(self, batch: Any) -> BatchError:
         key = self.keys.image
         if key is None:
-            deep = [node.value for node in walk(batch) if isinstance(node.value, Tensor) and node.value.ndim == 5]
             remedy = "Say where they are with image_key, for example image_key='inputs.image' or image_key=0."
-            if deep:
-                remedy += " Volumes and clips [B, C, T, H, W] are not read from batches: SMOE and Grad-CAM map them."
+            if any(is_batch_of_volumes(node.value) for node in walk(batch)):
+                remedy += _FLAT_ALONE
             return NoImagesError(f"Found no images [B, C, H, W] in the batch, which is {describe(batch)}. {remedy}")
         # Where there are no images at all, it is another loader's batch; where there are, the key is wrong.
-        kind = BatchError if image_candidates(list(walk(batch))) else NoImagesError
+        kind = BatchError if image_candidates(list(walk(batch)), self.volumes) else NoImagesError
+        found = follow(batch, key)[0]
         return kind(
-            f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(follow(batch, key)[0])}. "
-            f"The batch is {describe(batch)}."
+            f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(found)}. "
+            f"The batch is {describe(batch)}.{_FLAT_ALONE if is_batch_of_volumes(found) else ''}"
+        )
+
+
+def _check_clips(content: BatchContent) -> None:
+    """Raise for tensors of five dimensions that have more channels than a picture, and as many slices as colours."""
+    shape = content.held[0].shape
+    if len(shape) == 5 and content.layout == "NCHW" and shape[1] > 4 and shape[2] in (1, 3):
+        raise BatchError(
+            f"Got images {list(shape)}, which seem to be clips [B, T, C, H, W]. Allowed are [B, C, T, H, W]; permute "
+            "them in the data set (clip.permute(1, 0, 2, 3)), and back in the network if it takes frames first."
         )
 
 

@@ -142,7 +142,8 @@ def as_columns(samples: Sequence[Any]) -> dict[str | int, list[Any]] | None:
         return None
     named = [fields(sample) for sample in samples]
     if all(sample is not None for sample in named):
-        if any(is_batch_of_images(node.value) for sample in samples for node in walk(sample)):
+        values = [node.value for sample in samples for node in walk(sample)]
+        if any(is_batch_of_images(value) or is_batch_of_volumes(value) for value in values):
             return None
         rows = [sample for sample in named if sample is not None]
         shared = [name for name in rows[0] if all(name in row for row in rows)]
@@ -158,6 +159,11 @@ def as_columns(samples: Sequence[Any]) -> dict[str | int, list[Any]] | None:
 def is_batch_of_images(value: Any) -> bool:
     """Whether this may be images ``[B, C, H, W]`` or ``[B, H, W, C]``, floating point or uint8."""
     return _is_pixels(value, 4) and min(value.shape[1:]) > 0
+
+
+def is_batch_of_volumes(value: Any) -> bool:
+    """Whether this may be volumes or clips ``[B, C, T, H, W]`` or ``[B, T, H, W, C]``, floating point or uint8."""
+    return _is_pixels(value, 5) and min(value.shape[1:]) > 0
 
 
 def is_one_image(value: Any) -> bool:

@@ -13,6 +13,8 @@ from lightning_saliency.scales._trace import tensors_in
 
 # Rows and columns of an even grid over the image, of whose points and blocks images are recognised.
 _POINTS = 8
+# Of a volume, so many slices that lie evenly over it.
+_SLICES = 4
 # A row shows an image if their correlation is at least this; a normalised or rounded copy reaches 0.999.
 _SAME = 0.99
 
@@ -36,19 +38,21 @@ class BatchImages:
     """The images of a batch, to be recognised at the entrance of a network.
 
     An image is recognised by 64 of its pixels and the means of 64 blocks, standardised in each channel: images that
-    the module normalises, scales or converts on their way to the network are recognised, mirrored ones are not.
+    the module normalises, scales or converts on their way to the network are recognised, mirrored ones are not. Of a
+    volume or clip, four slices are looked at in this way.
 
     Args:
-        images: ``[B, C, H, W]`` as the data loader gave them.
+        images: ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``, as the data loader gave them.
     """
 
     def __init__(self, images: Tensor) -> None:
         self.count = images.shape[0]
-        self.size: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
+        self.ndim = images.ndim
+        self.size: tuple[int, ...] = tuple(images.shape[1:])
         self._prints = _prints(images)
 
     def rows(self, entering: Tensor) -> PassRows:
-        """Which image each row of a tensor ``[n, C, H, W]`` (or ``[n, H, W, C]``) shows.
+        """Which image each row of a tensor ``[n, C, H, W]`` (or ``[n, H, W, C]``, or of volumes) shows.
 
         Rows that are not recognised are taken in order.
         """
@@ -56,7 +60,7 @@ class BatchImages:
         in_order = tuple(row if row < self.count else -1 for row in range(count))
         prints = _prints(entering)
         if prints.shape[1:] != self._prints.shape[1:]:
-            other = _prints(entering.movedim(-1, 1)) if entering.ndim == 4 else prints
+            other = _prints(entering.movedim(-1, 1)) if entering.ndim == self.ndim else prints
             if other.shape[1:] != self._prints.shape[1:]:
                 return PassRows(0.0, in_order, False)
             prints = other
@@ -87,20 +91,20 @@ class Entrance:
         module: The module.
         rows: Which image of the batch each row shows.
         batch: How many rows there are.
-        size: (C, H, W), whatever the layout.
+        size: (C, H, W) or (C, T, H, W), whatever the layout.
     """
 
     module: nn.Module
     rows: PassRows
     batch: int
-    size: tuple[int, int, int]
+    size: tuple[int, ...]
 
     @classmethod
     def of(cls, module: nn.Module, entering: Tensor, images: BatchImages) -> Entrance:
-        """What a tensor ``[n, C, H, W]`` or ``[n, H, W, C]`` is that enters a module."""
-        first, second, third = entering.shape[1:]
-        last = third == images.size[0] and first != images.size[0]
-        size = (third, first, second) if last else (first, second, third)
+        """What a tensor ``[n, C, H, W]`` or ``[n, H, W, C]``, or one of volumes, is that enters a module."""
+        sides = tuple(entering.shape[1:])
+        last = sides[-1] == images.size[0] and sides[0] != images.size[0]
+        size = (sides[-1], *sides[:-1]) if last else sides
         return cls(module, images.rows(entering), entering.shape[0], size)
 
     def read_rows(self, wanted: frozenset[int] | None) -> list[int]:
@@ -115,7 +119,7 @@ class PassMaps:
 
     Attributes:
         images: The rows of the batch whose maps there are, in order.
-        maps: One map ``[n, h, w]`` a scale, of these rows.
+        maps: One map ``[n, h, w]``, or ``[n, t, h, w]`` of volumes, a scale, of these rows.
     """
 
     images: tuple[int, ...]
@@ -171,14 +175,17 @@ def joined(parts: Sequence[tuple[Entrance, list[Tensor]]], wanted: frozenset[int
     return PassMaps(images, [torch.stack([of_image[image][level] for image in images]) for level in range(levels)])
 
 
-def entering_images(args: object) -> Tensor | None:
-    """The first tensor ``[n, C, H, W]`` among what a module was called with."""
-    return next((tensor for tensor in tensors_in(args) if tensor.ndim == 4 and min(tensor.shape) > 0), None)
+def entering_images(args: object, ndim: int = 4) -> Tensor | None:
+    """The first tensor ``[n, C, H, W]``, or of other ``ndim`` dimensions, among what a module was called with."""
+    return next((tensor for tensor in tensors_in(args) if tensor.ndim == ndim and min(tensor.shape) > 0), None)
 
 
 def _prints(images: Tensor) -> Tensor:
     """What an image is recognised by: ``[B, n]``, of which two agree where their product's mean is 1."""
     images = images.detach()
+    if images.ndim == 5:
+        slices = torch.linspace(0, images.shape[2] - 1, _SLICES, device=images.device).round().long()
+        images = images[:, :, slices].flatten(1, 2)
     rows, columns = (
         torch.linspace(0, side - 1, _POINTS, device=images.device).round().long() for side in images.shape[-2:]
     )

@@ -7,6 +7,7 @@ says which of them are the scales; the other maps are forgotten.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,7 +55,8 @@ class FirstPass:
 
     Args:
         model: The network, in whatever mode it is run.
-        images: ``[B, C, H, W]``: the batch's images, by which the pass over them is recognised.
+        images: ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``: the batch's images, by which the pass over them is
+            recognised.
         statistic: A name in ``STATISTICS`` or a ``Statistic``.
         rows: The rows of the batch whose maps are wanted; ``None``: all.
         layers: ``"auto"``, or the modules whose outputs are the scales, by name or themselves, see `named_scales`.
@@ -124,10 +126,7 @@ class FirstPass:
             raise TapError(f"Reading the activations failed: {self._error}") from self._error
         calls = [each for top in self._top for each in self._passes_in(top)]
         if not calls:
-            raise TapError(
-                f"No module of {type(self.model).__name__} was called with images [B, C, H, W] in this step, so that "
-                "nothing could be read. Name the network that the step runs with model=."
-            )
+            raise self._nothing_entered()
         parts: list[tuple[Entrance, list[Tensor]]] = []
         scales: tuple[Scale, ...] = ()
         chosen = choose_passes([self._entered[id(call)] for call in calls], self._images.count)
@@ -137,6 +136,19 @@ class FirstPass:
             if [(scale.module, scale.read) for scale in own] == [(scale.module, scale.read) for scale in scales]:
                 parts.append((entrance, maps))
         return scales, calls[chosen[0][0]].name, joined(parts, self._wanted)
+
+    def _nothing_entered(self) -> TapError:
+        name = type(self.model).__name__
+        if self._images.ndim == 5:
+            return TapError(
+                f"No module of {name} was called with volumes [B, C, T, H, W] in this step, so that nothing could be "
+                "read. Allowed is a network that takes volumes as a whole, not slice by slice; name the one that the "
+                "step runs with model=, or give a batch of slices [B, C, H, W]."
+            )
+        return TapError(
+            f"No module of {name} was called with images [B, C, H, W] in this step, so that nothing could be read. "
+            "Name the network that the step runs with model=."
+        )
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.recording:
@@ -155,7 +167,7 @@ class FirstPass:
 
     def _enter_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call(self._names[id(module)], module, parent=self._stack[-1] if self._stack else None)
-        images = entering_images((args, kwargs))
+        images = entering_images((args, kwargs), self._images.ndim)
         if images is not None:
             self._note_entrance(call, images)
         (self._stack[-1].children if self._stack else self._top).append(call)
@@ -185,7 +197,7 @@ class FirstPass:
         """Note that images entered a call: any do from outside, inside of a pass the batch's own alone."""
         if self._current() is None:
             self._entered[id(call)] = Entrance.of(call.module, images, self._images)
-        elif self._images.size in (tuple(images.shape[1:]), (images.shape[3], *images.shape[1:3])):
+        elif self._images.size in (tuple(images.shape[1:]), (images.shape[-1], *images.shape[1:-1])):
             entrance = Entrance.of(call.module, images, self._images)
             if entrance.rows.exact:
                 self._entered[id(call)] = entrance
@@ -204,7 +216,7 @@ class FirstPass:
         current, shape = self._current(), self._shape(tensor)
         if current is None or tensor is None or shape is None or shape[0] != 1 or not tensor.is_floating_point():
             return
-        dims = _channel_dims(call.module, shape)
+        dims = _channel_dims(call.module, shape, self._images.ndim)
         rows = current.read_rows(self._wanted)
         if not dims or not rows:
             return
@@ -233,11 +245,11 @@ class FirstPass:
 
     def _note_pre_activation(self, tensor: Tensor | None) -> None:
         current, shape = self._current(), self._shape(tensor)
-        if current is None or tensor is None or shape is None or shape[0] != 1 or len(shape) != 4:
+        if current is None or tensor is None or shape is None or shape[0] != 1 or len(shape) != self._images.ndim:
             return
         rows = current.read_rows(self._wanted)
         # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
-        if rows and shape[2] * shape[3] > 1:
+        if rows and math.prod(shape[2:]) > 1:
             self._pre_activation = self.statistic(tensor.detach()[rows], dim=1)
 
     def _passes_in(self, call: Call) -> list[Call]:
@@ -254,7 +266,7 @@ class FirstPass:
         """Whether layers with weights inside a call work on grids beside the towers inside it."""
         inside = {id(each) for tower in towers for each in tower.walk()}
         return any(
-            shape[0] == 1 and _channel_dims(each.module, shape)
+            shape[0] == 1 and _channel_dims(each.module, shape, self._images.ndim)
             for each in call.walk()
             if each is not call and id(each) not in inside and any(True for _ in each.module.parameters(recurse=False))
             for shape in each.outputs
@@ -271,8 +283,9 @@ class FirstPass:
             named = [split_layer(self.model, layer) for layer in self.layers]
             refs = [named_tensor_ref(call, grids, module, name, side) for module, name, side in named]
         if not refs:
+            size = "×".join(map(str, entrance.size[1:]))
             raise NoScalesError(
-                f"No scales found in {type(call.module).__name__} for images of {entrance.size[1]}×{entrance.size[2]}: "
+                f"No scales found in {type(call.module).__name__} for images of {size}: "
                 "no layer with weights works on a grid of more than one position. Allowed are networks that keep the "
                 "image's two dimensions for a while; if there is such a layer, name it with layers=."
             )
@@ -289,7 +302,7 @@ class FirstPass:
             raise TapError(f"The {ref.side} of {ref.call.name!r} holds no tensor of the batch's images.")
         grid = _settled(ref, maps)
         scale = scale_of(replace(ref, grid=grid))
-        map_ = maps.by_dim.get({"NCHW": 1, "NHWC": 3, "tokens": 2}[grid.layout])
+        map_ = maps.by_dim.get(2 if grid.layout == "tokens" else grid.layout.index("C"))
         if map_ is None:
             raise TapError(
                 f"No activation module was called before {scale.module!r}; {self.statistic.name} is read at its input."
@@ -304,15 +317,21 @@ class FirstPass:
         return scale, map_
 
 
-def _channel_dims(module: nn.Module, shape: Shape) -> list[int]:
-    """The dimensions that may hold the channels of a tensor on a grid; empty for other tensors."""
+def _channel_dims(module: nn.Module, shape: Shape, ndim: int) -> list[int]:
+    """The dimensions that may hold the channels of a tensor on a grid; empty for other tensors.
+
+    Args:
+        module: What the tensor came out of or went into.
+        shape: Its shape.
+        ndim: The number of dimensions of the images, which tensors on a grid have as well.
+    """
     if len(shape) == 3:
         return [2] if shape[1] > 1 else []
-    if len(shape) != 4:
+    if len(shape) != ndim:
         return []
     own = layout_by_type(module)
-    positions = {1: shape[2] * shape[3], 3: shape[1] * shape[2]}
-    layouts = {1: "NCHW", 3: "NHWC"}
+    positions = {1: math.prod(shape[2:]), ndim - 1: math.prod(shape[1:-1])}
+    layouts = {1: "NCHW", ndim - 1: "NHWC"}
     return [dim for dim, layout in layouts.items() if own in (None, layout) and positions[dim] > 1]
 
 

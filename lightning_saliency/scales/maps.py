@@ -118,7 +118,7 @@ def combined_statistics(
     """``ScaleMaps.from_statistics(statistics, ...).combined()`` without holding the K maps at once.
 
     Args:
-        statistics: K raw maps ``[B, h, w]``.
+        statistics: K raw maps ``[B, h, w]``, or ``[B, t, h, w]`` of volumes.
         weights: Weights of the K scales, see ``ScaleMaps.from_statistics``.
         size: ``(H, W)``; ``None`` takes the finest scale's own grid.
         normalization: See ``ScaleMaps.from_statistics``.
@@ -147,7 +147,7 @@ def coarse_statistics(statistics: Sequence[Tensor], size: tuple[int, int]) -> Te
     ones interpolated.
 
     Args:
-        statistics: K raw maps ``[B, h, w]``.
+        statistics: K raw maps ``[B, h, w]``, or ``[B, t, h, w]`` of volumes, which are averaged over t.
         size: ``(H, W)`` of the grid.
 
     Returns:
@@ -159,7 +159,8 @@ def coarse_statistics(statistics: Sequence[Tensor], size: tuple[int, int]) -> Te
     """
     total = torch.zeros(())
     for map_ in statistics:
-        own = normal_cdf(map_)
+        own = _squashed(map_, "normal")
+        own = own.mean(1) if own.ndim == 4 else own
         finer = own.shape[-2] >= size[0] and own.shape[-1] >= size[1]
         part = F.adaptive_avg_pool2d(own[:, None], size)[:, 0] if finer else resize_maps(own, size)
         total = total + part / len(statistics)

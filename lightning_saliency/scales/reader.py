@@ -69,7 +69,8 @@ class ScaleReader:
         """Watch the passes to come.
 
         Args:
-            images: ``[B, C, H, W]``: the batch's images, by which the pass over them is recognised.
+            images: ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``: the batch's images, by which the pass over them is
+                recognised.
             rows: Read the maps of these rows of the batch only; ``None``: of all.
         """
         self.close()
@@ -114,7 +115,7 @@ class CompiledReader:
 
     Args:
         model: The network, compiled but not yet run.
-        images: ``[B, C, H, W]`` as the network takes them.
+        images: ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``, as the network takes them.
         statistic: A name in ``STATISTICS`` or a ``Statistic``.
         layers: ``"auto"``, or the modules whose outputs are the scales, see `named_scales`.
 
@@ -206,7 +207,7 @@ class _LaterPass:
         # Where the module is entered once more before it is left, as by Lightning's detour of a step through `forward`
         # under DDP, the inner pass is meant.
         try:
-            images = entering_images((args, kwargs))
+            images = entering_images((args, kwargs), self._images.ndim)
             self._open = None if images is None else Entrance.of(module, images, self._images)
             rows = [] if self._open is None else self._open.read_rows(self._wanted)
             if rows:

@@ -75,6 +75,10 @@ class SaliencyMonitor(StageHooks):
     network is prepared before the run's first pass, and keeps its hooks until ``teardown`` or ``on_exception``. Saves
     the sample's fingerprints, last maps and last values in the checkpoint. In another trainer it begins anew.
 
+    Volumes and clips ``[B, C, T, H, W]`` are watched alike. The film shows the frame T // 2 of each and the maps there;
+    drift and the scores of objects, which are masks ``[B, T, H, W]``, take the whole volume, ``position_bias`` and
+    ``content_bias`` the means over T.
+
     What fails, fails by itself: a view, a score, a logger. One warning says so; it is tried again at each frame and
     given up after three frames in a row. Once there was a value, each validation logs one, the last that was measured.
 
@@ -121,10 +125,10 @@ class SaliencyMonitor(StageHooks):
         position_images: About how many images an epoch tell ``position_bias``, but at least four a class, in batches
             that lie evenly over the stage's first loader with images; the scales have equal weights. 0: none.
         alert: When a shortcut is warned of; ``None``: never.
-        images: Images of your own to show instead: ``[N, C, H, W]`` as the network takes them, or files and folders,
-            which are brought to the size of the batches' images and normalised like them, see ``denormalize``. The
-            network runs on them once more in each frame, without a trace; drift and pictures are theirs. Their labels
-            are not known.
+        images: Images of your own to show instead: ``[N, C, H, W]`` (volumes: ``[N, C, T, H, W]``) as the network takes
+            them, or files and folders, which are brought to the size of the batches' images and normalised like them,
+            see ``denormalize``. The network runs on them once more in each frame, without a trace; drift and pictures
+            are theirs. Their labels are not known.
         output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
             function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
 
@@ -185,7 +189,9 @@ class SaliencyMonitor(StageHooks):
         self.stage = stage
         self.log_at_start = log_at_start
         try:
-            self._batches = BatchReader(image_key, label_key, box_format=box_format, ignore_index=ignore_index)
+            self._batches = BatchReader(
+                image_key, label_key, box_format=box_format, ignore_index=ignore_index, volumes=True
+            )
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
         self.name = name

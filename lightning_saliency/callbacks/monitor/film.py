@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_saliency.callbacks._run_film import RunFilm
@@ -66,6 +66,7 @@ class MonitorFilm(RunFilm):
         self.class_names = class_names
         self.views = dict(views)
         self._explains = True
+        self._flat: set[str] = set()
         self._hinted = False
         self.weights = weights
         self.model = model
@@ -90,6 +91,7 @@ class MonitorFilm(RunFilm):
         super().open(trainer)
         self.page.open()
         self._explains = True
+        self._flat = set()
         self._hinted = False
 
     def leave_out_class_views(self) -> None:
@@ -99,7 +101,9 @@ class MonitorFilm(RunFilm):
     @property
     def class_views(self) -> dict[str, ExplainerSpec]:
         """The views with an explainer: the network runs again for them."""
-        return {view: spec for view, spec in self.views.items() if spec is not None} if self._explains else {}
+        if not self._explains:
+            return {}
+        return {view: spec for view, spec in self.views.items() if spec is not None and view not in self._flat}
 
     def explain(self, trainer: pl.Trainer, records: Sequence[SampleRecord], attempts: Attempts) -> None:
         """Compute the class-specific views of images whose maps were just read, with the same weights.
@@ -113,6 +117,9 @@ class MonitorFilm(RunFilm):
             if not attempts.wants(part := f"make the view {view!r}"):
                 continue
             with attempts.trying(part, _REMEDY):
+                if any(record.image.ndim == 4 for record in records) and not self._takes_volumes(trainer, spec):
+                    self._leave_out_flat(view)
+                    continue
                 for size in {record.image.shape for record in records}:
                     same = [record for record in records if record.image.shape == size]
                     images = torch.stack([record.image for record in same])
@@ -204,6 +211,17 @@ class MonitorFilm(RunFilm):
             if attempts.wants(part := f"log pictures to {type(logger).__name__}, logger {number} of the trainer"):
                 with attempts.trying(part, "Pictures kept as files are not affected."):
                     log_picture_to(logger, f"{self.name}/{view}", picture, step, captions=captions)
+
+    def _takes_volumes(self, trainer: pl.Trainer, spec: ExplainerSpec) -> bool:
+        return bool(getattr(spec(watched_module(trainer.lightning_module, self.model)), "takes_volumes", False))
+
+    def _leave_out_flat(self, view: str) -> None:
+        """Make no more pictures of a view in this run whose explainer takes no volumes, and say so."""
+        self._flat.add(view)
+        rank_zero_warn(
+            f"SaliencyMonitor leaves out the view {view!r}: its explainer takes no volumes [B, C, T, H, W]. Allowed "
+            "are explainers with takes_volumes=True, such as fast_cam and grad_cam; name one of these with views=."
+        )
 
     def _explain(self, trainer: pl.Trainer, spec: ExplainerSpec, images: Tensor, labels: Tensor) -> Tensor:
         explainer = spec(watched_module(trainer.lightning_module, self.model))

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
-from lightning_saliency.functional.fusion import combine
+from lightning_saliency.functional.fusion import combine, scale_weights
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight
 from lightning_saliency.pictures.grid import image_sheet
 from lightning_saliency.pictures.keys import Key
 from lightning_saliency.pictures.tensors import Picture, displayable, fitted_size, resize_images
+from lightning_saliency.pictures.volumes import middle_image, middle_map, squashed_map
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 
 #: Views without a pass of their own: functions of the maps, the images and an overlay's opacity that make, by the
@@ -48,7 +49,7 @@ class Frame:
     """Draws the sample, view by view.
 
     Args:
-        records: The sample's images with their raw maps; sizes may differ.
+        records: The sample's images with their raw maps; sizes may differ. Of volumes, the middle frame is drawn.
         names: The scales' names.
         weights: Weights of the scales in the combined map, see ``SaliencyMonitor``.
         normalization: ``(mean, std)`` of the images, or ``None``.
@@ -79,10 +80,13 @@ class Frame:
         self._tile, self._alpha, self._title = tile, alpha, title
         self._groups: list[_Group] = []
         for places in _same_shapes(records):
-            images, guessed = displayable(torch.stack([records[place].image for place in places]), normalization)
+            images, guessed = displayable(
+                torch.stack([middle_image(records[place].image) for place in places]), normalization
+            )
             self.guessed |= guessed
             size = fitted_size(images.shape[-2], images.shape[-1], self._tile)
-            maps = ScaleMaps.from_statistics(_statistics(records, places), names, weights, size=size)
+            maps = torch.stack([_squashed(records[place], size) for place in places])
+            maps = ScaleMaps(maps, tuple(names), scale_weights(weights, maps.shape[1]))
             self._groups.append(_Group(places, resize_images(images, size), maps))
 
     def picture(self, view: str) -> Picture:
@@ -101,7 +105,8 @@ class Frame:
                 columns = VIEWS[view](group.maps, group.images, self._alpha)
             else:
                 size = (group.images.shape[-2], group.images.shape[-1])
-                maps = torch.stack([self._records[place].views[view].float() for place in group.places])
+                records = [self._records[place] for place in group.places]
+                maps = torch.stack([middle_map(record.views[view].float(), record.image) for record in records])
                 columns = {view: highlight(group.images, resize_maps(maps, size), self._alpha)}
             names = list(columns)
             for position, place in enumerate(group.places):
@@ -114,8 +119,13 @@ def _deep(maps: ScaleMaps, images: Tensor, alpha: float) -> Tensor:
     return highlight(images, combine(maps.maps, "deep"), alpha)
 
 
+def _squashed(record: SampleRecord, size: tuple[int, int]) -> Tensor:
+    """The K scales' maps ``[K, H, W]`` of the frame that is shown, each squashed at its own resolution."""
+    return torch.stack([resize_maps(squashed_map(map_, record.image), size) for map_ in record.statistics])
+
+
 def combined_maps(records: Sequence[SampleRecord], weights: str | Sequence[float]) -> list[Tensor]:
-    """The combined map ``[h, w]`` of each image of the sample, on its finest scale's grid."""
+    """The combined map ``[h, w]``, of a volume ``[t, h, w]``, of each of the sample, on its finest scale's grid."""
     combined: list[Tensor] = [torch.empty(0)] * len(records)
     for places in _same_shapes(records):
         for place, map_ in zip(places, combined_statistics(_statistics(records, places), weights), strict=True):

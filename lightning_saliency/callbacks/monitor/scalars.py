@@ -34,7 +34,7 @@ class EpochScalars(EpochMeans):
         super().__init__(tuple(NOT_MEASURED))
 
     def add_objects(self, score: str, combined: Tensor, objects: Tensor) -> None:
-        """Score combined maps ``[B, h, w]`` against objects ``[B, H, W]`` bool, on the maps' own grid.
+        """Score combined maps ``[B, h, w]`` against objects ``[B, H, W]`` bool, on the maps' own grid; so of volumes.
 
         A cell belongs to an object that covers half of it; of a smaller object, the cells with the most of it. Images
         without an object do not count.
@@ -46,7 +46,10 @@ class EpochScalars(EpochMeans):
         """
         covered = objects.float()
         if objects.shape != combined.shape:
-            covered = F.adaptive_avg_pool2d(covered[:, None], (combined.shape[-2], combined.shape[-1]))[:, 0]
+            pool = F.adaptive_avg_pool3d if objects.ndim == 4 else F.adaptive_avg_pool2d
+            covered = pool(covered[:, None], combined.shape[1:])[:, 0]
+        # A volume's slices one below the other.
+        combined, covered = combined.flatten(1, -2), covered.flatten(1, -2)
         fullest = covered.flatten(1).amax(1)
         inside = covered >= (0.5 * fullest).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
         self.add(score, OBJECT_SCORES[score](combined, inside), fullest > 0)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lightning_saliency.files import Location, RemotePath, location
 from lightning_saliency.functional.fusion import scale_weights
-from lightning_saliency.functional.normalization import normal_cdf
 from lightning_saliency.pictures.page.find import RECORDS
 from lightning_saliency.pictures.page.html import film
 from lightning_saliency.pictures.page.records import FrameRecord, ImageRecord, MeanMap, photo_file
 from lightning_saliency.pictures.page.store import FilmRecords
 from lightning_saliency.pictures.tensors import displayable, parse_denormalize
+from lightning_saliency.pictures.volumes import middle_image, middle_map, squashed_map
 from lightning_saliency.scales.find import Scale
 
 Normalization = tuple[Sequence[float], Sequence[float]]
@@ -40,8 +40,9 @@ def make_frame(
     """One frame of the film, and the files of its photos.
 
     Args:
-        images: N images ``[C, H, W]`` as the network gets them; sizes may differ.
-        statistics: Of each image, the raw map ``[h, w]`` of each of the K scales, on the CPU.
+        images: N images ``[C, H, W]`` as the network gets them; sizes may differ. Of volumes ``[C, T, H, W]`` the
+            middle frame is shown, and the maps there.
+        statistics: Of each image, the raw map ``[h, w]``, or ``[t, h, w]``, of each of the K scales, on the CPU.
         epoch: The epoch after which the maps were read, from 0; -1 for the network before training.
         step: Number of optimiser steps made so far.
         scales: Names of the K scales, shallow to deep.
@@ -49,7 +50,7 @@ def make_frame(
         normalization: ``(mean, std)`` by which the images were normalised; ``None``: see ``displayable``.
         labels: Class of each image, ``None`` where it has none.
         predictions: Predicted class of each image.
-        views: Name of a view -> a map ``[h, w]`` in [0, 1] for each image.
+        views: Name of a view -> a map ``[h, w]``, or ``[t, h, w]``, in [0, 1] for each image.
         classes: Names of the classes.
         means: Mean maps of many images.
 
@@ -64,11 +65,12 @@ def make_frame(
     for number, (image, maps, label, prediction) in enumerate(
         zip(images, statistics, labels, predictions, strict=True)
     ):
-        shown, _ = displayable(image[None], normalization)
+        shown, _ = displayable(middle_image(image)[None], normalization)
         name, content = photo_file(shown[0])
         photos[name] = content
-        squashed = [normal_cdf(map_[None])[0] for map_ in maps]
-        records.append(ImageRecord(name, [*squashed, *(maps_[number] for maps_ in views.values())], label, prediction))
+        squashed = [squashed_map(map_, image) for map_ in maps]
+        viewed = [middle_map(maps_[number], image) for maps_ in views.values()]
+        records.append(ImageRecord(name, [*squashed, *viewed], label, prediction))
     numbers = {number for number in (*labels, *predictions) if number is not None}
     frame = FrameRecord(
         epoch=epoch,
@@ -151,9 +153,10 @@ class FilmRecorder:
         """Keep a frame; one of the same epoch and step is replaced.
 
         Args:
-            images: ``[N, C, H, W]`` as the network got them; the same ones in each frame.
-            maps: The raw maps ``[B, h, w]`` of the K scales, B ≥ N, as ``ScaleTaps.take`` returns them: the first N
-                of each are the images'.
+            images: ``[N, C, H, W]`` as the network got them, the same ones in each frame; or volumes
+                ``[N, C, T, H, W]``, of which the middle frame is shown.
+            maps: The raw maps ``[B, h, w]``, or ``[B, t, h, w]``, of the K scales, B ≥ N, as ``ScaleTaps.take``
+                returns them: the first N of each are the images'.
             epoch: From 0; -1 for the network before training.
             step: Number of optimiser steps made so far.
             labels: The images' classes ``[N]``; negative: none.
@@ -167,12 +170,14 @@ class FilmRecorder:
             ValueError: If numbers of images, maps or scales do not go together.
             OSError: If the frame cannot be written. A remote store's package raises anything.
         """
-        count = len(images)
-        if not count or len(maps) != len(self.scales) or any(map_.ndim != 3 or len(map_) < count for map_ in maps):
+        count, dimensions = len(images), images.ndim - 1
+        unfit = any(map_.ndim != dimensions or len(map_) < count for map_ in maps)
+        if not count or dimensions not in (3, 4) or len(maps) != len(self.scales) or unfit:
             raise ValueError(
-                f"Got {count} images and maps of the shapes {[list(map_.shape) for map_ in maps]}. Allowed are one or "
-                f"more images, and for each of the {len(self.scales)} scales a map [B, h, w] with B from {count}; give "
-                "the images that the network got in the pass that was read, and what take() returns."
+                f"Got images {list(images.shape)} and maps of the shapes {[list(map_.shape) for map_ in maps]}. "
+                f"Allowed are one or more images, and for each of the {len(self.scales)} scales a map [B, h, w], of "
+                f"volumes [B, t, h, w], with B from {count}; give the images that the network got in the pass that was "
+                "read, and what take() returns."
             )
         by_image = [[map_[number].float().cpu() for map_ in maps] for number in range(count)]
         frame, photos = make_frame(

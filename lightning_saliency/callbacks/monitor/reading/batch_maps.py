@@ -26,9 +26,10 @@ class Pending:
     Attributes:
         shown: The images to show, on the CPU.
         pairs: Their rows in the batch and slots in the sample.
-        objects: ``[B, H, W]`` bool, where every image is to be scored.
+        objects: ``[B, H, W]`` bool, or ``[B, T, H, W]`` of volumes, where every image is to be scored.
         content: What else is known of the images.
         cells: What lies in the cells of every image, ``[B, 5, 16, 16]``, where it is to be known; see `cell_features`.
+            Of volumes, in those of the mean over T.
     """
 
     shown: Tensor
@@ -135,7 +136,9 @@ class BatchReading:
             return
         # The rows shown are copied now: a network may change its input in place.
         shown = pictures[[row for row, _ in pairs]].detach().cpu() if pairs else pictures[:0].cpu()
-        cells = cell_features(pictures) if located else None
+        cells = None
+        if located:
+            cells = cell_features(pictures.float().mean(2) if pictures.ndim == 5 else pictures)
         self._pending = Pending(shown, pairs, objects, content, cells)
         self._reader.start(images, None if objects is not None or located else [row for row, _ in pairs])
 
@@ -152,7 +155,7 @@ class BatchReading:
         found = self._reader.take()
         scales = self._reader.scales or ()
         if not self.names:
-            listing = ", ".join(f"{scale.module or 'output'} {scale.grid[0]}×{scale.grid[1]}" for scale in scales)
+            listing = ", ".join(f"{scale.module or 'output'} {'×'.join(map(str, scale.grid))}" for scale in scales)
             rank_zero_info(f"SaliencyMonitor watches {len(scales)} scales: {listing}")
         self.names = tuple(scale.module or "output" for scale in scales)
         return pending, found

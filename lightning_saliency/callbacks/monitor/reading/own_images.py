@@ -27,8 +27,9 @@ class OwnImages:
     """Runs the watched network on images that belong to no data set, and reads their maps.
 
     Args:
-        images: ``[N, C, H, W]`` floating point as the network takes them; or files and folders, whose images are
-            brought to the size of the batches' images (shorter side, then centre) and normalised like them.
+        images: ``[N, C, H, W]``, or volumes ``[N, C, T, H, W]``, floating point as the network takes them; or files and
+            folders, whose images are brought to the size of the batches' images (shorter side, then centre) and
+            normalised like them.
 
     Raises:
         MonitorConfigurationError: If they are something else, or a file is missing or no image.
@@ -38,10 +39,11 @@ class OwnImages:
         self._tensor: Tensor | None = None
         self._files: list[Path] = []
         if isinstance(images, Tensor):
-            if images.ndim != 4 or not len(images) or not images.is_floating_point():
+            if images.ndim not in (4, 5) or not len(images) or not images.is_floating_point():
                 raise MonitorConfigurationError(
-                    f"Got images of shape {list(images.shape)} and {images.dtype}. Allowed are [N, C, H, W] in "
-                    "floating point, normalised as the network takes them, files and folders; give these."
+                    f"Got images of shape {list(images.shape)} and {images.dtype}. Allowed are [N, C, H, W] "
+                    "and volumes [N, C, T, H, W] in floating point, normalised as the network takes them, files and "
+                    "folders; give these."
                 )
             self._tensor = images.detach().cpu().clone()
             return
@@ -77,7 +79,7 @@ class OwnImages:
         Args:
             trainer: The run.
             network: The watched network.
-            like: The shape ``(C, H, W)`` of the batches' images.
+            like: The shape ``(C, H, W)``, or ``(C, T, H, W)``, of the batches' images.
             normalization: ``(mean, std)`` of the network's images; ``None``: they are in [0, 1].
             statistic: Read at each scale.
             layers: The scales, see ``SaliencyMonitor``.
@@ -104,6 +106,11 @@ class OwnImages:
         return records, tuple(name or "output" for name in names)
 
     def _read(self, like: tuple[int, ...], normalization: tuple[Sequence[float], Sequence[float]] | None) -> Tensor:
+        if len(like) != 3:
+            raise ValueError(
+                f"Got files for images= beside volumes {list(like)}. Allowed are volumes [N, C, T, H, W] in one "
+                "tensor; give these."
+            )
         channels, height, width = like
         images = []
         for file in self._files:

@@ -17,6 +17,7 @@ from lightning_saliency.functional.similarity import spearman
 ONE_PER_CLASS = "one_per_class"
 #: Maps are compared from epoch to epoch on this grid.
 _DRIFT_GRID = (56, 56)
+_DRIFT_GRID_OF_VOLUMES = (8, 28, 28)
 
 
 @dataclass
@@ -24,11 +25,11 @@ class SampleRecord:
     """One image of the sample as this epoch's forward pass saw it.
 
     Args:
-        image: ``[C, H, W]``, as the network got it, on the CPU.
-        statistics: The raw map ``[h, w]`` of each scale, on the CPU.
+        image: ``[C, H, W]``, or a volume ``[C, T, H, W]``, as the network got it, on the CPU.
+        statistics: The raw map ``[h, w]``, or ``[t, h, w]``, of each scale, on the CPU.
         label: The image's class, if it has one.
         prediction: The class that the network predicted, if the step returned its logits.
-        views: The map ``[H, W]`` of each class-specific view, on the CPU.
+        views: The map ``[H, W]``, or ``[T, H, W]``, of each class-specific view, on the CPU.
     """
 
     image: Tensor
@@ -80,7 +81,7 @@ class FixedSample:
         """Which rows of a batch belong to the sample, as pairs (row, slot).
 
         Args:
-            images: ``[B, C, H, W]``, or B images ``[C, H, W]``.
+            images: ``[B, C, H, W]``, or B images ``[C, H, W]``, or volumes ``[B, C, T, H, W]``.
             classes: The images' classes, below 0 for none; ``None``: the batch carries none.
 
         Raises:
@@ -140,14 +141,14 @@ class FixedSample:
     def drift(self, combined: Sequence[Tensor]) -> Tensor | None:
         """1 − Spearman correlation of each map with the one logged before; remembers the new maps.
 
+        Args:
+            combined: The maps ``[h, w]``, or ``[t, h, w]`` of volumes, which are compared as a whole.
+
         Returns:
             ``[n]`` in [0, 2], or ``None`` where there is nothing to compare with.
         """
         slots = sorted(self.records)
-        maps = [
-            F.interpolate(map_[None, None].float(), _DRIFT_GRID, mode="bilinear", antialias=True)[0, 0].cpu()
-            for map_ in combined
-        ]
+        maps = [_on_drift_grid(map_.float()) for map_ in combined]
         before = [self.drift_maps[slot] for slot in slots if slot < len(self.drift_maps)]
         value = None
         if before and len(before) == len(slots) and self.followed:
@@ -176,3 +177,9 @@ class FixedSample:
         self.fingerprints = known + [None] * (self.size - len(known))
         self.drift_maps = [map_.float() for map_ in state["drift_maps"]]
         self._classes = set(state["classes"])
+
+
+def _on_drift_grid(map_: Tensor) -> Tensor:
+    if map_.ndim == 3:
+        return F.adaptive_avg_pool3d(map_[None], _DRIFT_GRID_OF_VOLUMES)[0].cpu()
+    return F.interpolate(map_[None, None], _DRIFT_GRID, mode="bilinear", antialias=True)[0, 0].cpu()
