@@ -9,7 +9,7 @@ from lightning_saliency.studies.layer_masking.run import LayerMaskingConfig, pla
 from lightning_saliency.studies.roar_kar.run import RoarKarConfig, plan_roar_kar, run_roar_kar
 
 #: Options that are mappings, into which an argument may reach.
-_INTO = ("data", "model", "trainer", "explainers", "fine_tuning")
+_INTO = ("data", "model", "trainer", "explainers", "fine_tuning", "rates")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -474,3 +474,71 @@ def test_nothing_is_ever_taken_from_another_branch(data):
     assert labels is None or labels.tolist() == [number] * 4
     assert objects is None or int(objects[0].sum()) == number + 1
     assert labels is not None or not (known and any(labelled))
+
+
+VOLUMES = torch.rand(2, 1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        VOLUMES,
+        (VOLUMES, torch.tensor([1, 0])),
+        {"scan": VOLUMES, "label": torch.tensor([1, 0])},
+        {"image": VOLUMES, "label": torch.rand(2, 1, 4, 8, 8)},
+        (VOLUMES, torch.zeros(2, 4, 8, 8, dtype=torch.uint8)),
+        {"masks": torch.zeros(2, 4, 8, 8, dtype=torch.uint8), "volume": VOLUMES},
+        {"mask": torch.zeros(2, 1, 4, 8, 8), "anything": VOLUMES},
+    ],
+)
+def test_volumes_are_found_where_they_count(batch):
+    content = BatchReader(volumes=True).read(batch)
+    assert content.images is VOLUMES
+    assert content.size == (4, 8, 8)
+    with pytest.raises(
+        NoImagesError if isinstance(batch, torch.Tensor) else Exception, match=r"Volumes|label_key|ground"
+    ):
+        BatchReader().read(batch).ground_truth()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (IMAGES, torch.rand(4, 3, 5, 5, 9)),  # targets of a detector on a grid of anchors
+        {"pixel_values": IMAGES, "video": torch.rand(4, 3, 4, 8, 8)},
+        {"other": torch.rand(4, 3, 4, 8, 8), "x": IMAGES},
+    ],
+)
+def test_images_stay_the_images_beside_five_dimensions(batch):
+    for reader in (BatchReader(), BatchReader(volumes=True)):
+        assert reader.read(batch).images is IMAGES
+
+
+def test_volumes_where_the_key_says_so_and_channels_last():
+    last = torch.rand(2, 6, 9, 8, 3)
+    batch = {"image": IMAGES[:2], "inner": {"deep": last}}
+    content = BatchReader("inner.deep", volumes=True).read(batch)
+    assert content.images is last
+    assert content.layout == "NHWC"
+    assert content.pictures.shape == (2, 3, 6, 9, 8)
+    with pytest.raises(BatchError, match=r"image_key='inner.deep'.*read by SaliencyMonitor alone"):
+        BatchReader("inner.deep").read(batch)
+
+
+def test_clips_with_frames_first_are_refused():
+    clips = torch.rand(2, 16, 3, 8, 8)
+    for reader in (BatchReader(volumes=True), BatchReader("clip", volumes=True)):
+        with pytest.raises(BatchError, match=r"\[2, 16, 3, 8, 8\], which seem to be clips \[B, T, C, H, W\]"):
+            reader.read({"clip": clips})
+    assert BatchReader(volumes=True).read(clips.transpose(1, 2)).size == (16, 8, 8)
+
+
+def test_objects_of_volumes_are_masks_of_their_size():
+    mask = torch.zeros(2, 4, 8, 8, dtype=torch.long)
+    mask[0, 1:3, 2:5, 2] = 7
+    mask[1, 0, 0, 0] = 255
+    for form in (mask, mask[:, None], torch.stack([mask, 0 * mask], 1)):
+        found = BatchReader(volumes=True).read({"volume": VOLUMES, "mask": form}).objects()
+        assert torch.equal(found, (mask > 0) & (mask < 255))
+    with pytest.warns(UserWarning, match=r"objects under 'mask'.*\[B, 4, 8, 8\]"):
+        assert BatchReader(volumes=True).read({"volume": VOLUMES, "mask": mask[:, 0]}).objects() is None

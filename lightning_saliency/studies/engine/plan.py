@@ -49,11 +49,13 @@ class Plan:
         rows: Parts of the study.
         workers: Processes that share the work; 0: unknown.
         note: Heading of the parts' notes.
+        rates: Whether times come from rates that were given, and not from steps timed here.
     """
 
     rows: Sequence[PlanRow]
     workers: int
     note: str = ""
+    rates: bool = False
 
     @property
     def cells(self) -> int:
@@ -96,7 +98,7 @@ class Plan:
                 _count(row.passes),
                 _bytes(row.storage),
                 duration(row.seconds / max(1, self.workers)),
-                "" if row.done == row.cells else "cells" if row.measured else "steps",
+                "" if row.done == row.cells else "cells" if row.measured else "rates" if self.rates else "steps",
             )
             for row in self.rows
         ]
@@ -148,7 +150,10 @@ class Plan:
         if self.workers == 0:
             how = "one cell after the other; a cluster divides it by the cells that it computes at a time"
         passes = "Passes: images passed forward through a network. " if self.passes else ""
-        return f"{passes}Time left: {how}; estimated from finished cells of the kind, or a few steps timed just now."
+        source = "finished cells of the kind, or a few steps timed just now"
+        if self.rates:
+            source = "the rates given, a map's passes at that of the test; without loading data"
+        return f"{passes}Time left: {how}; estimated from {source}."
 
 
 HEADINGS = ("part", "cells", "done", "epochs", "passes", "storage", "time left", "based on")

@@ -15,6 +15,39 @@ Source = Literal["auto", "online", "stored"]
 RANDOM = "random"
 
 
+@dataclass(frozen=True)
+class PlanRates:
+    """What a plan is made of instead of timing anything here, such as the rates of a machine that is not here.
+
+    Args:
+        train: Images a second on which one cell trains.
+        test: Images a second that one cell passes forward.
+        train_images: Images of an epoch.
+        test_images: Images of the test.
+        pixels: H · W of an image.
+        channels: Its channels.
+
+    Raises:
+        TypeError: If an argument is missing or unknown.
+        ValueError: If a number is not above 0.
+    """
+
+    train: float
+    test: float
+    train_images: int
+    test_images: int
+    pixels: int = 224 * 224
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name, number in vars(self).items():
+            if not isinstance(number, (int, float)) or not number > 0:
+                raise ValueError(
+                    f"Got rates with {name}={number!r}. Allowed are numbers above 0, rates in images a second; give "
+                    "those of the machines that the study is to run on."
+                )
+
+
 @dataclass
 class RoarKarConfig(EngineConfig, TrainingConfig):
     """The options of a ROAR and KAR study, beside those of `TrainingConfig` and `EngineConfig`.
@@ -35,6 +68,8 @@ class RoarKarConfig(EngineConfig, TrainingConfig):
         map_batch_size: Images explained at a time when maps are stored; ``None``: the data's batch size.
         confidence: Confidence of the intervals over seeds, in (0, 1).
         examples: Number of images whose masks the page shows.
+        rates: For ``--plan`` alone: the rates of other machines and the number of images, as a mapping of `PlanRates`'s
+            arguments. The data need not be here then, and nothing is timed.
     """
 
     explainers: Any = field(default_factory=dict)
@@ -48,9 +83,12 @@ class RoarKarConfig(EngineConfig, TrainingConfig):
     map_batch_size: int | None = None
     confidence: float = 0.95
     examples: int = 3
+    rates: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rates is not None and not isinstance(self.rates, PlanRates):
+            self.rates = PlanRates(**self.rates)
         self.explainers: dict[str, ExplainerSpec] = checked_explainers(self.explainers)
         self.modes, self.fractions, self.seeds = tuple(self.modes), tuple(self.fractions), tuple(self.seeds)
         if not self.modes or not self.fractions or not self.seeds or not set(self.modes) <= set(MODES):

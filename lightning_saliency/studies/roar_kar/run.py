@@ -18,6 +18,7 @@ from lightning_saliency.studies.retraining.scores import (
 from lightning_saliency.studies.roar_kar.config import RoarKarConfig
 from lightning_saliency.studies.roar_kar.grid import EXAMPLES, RoarKarGrid
 from lightning_saliency.studies.roar_kar.plan import plan_grid
+from lightning_saliency.studies.roar_kar.rates import plan_by_rates
 from lightning_saliency.studies.roar_kar.results import RoarKarResult
 
 __all__ = [
@@ -88,7 +89,7 @@ def plan_roar_kar(config: RoarKarConfig | None = None, /, **options: Any) -> Pla
     """What a ROAR and KAR study costs, without running it.
 
     The time is estimated from finished cells, or else from a few steps on a few images and one map of each
-    explainer, which are timed here and now, and kept.
+    explainer, which are timed here and now, and kept. With ``rates`` nothing is timed, see `PlanRates`.
 
     Args:
         config: The study; or its fields as options.
@@ -97,4 +98,5 @@ def plan_roar_kar(config: RoarKarConfig | None = None, /, **options: Any) -> Pla
     Returns:
         Cells, epochs, forward passes, storage and time of each part; ``print(plan)`` shows them.
     """
-    return plan_grid(RoarKarGrid(RoarKarConfig(**options) if config is None else config))
+    config = RoarKarConfig(**options) if config is None else config
+    return plan_grid(RoarKarGrid(config)) if config.rates is None else plan_by_rates(config, config.rates)

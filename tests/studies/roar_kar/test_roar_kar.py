@@ -395,3 +395,33 @@ def test_scores_refuse_what_cannot_be_compared():
         weights_from_scores([[0.1], [0.1, 0.2]])
     with pytest.raises(ValueError, match="more than a random one"):
         weights_from_scores([[-0.1, 0.0]])
+
+
+def test_a_plan_by_the_rates_of_other_machines_needs_neither_data_nor_time(options, tmp_path):
+    elsewhere = {
+        "data": {"class_path": "nowhere.Data"},
+        "rates": {"train": 50.0, "test": 200.0, "train_images": 1000, "test_images": 100, "pixels": 16 * 16},
+        "epochs": 3,
+        "engine": "ray",
+        "workers": 4,
+    }
+    plan = plan_roar_kar(**{**options, **elsewhere})
+    rows = {row.part: row for row in plan.rows}
+    cell = 3 * 1000 / 50 + 100 / 200
+    assert rows["networks on whole images"].seconds == cell
+    assert rows["networks masked by random"].seconds == 4 * cell
+    assert rows["networks masked by smoe"].seconds == pytest.approx(4 * (cell + 3100 / 200))
+    assert rows["maps of cam, train images"].seconds == pytest.approx(1000 / 200)
+    assert rows["maps of cam, train images"].storage == 1000 * 16 * 16
+    assert rows["networks masked by cam, stored maps"].seconds == 4 * cell
+    # Counted as a plan from timings counts.
+    assert (plan.cells, plan.epochs) == (1 + 2 + 4 * 3, 3 * 13)
+    assert plan.seconds == pytest.approx(sum(row.seconds for row in plan.rows) / 4)
+    assert "with 4 workers; estimated from the rates given" in str(plan)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rates", [{"train": 1.0}, {"train": 0, "test": 1, "train_images": 1, "test_images": 1}])
+def test_rates_that_cannot_be(options, rates):
+    with pytest.raises((TypeError, ValueError), match=r"test_images|train=0"):
+        plan_roar_kar(**options, rates=rates)
