@@ -1,7 +1,7 @@
 """How the cost of maps grows with the images' size, the network's depth and the batch, in forward passes.
 
-At each point three functions run in turn in one process (A B C A B C …): the forward pass, the `SMOE` explainer, and the
-forward pass while the monitor's reader reads its scales. Told are the ratios of the processor's time to the forward
+At each point three functions run in turn in one process (A B C A B C …): the forward pass, the `SMOE` explainer, and
+the forward pass while the monitor's reader reads its scales. Told are the ratios of the processor's time to the forward
 pass, and the peak of the memory that each takes beyond what was held before.
 
     OMP_NUM_THREADS=1 python -m benchmarks.growth [--quick]

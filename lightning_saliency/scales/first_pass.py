@@ -126,7 +126,11 @@ class FirstPass:
             raise TapError(f"Reading the activations failed: {self._error}") from self._error
         calls = [each for top in self._top for each in self._passes_in(top)]
         if not calls:
-            raise self._nothing_entered()
+            wanted = "volumes [B, C, T, H, W]" if self._images.ndim == 5 else "images [B, C, H, W]"
+            raise TapError(
+                f"No module of {type(self.model).__name__} was called with {wanted} in this step, so that nothing "
+                "could be read. Name the network that the step runs with model=."
+            )
         parts: list[tuple[Entrance, list[Tensor]]] = []
         scales: tuple[Scale, ...] = ()
         chosen = choose_passes([self._entered[id(call)] for call in calls], self._images.count)
@@ -136,19 +140,6 @@ class FirstPass:
             if [(scale.module, scale.read) for scale in own] == [(scale.module, scale.read) for scale in scales]:
                 parts.append((entrance, maps))
         return scales, calls[chosen[0][0]].name, joined(parts, self._wanted)
-
-    def _nothing_entered(self) -> TapError:
-        name = type(self.model).__name__
-        if self._images.ndim == 5:
-            return TapError(
-                f"No module of {name} was called with volumes [B, C, T, H, W] in this step, so that nothing could be "
-                "read. Allowed is a network that takes volumes as a whole, not slice by slice; name the one that the "
-                "step runs with model=, or give a batch of slices [B, C, H, W]."
-            )
-        return TapError(
-            f"No module of {name} was called with images [B, C, H, W] in this step, so that nothing could be read. "
-            "Name the network that the step runs with model=."
-        )
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.recording:
@@ -283,11 +274,12 @@ class FirstPass:
             named = [split_layer(self.model, layer) for layer in self.layers]
             refs = [named_tensor_ref(call, grids, module, name, side) for module, name, side in named]
         if not refs:
-            size = "×".join(map(str, entrance.size[1:]))
+            size, of_images = "×".join(map(str, entrance.size[1:])), len(entrance.size) == 3
+            kept = "keep the image's two dimensions" if of_images else "take a volume as a whole and keep its sides"
             raise NoScalesError(
-                f"No scales found in {type(call.module).__name__} for images of {size}: "
-                "no layer with weights works on a grid of more than one position. Allowed are networks that keep the "
-                "image's two dimensions for a while; if there is such a layer, name it with layers=."
+                f"No scales found in {type(call.module).__name__} for images of {size}: no layer with weights works on "
+                f"a grid of more than one position. Allowed are networks that {kept} for a while; if there is such a "
+                "layer, name it with layers=."
             )
         found = [self._map_of(ref) for ref in refs]
         scales = [scale for scale, _ in found]

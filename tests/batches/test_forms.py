@@ -495,10 +495,6 @@ def test_volumes_are_found_where_they_count(batch):
     content = BatchReader(volumes=True).read(batch)
     assert content.images is VOLUMES
     assert content.size == (4, 8, 8)
-    with pytest.raises(
-        NoImagesError if isinstance(batch, torch.Tensor) else Exception, match=r"Volumes|label_key|ground"
-    ):
-        BatchReader().read(batch).ground_truth()
 
 
 @pytest.mark.parametrize(

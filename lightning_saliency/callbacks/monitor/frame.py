@@ -86,8 +86,8 @@ class Frame:
             self.guessed |= guessed
             size = fitted_size(images.shape[-2], images.shape[-1], self._tile)
             maps = torch.stack([_squashed(records[place], size) for place in places])
-            maps = ScaleMaps(maps, tuple(names), scale_weights(weights, maps.shape[1]))
-            self._groups.append(_Group(places, resize_images(images, size), maps))
+            scale_maps = ScaleMaps(maps, tuple(names), scale_weights(weights, maps.shape[1]))
+            self._groups.append(_Group(places, resize_images(images, size), scale_maps))
 
     def picture(self, view: str) -> Picture:
         """One view of all images.

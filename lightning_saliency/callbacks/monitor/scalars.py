@@ -46,7 +46,7 @@ class EpochScalars(EpochMeans):
         """
         covered = objects.float()
         if objects.shape != combined.shape:
-            pool = F.adaptive_avg_pool3d if objects.ndim == 4 else F.adaptive_avg_pool2d
+            pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if objects.ndim == 4 else F.adaptive_avg_pool2d
             covered = pool(covered[:, None], combined.shape[1:])[:, 0]
         # A volume's slices one below the other.
         combined, covered = combined.flatten(1, -2), covered.flatten(1, -2)

@@ -18,8 +18,8 @@ class EngineConfig:
     Args:
         output: Folder of all results; a study that was killed continues from it.
         engine: ``"local"`` or ``"ray"``, see `lightning_saliency.studies.engine.run.run_cells`.
-        workers: Processes of ``engine="local"``. With ``"ray"``, which finds out itself how many cells the cluster takes
-            at a time, what a plan divides by; 1: it does not know.
+        workers: Processes of ``engine="local"``. With ``"ray"``, which finds out itself how many cells the cluster
+            takes at a time, what a plan divides by; 1: it does not know.
         cpus_per_cell: Processors for a cell.
         gpus_per_cell: GPUs for a cell, whole or a share.
         retries: How often a cell is restarted after its process is lost.

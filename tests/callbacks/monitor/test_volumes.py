@@ -215,10 +215,9 @@ def test_clips_with_frames_first_are_refused_before_training(tmp_path):
     assert not module.losses
 
 
-def test_a_network_that_takes_slices_says_so_and_trains(tmp_path):
-    with pytest.warns(UserWarning, match=r"called with volumes.*not slice by slice"):
-        module, _ = fit(tmp_path, SaliencyMonitor(), _SliceBySlice(), epochs=1)
-    assert module.losses
+def test_a_network_that_takes_slices_one_by_one_is_refused_before_training(tmp_path):
+    with pytest.raises(MonitorConfigurationError, match=r"images of 6×16×12.*take a volume as a whole"):
+        fit(tmp_path, SaliencyMonitor(), _SliceBySlice(), epochs=1)
 
 
 def test_a_sample_of_volumes_is_found_again():
