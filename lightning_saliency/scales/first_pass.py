@@ -21,7 +21,15 @@ from typing_extensions import Self
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales._grids import Grid, Grids, Side, layout_by_type
-from lightning_saliency.scales._passes import BatchImages, Entrance, PassMaps, choose_passes, entering_images, joined
+from lightning_saliency.scales._passes import (
+    BatchImages,
+    Entrance,
+    PassMaps,
+    choose_passes,
+    entering_images,
+    joined,
+    rows_of,
+)
 from lightning_saliency.scales._recording import Hook, register_recorder
 from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, split_layer
 from lightning_saliency.scales._trace import Call, Shape, TensorNumbers, plain_name, shape_of, tensors_in
@@ -218,8 +226,7 @@ class FirstPass:
             if dim in maps.by_dim:
                 continue
             if not self.statistic.pre_activation:
-                chosen = tensor.detach()
-                maps.by_dim[dim] = self.statistic(chosen if len(rows) == len(chosen) else chosen[rows], dim=dim)
+                maps.by_dim[dim] = self.statistic(rows_of(tensor.detach(), rows), dim=dim)
             elif self._pre_activation is not None:
                 maps.by_dim[dim] = self._pre_activation
 
@@ -241,7 +248,7 @@ class FirstPass:
         rows = current.read_rows(self._wanted)
         # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
         if rows and math.prod(shape[2:]) > 1:
-            self._pre_activation = self.statistic(tensor.detach()[rows], dim=1)
+            self._pre_activation = self.statistic(rows_of(tensor.detach(), rows), dim=1)
 
     def _passes_in(self, call: Call) -> list[Call]:
         """The passes over images that a call consists of: itself, or several inside that do all the work."""

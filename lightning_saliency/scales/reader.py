@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales._passes import BatchImages, Entrance, PassMaps, choose_passes, entering_images, joined
+from lightning_saliency.scales._passes import (
+    BatchImages,
+    Entrance,
+    PassMaps,
+    choose_passes,
+    entering_images,
+    joined,
+    rows_of,
+)
 from lightning_saliency.scales._recording import Hook
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.scales.first_pass import FirstPass
@@ -153,7 +161,7 @@ class CompiledReader:
         """
         maps = self._taps.take()
         rows = list(range(maps[0].shape[0])) if self._rows is None else self._rows
-        return PassMaps(tuple(rows), [map_[rows] for map_ in maps])
+        return PassMaps(tuple(rows), [rows_of(map_, rows) for map_ in maps])
 
     def stop(self) -> None:
         """Record no more until the next ``start``; the hooks stay."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
+from lightning_saliency.scales._passes import rows_of
 from lightning_saliency.scales._recording import Hook, register_recorder
 from lightning_saliency.scales._trace import tensors_in
 from lightning_saliency.scales.find import Scale, as_grid
@@ -231,8 +232,8 @@ class ScaleTaps:
         self._maps[index] = self._pre_activation
 
     def _read(self, activations: Tensor) -> Tensor:
-        rows = slice(self.max_images) if self.rows is None else self.rows
-        return activations.detach()[rows]
+        activations = activations.detach()
+        return activations[: self.max_images] if self.rows is None else rows_of(activations, self.rows)
 
     def _record_pre_activation(self, args: tuple[Any, ...]) -> None:
         activations = next(tensors_in(args), None)

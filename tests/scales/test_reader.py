@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lightning_saliency.scales import NoScalesError, ScaleTaps, find_scales, named_scales
@@ -362,3 +363,59 @@ def test_a_mirrored_pass_of_sparse_images_is_not_taken_for_theirs(kind):
     network = Net().eval()
     _, found = read(network, lambda net: (net(batch.flip(-1)), net(batch)), batch)
     assert_maps(found, literal(network, batch))
+
+
+class Copies(TorchDispatchMode):
+    """Counts the operations that copy or convert tensors of at least so many values."""
+
+    KINDS = ("clone", "copy", "index", "_to_copy", "nan_to_num", "cat", "stack", "contiguous")
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.found = least, collections.Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__.strip("_")
+        if isinstance(out, torch.Tensor) and out.numel() >= self.least and name.startswith(self.KINDS):
+            self.found[name] += 1
+        return out
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference"])
+@pytest.mark.parametrize("volumes", [False, True], ids=["images", "volumes"])
+def test_a_batch_that_is_read_is_not_copied(inference, volumes):
+    with torch.inference_mode(inference), torch.no_grad():
+        batch = torch.rand(4, 3, 8, 16, 16) if volumes else images()
+        network = Net().eval()
+        if volumes:
+            network = nn.Sequential(nn.Conv3d(3, 4, 3), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(4, 4, 3), nn.ReLU())
+        # A map of the first scale is a fourth of its activations, or less.
+        with Copies(batch.numel() // 2 + 1) as plain:
+            network(batch)
+        reader = ScaleReader(network)
+        for _ in range(2):
+            with Copies(batch.numel() // 2 + 1) as copies:
+                reader.start(batch)
+                network(batch)
+                found = reader.take()
+            assert copies.found == plain.found
+            assert found.images == (0, 1, 2, 3)
+    with Copies(batch.numel() // 2 + 1) as seen:
+        batch[[0, 1, 2, 3]]
+    assert seen.found
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference"])
+def test_a_batch_that_was_written_to_is_looked_at_anew(inference):
+    network = Net().eval()
+    with torch.inference_mode(inference), torch.no_grad():
+        batch = images()
+        expected, reader = literal(network, batch), ScaleReader(network)
+        for _ in range(2):
+            reader.start(batch)
+            network(batch)
+            batch.copy_(batch.flip(-1))
+            network(batch)
+            assert_maps(reader.take(), expected)
+            batch.copy_(batch.flip(-1))
