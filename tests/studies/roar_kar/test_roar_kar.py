@@ -399,7 +399,10 @@ def test_scores_refuse_what_cannot_be_compared():
 
 def test_a_plan_by_the_rates_of_other_machines_needs_neither_data_nor_time(options, tmp_path):
     elsewhere = {
-        "data": {"class_path": "nowhere.Data"},
+        "data": {
+            "class_path": "lightning_saliency.data.ImageFolderDataModule",
+            "init_args": {"train_dir": "nowhere", "val_dir": "nowhere", "image_size": 16},
+        },
         "rates": {"train": 50.0, "test": 200.0, "train_images": 1000, "test_images": 100, "pixels": 16 * 16},
         "epochs": 3,
         "engine": "ray",
