@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Environments beside .venv: the wheel alone, and the lowest versions that pyproject.toml allows.
+# Environments beside .venv: what builds the wheel, the wheel alone, and the lowest versions that pyproject.toml allows.
+BUILD  := .venv-build
 WHEEL  := .venv-wheel
 LOWEST := .venv-lowest
 
@@ -64,9 +65,14 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict
 
-dist: $(VENV)/.installed-release
+# Nothing of the package is needed to build it: this takes seconds in a fresh clone.
+$(BUILD)/bin/pyproject-build:
+	$(PYTHON) -m venv $(BUILD)
+	$(BUILD)/bin/python -m pip install --quiet "build>=1.2"
+
+dist: $(BUILD)/bin/pyproject-build
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	$(BUILD)/bin/python -m build --outdir dist
 
 wheel: dist
 	$(PYTHON) -m venv --clear $(WHEEL)
@@ -93,5 +99,5 @@ nightly: papers-small
 	$(BIN)/python -m benchmarks.peers --quick
 
 clean:
-	rm -rf $(VENV) $(WHEEL) $(LOWEST) dist site runs .coverage .coverage.* \
+	rm -rf $(VENV) $(BUILD) $(WHEEL) $(LOWEST) dist site runs .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -30,7 +30,7 @@ def lowest(line: str) -> str | None:
 
 
 # The tools of development and documentation are no part of what a user installs: their newest versions run the tests.
-EXTRAS = [lines for extra, lines in PROJECT["optional-dependencies"].items() if extra not in ("dev", "docs", "release")]
+EXTRAS = [lines for extra, lines in PROJECT["optional-dependencies"].items() if extra not in ("dev", "docs")]
 for dependency in [*PROJECT["dependencies"], *(line for lines in EXTRAS for line in lines)]:
     pinned = lowest(dependency)
     if pinned:

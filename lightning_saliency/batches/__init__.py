@@ -2,7 +2,7 @@
 
 from lightning_saliency.batches.content import BatchContent
 from lightning_saliency.batches.fingerprints import content_keys, fingerprint, same_images
-from lightning_saliency.batches.outputs import find_predictions
+from lightning_saliency.batches.outputs import find_losses, find_predictions
 from lightning_saliency.batches.reader import BatchReader, find_classes, find_images, find_labels, find_objects
 from lightning_saliency.batches.tree import BatchError, NoImagesError, describe, follow
 
@@ -16,6 +16,7 @@ __all__ = [
     "find_classes",
     "find_images",
     "find_labels",
+    "find_losses",
     "find_objects",
     "find_predictions",
     "fingerprint",

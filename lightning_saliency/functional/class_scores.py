@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import logsigmoid, one_hot
 
 Score = Literal["softmax", "sigmoid", "logit"]
 
@@ -57,6 +57,33 @@ def predicted_classes(outputs: Tensor) -> Tensor:
     """
     winners = _of_two(outputs.detach()).argmax(dim=1)
     return winners if winners.ndim == 1 else most_frequent_classes(winners)
+
+
+def label_losses(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of each image's class, −log p.
+
+    p is the softmax over the classes; of a yes-no head it is the sigmoid σ(z) for class 1 and σ(−z) for class 0.
+
+    Args:
+        outputs: Logits ``[N, classes]`` or ``[N, 1]``.
+        labels: The class of each image, ``[N]`` int64.
+
+    Returns:
+        ``[N]`` float32 or float64 on the outputs' device; −∞ for labels that are none of the classes, +∞ where the
+        logits are NaN.
+
+    Example:
+        >>> label_losses(torch.tensor([[0.0, 0.0], [9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1, -1]))
+        tensor([0.6931, 9.0001,   -inf])
+        >>> label_losses(torch.tensor([[0.0], [2.0]]), torch.tensor([1, 0]))
+        tensor([0.6931, 2.1269])
+    """
+    logits = outputs.detach() if outputs.dtype == torch.float64 else outputs.detach().float()
+    log_p = logsigmoid(_of_two(logits)) if _is_yes_no(logits) else logits.log_softmax(dim=1)
+    labels = labels.to(logits.device)
+    known = (labels >= 0) & (labels < log_p.shape[1])
+    losses = -log_p.gather(1, torch.where(known, labels, 0)[:, None])[:, 0]
+    return torch.where(known, losses.nan_to_num(nan=torch.inf, posinf=torch.inf), -torch.inf)
 
 
 def most_frequent_classes(masks: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ from lightning_saliency.callbacks.monitor.options import (
     parse_views,
     positive,
 )
-from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records
+from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records, worst_of
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.own_images import Images, OwnImages
-from lightning_saliency.callbacks.monitor.reading.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.shortcuts.alert import ShortcutAlert
@@ -89,7 +89,10 @@ class SaliencyMonitor(StageHooks):
             every epoch wherever a shuffling loader puts them.
         indices: Which images instead, as numbers from 0 in the order in which that loader yields them in the first
             epoch (of the first process); or ``"one_per_class"``, the first image of each class, ``num_images`` at most.
-            Those beyond the trainer's sanity check are in the film from the first epoch on.
+            Those beyond the trainer's sanity check are in the film from the first epoch on. Or ``"worst"``: the
+            ``num_images`` images whose class has the highest cross-entropy in the first epoch with a frame, the worst
+            first. They are followed from then on, so the film has no frame of the untrained network. It is measured by
+            the logits of the step or of the network; that one epoch reads the maps of all images.
         statistic: A name in ``STATISTICS``.
         weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a
             scale.
@@ -147,7 +150,7 @@ class SaliencyMonitor(StageHooks):
         self,
         every_n_epochs: int = 1,
         num_images: int = 8,
-        indices: Sequence[int] | Literal["one_per_class"] | None = None,
+        indices: Sequence[int] | Literal["one_per_class", "worst"] | None = None,
         statistic: str = "smoe_scale",
         weights: str | Sequence[float] = "equal",
         model: str | None = None,
@@ -185,6 +188,11 @@ class SaliencyMonitor(StageHooks):
         if stage not in STAGES:
             raise MonitorConfigurationError(
                 f"Got stage={stage!r}. Allowed are {', '.join(map(repr, STAGES))}; use one."
+            )
+        if stage == "train" and self.indices == WORST:
+            raise MonitorConfigurationError(
+                f"Got indices={WORST!r} with stage='train', whose film shows each epoch's first images. Allowed are "
+                "stage='validate' and 'test'; use one, or leave indices= out."
             )
         self.stage = stage
         self.log_at_start = log_at_start
@@ -344,14 +352,15 @@ class SaliencyMonitor(StageHooks):
                     self._reading.start(content, dataloader_idx, sample, positions)
                     # A part of the module that was named may return features; a compiled one has its hooks.
                     if self.model is None and not self._compiled:
-                        self._predictions.watch(network, content.count)
+                        labels = content.classes() if sample is not None and sample.chooses else None
+                        self._predictions.watch(network, content.count, labels)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps, and make the class-specific views of the same images with the same weights."""
         records: dict[int, SampleRecord] = {}
         with self._guarded():
             begun = bool(self._reading.names)
-            predicted = self._predictions.take()
+            predicted, losses = self._predictions.take()
             read = self._reading.take()
             if read is None:
                 return
@@ -365,6 +374,8 @@ class SaliencyMonitor(StageHooks):
             if self._attempts.wants(_LOCATING):
                 with self._attempts.trying(_LOCATING, "Leave it out with position_images=0."):
                     self._shortcuts.take(pending, found)
+            if pending.pairs and self._sample.chooses:
+                pending = worst_of(pending, self._sample, outputs, losses)
             records = sample_records(found, pending, outputs, predicted)
             self._begun = True
         self._shown.explain(trainer, records, self._attempts)

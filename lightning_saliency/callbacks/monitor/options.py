@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
-from lightning_saliency.callbacks.monitor.reading.sample import ONE_PER_CLASS
+from lightning_saliency.callbacks.monitor.reading.sample import ONE_PER_CLASS, WORST
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
 from lightning_saliency.explainers.base import Output
@@ -46,19 +46,19 @@ def positive(name: str, value: int) -> int:
 
 
 def check_indices(indices: Sequence[int] | str) -> tuple[int, ...] | str:
-    """Numbers of images, each once, or ``"one_per_class"``.
+    """Numbers of images, each once, or ``"one_per_class"``, or ``"worst"``.
 
     Raises:
         MonitorConfigurationError: If they are something else, or none.
     """
-    if indices == ONE_PER_CLASS:
-        return ONE_PER_CLASS
+    if isinstance(indices, str) and indices in (ONE_PER_CLASS, WORST):
+        return indices
     numbers = () if isinstance(indices, (str, int)) else tuple(indices)
     good = all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in numbers)
     if not good or not numbers or len(set(numbers)) < len(numbers):
         raise MonitorConfigurationError(
-            f"Got indices={indices!r}. Allowed are lists of numbers from 0, each once, such as [0, 7, 31], and "
-            f"{ONE_PER_CLASS!r}; give one."
+            f"Got indices={indices!r}. Allowed are lists of numbers from 0, each once, such as [0, 7, 31], "
+            f"{ONE_PER_CLASS!r} and {WORST!r}; give one."
         )
     return numbers
 

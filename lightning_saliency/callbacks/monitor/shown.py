@@ -89,6 +89,9 @@ class ShownImages:
             sums: Those of all images, for the views of their means.
         """
         self._read_own(trainer, attempts)
+        # Which images are the worst is known after a whole epoch of training, all of whose batches could be read.
+        if self.sample.chooses and (trainer.sanity_checking or not attempts.wants(READING)):
+            return
         # Images that could not be read are not lost.
         if attempts.wants(READING) and self.sample.end():
             self._warn_once(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_saliency.batches import BatchContent, BatchReader, NoImagesError, find_predictions
+from lightning_saliency.batches import BatchContent, BatchReader, NoImagesError, find_losses, find_predictions
 from lightning_saliency.callbacks._trainer_lookups import loaders_form, several_loaders
 from lightning_saliency.callbacks.monitor.options import check_layers
-from lightning_saliency.callbacks.monitor.reading.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions
 from lightning_saliency.functional.position_bias import cell_features
 from lightning_saliency.functional.statistics import Statistic
@@ -123,7 +123,7 @@ class BatchReading:
 
         Raises:
             BatchError: If the images are of different sizes.
-            ValueError: If one image of each class is to be shown, and there are no classes.
+            ValueError: If one image of each class, or the worst, are to be shown, and there are no classes.
         """
         if self._reader is None:
             return
@@ -177,8 +177,33 @@ class BatchReading:
 
 def _place(sample: FixedSample, content: BatchContent) -> list[tuple[int, int]]:
     """The rows of a batch that are shown, with their slots; classes are looked for only where they are asked for."""
-    classes = content.classes() if sample.one_per_class else None
+    classes = content.classes() if sample.one_per_class or sample.chooses else None
     return sample.place(content.pictures, None if classes is None else classes.tolist())
+
+
+def worst_of(pending: Pending, sample: FixedSample, outputs: Any, seen: Tensor | None) -> Pending:
+    """The batch with those images to show that are among the worst so far.
+
+    Args:
+        pending: A batch all of whose images may be shown.
+        sample: Chooses.
+        outputs: What the step returned, searched for logits.
+        seen: The losses ``[B]`` by the network's own outputs, taken where the step returned no logits.
+
+    Raises:
+        ValueError: If nothing tells the losses.
+    """
+    labels = pending.content.classes()
+    losses = None if labels is None else find_losses(outputs, labels)
+    losses = seen if losses is None else losses
+    if losses is None:
+        raise ValueError(
+            f"Got indices={WORST!r}, but no logits: the step returned none, and none were seen at the network's end. "
+            'Allowed are logits [B, classes]; return them from the step, as {"logits": logits}, or give the images\' '
+            "numbers with indices=[...]."
+        )
+    pairs = sample.choose(pending.shown, losses.tolist())
+    return replace(pending, shown=pending.shown[[row for row, _ in pairs]], pairs=pairs)
 
 
 def sample_records(

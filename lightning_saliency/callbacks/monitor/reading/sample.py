@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from lightning_saliency.functional.similarity import spearman
 
 #: The ``indices`` of a sample with one image of each class.
 ONE_PER_CLASS = "one_per_class"
+#: The ``indices`` of a sample with the images of the highest loss.
+WORST = "worst"
 #: Maps are compared from epoch to epoch on this grid.
 _DRIFT_GRID = (56, 56)
 _DRIFT_GRID_OF_VOLUMES = (8, 28, 28)
@@ -50,7 +53,9 @@ class FixedSample:
         size: The number of images.
         follow: Whether images are to be found again; ``False`` takes each epoch's first images.
         indices: Which images the first epoch takes instead of the first ones: numbers in the order in which they come
-            by, as many as ``size``; or ``ONE_PER_CLASS``, the first image of each class.
+            by, as many as ``size``; or ``ONE_PER_CLASS``, the first image of each class; or ``WORST``, the images of
+            the highest loss of all that come by in the first epoch. These are known at its end only: until then
+            `place` offers every image, and `choose` keeps the worst so far.
     """
 
     def __init__(self, size: int, follow: bool = True, indices: Sequence[int] | str | None = None) -> None:
@@ -58,8 +63,11 @@ class FixedSample:
         self.followed = follow
         self.indices = None if indices is None or isinstance(indices, str) else tuple(indices)
         self.one_per_class = indices == ONE_PER_CLASS
+        self.worst = indices == WORST
         self._classes: set[int] = set()
         self._passed = 0
+        # The worst so far: slot -> loss and fingerprint.
+        self._ranked: dict[int, tuple[float, Tensor]] = {}
         # ``None`` for an image that has not come by yet.
         self.fingerprints: list[Tensor | None] = [None] * size
         self.drift_maps: list[Tensor] = []
@@ -70,9 +78,15 @@ class FixedSample:
         """Whether nothing more is wanted of this epoch's batches."""
         return len(self.records) >= self.size
 
+    @property
+    def chooses(self) -> bool:
+        """Whether this epoch has to find out which images are the worst."""
+        return self.worst and self.followed and all(known is None for known in self.fingerprints)
+
     def begin(self) -> None:
         """Forget the last epoch's records."""
         self.records = {}
+        self._ranked = {}
         self._passed = 0
         if not self.followed:
             self._classes = set()
@@ -85,13 +99,15 @@ class FixedSample:
             classes: The images' classes, below 0 for none; ``None``: the batch carries none.
 
         Raises:
-            ValueError: If one image of each class is wanted, and the batch carries no classes.
+            ValueError: If one image of each class, or the worst ones, are wanted, and the batch carries no classes.
         """
-        if self.one_per_class and classes is None:
+        if (self.one_per_class or self.chooses) and classes is None:
             raise ValueError(
-                f"Got indices={ONE_PER_CLASS!r} with batches that carry no classes. Allowed are batches with labels; "
+                f"Got indices={(WORST if self.worst else ONE_PER_CLASS)!r} with batches that carry no classes. Allowed are batches with labels; "
                 "say where they are with label_key=, or give the images' numbers with indices=[...]."
             )
+        if self.chooses:
+            return [(row, row) for row in range(len(images))]
         first = self._passed
         self._passed += len(images)
         if self.complete:
@@ -109,11 +125,31 @@ class FixedSample:
                 if row is not None:
                     taken.add(row)
                     pairs.append((row, slot))
-        free = [slot for slot, known in enumerate(self.fingerprints) if known is None]
+        free = [slot for slot, known in enumerate(self.fingerprints) if known is None and not self.worst]
         fresh = self._fresh(first, len(images), free, taken, classes)
         for row, slot in fresh:
             self.fingerprints[slot] = prints[row]
         return pairs + fresh
+
+    def choose(self, images: Tensor | Sequence[Tensor], losses: Sequence[float]) -> list[tuple[int, int]]:
+        """Which rows of a batch are among the worst images so far, as pairs (row, slot); those in their slots go.
+
+        Args:
+            images: B images as they were given to `place`.
+            losses: The loss of each; −∞ for an image without one, which is not taken.
+        """
+        rows: dict[int, int] = {}
+        for row, loss in enumerate(losses):
+            slot = len(self._ranked)
+            if slot == self.size:
+                slot = min(self._ranked, key=lambda one: self._ranked[one][0])
+                if loss <= self._ranked[slot][0]:
+                    continue
+            if loss > -math.inf:
+                self._ranked[slot] = loss, fingerprint(images[row][None])[0]
+                self.records.pop(slot, None)
+                rows[slot] = row
+        return sorted((row, slot) for slot, row in rows.items())
 
     def _fresh(
         self, first: int, count: int, free: Sequence[int], taken: set[int], classes: Sequence[int] | None
@@ -133,6 +169,10 @@ class FixedSample:
 
     def end(self) -> bool:
         """Close an epoch; returns whether the images had to be given up as not coming back."""
+        if self.chooses and self._ranked:
+            order = sorted(self._ranked, key=lambda slot: -self._ranked[slot][0])
+            self.fingerprints[: len(order)] = [self._ranked[slot][1] for slot in order]
+            self.records = {place: self.records[slot] for place, slot in enumerate(order) if slot in self.records}
         if self.followed and not self.records and any(known is not None for known in self.fingerprints):
             self.followed = False
             return True
