@@ -1,11 +1,14 @@
-"""One picture, every logger: TensorBoard, W&B, MLflow, Comet and Neptune, each through its own call."""
+"""One picture, every logger: TensorBoard, W&B, MLflow, Comet and Neptune, each through its own call.
+
+At the end of a run W&B also gets a table of them, MLflow and Comet the run's page.
+"""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from io import BytesIO
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +27,8 @@ _LONGEST = 100
 _Picture = npt.NDArray[np.uint8]
 # A writer gets the logger, its experiment, key, picture, step and caption, and says whether the picture was taken.
 _Writer = Callable[[Any, Any, str, _Picture, int, "str | None"], bool]
+# A writer of pages gets the logger, its experiment, the page's key and its text.
+_PageWriter = Callable[[Any, Any, str, str], None]
 
 
 def log_picture(
@@ -51,7 +56,8 @@ def log_picture(
         step: ``trainer.global_step``. With W&B the picture is logged with ``trainer/global_step``, the horizontal
             axis of the metrics that Lightning logs there, and leaves W&B's own step alone.
         captions: Words to go with the picture, joined by ``" | "``: W&B's caption, Comet's metadata ``caption``,
-            Neptune's description. TensorBoard and MLflow have no place for them.
+            Neptune's description. TensorBoard and MLflow have no place for them; the monitor writes
+            them into its pictures as well.
 
     Returns:
         Whether at least one logger took the picture.
@@ -132,6 +138,25 @@ def log_table_to(logger: Logger, key: str, columns: Sequence[str], rows: Sequenc
     logger.log_table(key=_inside(key), columns=list(columns), data=cells)  # type: ignore[attr-defined]
 
 
+def shows_pages(logger: Logger) -> bool:
+    """Whether a logger keeps a page beside the run: MLflow does, among its artifacts, and Comet, among its assets."""
+    return _page_writer_of(logger) is not None
+
+
+def log_page_to(logger: Logger, key: str, html: str) -> None:
+    """Log a page with a logger that ``shows_pages``, in place of the one of this key; what it raises gets through.
+
+    Args:
+        logger: One of ``trainer.loggers``. To be called on global rank zero.
+        key: Its name as a file, such as ``"saliency/film.html"``.
+        html: The page, which needs no other file.
+    """
+    writer = _page_writer_of(logger)
+    experiment = logger.experiment  # type: ignore[attr-defined]  # both classes have one, the base has not
+    if writer is not None and not _is_placeholder(experiment):
+        writer(logger, experiment, _inside(key), html)
+
+
 def viewing_hint(loggers: Sequence[Logger]) -> str | None:
     """How to see every picture of a long run, where a logger's viewer leaves some out as it is started by default.
 
@@ -168,6 +193,10 @@ def _writer_of(logger: object) -> _Writer | None:
     return next((_WRITERS[cls.__name__] for cls in type(logger).__mro__ if cls.__name__ in _WRITERS), None)
 
 
+def _page_writer_of(logger: object) -> _PageWriter | None:
+    return next((_PAGE_WRITERS[cls.__name__] for cls in type(logger).__mro__ if cls.__name__ in _PAGE_WRITERS), None)
+
+
 def _is_placeholder(experiment: object) -> bool:
     """Whether this is what ``logger.experiment`` returns on every rank but the first: it accepts any call."""
     return any(cls.__name__.lstrip("_") == "DummyExperiment" for cls in type(experiment).__mro__)
@@ -201,9 +230,16 @@ def _wandb(logger: Any, experiment: Any, key: str, picture: _Picture, step: int,
 
 
 def _mlflow(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
-    name = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", _prefixed(logger, key, "-"))
-    experiment.log_image(logger.run_id, Image.fromarray(picture), key=name, step=step)
+    experiment.log_image(logger.run_id, Image.fromarray(picture), key=_mlflow_name(logger, key), step=step)
     return True
+
+
+def _mlflow_name(logger: Any, key: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_\-./ ]", "_", _prefixed(logger, key, "-"))
+
+
+def _mlflow_page(logger: Any, experiment: Any, key: str, html: str) -> None:
+    experiment.log_text(logger.run_id, html, _mlflow_name(logger, key))
 
 
 def _comet(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
@@ -214,6 +250,10 @@ def _comet(logger: Any, experiment: Any, key: str, picture: _Picture, step: int,
     )
     # Comet raises nothing: an experiment that has ended, or failed, logs its own error and returns nothing.
     return receipt is not None
+
+
+def _comet_page(logger: Any, experiment: Any, key: str, html: str) -> None:
+    experiment.log_asset(StringIO(html), file_name=_prefixed(logger, key, "_"), overwrite=True)
 
 
 def _neptune(logger: Any, experiment: Any, key: str, picture: _Picture, step: int, caption: str | None) -> bool:
@@ -229,3 +269,5 @@ _WRITERS: dict[str, _Writer] = {
     # Lightning 2.6 has withdrawn it; Lightning 2.5 still has it.
     "NeptuneLogger": _neptune,
 }
+
+_PAGE_WRITERS: dict[str, _PageWriter] = {"MLFlowLogger": _mlflow_page, "CometLogger": _comet_page}

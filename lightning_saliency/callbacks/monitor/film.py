@@ -21,7 +21,14 @@ from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.position_bias import PositionSums
-from lightning_saliency.pictures.loggers import log_picture_to, log_table_to, shows_tables, viewing_hint
+from lightning_saliency.pictures.loggers import (
+    log_page_to,
+    log_picture_to,
+    log_table_to,
+    shows_pages,
+    shows_tables,
+    viewing_hint,
+)
 from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
 
 _REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
@@ -174,7 +181,7 @@ class MonitorFilm(RunFilm):
         return frame.guessed
 
     def finish(self, trainer: pl.Trainer, attempts: Attempts) -> None:
-        """At the end of a run: make its page, and log the pictures of all epochs as one table where a logger shows one.
+        """At the end of a run: make its page, and log it, or a table of all epochs' pictures, where a logger shows one.
 
         Args:
             trainer: The run. To be called on global rank zero.
@@ -184,6 +191,9 @@ class MonitorFilm(RunFilm):
         with attempts.trying("make the page", "`lightning-saliency film RUN` tries again."):
             page = self.page.finish()
         for number, logger in enumerate(trainer.loggers if page else (), start=1):
+            if page and shows_pages(logger):
+                with attempts.trying(f"log the page to {type(logger).__name__}, logger {number} of the trainer"):
+                    log_page_to(logger, f"{self.name}/{page.name}", page.read_bytes().decode())
             if shows_tables(logger):
                 with attempts.trying(f"log a table to {type(logger).__name__}, logger {number} of the trainer"):
                     log_table_to(logger, f"{self.name}/film", *self._table())

@@ -64,6 +64,7 @@ def test_two_epochs_are_bit_identical(tmp_path, workers):
         [
             SaliencyMonitor(views=("lovi", "combined", "scales", "fast_cam", "group_cam")),
             SaliencyMonitor(stage="train", name="training"),
+            SaliencyMonitor(indices="worst", num_images=3, name="worst"),
         ],
         workers,
     )

@@ -1,5 +1,6 @@
 """A monitored run read back from TensorBoard, from W&B offline and from the film: the same pictures and steps."""
 
+import io
 import json
 import logging
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, loader, trainer
-from tests.pictures.test_loggers import png, tensorboard_images, wandb_history
+from tests.pictures.test_loggers import RecordedCometExperiment, png, tensorboard_images, wandb_history
 
 
 def test_every_logger_holds_the_films_pictures_at_the_metrics_steps(tmp_path, monkeypatch, caplog):
@@ -63,3 +64,56 @@ def test_every_logger_holds_the_films_pictures_at_the_metrics_steps(tmp_path, mo
     assert sum("--samples_per_plugin images=" in record.message for record in caplog.records) == 1
     drifts = [row["saliency/drift"] for row in rows if "saliency/drift" in row]
     assert len(drifts) == 4
+
+
+def test_mlflow_gets_the_runs_page_once(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before = mlflow.get_tracking_uri()
+    logger = pl.loggers.MLFlowLogger(tracking_uri=(tmp_path / "mlruns").as_uri())
+    run = trainer(tmp_path, SaliencyMonitor(num_images=2), logger=logger)
+    try:
+        run.fit(Module(), loader(), loader())
+        run.validate(run.lightning_module, loader())
+    finally:
+        mlflow.set_tracking_uri(before)
+    artifacts = logger.experiment.list_artifacts(logger.run_id, "saliency")
+    assert [file.path for file in artifacts] == ["saliency/film.html"]
+    local = logger.experiment.download_artifacts(logger.run_id, "saliency/film.html", str(tmp_path))
+    (page,) = (file for file in tmp_path.rglob("film.html") if file.parent.name == "saliency" and file != Path(local))
+    assert Path(local).read_text() == page.read_text()
+
+
+def test_comet_gets_the_runs_page(tmp_path):
+    class Experiment(RecordedCometExperiment):
+        def __init__(self):
+            super().__init__()
+            self.assets = []
+
+        def log_asset(
+            self, file_data, file_name=None, overwrite=False, copy_to_tmp=True, step=None, metadata=None
+        ):  # as comet_ml 3.58.8 has it
+            assert isinstance(file_data, io.StringIO)  # a text would be taken for the name of a file
+            self.assets.append((file_name, overwrite, file_data.read()))
+
+    class CometLogger(pl.loggers.CSVLogger):
+        _experiment_of_comet = Experiment()
+
+        @property
+        def experiment(self):
+            return self._experiment_of_comet
+
+        def log_metrics(self, metrics, step=None):
+            pass
+
+        def save(self):
+            pass
+
+    logger = CometLogger(tmp_path)
+    trainer(tmp_path, SaliencyMonitor(num_images=2), logger=logger).fit(Module(), loader(), loader())
+    (asset,) = logger.experiment.assets
+    (page,) = tmp_path.rglob("film.html")
+    assert asset == ("saliency/film.html", True, page.read_text())
+    assert [call["step"] for call in logger.experiment.calls] == [0, 3, 7]
+    assert all(call["metadata"]["caption"] for call in logger.experiment.calls)

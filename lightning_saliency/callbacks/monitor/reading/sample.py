@@ -102,8 +102,9 @@ class FixedSample:
             ValueError: If one image of each class, or the worst ones, are wanted, and the batch carries no classes.
         """
         if (self.one_per_class or self.chooses) and classes is None:
+            wanted = WORST if self.worst else ONE_PER_CLASS
             raise ValueError(
-                f"Got indices={(WORST if self.worst else ONE_PER_CLASS)!r} with batches that carry no classes. Allowed are batches with labels; "
+                f"Got indices={wanted!r} with batches that carry no classes. Allowed are batches with labels; "
                 "say where they are with label_key=, or give the images' numbers with indices=[...]."
             )
         if self.chooses:
