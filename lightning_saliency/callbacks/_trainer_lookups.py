@@ -65,9 +65,14 @@ def is_compiled(*modules: nn.Module) -> bool:
 
 def is_sharded(trainer: pl.Trainer, module: nn.Module) -> bool:
     """Whether parameters are spread over processes, so that one process cannot run the network by itself."""
-    if any(shards in type(trainer.strategy).__name__ for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
+    strategies = [kind.__name__ for kind in type(trainer.strategy).__mro__]
+    if any(shards in name for name in strategies for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
         return True
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    kinds = {kind.__name__ for each in module.modules() for kind in type(each).__mro__}
+    # `DTensor` of `fully_shard`, and the mark of DeepSpeed's third stage.
+    return "FullyShardedDataParallel" in kinds or any(
+        isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters()
+    )
 
 
 def logged_step(trainer: pl.Trainer) -> int:

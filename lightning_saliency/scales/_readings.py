@@ -47,7 +47,7 @@ class Readings:
         if output is None or output.channels != ref.grid.channels:
             return ref
         number = ref.call.entered if ref.side == "input" else ref.call.left
-        last = next((call for call in reversed(self._calls) if has_weights(call.module)), None)
+        last = next((call for call in reversed(self._calls) if call.weighted), None)
         if last is None or not isinstance(last.module, _LINEAR):
             return ref
         per_pixel = output.close_to(ref.grid) and ref.grid.close_to(self.grids.image)
@@ -158,15 +158,10 @@ class Readings:
         return []
 
 
-def has_weights(module: nn.Module) -> bool:
-    """Whether a module has weights of its own; a scale and a shift, as of a normalisation, are none."""
-    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
-
-
 def works_on(call: Call, grids: Grids, grid: Grid) -> bool:
     """Whether a layer with weights inside a call ends on a grid."""
     ends = ((each, grids.of(each, "output")) for each in call.walk())
-    return any(end is not None and end.close_to(grid) and has_weights(each.module) for each, end in ends)
+    return any(end is not None and end.close_to(grid) and each.weighted for each, end in ends)
 
 
 def _is_leaf(call: Call) -> bool:

@@ -16,6 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from lightning_saliency.scales._eval_pass import eval_pass
 
 Shape = tuple[int, ...]
+# What is inside of `torch.compile`, Fabric's `setup`, FSDP's wrapper and that of its activation checkpointing.
+_WRAPPED = frozenset({"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 @dataclass(eq=False)
@@ -23,8 +25,8 @@ class Call:
     """One call of a module during a forward pass, with the calls made inside it.
 
     Attributes:
-        name: The module's dotted path; ``""`` is the network itself. What ``torch.compile`` and Fabric add is left out,
-            see `plain_name`: ``get_submodule`` finds the module with and without it.
+        name: The module's dotted path; ``""`` is the network itself. What ``torch.compile`` and other wrappers add is
+            left out, see `plain_name`: ``get_submodule`` finds the module with and without it.
         module: The module.
         parent: The call this one was made in; ``None`` for the network's own.
         inputs: Shape of the first tensor that entered; ``None`` if none did.
@@ -32,6 +34,7 @@ class Call:
         entered: The number, see `TensorNumbers`, of the first tensor that entered; 0 if none did.
         left: That of the first tensor that came out.
         children: The calls made inside, in the order they were made.
+        weighted: Whether the module has weights of its own as it begins, see `has_weights`.
 
     Shapes are those for one image: the first dimension is 1 where it is the batch's, and -1 where it is not (windows,
     tables of positions, weights).
@@ -45,12 +48,27 @@ class Call:
     entered: int = 0
     left: int = 0
     children: list[Call] = field(default_factory=list)
+    weighted: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weighted = has_weights(self.module)
 
     def walk(self) -> Iterator[Call]:
         """This call and all inside it, in the order they began."""
         yield self
         for child in self.children:
             yield from child.walk()
+
+
+def has_weights(module: nn.Module) -> bool:
+    """Whether a module has weights of its own; a scale and a shift, as of a normalisation, are none.
+
+    To be asked while the network runs: FSDP gathers a layer's weights for its forward pass alone. Weights that are made
+    of others, as by `torch.nn.utils.parametrizations`, count as the layer's own; they are not made for it.
+    """
+    made = module._modules.get("parametrizations")
+    own = [vars(module).get("weight"), *module._parameters.values(), *(() if made is None else made.parameters())]
+    return any(isinstance(weight, Tensor) and weight.ndim > 1 for weight in own)
 
 
 class TensorNumbers:
@@ -206,8 +224,8 @@ def untouched(model: nn.Module, images: Tensor) -> Iterator[None]:
 
 
 def plain_name(name: str) -> str:
-    """A module's path without what wrappers add that let its names through, `torch.compile` and Fabric's `setup`."""
-    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "_forward_module"))
+    """A module's path without what wrappers add that let its names through, see `_WRAPPED`."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPED)
 
 
 def shape_of(tensor: Tensor, batch: int | None) -> Shape:

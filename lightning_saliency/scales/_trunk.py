@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lightning_saliency.scales._grids import Grid, Grids
-from lightning_saliency.scales._readings import Readings, has_weights, works_on
+from lightning_saliency.scales._readings import Readings, works_on
 from lightning_saliency.scales._tensor_refs import TensorRef
 from lightning_saliency.scales._trace import Call
 
@@ -187,7 +187,7 @@ class Trunk:
                 continue
             inside = ((call, self.grids.of(call, "output")) for call in step.walk() if call is not step)
             if any(
-                each is not None and not each.is_vector and each.smaller_than(grid) and has_weights(call.module)
+                each is not None and not each.is_vector and each.smaller_than(grid) and call.weighted
                 for call, each in inside
             ):
                 found.append(step)

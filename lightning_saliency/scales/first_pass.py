@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -102,6 +103,9 @@ class FirstPass:
         self._latest: list[tuple[weakref.ref[Tensor], int, _Maps]] = []
         self._pre_activation: Tensor | None = None
         self._error: Exception | None = None
+        # What went wrong in a pass, and the call of it that is not over yet.
+        self._unread: Exception | None = None
+        self._closed: Call | None = None
         self._handles: list[RemovableHandle] = []
         register_recorder(self)
 
@@ -133,6 +137,8 @@ class FirstPass:
         if self._error is not None:
             raise TapError(f"Reading the activations failed: {self._error}") from self._error
         calls = [each for top in self._top for each in self._passes_in(top)]
+        if not calls and self._unread is not None:
+            raise TapError(f"Reading the activations failed: {self._unread}") from self._unread
         if not calls:
             wanted = "volumes [B, C, T, H, W]" if self._images.ndim == 5 else "images [B, C, H, W]"
             raise TapError(
@@ -167,17 +173,21 @@ class FirstPass:
     def _enter_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call(self._names[id(module)], module, parent=self._stack[-1] if self._stack else None)
         images = entering_images((args, kwargs), self._images.ndim)
-        if images is not None:
-            self._note_entrance(call, images)
         (self._stack[-1].children if self._stack else self._top).append(call)
         self._stack.append(call)
         entering = next(tensors_in((args, kwargs)), None)
+        if images is not None and self._closed is None:
+            try:
+                self._note_entrance(call, images)
+            except Exception as error:  # reported by result() where no other pass could be read
+                self._unread, self._closed = error, call
         call.inputs, call.entered = self._shape(entering), self._numbers.of(entering)
-        if self.statistic.pre_activation and isinstance(module, ACTIVATION_MODULES):
-            self._note_pre_activation(entering)
-        # What enters a network is no scale.
-        if id(call) not in self._entered:
-            self._note(call, "input", entering)
+        with self._or_closed():
+            if self.statistic.pre_activation and isinstance(module, ACTIVATION_MODULES):
+                self._note_pre_activation(entering)
+            # What enters a network is no scale.
+            if id(call) not in self._entered:
+                self._note(call, "input", entering)
 
     def _leave_call(self, module: nn.Module, output: object) -> None:
         # A parent that caught a child's error left the child's call on the stack.
@@ -187,10 +197,24 @@ class FirstPass:
                 tensors = list(tensors_in(output))
                 call.outputs = tuple(shape for each in tensors if (shape := self._shape(each)) is not None)
                 call.left = self._numbers.of(tensors[0] if tensors else None)
-                self._note(call, "output", tensors[0] if tensors else None)
+                with self._or_closed():
+                    self._note(call, "output", tensors[0] if tensors else None)
             self._stack.pop()
+            if call is self._closed:
+                self._closed = None
             if call.module is module:
                 break
+
+    @contextmanager
+    def _or_closed(self) -> Iterator[None]:
+        """Inside, an error closes the pass that is going on: nothing is read of it, but of the step's other passes."""
+        try:
+            yield
+        except Exception as error:  # reported by result() where no other pass could be read
+            self._unread = error
+            self._closed = next(each for each in self._stack if id(each) in self._entered)
+            for each in self._stack:
+                self._entered.pop(id(each), None)
 
     def _note_entrance(self, call: Call, images: Tensor) -> None:
         """Note that images entered a call: any do from outside, inside of a pass the batch's own alone."""
@@ -203,6 +227,8 @@ class FirstPass:
 
     def _current(self) -> Entrance | None:
         """The pass that is going on: that of the innermost call that images entered."""
+        if self._closed is not None:
+            return None
         return next((self._entered[id(call)] for call in reversed(self._stack) if id(call) in self._entered), None)
 
     def _shape(self, tensor: Tensor | None) -> Shape | None:
@@ -266,7 +292,7 @@ class FirstPass:
         return any(
             shape[0] == 1 and _channel_dims(each.module, shape, self._images.ndim)
             for each in call.walk()
-            if each is not call and id(each) not in inside and any(True for _ in each.module.parameters(recurse=False))
+            if each is not call and id(each) not in inside and each.weighted
             for shape in each.outputs
         )
 

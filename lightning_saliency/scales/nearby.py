@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from lightning_saliency.scales._grids import Grid, Grids
-from lightning_saliency.scales._readings import has_weights
 from lightning_saliency.scales._tensor_refs import TensorRef
 from lightning_saliency.scales._trace import Call, prepared
 from lightning_saliency.scales.find import Scale, scale_of, traced
@@ -76,7 +75,7 @@ def deepest_alive(
             break
         before = (ends for ends in inside[: ending[-1]] if lives(ends.leaving))
         call = inside[ending[-1]].call
-        if any(has_weights(each.module) for ends in before for each in ends.call.walk()):
+        if any(each.weighted for ends in before for each in ends.call.walk()):
             block = found[id(call)]
     return None if block.entering is None else block.entering[1]
 

@@ -187,12 +187,12 @@ class _LaterPass:
         self._images = BatchImages(images)
         self._wanted = None if rows is None else frozenset(rows)
         self._name = type(model).__name__
+        module = model.get_submodule(entrance)
         # Behind the taps' own hooks, so that a scale at the entrance itself has been read when the pass is over.
         self._taps = ScaleTaps(model, scales, statistic)
         self._open: Entrance | None = None
         self._passes: list[tuple[Entrance, list[Tensor]]] = []
         self._error: Exception | None = None
-        module = model.get_submodule(entrance)
         self._handles: list[RemovableHandle] = [
             module.register_forward_pre_hook(Hook(self._enter), with_kwargs=True),
             module.register_forward_hook(Hook(self._leave)),

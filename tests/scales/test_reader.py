@@ -349,6 +349,94 @@ def test_an_error_of_ours_does_not_reach_the_network(monkeypatch):
             fresh.take()
 
 
+def weight_norm(network):
+    for layer in (network.stem[0], network.body[0]):
+        nn.utils.parametrizations.weight_norm(layer)
+
+
+def spectral_norm(network):
+    for layer in (network.stem[0], network.body[0]):
+        nn.utils.parametrizations.spectral_norm(layer)
+
+
+def tensors_in_the_place_of_parameters(network):
+    """As FSDP does for the time of a forward pass, with ``use_orig_params`` for one layer, without it for the other."""
+
+    def gather(module, *_):
+        weight = torch.full((8, 3, 3, 3), 0.1) if module is network.stem[0] else torch.full((16, 8, 3, 3), 0.1)
+        if module is network.stem[0]:
+            module._parameters["weight"] = weight
+        else:
+            module.weight = weight
+
+    def free(module, *_):
+        if module is network.body[0]:
+            del module.weight
+        else:
+            module._parameters["weight"] = nn.Parameter(torch.zeros(0))
+
+    for layer in (network.stem[0], network.body[0]):
+        del layer.weight
+        layer.register_forward_pre_hook(gather)
+        layer.register_forward_hook(free)
+
+
+@pytest.mark.parametrize("change", [weight_norm, spectral_norm, tensors_in_the_place_of_parameters])
+def test_weights_that_are_no_parameters_of_their_layer(change):
+    batch, network = images(), Net().eval()
+    change(network)
+    reader, found = read(network, lambda module: module(batch), batch)
+    assert reader.scales == find_scales(Net().eval(), batch)
+    assert [tuple(map_.shape) for map_ in found.maps] == [(4, 16, 16), (4, 8, 8)]
+
+
+def test_asking_for_weights_does_not_make_them(monkeypatch):
+    network, batch = Net(), images()
+    weight_norm(network)
+    made = []
+    original = type(network.body[0].parametrizations.weight[0]).forward
+    monkeypatch.setattr(
+        type(network.body[0].parametrizations.weight[0]),
+        "forward",
+        lambda self, *weights: made.append(0) or original(self, *weights),
+    )
+    with torch.no_grad():
+        network(batch)
+        plain = len(made)
+        read(network, lambda module: module(batch), batch, times=1)
+    assert len(made) == 2 * plain
+
+
+def gradients_of_each_image(network, batch):
+    parameters = dict(network.named_parameters())
+
+    def loss(values, image):
+        return torch.func.functional_call(network, values, (image[None],)).sum()
+
+    torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, batch)
+
+
+def ensemble(network, batch):
+    parameters = {name: torch.stack([value, 2 * value]) for name, value in network.named_parameters()}
+    torch.func.vmap(lambda values: torch.func.functional_call(network, values, (batch,)))(parameters)
+
+
+def views_at_once(network, batch):
+    torch.func.vmap(network)(torch.stack([batch, batch.flip(-1)]))
+
+
+@pytest.mark.parametrize("passes", [gradients_of_each_image, ensemble, views_at_once])
+def test_a_pass_inside_vmap_is_passed_over(passes):
+    batch, network = images(), Net().eval()
+    network.stem[1], network.head[2] = nn.Identity(), nn.Identity()
+    network.stem[2] = nn.ReLU()  # vmap takes no layer that writes into what it is given
+    for step in (lambda net: (passes(net, batch), net(batch)), lambda net: (net(batch), passes(net, batch))):
+        _, found = read(network, step, batch)
+        assert_maps(found, literal(network, batch))
+    with pytest.raises(TapError, match="vmap"):
+        read(network, lambda net: passes(net, batch), batch)
+
+
 @pytest.mark.parametrize("kind", ["dots", "strokes", "one star"])
 def test_a_mirrored_pass_of_sparse_images_is_not_taken_for_theirs(kind):
     torch.manual_seed(3)

@@ -46,6 +46,10 @@ class SharpStatistics:
         self._sharp = torch.zeros(0, dtype=torch.bool)
         self._kept: dict[_BatchNorm, _Kept] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies of a network that are made while it is watched, and pickles of it: their BatchNorms are not."""
+        return vars(SharpStatistics())
+
     def check(self, network: nn.Module) -> None:
         """Raise an error for a network whose BatchNorms cannot be watched.
 
@@ -88,7 +92,7 @@ class SharpStatistics:
         self._handles, self._kept = [], {}
 
     def _keep(self, module: nn.Module, arguments: Any) -> None:
-        if not isinstance(module, _BatchNorm) or not module.training or module in self._kept:
+        if not self._handles or not isinstance(module, _BatchNorm) or not module.training or module in self._kept:
             return
         if module.running_mean is not None and module.running_var is not None:
             counted = module.num_batches_tracked

@@ -236,7 +236,7 @@ class SaliencyAugmentation(Callback):
         self._begun = False
         for part in (self._step, self._truth, self._failures):
             part.begin()
-        refuse_shards(trainer)
+        refuse_shards(trainer, pl_module)
         self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
         if self._step.statistics is not None:
             self._step.statistics.check(pl_module)
@@ -338,6 +338,8 @@ class SaliencyAugmentation(Callback):
         """Try the guide on the run's first batch, before anything can be lost, and show the film's first frame."""
         if max(value for _, value in self._points) == 0:
             return
+        # Some strategies tell by what they have made of the modules alone.
+        refuse_shards(trainer, trainer.lightning_module)
         self._truth.settle(trainer, content)
         images, targets = self._step.tried(trainer, content)
         rank_zero_info(f"{type(self).__name__} guides training by {self.guide.spec}.")

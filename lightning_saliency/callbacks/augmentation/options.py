@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_saliency.callbacks._trainer_lookups import is_sharded
+
 #: A fixed probability, or points (epoch, probability) between which it is interpolated.
 Schedule = float | Sequence[Sequence[float]]
 
@@ -86,13 +88,12 @@ def parse_reuse(reuse_epochs: int | str) -> int | None:
     return reuse_epochs
 
 
-def refuse_shards(trainer: pl.Trainer) -> None:
+def refuse_shards(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise an error where no process holds the whole network."""
-    strategy = type(trainer.strategy).__name__
-    if any(shards in strategy for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
+    if is_sharded(trainer, module):
         raise AugmentationConfigurationError(
-            f"{strategy} shards the parameters, so that the network cannot be queried by itself. Use strategy='ddp', "
-            "or leave the augmentation out."
+            f"{type(trainer.strategy).__name__} shards the parameters, so that the network cannot be queried by "
+            "itself. Use strategy='ddp', or leave the augmentation out."
         )
 
 

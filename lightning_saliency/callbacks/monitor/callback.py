@@ -256,18 +256,7 @@ class SaliencyMonitor(StageHooks):
             self._film.open(trainer)
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
-        if self._shown.own is not None and is_sharded(trainer, pl_module):
-            raise MonitorConfigurationError(
-                "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, "
-                "since one process runs it on them; leave images= out."
-            )
-        if self._film.class_views and is_sharded(trainer, pl_module):
-            rank_zero_warn(
-                f"SaliencyMonitor leaves out the views {', '.join(self._film.class_views)}: the network's parameters "
-                "are spread over processes, and a class-specific view runs the network in one of them. The other views "
-                "and the scalars are read in the module's own passes and do not need it."
-            )
-            self._film.leave_out_class_views()
+        self._mind_shards(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks, and make the page."""
@@ -343,9 +332,9 @@ class SaliencyMonitor(StageHooks):
                 if content is None:
                     return
                 if self._reading.network is not network:
-                    self._reading.open(
-                        network, content, compiled=self._compiled, sharded=is_sharded(trainer, pl_module)
-                    )
+                    # Some strategies tell by what they have made of the modules alone.
+                    sharded = self._mind_shards(trainer, pl_module)
+                    self._reading.open(network, content, compiled=self._compiled, sharded=sharded)
                 if wanted:
                     sample = self._shown.wanted_of(content) if trainer.is_global_zero else None
                     positions = self._shortcuts.positions(trainer, stage, dataloader_idx)
@@ -408,6 +397,24 @@ class SaliencyMonitor(StageHooks):
     @property
     def _sample(self) -> FixedSample:
         return self._shown.sample
+
+    def _mind_shards(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Whether parameters are spread over processes; then nothing is left that runs the network in one of them."""
+        if not is_sharded(trainer, pl_module):
+            return False
+        if self._shown.own is not None:
+            raise MonitorConfigurationError(
+                "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, "
+                "since one process runs it on them; leave images= out."
+            )
+        if self._film.class_views:
+            rank_zero_warn(
+                f"SaliencyMonitor leaves out the views {', '.join(self._film.class_views)}: the network's parameters "
+                "are spread over processes, and a class-specific view runs the network in one of them. The other views "
+                "and the scalars are read in the module's own passes and do not need it."
+            )
+            self._film.leave_out_class_views()
+        return True
 
     def _show(self, trainer: pl.Trainer) -> None:
         self._shown.show(trainer, self._reading, self._attempts, self._scalars, self._shortcuts.sums)

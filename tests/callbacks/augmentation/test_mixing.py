@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+
 import pytest
 import torch
 from pytorch_lightning import seed_everything
@@ -268,3 +272,28 @@ def test_statistics_of_some_of_a_batch_are_those_of_a_batch_of_these():
         statistics.check(nn.SyncBatchNorm(3))
     with pytest.raises(AugmentationConfigurationError, match="batch_norm='some'"):
         SaliencyAugmentation("smoe", batch_norm="some")
+
+
+def _saved(network):
+    buffer = io.BytesIO()
+    torch.save(network, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, _saved, lambda network: pickle.loads(pickle.dumps(network))])
+def test_copies_made_in_a_step_keep_statistics_of_their_own(copied):
+    network, images = nn.Sequential(nn.BatchNorm2d(3)), torch.rand(4, 3, 5, 5)
+    statistics = SharpStatistics()
+    statistics.open(network, torch.tensor([True, True, False, False]))
+    network(images)
+    twin = copied(network)
+    fresh = nn.BatchNorm2d(3)
+    fresh.load_state_dict(network[0].state_dict())
+    for _ in range(2):
+        twin(images), fresh(images)
+    statistics.close()
+    assert equal(dict(twin[0].state_dict()), dict(fresh.state_dict()))
+    assert not equal(dict(network[0].state_dict()), dict(fresh.state_dict()))
+    twin_hooks = [hook.__self__ for hook in twin[0]._forward_hooks.values()]
+    assert not any(vars(each)["_kept"] for each in twin_hooks)

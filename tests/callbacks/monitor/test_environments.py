@@ -6,9 +6,11 @@ import lightning.pytorch
 import pytest
 import pytorch_lightning
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import nn
 
-from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.callbacks import AugmentationConfigurationError, GroupCAMAugmentation, SaliencyMonitor
+from lightning_saliency.callbacks.monitor import MonitorConfigurationError
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, Recorder, SmallNet, loader, trainer
 
@@ -109,6 +111,96 @@ def test_a_network_compiled_and_called_before_says_so(tmp_path):
         run.fit(module, loader(), loader())
     assert run.global_step == 4
     torch._dynamo.reset()
+
+
+class FullyShardedDataParallel(nn.Module):
+    """Of this name and form, as torch's own."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self._fsdp_wrapped_module = inner
+
+    def forward(self, x):
+        return self._fsdp_wrapped_module(x)
+
+
+class _FSDPStrategy(SingleDeviceStrategy):
+    pass
+
+
+class _OurStrategy(_FSDPStrategy):
+    pass
+
+
+class _Wrapping(Module):
+    def configure_model(self):
+        if not isinstance(self.net, FullyShardedDataParallel):
+            self.net = FullyShardedDataParallel(self.net)
+
+
+class _Marking(Module):
+    def configure_model(self):
+        for number, parameter in enumerate(self.parameters()):
+            parameter.ds_id = number
+
+
+SHARDED = {
+    "a strategy made of another": (Module, {"strategy": _OurStrategy("cpu")}),
+    "modules wrapped by the user": (_Wrapping, {}),
+    "DeepSpeed's third stage": (_Marking, {}),
+}
+
+
+@pytest.mark.parametrize("kind", SHARDED)
+def test_a_sharded_network_is_never_run_by_one_process(tmp_path, kind):
+    module, options = SHARDED[kind]
+    run = trainer(tmp_path, SaliencyMonitor(views=("lovi", "grad_cam")), **options)
+    with pytest.warns(UserWarning, match="leaves out the views grad_cam: the network's parameters are spread"):
+        run.fit(module(), loader(form="dict"), loader(form="dict"))
+    assert Film(tmp_path / "recorder" / "v" / "saliency").views() == ["lovi"]
+    with pytest.raises(MonitorConfigurationError, match=r"images= with a network whose parameters are spread"):
+        trainer(tmp_path, SaliencyMonitor(images=torch.rand(2, 3, 16, 16)), **options).fit(module(), loader(), loader())
+    with pytest.raises(AugmentationConfigurationError, match="shards the parameters"):
+        trainer(tmp_path, GroupCAMAugmentation(groups=4), **options).fit(module(), loader())
+
+
+WATCHED = {
+    "by default": lambda: SaliencyMonitor(),
+    "with class views": lambda: SaliencyMonitor(views=("lovi", "grad_cam")),
+    "in training": lambda: SaliencyMonitor(stage="train"),
+    "augmented with probability 0": lambda: GroupCAMAugmentation(probability=0.0),
+}
+
+
+class _Telling(Module):
+    """Leaves what each process ends with in a file."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self):
+        told = [*self.state_dict().values(), torch.tensor(self.losses), torch.rand(1)]
+        torch.save(told, self.folder / f"end{self.global_rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork")
+@pytest.mark.parametrize("unused", ["", "_find_unused_parameters_true"])
+def test_two_processes_train_as_they_do_alone(tmp_path, unused):
+    ends = {}
+    for name, make in {"alone": None, **WATCHED}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        pytorch_lightning.seed_everything(7)
+        callbacks = [] if make is None else [make()]
+        run = trainer(folder, *callbacks, strategy=f"ddp_fork{unused}", devices=2)
+        run.fit(_Telling(folder), loader(12, shuffle=True, form="dict"), loader(8, form="dict"))
+        ends[name] = [torch.load(folder / f"end{rank}.pt") for rank in range(2)]
+    assert not torch.equal(ends["alone"][0][-2], ends["alone"][1][-2])
+    for name in WATCHED:
+        for one, other in zip(ends["alone"], ends[name], strict=True):
+            assert all(map(torch.equal, one, other)), name
 
 
 @pytest.mark.slow
