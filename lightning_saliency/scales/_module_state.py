@@ -72,6 +72,8 @@ class _Kept:
     def add_module(self, module: nn.Module) -> None:
         """Keep the content of a module's attributes, not that of the modules inside it."""
         kind = type(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            self._add_scripted(module)
         for name, value in vars(module).items():
             # Quick for what nearly all attributes are.
             if type(value) in _PLAIN:
@@ -84,6 +86,14 @@ class _Kept:
                 self._add(value, 0 if _is_layer(kind) else 1)
             else:
                 self._add(value, _DEPTH)
+
+    def _add_scripted(self, module: nn.Module) -> None:
+        """Keep a scripted module's mode and buffers, which are no attributes of Python's; a frozen one has no mode."""
+        training = getattr(module, "training", None)
+        if training is not None:
+            self._restores.append(lambda: setattr(module, "training", training))
+        for buffer in module.buffers(recurse=False):
+            self._add(buffer, 0)
 
     def _add(self, value: Any, depth: int) -> None:
         """Keep a value's content, and what lies up to ``depth`` levels inside it."""

@@ -198,3 +198,74 @@ def test_global_generators_go_on_where_they_were(draws):
         assert not model.training
     assert draws() == expected
     assert model.training
+
+
+@pytest.mark.parametrize("form", ["attribute", "in a list", "buffer", "parameter"])
+def test_tensors_without_values_are_left_alone(form):
+    value = torch.empty(3, device="meta")
+    module = Keeping([value] if form == "in a list" else value if form == "attribute" else None)
+    if form == "buffer":
+        module.register_buffer("table", value)
+    elif form == "parameter":
+        module.weight = nn.Parameter(value)
+    with kept_state(module):
+        module.count = 1
+    assert not hasattr(module, "count")
+
+
+def _counting():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    return torch.jit.script(Counting())
+
+
+PARTS = {
+    "batch norm": lambda: torch.jit.script(nn.BatchNorm2d(3)),
+    "dropout": lambda: torch.jit.script(nn.Dropout(0.5)),
+    "nested": lambda: torch.jit.script(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.Dropout(0.5)))),
+    "traced": lambda: torch.jit.trace(nn.BatchNorm2d(3), torch.rand(2, 3, 4, 4)),
+    "frozen": lambda: torch.jit.freeze(torch.jit.script(nn.BatchNorm2d(3).eval())),
+    "with a counter": _counting,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("part", PARTS)
+def test_scripted_parts_are_in_their_own_mode_again(part):
+    torch.manual_seed(0)
+    network, images = nn.Sequential(PARTS[part](), nn.ReLU()), torch.rand(2, 3, 4, 4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = [getattr(module, "training", None) for module in network.modules()]
+    with eval_pass(network, images):
+        assert not any(getattr(module, "training", None) for module in network.modules())
+        assert torch.equal(network(images), network(images)) or part == "with a counter"
+    assert [getattr(module, "training", None) for module in network.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [dict, OrderedDict, set, list, deque], ids=lambda make: make.__name__)
+def test_what_was_empty_is_empty_again(make):
+    value = make()
+    with kept_state(Keeping(value)):
+        if isinstance(value, dict):
+            value["a"] = 1
+        elif isinstance(value, set):
+            value.add(1)
+        else:
+            value.append(1)
+    assert not value
+
+
+def test_hooks_that_a_pass_leaves_are_gone():
+    module = Keeping(None)
+    with kept_state(module):
+        module.register_forward_hook(lambda *_: None)
+    assert not module._forward_hooks

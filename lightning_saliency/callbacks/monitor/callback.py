@@ -334,7 +334,9 @@ class SaliencyMonitor(StageHooks):
                 if self._reading.network is not network:
                     # Some strategies tell by what they have made of the modules alone.
                     sharded = self._mind_shards(trainer, pl_module)
-                    self._reading.open(network, content, compiled=self._compiled, sharded=sharded)
+                    # A compiled network is run once, as the step runs it.
+                    with trainer.precision_plugin.forward_context():
+                        self._reading.open(network, content, compiled=self._compiled, sharded=sharded)
                 if wanted:
                     sample = self._shown.wanted_of(content) if trainer.is_global_zero else None
                     positions = self._shortcuts.positions(trainer, stage, dataloader_idx)

@@ -184,7 +184,8 @@ def inference_copy(model: nn.Module) -> nn.Module:
 
     It shares no memory with the network. Hooks with which ``torch.nn.utils`` computes weights stay.
     """
-    duplicate = _copy_without_hooks(unwrap(model)).eval()
+    with torch.no_grad():  # a scripted module's parameters would be copied as functions of its own
+        duplicate = _copy_without_hooks(unwrap(model)).eval()
     _take_off_wrappers(duplicate)
     for parameter in duplicate.parameters():
         parameter.requires_grad_(False)

@@ -96,6 +96,23 @@ def test_compiled_networks(tmp_path, form):
     torch._dynamo.reset()
 
 
+class _Noisy(SmallNet):
+    """Makes a tensor of the default type."""
+
+    def forward(self, x):
+        return super().forward(x + 0.01 * torch.ones(x.shape))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_compiled_networks_are_probed_in_the_precision_of_the_run(tmp_path, precision):
+    torch._dynamo.reset()
+    net = _Noisy()
+    net.features.compile(backend="eager")
+    trainer(tmp_path, SaliencyMonitor(), precision=precision, epochs=1).fit(Module(net), loader(8), loader(8))
+    assert _frames(tmp_path) == [-1, 0]
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 def test_a_network_compiled_and_called_before_says_so(tmp_path):
     torch._dynamo.reset()
@@ -123,6 +140,12 @@ class FullyShardedDataParallel(nn.Module):
     def forward(self, x):
         return self._fsdp_wrapped_module(x)
 
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("_fsdp_wrapped_module"), name)
+
 
 class _FSDPStrategy(SingleDeviceStrategy):
     pass
@@ -145,23 +168,24 @@ class _Marking(Module):
 
 
 SHARDED = {
-    "a strategy made of another": (Module, {"strategy": _OurStrategy("cpu")}),
-    "modules wrapped by the user": (_Wrapping, {}),
-    "DeepSpeed's third stage": (_Marking, {}),
+    "a strategy made of another": (Module, lambda: {"strategy": _OurStrategy("cpu")}),
+    "modules wrapped by the user": (_Wrapping, dict),
+    "DeepSpeed's third stage": (_Marking, dict),
 }
 
 
 @pytest.mark.parametrize("kind", SHARDED)
 def test_a_sharded_network_is_never_run_by_one_process(tmp_path, kind):
     module, options = SHARDED[kind]
-    run = trainer(tmp_path, SaliencyMonitor(views=("lovi", "grad_cam")), **options)
+    run = trainer(tmp_path, SaliencyMonitor(views=("lovi", "grad_cam")), **options())
     with pytest.warns(UserWarning, match="leaves out the views grad_cam: the network's parameters are spread"):
         run.fit(module(), loader(form="dict"), loader(form="dict"))
     assert Film(tmp_path / "recorder" / "v" / "saliency").views() == ["lovi"]
     with pytest.raises(MonitorConfigurationError, match=r"images= with a network whose parameters are spread"):
-        trainer(tmp_path, SaliencyMonitor(images=torch.rand(2, 3, 16, 16)), **options).fit(module(), loader(), loader())
+        own = SaliencyMonitor(images=torch.rand(2, 3, 16, 16))
+        trainer(tmp_path, own, **options()).fit(module(), loader(), loader())
     with pytest.raises(AugmentationConfigurationError, match="shards the parameters"):
-        trainer(tmp_path, GroupCAMAugmentation(groups=4), **options).fit(module(), loader())
+        trainer(tmp_path, GroupCAMAugmentation(groups=4), **options()).fit(module(), loader())
 
 
 WATCHED = {
