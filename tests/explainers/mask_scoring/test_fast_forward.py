@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_saliency.explainers.mask_scoring.fast_forward import fast_inference
+from lightning_saliency.explainers.mask_scoring.fast_forward import fast_inference, inference_copy
 
 
 def _with_statistics(model: nn.Module) -> nn.Module:
@@ -139,3 +139,25 @@ def test_precision_is_that_of_convolutions_and_linear_layers():
     ] * 2
     assert not any(parameter.requires_grad for parameter in duplicate.parameters())
     assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.parametrize(
+    "scripted",
+    [
+        lambda layer: torch.jit.script(layer),
+        lambda layer: torch.jit.trace(layer, torch.rand(1, 3, 8, 8)),
+        lambda layer: nn.Sequential(torch.jit.script(nn.Sequential(layer))),
+    ],
+    ids=["scripted", "traced", "nested"],
+)
+def test_a_network_with_scripted_parts_is_copied(scripted):
+    model = nn.Sequential(scripted(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    images = torch.rand(2, 3, 8, 8)
+    duplicate = inference_copy(model)
+    assert torch.equal(duplicate(images), model(images))
+    assert not any(parameter.requires_grad for parameter in duplicate.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        next(duplicate.parameters()).zero_()
+    assert next(model.parameters()).any()
