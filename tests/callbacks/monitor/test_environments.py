@@ -181,8 +181,8 @@ def test_a_sharded_network_is_never_run_by_one_process(tmp_path, kind):
     with pytest.warns(UserWarning, match="leaves out the views grad_cam: the network's parameters are spread"):
         run.fit(module(), loader(form="dict"), loader(form="dict"))
     assert Film(tmp_path / "recorder" / "v" / "saliency").views() == ["lovi"]
+    own = SaliencyMonitor(images=torch.rand(2, 3, 16, 16))
     with pytest.raises(MonitorConfigurationError, match=r"images= with a network whose parameters are spread"):
-        own = SaliencyMonitor(images=torch.rand(2, 3, 16, 16))
         trainer(tmp_path, own, **options()).fit(module(), loader(), loader())
     with pytest.raises(AugmentationConfigurationError, match="shards the parameters"):
         trainer(tmp_path, GroupCAMAugmentation(groups=4), **options()).fit(module(), loader())
