@@ -25,7 +25,7 @@ from lightning_saliency.scales.reader import ScaleReader
 from lightning_saliency.studies.timing import interleaved, peak_extra_bytes
 
 # Seconds of the processor for the timed calls of one point, and how many rounds these may be.
-BUDGET, ROUNDS = 4.0, (5, 25)
+BUDGET, ROUNDS = 1.5, (5, 15)
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Point:
 
 
 CURVES: dict[str, list[Point]] = {
-    "size": [Point("resnet18", size, 1) for size in (64, 128, 224, 384, 512)],
-    "depth": [Point(network, 224, 1) for network in ("resnet18", "resnet34", "resnet50")],
-    "batch": [Point("resnet18", 128, batch) for batch in (1, 2, 4, 8, 16, 32)],
+    "size": [Point("resnet18", size, 1) for size in (64, 128, 256, 512)],
+    "depth": [Point(network, 128, 1) for network in ("resnet18", "resnet34", "resnet50")],
+    "batch": [Point("resnet18", 64, batch) for batch in (1, 4, 16, 32)],
 }
 QUICK: dict[str, list[Point]] = {"size": [Point("resnet18", size, 1) for size in (32, 64)]}
 
