@@ -93,7 +93,7 @@ def test_comet_gets_the_runs_page(tmp_path):
 
         def log_asset(
             self, file_data, file_name=None, overwrite=False, copy_to_tmp=True, step=None, metadata=None
-        ):  # as comet_ml 3.58.8 has it
+        ):  # of comet_ml's interface; no installed one was compared
             assert isinstance(file_data, io.StringIO)  # a text would be taken for the name of a file
             self.assets.append((file_name, overwrite, file_data.read()))
 
