@@ -50,5 +50,7 @@ def noisy_copies(images: Tensor, samples: int, stdevs: float | None, seed: int) 
             budget.asked += each
             continue
         before = budget.asked if budget is not None else 0
-        yield images + deviations * torch.randn(1, *images.shape[1:], generator=generator).to(images)
+        yield images + deviations * torch.randn(1, *images.shape[1:], generator=generator, dtype=torch.float32).to(
+            images
+        )
         each = budget.asked - before if budget is not None else 0

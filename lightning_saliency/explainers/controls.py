@@ -42,7 +42,7 @@ class RandomMap(Explainer):
         maps = []
         for pixels in images.cpu().float():
             generator.manual_seed(zlib.crc32(str(self.seed).encode(), zlib.crc32(pixels.numpy().tobytes())))
-            maps.append(torch.rand(pixels.shape[1:], generator=generator))
+            maps.append(torch.rand(pixels.shape[1:], generator=generator, dtype=torch.float32))
         return torch.stack(maps).to(images.device)
 
 
@@ -111,7 +111,7 @@ def shuffled_blobs(maps: Tensor, generator: torch.Generator) -> Tensor:
     amplitudes = torch.fft.rfft2(maps.float()).abs()
     values = maps.flatten(1).sort(dim=1).values
     # Real noise has phases with the symmetry of a real image's; drawn on the CPU, it is the same on every device.
-    surrogate = torch.randn(maps.shape, generator=generator).to(maps.device)
+    surrogate = torch.randn(maps.shape, generator=generator, dtype=torch.float32).to(maps.device)
     for _ in range(_ITERATIONS):
         phases = torch.fft.rfft2(surrogate)
         smooth = torch.fft.irfft2(amplitudes * phases / phases.abs().clamp_min(1e-12), s=size)
@@ -190,7 +190,7 @@ class RandomBlobs(Explainer):
         self.generator = torch.Generator().manual_seed(seed)
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        noise = torch.randn(images.shape[0], self.grid, self.grid, generator=self.generator)
+        noise = torch.randn(images.shape[0], self.grid, self.grid, generator=self.generator, dtype=torch.float32)
         smooth = resize_maps(noise, (images.shape[2], images.shape[3]))
         return top_fraction(smooth, self.area).float().to(images.device)
 

@@ -112,7 +112,7 @@ def draw_masks(count: int, grid: int, probability: float, size: tuple[int, int],
         pixels.
     """
     generator = torch.Generator().manual_seed(seed)
-    cells = torch.rand(count, grid, grid, generator=generator) < probability
+    cells = torch.rand(count, grid, grid, generator=generator, dtype=torch.float32) < probability
     rows, columns = (torch.randint(0, _cell(side, grid), (count,), generator=generator) for side in size)
     return cells, torch.stack([rows, columns], dim=1)
 

@@ -92,13 +92,13 @@ class PositionSums:
     """
 
     def __init__(self, classes: int = 0) -> None:
-        self.count = torch.zeros(classes + 1)
-        self.maps = torch.zeros(classes + 1, *_CELLS)
-        self.top = torch.zeros(classes + 1, *_CELLS)
-        self.cells = torch.zeros(classes + 1, _FEATURES, *_CELLS)
-        self.core = torch.zeros(classes + 1, _FEATURES)
-        self.cell_squares = torch.zeros(_FEATURES, *_CELLS)
-        self.core_squares = torch.zeros(_FEATURES)
+        self.count = torch.zeros(classes + 1, dtype=torch.float32)
+        self.maps = torch.zeros(classes + 1, *_CELLS, dtype=torch.float32)
+        self.top = torch.zeros(classes + 1, *_CELLS, dtype=torch.float32)
+        self.cells = torch.zeros(classes + 1, _FEATURES, *_CELLS, dtype=torch.float32)
+        self.core = torch.zeros(classes + 1, _FEATURES, dtype=torch.float32)
+        self.cell_squares = torch.zeros(_FEATURES, *_CELLS, dtype=torch.float32)
+        self.core_squares = torch.zeros(_FEATURES, dtype=torch.float32)
 
     @property
     def classes(self) -> int:
@@ -136,7 +136,7 @@ class PositionSums:
         rows = torch.where(known, rows, self.classes)
         highest = top_fraction(cells, CORE_SHARE).float()[:, None]
         core = (features * highest).sum((2, 3)) / highest.sum((2, 3))
-        self.count.index_add_(0, rows, torch.ones(len(rows)))
+        self.count.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float32))
         self.maps.index_add_(0, rows, cells)
         self.top.index_add_(0, rows, top_fraction(cells, TOP_SHARE).float())
         self.cells.index_add_(0, rows, features)

@@ -115,7 +115,7 @@ def color_table(name: Literal["heat", "hue", "safe"]) -> list[list[float]]:
     if name == "safe":
         # As bright as can be: how much is said by LOVI's value.
         return [[part / max(color) for part in color] for color in reversed(_colormap_table("plasma")[:-1])]
-    place = torch.linspace(0, 1, 256).reshape(1, 1, -1)
+    place = torch.linspace(0, 1, 256, dtype=torch.float32).reshape(1, 1, -1)
     ones = torch.ones_like(place)
     colors: list[list[float]] = _hsv_to_rgb(300 / 360 * place, ones, ones)[0, :, 0].T.tolist()
     return colors

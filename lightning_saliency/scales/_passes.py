@@ -91,7 +91,10 @@ class BatchImages:
 
     def _is_own(self, entering: Tensor) -> bool:
         """Whether this is the batch's own tensor, as it mostly is: it need not be gone through again."""
-        if self._tensor() is None or _memory_of(entering) != self._memory:
+        try:
+            if self._tensor() is None or _memory_of(entering) != self._memory:
+                return False
+        except RuntimeError:  # no memory of its own, as inside `torch.func.grad`
             return False
         # Tensors of inference mode do not count how often they are written to.
         return torch.equal(_points(entering), self._points)
@@ -221,9 +224,7 @@ def _memory_of(images: Tensor) -> tuple[object, ...]:
 def _points(images: Tensor) -> Tensor:
     """Pixels of an even grid over each image, ``[B, C, 8, 8]``; of a volume, of four of its slices."""
     images = _slices(images.detach())
-    rows, columns = (
-        torch.linspace(0, side - 1, _POINTS, device=images.device).round().long() for side in images.shape[-2:]
-    )
+    rows, columns = (_evenly(side, _POINTS, images.device) for side in images.shape[-2:])
     return images[:, :, rows][..., columns]
 
 
@@ -231,8 +232,12 @@ def _slices(images: Tensor) -> Tensor:
     """Images as they are; of volumes, slices that lie evenly over T, as if they were channels."""
     if images.ndim != 5:
         return images
-    slices = torch.linspace(0, images.shape[2] - 1, _SLICES, device=images.device).round().long()
-    return images[:, :, slices].flatten(1, 2)
+    return images[:, :, _evenly(images.shape[2], _SLICES, images.device)].flatten(1, 2)
+
+
+def _evenly(side: int, count: int, device: torch.device) -> Tensor:
+    """Places that lie evenly over a side. Inside a step the default type may be one that cannot count to 300."""
+    return torch.linspace(0, side - 1, count, dtype=torch.float64).round().long().to(device)
 
 
 def _prints(images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lightning_saliency.scales import NoScalesError, ScaleTaps, find_scales, named_scales
+from lightning_saliency.scales._passes import BatchImages
 from lightning_saliency.scales.reader import ScaleReader
 from lightning_saliency.scales.taps import TapError
 
@@ -349,6 +350,21 @@ def test_an_error_of_ours_does_not_reach_the_network(monkeypatch):
             fresh.take()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 1, 384, 9), (2, 1, 9, 700), (2, 1, 390, 8, 8)])
+def test_images_are_recognised_whatever_the_default_type(dtype, shape):
+    """Lightning's "bf16-true" makes the type of its steps the default one, and bfloat16 counts from 383 to 384."""
+    batch = torch.rand(shape)
+    known = BatchImages(batch)
+    torch.set_default_dtype(dtype)
+    try:
+        for entering in (batch, batch.clone(), batch * 2 - 1):
+            assert known.rows(entering).exact
+        assert not known.rows(batch.flip(2, 3)).exact
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def weight_norm(network):
     for layer in (network.stem[0], network.body[0]):
         nn.utils.parametrizations.weight_norm(layer)
@@ -423,6 +439,24 @@ def ensemble(network, batch):
 
 def views_at_once(network, batch):
     torch.func.vmap(network)(torch.stack([batch, batch.flip(-1)]))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")  # of torch's own, as it does forward derivatives
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda net, batch: torch.func.jvp(net, (batch,), (torch.ones_like(batch),)),
+        lambda net, batch: torch.func.grad(lambda images: net(images).sum())(batch),
+        lambda net, batch: torch.func.functional_call(net, dict(net.named_parameters()), (batch,)),
+        lambda net, batch: torch.func.jacrev(lambda images: net(images).sum(0))(batch),
+    ],
+    ids=["jvp", "grad", "functional_call", "jacrev"],
+)
+def test_a_step_of_torch_func_is_read(step):
+    batch, network = images(), Net().eval()
+    network.stem[2] = nn.ReLU()
+    _, found = read(network, lambda net: step(net, batch), batch)
+    assert_maps(found, literal(network, batch))
 
 
 @pytest.mark.parametrize("passes", [gradients_of_each_image, ensemble, views_at_once])

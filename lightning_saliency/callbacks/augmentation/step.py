@@ -156,7 +156,7 @@ class BatchStep:
         """Draw images of the run's batch of this number and replace them; ``None`` where none is drawn."""
         images, count = content.channels_first(), content.count
         generator = batch_generator(self.seed, trainer.global_rank, number)
-        draws = torch.rand(count, generator=generator)
+        draws = torch.rand(count, generator=generator, dtype=torch.float32)
         targets = self._classes_of(content, generator)
         if targets is None:
             return None
@@ -213,10 +213,10 @@ class BatchStep:
             at = torch.cat([torch.arange(len(truth)), rows])
             labels, truth, count = plain(labels)[at.to(labels.device)], truth[at.to(truth.device)], len(at)
             first = count - len(rows)
-            partners, shares = torch.arange(count), torch.ones(count)
+            partners, shares = torch.arange(count), torch.ones(count, dtype=torch.float32)
             partners[first:], shares[first:] = first + changed.partners.cpu(), weights
         else:
-            partners, shares = torch.arange(len(truth)), torch.ones(len(truth))
+            partners, shares = torch.arange(len(truth)), torch.ones(len(truth), dtype=torch.float32)
             partners[rows], shares[rows] = rows[changed.partners.cpu()], weights
         mixed = mixed_labels(plain(labels), truth, self._classes or 0, partners, shares)
         # Probabilities of classes meet logits, which are of the images' type.

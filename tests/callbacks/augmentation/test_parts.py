@@ -399,6 +399,21 @@ def test_the_oldest_maps_go_where_memory_ends():
     assert len(cache._entries) > 5
 
 
+def test_maps_that_are_made_anew_take_the_room_of_the_old_ones():
+    cache, asked = MapCache(epochs=1, megabytes=0.005), []
+    images, targets = torch.rand(4, 1, 28, 28), torch.zeros(4, dtype=torch.int64)
+
+    def explain(some, _):
+        asked.append(len(some))
+        return torch.rand(len(some), 28, 28)
+
+    for epoch in range(10):
+        for _ in range(2):
+            cache.maps(images, targets, epoch, explain)
+    assert asked == [4] * 10
+    assert cache._bytes == 4 * (28 * 28 + 200)
+
+
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 

@@ -96,6 +96,26 @@ def test_compiled_networks(tmp_path, form):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_another_default_type(tmp_path, recwarn, dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        recorder = Recorder(tmp_path)
+        run = trainer(tmp_path, SaliencyMonitor(views=("lovi", "mean", "grad_cam")), logger=recorder)
+        data = [loader(form="dict") for _ in range(2)]
+        run.fit(_AsFloats(SmallNet().float()), *data)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not [each for each in recwarn if "SaliencyMonitor" in str(each.message)]
+    assert [len(_frames(tmp_path, view)) for view in ("lovi", "mean", "grad_cam")] == [3, 3, 3]
+    assert len(recorder.values("saliency/position_bias")) == 3
+
+
+class _AsFloats(Module):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return {**batch, "image": batch["image"].float()}
+
+
 class _Noisy(SmallNet):
     """Makes a tensor of the default type."""
 
@@ -181,11 +201,12 @@ def test_a_sharded_network_is_never_run_by_one_process(tmp_path, kind):
     with pytest.warns(UserWarning, match="leaves out the views grad_cam: the network's parameters are spread"):
         run.fit(module(), loader(form="dict"), loader(form="dict"))
     assert Film(tmp_path / "recorder" / "v" / "saliency").views() == ["lovi"]
-    own = SaliencyMonitor(images=torch.rand(2, 3, 16, 16))
+    own = trainer(tmp_path, SaliencyMonitor(images=torch.rand(2, 3, 16, 16)), **options())
     with pytest.raises(MonitorConfigurationError, match=r"images= with a network whose parameters are spread"):
-        trainer(tmp_path, own, **options()).fit(module(), loader(), loader())
+        own.fit(module(), loader(), loader())
+    augmented = trainer(tmp_path, GroupCAMAugmentation(groups=4), **options())
     with pytest.raises(AugmentationConfigurationError, match="shards the parameters"):
-        trainer(tmp_path, GroupCAMAugmentation(groups=4), **options()).fit(module(), loader())
+        augmented.fit(module(), loader())
 
 
 WATCHED = {

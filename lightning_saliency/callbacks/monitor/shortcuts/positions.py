@@ -49,7 +49,7 @@ class EpochPositions:
     def reduced(self, trainer: pl.Trainer) -> PositionSums:
         """The sums over all processes. Called on every process alike."""
         device = trainer.strategy.root_device
-        length = torch.zeros(MAX_CLASSES + 1, device=device)
+        length = torch.zeros(MAX_CLASSES + 1, dtype=torch.float32, device=device)
         length[self.sums.classes] = 1
         classes = int(_sum(trainer, length).nonzero().max())
         self.sums.grow(classes)
