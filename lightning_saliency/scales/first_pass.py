@@ -306,6 +306,12 @@ class FirstPass:
         else:
             named = [split_layer(self.model, layer) for layer in self.layers]
             refs = [named_tensor_ref(call, grids, module, name, side) for module, name, side in named]
+        if not refs and not call.children and call.module is not self.model:
+            raise NoScalesError(
+                f"No scales found in {type(self.model).__name__}: the images entered {call.name!r}, which is one "
+                "layer. Allowed are steps that call the network, or a module that holds its layers; call that, not its "
+                "forward nor the layers one by one."
+            )
         if not refs:
             size, of_images = "×".join(map(str, entrance.size[1:])), len(entrance.size) == 3
             kept = "keep the image's two dimensions" if of_images else "take a volume as a whole and keep its sides"

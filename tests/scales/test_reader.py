@@ -335,6 +335,26 @@ def test_what_cannot_be_read_is_said():
         reader.take()
 
 
+def layers_one_by_one(network, batch):
+    for layer in (*network.stem, network.pool, *network.body, *network.head):
+        batch = layer(batch)
+
+
+def forward_of_the_parts(network, batch):
+    network.head.forward(network.body.forward(network.pool(network.stem.forward(batch))))
+
+
+def some_layers_alone(network, batch):
+    network.stem[2](network.stem[1](network.stem[0](batch)))
+
+
+@pytest.mark.parametrize("step", [layers_one_by_one, forward_of_the_parts, some_layers_alone])
+def test_layers_that_nothing_holds_together_are_said(step):
+    batch, network = images(), Net().eval()
+    with pytest.raises(NoScalesError, match=r"entered 'stem.0', which is one layer\. .* call that, not its forward"):
+        read(network, lambda net: step(net, batch), batch)
+
+
 def test_an_error_of_ours_does_not_reach_the_network(monkeypatch):
     def broken(self, entering):
         raise RuntimeError("on purpose")

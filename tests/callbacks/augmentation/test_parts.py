@@ -414,6 +414,21 @@ def test_maps_that_are_made_anew_take_the_room_of_the_old_ones():
     assert cache._bytes == 4 * (28 * 28 + 200)
 
 
+@pytest.mark.parametrize(("comes_back", "useless"), [(True, False), (False, True)])
+def test_only_later_epochs_tell_whether_images_come_back(comes_back, useless):
+    cache, images, targets = MapCache(epochs=None), torch.rand(120, 1, 4, 4), torch.zeros(120, dtype=torch.int64)
+    for start in range(0, 120, 40):
+        part = slice(start, start + 40)
+        cache.maps(images[part], targets[part], 3, lambda some, _: some[:, 0])
+        assert not cache.useless
+    again = images if comes_back else images + 1
+    for start in range(0, 120, 40):
+        assert not cache.useless
+        part = slice(start, start + 40)
+        cache.maps(again[part], targets[part], 4, lambda some, _: some[:, 0])
+    assert cache.useless is useless
+
+
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
