@@ -81,7 +81,7 @@ def test_mlflow_gets_the_runs_page_once(tmp_path, monkeypatch):
     artifacts = logger.experiment.list_artifacts(logger.run_id, "saliency")
     assert [file.path for file in artifacts] == ["saliency/film.html"]
     local = logger.experiment.download_artifacts(logger.run_id, "saliency/film.html", str(tmp_path))
-    (page,) = (file for file in tmp_path.rglob("film.html") if file.parent.name == "saliency" and file != Path(local))
+    page = tmp_path / "mlruns" / logger.experiment_id / logger.run_id / "saliency" / "film.html"
     assert Path(local).read_text() == page.read_text()
 
 
