@@ -21,6 +21,8 @@ from lightning_saliency.studies.passes import counted_passes
 _IMAGES = 2
 # A first map that took so many seconds, or its part that was run, tells enough.
 _LONG = 0.6
+# Among so many passes those in which layers are looked for are few.
+_MANY = 8
 # Images with sides from this on are first tried at half their size.
 _LARGE = 128
 
@@ -60,7 +62,8 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
     # The first time, layers are looked for and copies are made; of a slow explainer that is little of it.
     begin = perf_counter()
     first, complete = _first_map(explainer, images[:1], None if targets is None else targets[:1])
-    if (complete and first.seconds > budget) or perf_counter() - begin > max(budget, _LONG):
+    long = (complete and first.seconds > budget) or perf_counter() - begin > max(budget, _LONG)
+    if long and first.passes > _MANY:
         return first
     count = len(images) if complete and first.seconds * len(images) < budget else _IMAGES
     return _timed(explainer, images[:count], None if targets is None else targets[:count], budget)[0]
