@@ -12,6 +12,7 @@ from lightning_saliency.callbacks.monitor import frame, scalars
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.pictures.film import Film
+from lightning_saliency.scales.reader import ScaleReader
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
 
@@ -208,3 +209,20 @@ def test_logging_values_never_ends_a_run(tmp_path, monkeypatch, broken):
     assert _frames(tmp_path, "overview") == [-1, 0, 1]
     assert len(told) == (0 if broken == "monitor" else 1)
     assert len(recorder.values("saliency/drift")) == {"log": 1, "reduce": 0, "monitor": 3}[broken]
+
+
+@pytest.mark.parametrize("method", ["start", "take"])
+def test_reading_that_fails_in_the_middle_of_a_frame_is_said_once(tmp_path, monkeypatch, recwarn, method):
+    original, calls = getattr(ScaleReader, method), []
+
+    def fails(self, *arguments):
+        calls.append(0)
+        if len(calls) % 2 == 0:
+            raise RuntimeError("on purpose")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ScaleReader, method, fails)
+    trainer(tmp_path, SaliencyMonitor(), epochs=1).fit(Module(), loader(8), loader(8))
+    told = [str(each.message) for each in recwarn if "SaliencyMonitor" in str(each.message)]
+    assert len(told) == 1
+    assert "could not read the maps of the scales" in told[0]

@@ -172,7 +172,10 @@ class BatchReading:
         if isinstance(self._reader, CompiledReader):
             self._reader.stop()
         else:
+            # What was read before in this frame can still be drawn.
+            names = self.names
             self.close()
+            self.names = names
 
 
 def _place(sample: FixedSample, content: BatchContent) -> list[tuple[int, int]]:
