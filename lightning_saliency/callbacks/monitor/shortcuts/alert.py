@@ -219,8 +219,8 @@ def content_text(found: PositionBias, name: str) -> str:
         "SaliencyMonitor sees a shortcut: the network seems to tell the classes by a colour or texture, wherever it "
         f"is. In {found.count} images the class explains {found.content:.0%} of how the most salient 2 % differ in "
         f"colour or contrast: {name}/content_bias is {found.content:.2f}. Where colours are what the classes are, as "
-        "in flowers, that is as it should be. If it is a mark, train on with MaskTune('smoe', share=0.03), which hides the "
-        "most salient pixels of each image."
+        "in flowers, that is as it should be. If it is a mark, train on with MaskTune('smoe', share=0.03), which hides "
+        "the most salient pixels of each image."
     )
 
 
