@@ -122,10 +122,9 @@ def _slots(kind: type) -> Sequence[str]:
 
 
 def _got(mapping: Any, key: Any) -> list[Any]:
-    # A lazy mapping may have a key and fail to make its value.
     try:
         return [mapping[key]]
-    except Exception:
+    except Exception:  # a lazy mapping may have a key and fail to make its value: what is asked for and missing is said
         return []
 
 
