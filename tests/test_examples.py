@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lightning_saliency.pictures.page import FilmRecords, find_run
-from tests.paths import ROOT
+from tests.paths import CONFIGS, ROOT
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
@@ -180,13 +180,15 @@ def test_wandb_offline(tmp_path, monkeypatch, capsys):
     assert any(name.startswith("combined") for name in pictures)
 
 
-def test_trained_digits(tmp_path):
-    from examples.trained_digits import trained_digits
+def test_trained_digits(tmp_path, monkeypatch, capsys):
+    from examples.trained_digits import WEIGHTS, main
+    from lightning_saliency.cli import main as command
 
-    weights = tmp_path / "runs" / "weights.pt"
-    first = trained_digits(weights=str(weights), epochs=1, train_size=64)
-    written = weights.stat().st_mtime_ns
-    again = trained_digits(weights=str(weights))
-    assert weights.stat().st_mtime_ns == written
-    for one, other in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    monkeypatch.chdir(tmp_path)
+    main(epochs=1, train_size=64)
+    assert WEIGHTS in capsys.readouterr().out
+    sizes = ("--data.init_args.test_size", "20", "--data.init_args.size", "32", "--limit", "2", "--plan")
+    for name in ("evaluate", "sanity-check"):
+        path = CONFIGS / f"{name.replace('-', '_')}_digits.yaml"
+        assert command([name, "--config", str(path), *sizes]) == 0
+        assert "nothing has been run" in capsys.readouterr().out

@@ -119,10 +119,6 @@ def test_a_configuration_runs_in_a_plain_clone(name, tmp_path, monkeypatch, caps
     monkeypatch.chdir(ROOT)
     where = "--trainer.logger.init_args.save_dir" if command == "fit" else "--output"
     arguments = [*SMALL[command], *small_data(content), where, str(tmp_path)]
-    if "trained_digits" in path.read_text():
-        own = "--models.small_cnn" if "models" in content else "--model"
-        options = {"weights": str(tmp_path / "weights.pt"), "epochs": 1, "train_size": 64}
-        arguments += [part for key, value in options.items() for part in (f"{own}.model_options.{key}", str(value))]
     assert main([command, "--config", str(path), *arguments]) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
     assert "nothing has been run" in shown or list(tmp_path.rglob("*.ckpt")) or list(tmp_path.glob("*.npy"))
