@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,7 +16,7 @@ from PIL import Image
 
 from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.reports.notices import Made
-from lightning_saliency.reports.tables import Column, Estimate, TableData, ranked
+from lightning_saliency.reports.tables import Column, Estimate, TableData
 
 __all__ = ["ReportPicture", "Section", "data_uri", "render_page"]
 
@@ -114,16 +113,8 @@ def _table_parts(table: TableData) -> list[dict[str, Any]]:
     """A table's parts, one for each network and group of columns, as the template shows them."""
     parts = []
     for network, methods in table.values.items():
-        for group, grouped in groupby(table.columns, key=lambda column: column.group):
-            columns = list(grouped)
-            marks = {
-                column.key: ranked(
-                    {name: row[column.key].value for name, row in methods.items() if column.key in row},
-                    column.better,
-                    column.digits,
-                )
-                for column in columns
-            }
+        for group, columns in table.groups():
+            marks = {column.key: table.marks(methods, column) for column in columns}
             parts.append(
                 {
                     "title": f"{network}: {group}" if network else group,
@@ -147,5 +138,6 @@ def _table_parts(table: TableData) -> list[dict[str, Any]]:
 def _cell(estimate: Estimate | None, column: Column, rank: int | None) -> dict[str, Any]:
     if estimate is None:
         return {"value": "–", "interval": "", "rank": 0}
-    interval = f"{estimate.low:.{column.digits}f} to {estimate.high:.{column.digits}f}" if estimate.count > 1 else ""
+    shown = column.interval and estimate.count > 1
+    interval = f"{estimate.low:.{column.digits}f} to {estimate.high:.{column.digits}f}" if shown else ""
     return {"value": f"{estimate.value:.{column.digits}f}", "interval": interval, "rank": rank or 0}

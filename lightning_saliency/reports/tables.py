@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -40,6 +40,7 @@ class Column:
         better: Whether high or low values are better; ``None``: neither, and no value is marked.
         group: Name of the table that the column is shown in.
         digits: Number of decimal places.
+        interval: Whether intervals are shown.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Column:
     better: Literal["high", "low"] | None
     group: str
     digits: int = 2
+    interval: bool = True
 
 
 def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, digits: int) -> dict[str, int]:
@@ -78,11 +80,13 @@ class TableData:
         columns: The metrics.
         values: Network -> method -> column's key -> value. A missing value is shown as a dash.
         caption: How the numbers were obtained.
+        unranked: Methods that are shown beside the others, and never marked as best.
     """
 
     columns: Sequence[Column]
     values: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     caption: str = ""
+    unranked: Collection[str] = ()
 
     def rich(self, marks: bool = True, width: int = 80) -> Group:
         """For a terminal: the best bold with ¹, the second best underlined with ², the interval below the value.
@@ -93,8 +97,8 @@ class TableData:
         """
         shown: list[RenderableType] = []
         for network, methods in self.values.items():
-            for group, columns in self._groups():
-                ranks = {column.key: self._marks(methods, column) for column in columns}
+            for group, columns in self.groups():
+                ranks = {column.key: self.marks(methods, column) for column in columns}
                 cells = {
                     column.key: [
                         self._cell(values.get(column.key), column, ranks[column.key].get(name))
@@ -120,8 +124,8 @@ class TableData:
         """As Markdown: the best ``**bold**``, the second best ``<u>underlined</u>``, the interval in brackets."""
         parts = []
         for network, methods in self.values.items():
-            for group, columns in self._groups():
-                marks = {column.key: self._marks(methods, column) for column in columns}
+            for group, columns in self.groups():
+                marks = {column.key: self.marks(methods, column) for column in columns}
                 lines = [
                     f"### {network}: {group}\n",
                     "| | " + " | ".join(self._title(column) for column in columns) + " |",
@@ -137,10 +141,21 @@ class TableData:
                         number = f"{estimate.value:.{column.digits}f}"
                         rank = marks[column.key].get(name)
                         number = {1: f"**{number}**", 2: f"<u>{number}</u>"}.get(rank or 0, number)
-                        cells.append(f"{number} [{self._interval(estimate, column)}]" if estimate.count > 1 else number)
+                        interval = self._interval(estimate, column)
+                        cells.append(f"{number} [{interval}]" if interval else number)
                     lines.append(f"| {name} | " + " | ".join(cells) + " |")
                 parts.append("\n".join(lines))
         return "\n\n".join([*parts, *([self.caption] if self.caption else [])]) + "\n"
+
+    def marks(self, methods: Mapping[str, Mapping[str, Estimate]], column: Column) -> dict[str, int]:
+        """Of a network's methods those that are best (1) and second best (2) in a column."""
+        shown = {name: row[column.key] for name, row in methods.items() if column.key in row}
+        values = {name: estimate.value for name, estimate in shown.items() if name not in self.unranked}
+        return ranked(values, column.better, column.digits)
+
+    def groups(self) -> list[tuple[str, list[Column]]]:
+        """The columns of each part of the table, with its name."""
+        return [(group, list(columns)) for group, columns in groupby(self.columns, key=lambda column: column.group)]
 
     def _fitting(self, columns: Sequence[Column], cells: Mapping[str, list[Text]], width: int) -> list[list[Column]]:
         """The columns in parts, none of which is wider; one column at least is in each."""
@@ -156,25 +171,19 @@ class TableData:
             left -= wide
         return parts
 
-    def _groups(self) -> list[tuple[str, list[Column]]]:
-        return [(group, list(columns)) for group, columns in groupby(self.columns, key=lambda column: column.group)]
-
-    def _marks(self, methods: Mapping[str, Mapping[str, Estimate]], column: Column) -> dict[str, int]:
-        values = {name: row[column.key].value for name, row in methods.items() if column.key in row}
-        return ranked(values, column.better, column.digits)
-
     def _cell(self, estimate: Estimate | None, column: Column, rank: int | None) -> Text:
         if estimate is None:
             return Text("–")
         # A superscript digit after the value shows its rank in logs without styles, too.
         style, mark = {1: ("bold green", "¹"), 2: ("underline", "²")}.get(rank or 0, ("", " "))
         number = Text(f"{estimate.value:.{column.digits}f}{mark}", style=style)
-        if estimate.count < 2:
-            return number
-        return Text.assemble(number, "\n", (self._interval(estimate, column) + " ", "dim"))
+        interval = self._interval(estimate, column)
+        return Text.assemble(number, "\n", (interval + " ", "dim")) if interval else number
 
     @staticmethod
     def _interval(estimate: Estimate, column: Column) -> str:
+        if not column.interval or estimate.count < 2:
+            return ""
         between = "–" if estimate.low >= 0 else " to "
         return f"{estimate.low:.{column.digits}f}{between}{estimate.high:.{column.digits}f}"
 

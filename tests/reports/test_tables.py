@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from rich.console import Console
 
+from lightning_saliency.reports.html import Section, render_page
 from lightning_saliency.reports.tables import Column, Estimate, TableData, ranked
 
 COLUMNS = [
@@ -46,6 +50,17 @@ def test_in_the_terminal_the_marks_need_no_colours():
     assert "30.00²" in shown
     assert "0.123 " in shown
     assert "¹ best, ² second best" in shown
+
+
+def test_rows_beside_the_others_are_not_marked_and_a_column_may_do_without_intervals():
+    columns = [COLUMNS[0], replace(COLUMNS[1], interval=False)]
+    markdown = replace(table(), columns=columns, unranked=("b",)).markdown()
+    assert "| b | 66.08 [64.08–68.08] |" in markdown
+    assert "| a | **60.54** [58.54–62.54] |" in markdown
+    assert "| c | **29.00** |" in markdown
+    page = render_page("T", [Section("S", tables=[replace(table(), columns=columns, unranked=("b",))])])
+    assert re.search(r'<td><span>66.08</span><span class="interval">64.08 to 68.08</span></td>', page)
+    assert re.search(r'<td><span class="first">29.00</span></td>', page)
 
 
 def test_ranks():

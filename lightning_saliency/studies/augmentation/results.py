@@ -150,9 +150,9 @@ class AugmentationResult:
             Column("difference", f"− {self.reference}", "high", apart),
             *(Column(f"versus {control}", f"− {control}", "high", apart) for control in compared),
             Column("cost", "cost of a step", None, spent),
-            Column("steps", "steps", None, spent, digits=0),
-            Column("replaced", "images replaced in %", None, spent, digits=0),
-            Column("kept", "of these sharp in %", None, spent, digits=0),
+            Column("steps", "steps", None, spent, digits=0, interval=False),
+            Column("replaced", "images replaced in %", None, spent, digits=0, interval=False),
+            Column("kept", "of these sharp in %", None, spent, digits=0, interval=False),
         ]
         values = {
             f"{network}, {BUDGET_NAMES[budget]}": {
@@ -163,57 +163,58 @@ class AugmentationResult:
             if model in (None, network)
             for budget, arms in budgets.items()
         }
-        return TableData(columns, values, self.caption)
+        return TableData(columns, values, self.caption, unranked=(BEFORE, HONEST))
 
     def tables(self) -> list[TableData]:
         """One table with a part for each model and budget."""
         return [self.table()]
 
     def verdicts(self, model: str | None = None) -> list[str]:
-        """For each model, budget and guided arm a sentence: does it help, and more than the controls do?"""
-        lines = []
+        """A sentence for each model, budget and guided arm: does it help, and more than the controls do?
+
+        The arm that was named before the study was run comes first, with what became of its number.
+
+        Args:
+            model: Of this model alone; ``None``: of all.
+        """
+        named, others = [], []
         for network, budgets in self.estimates.items():
             if model not in (None, network):
                 continue
             for budget, arms in budgets.items():
+                where = f"{network}, {BUDGET_NAMES[budget]}"
                 for arm, keys in arms.items():
-                    if self.roles.get(arm) == "guided" or arm == self.primary:
-                        line = f"{network}, {BUDGET_NAMES[budget]}, {arm}: {self._verdict(arm, keys)}"
-                        lines.append(line)
-        return lines
+                    if arm == self.primary:
+                        named.append(f"Named beforehand: {arm}, {where}: {self._reached(arm, keys)}")
+                    elif self.roles.get(arm) == "guided":
+                        others.append(f"{where}, {arm}: {self._verdict(arm, keys)}")
+        return [*named, *others]
 
-    def primary_lines(self, model: str | None = None) -> list[str]:
-        """For each model and budget what became of the arm and the number that were named before the study was run."""
-        lines = []
-        for network, budgets in self.estimates.items():
-            for budget, arms in budgets.items():
-                if self.primary is None or model not in (None, network):
-                    continue
-                keys = arms[self.primary]
-                where = f"Named beforehand: {self.primary}, {network}, {BUDGET_NAMES[budget]}"
-                lines.append(f"{where}: {reached(keys, self.number)}{self._verdict(self.primary, keys)}")
-        return lines
+    def _reached(self, arm: str, keys: Mapping[str, Estimate]) -> str:
+        return f"{reached(keys, self.number)}{self._verdict(arm, keys)}"
 
     def _verdict(self, arm: str, keys: Mapping[str, Estimate]) -> str:
         names = {self.reference: "difference", **{called: f"versus {called}" for called in self._controls(arm)}}
         return verdict(keys, names)
 
     def __str__(self) -> str:
-        primary, verdicts = (
-            "".join(f"- {line}\n" for line in each) for each in (self.primary_lines(), self.verdicts())
-        )
-        return f"{primary and primary + chr(10)}{self.table().markdown()}\n{verdicts}"
+        return "".join(f"- {line}\n" for line in self.verdicts()) + f"\n{self.table().markdown()}"
 
     def notices(self) -> list[str]:
-        """Which networks are at chance with the reference arm, and whether there are too few seeds for intervals."""
+        """Which networks are at chance, and whether there are too few seeds for intervals.
+
+        With a shortcut in the data the reference may well be at chance without its mark; there the honest network
+        tells.
+        """
         found: dict[str, None] = {}
         seeds: set[int] = set()
         for model, budgets in self.runs.items():
             for arms in budgets.values():
-                own = arms.get(self.reference, {})
-                seeds |= set(own)
+                seeds |= set(arms.get(self.reference, {}))
+                arm = HONEST if HONEST in arms else self.reference
+                own = arms.get(arm, {})
                 accuracy = sum(run["accuracy"] for run in own.values()) / len(own) if own else None
-                found |= dict.fromkeys(chance_notices(f"{model}, {self.reference},", accuracy, self.classes))
+                found |= dict.fromkeys(chance_notices(f"{model}, {arm},", accuracy, self.classes))
         return [*found, *seed_notices(len(seeds))]
 
     def sections(self) -> list[Section]:
@@ -232,7 +233,7 @@ class AugmentationResult:
                 pictures.append(ReportPicture(self.figure(model), explained))
             # The caption stands above, once for all.
             table = replace(self.table(model), caption="")
-            parts.append(Section(model, [*self.primary_lines(model), *self.verdicts(model)], [table], pictures))
+            parts.append(Section(model, self.verdicts(model), [table], pictures))
         return parts
 
     def save(self, folder: str | Path | None = None, *, made: Made | None = None) -> list[Path]:
@@ -290,7 +291,7 @@ class AugmentationResult:
             "roles": dict(self.roles),
             "number": self.number,
             "primary": self.primary,
-            "verdicts": [*self.primary_lines(), *self.verdicts()],
+            "verdicts": self.verdicts(),
             "results": {
                 network: {
                     budget: {

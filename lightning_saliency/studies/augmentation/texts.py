@@ -38,7 +38,7 @@ def caption(config: AugmentationConfig) -> str:
         f"{means}; {images}. {_started(config)}"
         f"{training.steps} steps{equal_time if 'time' in config.budgets else ''}. Cost of a step: relative to "
         f"{config.reference}, the mean of the planned steps from epoch {training.start_epoch} on; median, minimum and "
-        f"maximum of {config.cost.rounds} rounds."
+        f"maximum of {config.cost.rounds} round{'s' if config.cost.rounds > 1 else ''}."
     )
 
 

@@ -247,17 +247,25 @@ def test_the_named_arm_comes_first_and_differences_are_of_the_named_number():
         {"guide": []},
         number="misled",
         primary="guide",
+        classes=2,
     )
     keys = comparison.estimates["Net"]["steps"]["guide"]
     assert keys["difference"].value == pytest.approx((75 + 70) / 2 - 5)
     assert keys["closed misled"].value == pytest.approx((75.0 + 100 * 70 / 90) / 2)
     assert keys["closed accuracy"].value == pytest.approx((100 * 80 / 85 + 100 * 75 / 80) / 2)
-    [line] = comparison.primary_lines()
+    [line] = comparison.verdicts()  # the arm that was named, and it once
     assert line.startswith("Named beforehand: guide, Net, equal steps: misled 72.5 [")
     assert "closes 76.4 [" in line
     assert str(comparison).startswith(f"- {line}")
     assert "closed misled" not in comparison.estimates["Net"]["steps"]["honest"]
     assert len(comparison.figure("Net").axes) == 1
+    # The honest network shows what can be reached: it is not among those compared.
+    assert "| guide | **87.50** [" in str(comparison)
+    assert "| honest | 92.50 [" in str(comparison)
+    # Plain training at chance is what a shortcut does; an honest network at chance is worth a word.
+    assert comparison.notices() == []
+    runs["honest"] = {seed: run([5, 5], [10, 10], [10, 10]) for seed in (0, 1)}
+    assert comparison.notices()[0].startswith("Net, honest, is at chance: 50.0 % right")
 
 
 # Cures that need no map
