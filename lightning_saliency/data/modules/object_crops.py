@@ -236,7 +236,8 @@ def split_evenly(counts: Sequence[Mapping[int, int]], fractions: Sequence[float]
 
     After the iterative stratification of Sechidis, Tsoumakas and Vlahavas (2011): the images of the rarest remaining
     label are assigned next, each to the split that lacks most of that label, or else most labels overall. Images with
-    more labels come first, equal ones in random order.
+    more labels come first, equal ones in random order. Where a split is left without a label, it gets the image with
+    the fewest labels from the split with most images of it, if that takes the last image of no label away.
 
     Args:
         counts: For each image how often each label is on it.
@@ -272,7 +273,28 @@ def split_evenly(counts: Sequence[Mapping[int, int]], fractions: Sequence[float]
             chosen[image] = split
             for label, number in counts[image].items():
                 need[split][label] -= number
-    return [chosen.get(image, 0) for image in range(len(counts))]
+    splits = [chosen.get(image, 0) for image in range(len(counts))]
+    for label in sorted(totals):
+        for split in range(len(fractions)):
+            _give_one(splits, counts, label, split)
+    return splits
+
+
+def _give_one(splits: list[int], counts: Sequence[Mapping[int, int]], label: int, split: int) -> None:
+    """Move an image with that label into a split that has none, where its own split can spare it."""
+    images = Counter(
+        (splits[image], each) for image, count in enumerate(counts) for each, number in count.items() if number
+    )
+    if images[split, label]:
+        return
+    spared = [
+        image
+        for image, count in enumerate(counts)
+        if count.get(label, 0) and all(images[splits[image], each] > 1 for each, number in count.items() if number)
+    ]
+    if spared:
+        moved = min(spared, key=lambda image: (-images[splits[image], label], sum(counts[image].values()), image))
+        splits[moved] = split
 
 
 def _shorter_side(box: Box) -> float:

@@ -123,6 +123,18 @@ def test_labels_are_shared_out_in_proportion():
 
 
 @pytest.mark.shared
+def test_every_split_gets_every_label_that_can_be_spared():
+    # The middle split wants 0.9 images of label 1, and is full of label 0 before its turn comes.
+    counts = [{0: 1, 1: 4}, {0: 1, 1: 4}, {0: 2, 1: 1}, *({0: 1} for _ in range(9))]
+    for seed in range(20):
+        chosen = split_evenly(counts, [0.8, 0.1, 0.1], seed)
+        for split in range(3):
+            assert {label for image, count in enumerate(counts) if chosen[image] == split for label in count} == {0, 1}
+    # Two images cannot be in three splits, and none of them is lost.
+    few = split_evenly([{0: 1, 1: 1}, {0: 1, 1: 1}, {0: 1}, {0: 1}, {0: 1}], [0.5, 0.25, 0.25], 0)
+    assert len(set(few[:2])) == 2
+
+
 def test_real_coco_crops(shared_data):
     groups = {
         "person": ["person"],
