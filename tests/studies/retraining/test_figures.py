@@ -150,7 +150,10 @@ def test_the_page_needs_nothing_but_itself():
     assert np.array_equal(np.array(decoded), picture)
     assert "&lt;first&gt;" in page
     assert "<scenes>" not in page
-    assert page.count("<table>") == 2
+    titles = dict(re.findall(r'<h3 id="([^"]+)">([^<]*)</h3>', page))
+    assert re.findall(r'<table aria-labelledby="([^"]+)">', page) == list(titles)
+    assert list(titles.values()) == ["net: one", "net: two"]
+    assert "from &amp; here" in page
     assert re.search(r'class="first">0\.50</span><span class="interval">0\.45 to 0\.55<', page)
     assert re.search(r'class="second">0\.40</span></td>', page)
     assert "–" in page
