@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_saliency.reports.tables import Estimate
+from lightning_saliency.studies.augmentation.biases import BIASES
 from lightning_saliency.studies.augmentation.config import BEFORE, HONEST
 from lightning_saliency.studies.augmentation.groups import NUMBERS, Number, closed_gaps, numbers_by_seed
 from lightning_saliency.studies.estimates import mean_interval, paired_difference
@@ -34,6 +35,11 @@ def arm_estimates(
     found = {"val_best": mean_interval([100 * run["val_best"] for run in own.values()], confidence)}
     if all("val_last" in run for run in own.values()):
         found["validation"] = mean_interval([100 * run["val_last"] for run in own.values()], confidence)
+    for bias in BIASES:
+        # Results of versions before it was measured do not have it.
+        measured = [run[bias] for run in own.values() if run.get(bias) is not None]
+        if measured:
+            found[bias] = mean_interval(measured, confidence)
     if cost is not None:
         found["cost"] = cost
     for each in NUMBERS:

@@ -19,6 +19,7 @@ from lightning_saliency.files import reading
 from lightning_saliency.lightning_bases import is_data_module
 from lightning_saliency.pictures.tensors import find_normalization
 from lightning_saliency.studies.augmentation.arms import Arm
+from lightning_saliency.studies.augmentation.biases import measure_biases
 from lightning_saliency.studies.augmentation.config import FineTuningConfig
 from lightning_saliency.studies.augmentation.groups import count_by_group
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier, StepClock
@@ -89,9 +90,10 @@ def train_arm(
         weights: File of the weights of a first training, from which the arm goes on; ``None``: there was none.
 
     Returns:
-        ``accuracy`` on the test images, in [0, 1], and ``loss``; ``groups``, see `count_by_group`; ``val_best``,
-        ``val_last`` and, by step, ``val``; ``steps``; ``seconds_per_step``; ``mask_fraction`` and ``augmented``, the
-        shares of pixels left sharp and of images replaced, ``None`` where no map is used.
+        ``accuracy`` on the test images, in [0, 1], and ``loss``; ``groups``, see `count_by_group`; ``position_bias``
+        and ``content_bias`` of the maps of the validation images, see `measure_biases`; ``val_best``, ``val_last`` and,
+        by step, ``val``; ``steps``; ``seconds_per_step``; ``mask_fraction`` and ``augmented``, the shares of pixels
+        left sharp and of images replaced, ``None`` where no map is used.
     """
     module, clock, trainer, datamodule = fit_arm(
         model, data, arm, training, steps, seed, training.start_epoch, training.validations, weights=weights
@@ -114,11 +116,13 @@ def tested(
             clock.validations[steps] = found["val/accuracy"]
         [result] = trainer.test(module, datamodule.test_dataloader(), verbose=False)
         groups = count_by_group(trainer, module, datamodule)
+        biases = measure_biases(trainer, module, datamodule.val_dataloader())
     accuracies = clock.validations
     return {
         "accuracy": result["test/accuracy"],
         "loss": result["test/loss"],
         "groups": groups,
+        **biases,
         "val": {str(step): accuracy for step, accuracy in accuracies.items()},
         "val_best": max(accuracies.values()),
         "val_last": accuracies[max(accuracies)],

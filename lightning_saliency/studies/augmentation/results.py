@@ -13,6 +13,7 @@ from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.augmentation._comparing import arm_estimates, reached, verdict
+from lightning_saliency.studies.augmentation.biases import BIASES
 from lightning_saliency.studies.augmentation.config import BEFORE, HONEST, Budget
 from lightning_saliency.studies.augmentation.figures import Role, difference_figure
 from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid, Beginning, Costs
@@ -29,6 +30,8 @@ from lightning_saliency.studies.engine.files import Content, as_json, finite_or_
 BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall time"}
 
 _GAP = f"share of the gap between {BEFORE} and {HONEST} that is closed, in %"
+
+_POINTED = "where the maps of the validation images point, 0 to 1"
 
 #: Model -> budget -> arm -> seed -> the result of its run.
 Runs = dict[str, dict[Budget, dict[str, dict[int, dict[str, Any]]]]]
@@ -121,10 +124,11 @@ class AugmentationResult:
 
         In %: ``accuracy``, ``val_best``, and ``validation``, the last accuracy on the validation images; with test
         images in groups ``misled`` and ``worst_group``; with an honest network ``closed accuracy`` and so on, the share
-        of the gap of such a number that is closed. ``difference`` to the reference and ``versus <control>`` in
-        percentage points of ``number``, paired by seed (``versus its <name>`` where the control is called ``<arm>,
-        <name>``); ``cost``, ``steps``; ``replaced``, the share of images that were replaced, and ``kept``, the share of
-        their pixels left sharp, in %.
+        of the gap of such a number that is closed. In [0, 1]: ``position_bias`` and ``content_bias``, how far the maps
+        of the validation images point to something that gives the class away. ``difference`` to the reference and
+        ``versus <control>`` in percentage points of ``number``, paired by seed (``versus its <name>`` where the control
+        is called ``<arm>, <name>``); ``cost``, ``steps``; ``replaced``, the share of images that were replaced, and
+        ``kept``, the share of their pixels left sharp, in %.
         """
         return {
             model: {
@@ -149,6 +153,7 @@ class AugmentationResult:
             *([Column(f"closed {each}", f"gap closed: {NUMBERS[each]}", "high", _GAP) for each in closed]),
             Column("difference", f"− {self.reference}", "high", apart),
             *(Column(f"versus {control}", f"− {control}", "high", apart) for control in compared),
+            *(Column(each, each, None, _POINTED) for each in BIASES if any(each in row for row in rows)),
             Column("cost", "cost of a step", None, spent),
             Column("steps", "steps", None, spent, digits=0, interval=False),
             Column("replaced", "images replaced in %", None, spent, digits=0, interval=False),

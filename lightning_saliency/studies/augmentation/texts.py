@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.studies.augmentation.arms import Arm
+from lightning_saliency.studies.augmentation.biases import BIASES
 from lightning_saliency.studies.augmentation.config import AugmentationConfig
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid
 from lightning_saliency.studies.augmentation.groups import Number, number_of
@@ -105,9 +106,16 @@ def runs_csv(runs: Mapping[str, Any]) -> str:
     """
     keys = ("accuracy", "loss", "val_best", "val_last", "steps", "seconds_per_step", "mask_fraction", "augmented")
     numbers: tuple[Number, ...] = ("misled", "worst_group")
-    lines: list[list[Any]] = [["model", "budget", "arm", "seed", *keys, *(f"{number} in %" for number in numbers)]]
+    lines: list[list[Any]] = [
+        ["model", "budget", "arm", "seed", *keys, *(f"{number} in %" for number in numbers), *BIASES]
+    ]
     lines += [
-        [model, budget, arm, seed, *(run[key] for key in keys), *(number_of(run, number) for number in numbers)]
+        [
+            *(model, budget, arm, seed),
+            *(run[key] for key in keys),
+            *(number_of(run, number) for number in numbers),
+            *(run.get(bias) for bias in BIASES),
+        ]
         for model, budgets in runs.items()
         for budget, arms in budgets.items()
         for arm, seeds in arms.items()
