@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lightning_saliency.callbacks._run_folder import run_folder, version_of
+from lightning_saliency.callbacks._run_folder import begin_here, run_folder, version_of
 from lightning_saliency.files import Location, safe_name
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.tensors import Picture
@@ -47,6 +47,7 @@ class RunFilm:
                     f"Got two callbacks with films called {self.name!r}, one of them a {type(callback).__name__}. "
                     "Allowed is a name for each; give one of them another, such as name='training'."
                 )
+        begin_here(trainer)
         self.opened, self._failed, self._film, self._version = True, False, None, None
 
     def keep(self, trainer: pl.Trainer, view: str, picture: Picture, *, epoch: int, step: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
+from contextlib import suppress
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
@@ -15,6 +17,14 @@ _FIRST = ".saliency_run"
 _VERSION = re.compile(r"version_(\d+)")
 # All that watches one run shares its folder; a trainer that is gone is forgotten.
 _FOLDERS: WeakKeyDictionary[pl.Trainer, Location] = WeakKeyDictionary()
+# Where the process was when a run began: a script may go to another folder in mid-run.
+_BEGUN_IN: WeakKeyDictionary[pl.Trainer, Path] = WeakKeyDictionary()
+
+
+def begin_here(trainer: pl.Trainer) -> None:
+    """Let relative folders of this run be below the present one from now on; the first call counts."""
+    with suppress(OSError):  # the folder was removed
+        _BEGUN_IN.setdefault(trainer, Path.cwd())
 
 
 def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | None:
@@ -22,7 +32,8 @@ def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | No
 
     The folder of the first logger that has one. Without such a logger the trainer's root for the first run in it, and
     ``<root>/version_N`` for later ones, N being the next number from 1: one for each trainer, whether it fits,
-    validates or tests. Of a root such as ``s3://bucket/runs`` it is a place there.
+    validates or tests. Of a root such as ``s3://bucket/runs`` it is a place there. A relative folder is one below the
+    folder in which the run began, see `begin_here`.
 
     Args:
         trainer: The run.
@@ -36,16 +47,16 @@ def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | No
     for logger in trainer.loggers:
         folder = getattr(logger, "log_dir", None)
         if folder is not None:
-            return location(folder)
+            return _absolute(trainer, location(folder))
         if logger.save_dir is not None and logger.version is not None:
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-            place = location(logger.save_dir)
+            place = _absolute(trainer, location(logger.save_dir))
             for part in re.split(r"[\\/]+", f"{logger.name}/{version}"):
                 if part not in ("", ".", ".."):
                     place = place / part.replace("\0", "_")
             return place
     if trainer not in _FOLDERS:
-        root = location(trainer.default_root_dir)
+        root = _absolute(trainer, location(trainer.default_root_dir))
         if resumed is not None and (match := _VERSION.fullmatch(resumed)):
             _FOLDERS[trainer] = _folder(root, int(match[1]))
         else:
@@ -58,7 +69,14 @@ def version_of(trainer: pl.Trainer) -> str | None:
     folder = _FOLDERS.get(trainer)
     if folder is None:
         return None
-    return folder.name if folder != location(trainer.default_root_dir) else "version_0"
+    return folder.name if folder != _absolute(trainer, location(trainer.default_root_dir)) else "version_0"
+
+
+def _absolute(trainer: pl.Trainer, folder: Location) -> Location:
+    if isinstance(folder, RemotePath) or folder.is_absolute():
+        return folder
+    begun = _BEGUN_IN.get(trainer)
+    return folder if begun is None else begun / folder
 
 
 def _folder(root: Location, number: int) -> Location:

@@ -129,7 +129,7 @@ def depends_on(model: nn.Module, images: Tensor, scales: Sequence[Scale], output
     """
     with undisturbed(model):
         images = as_ordinary(images).clone()
-        if len(scales) > 1:
+        if len(scales) > 1 and images.is_floating_point():
             # Of a graph from the images on no tensor is a leaf, which the network could not write to. For one tensor
             # the graph begins there, and costs what the head costs.
             images.requires_grad_()

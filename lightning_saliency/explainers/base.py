@@ -84,6 +84,9 @@ class Explainer(ABC):
     class_specific = True
     #: Whether volumes and clips ``[B, C, T, H, W]`` are explained, too, by maps ``[B, T, H, W]``.
     takes_volumes = False
+    #: Whether images of integers are explained, too, for networks that scale them themselves: the explainer neither
+    #: changes images nor takes gradients by them.
+    takes_integers = False
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class Explainer(ABC):
 
         Args:
             images: ``[B, C, H, W]``, floating point, on the network's device and normalised as the network takes them;
-                where ``takes_volumes``, also ``[B, C, T, H, W]``.
+                where ``takes_volumes``, also ``[B, C, T, H, W]``; where ``takes_integers``, also integers.
             targets: ``[B]`` int64, one class per image; an int, the same for all; ``None``: the predicted classes.
 
         Returns:
@@ -155,14 +158,23 @@ class Explainer(ABC):
         explain: Callable[[Tensor, Tensor | None], Tensor],
     ) -> Tensor:
         """``__call__`` with another function than ``_explain``, for explainers with a second kind of map."""
-        check_images(images, self.takes_volumes)
+        check_images(images, self.takes_volumes, self.takes_integers)
         size = images.shape[2:]
         with undisturbed(self.model):
             classes = checked_targets(targets, images.shape[0])
             if images.shape[0] == 0:
                 return images.new_zeros((0, *size), dtype=torch.float32)
             images = as_ordinary(images)
-            raw = explain(images, classes if classes is None else classes.to(images.device))
+            try:
+                raw = explain(images, classes if classes is None else classes.to(images.device))
+            except RuntimeError as error:
+                if images.is_floating_point():
+                    raise
+                raise TypeError(
+                    f"Got images of {images.dtype}, which the network does not take ({error}). Allowed are "
+                    "floating-point images, normalised as the network takes them; convert them, for example with "
+                    "images / 255."
+                ) from error
             # Half precision has too few digits to interpolate in.
             raw = raw.detach() if raw.dtype == torch.float64 else raw.detach().float()
             return stretched(resize_maps(raw, size)).float()
@@ -241,8 +253,14 @@ def stretched(maps: Tensor) -> Tensor:
     return min_max(maps.flatten(1, -2)).reshape(maps.shape)
 
 
-def check_images(images: Tensor, volumes: bool = False) -> None:
-    """Raise unless ``images`` is a floating-point tensor ``[B, C, H, W]``, or, if allowed, ``[B, C, T, H, W]``."""
+def check_images(images: Tensor, volumes: bool = False, integers: bool = False) -> None:
+    """Raise unless ``images`` is a floating-point tensor ``[B, C, H, W]``, or, if allowed, one of another kind.
+
+    Args:
+        images: What is checked.
+        volumes: Whether ``[B, C, T, H, W]`` is allowed, too.
+        integers: Whether integers are allowed, too.
+    """
     if not isinstance(images, Tensor):
         raise TypeError(f"Got images of type {type(images).__name__}. Allowed is a tensor [B, C, H, W]; convert them.")
     if images.ndim not in ((4, 5) if volumes else (4,)) or min(images.shape[1:]) == 0:
@@ -250,8 +268,9 @@ def check_images(images: Tensor, volumes: bool = False) -> None:
         if images.ndim == 5:
             advice = "volumes and clips are explained by SMOE, the class activation maps and FastCAM"
         raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W] of at least one pixel; {advice}.")
-    if not images.is_floating_point():
+    if not images.is_floating_point() and (not integers or images.is_complex() or images.dtype == torch.bool):
+        other = "integers are explained by SMOE, the class activation maps and FastCAM"
         raise TypeError(
             f"Got images of {images.dtype}. Allowed are floating-point images, normalised as the network takes them; "
-            "convert them, for example with images / 255."
+            f"convert them, for example with images / 255, or where the network does that itself, {other}."
         )

@@ -32,6 +32,7 @@ class ClassActivationMap(Explainer):
     """
 
     takes_volumes = True
+    takes_integers = True
 
     def __init__(
         self,

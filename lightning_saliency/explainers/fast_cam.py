@@ -48,6 +48,7 @@ class FastCAM(Explainer):
     """
 
     takes_volumes = True
+    takes_integers = True
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class SMOE(Explainer):
 
     class_specific = False
     takes_volumes = True
+    takes_integers = True
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class SMOE(Explainer):
 
     def statistics(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[str]]:
         """The raw map ``[B, h, w]`` (``[B, t, h, w]``) of each scale, and the scales' names; as ``scales``."""
-        check_images(images, self.takes_volumes)
+        check_images(images, self.takes_volumes, self.takes_integers)
         with undisturbed(self.model), torch.no_grad():
             images = as_ordinary(images)
             with self.taps(images) as taps:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,10 +24,10 @@ def kept_state(model: nn.Module) -> Iterator[None]:
 
     Restored are every module's attributes, and the content of those that are dicts, lists, sets, deques, NumPy arrays,
     tensors or random number generators, also inside of each other (so also tables of hooks, buffers and parameters,
-    counters, queues, caches, and the states of metrics). Of parameters the values are restored where a module that is
-    no layer of ``torch.nn`` holds them; a layer's own weights change in an optimiser's step alone, and so do not the
-    running statistics of normalisation layers in eval mode. What lies outside of the modules is not restored, nor are
-    the attributes of other objects that a module holds.
+    counters, queues, caches, and the states of metrics). The weights of layers of ``torch.nn``, too, which a network
+    with a moving average of itself changes in its ``forward``: they are copied in the first pass over a layer, and from
+    then on only where that pass changed them. The running statistics of normalisation layers do not change in eval
+    mode. What lies outside of the modules is not restored, nor are the attributes of other objects that a module holds.
 
     Inside, what a LightningModule logs in its ``forward`` is not logged.
 
@@ -47,6 +48,7 @@ def kept_state(model: nn.Module) -> Iterator[None]:
         for module, values in attributes:
             _refill(vars(module), values)
         kept.restore()
+        kept.judge_layers()
 
 
 def _ignore(*_args: object, **_kwargs: object) -> None:
@@ -60,6 +62,8 @@ class _Kept:
         self._restores: list[_Restore] = []
         # Most containers of a network are tables of hooks without an entry.
         self._empty: list[Any] = []
+        # Layers, and the versions of their weights: each write to a tensor counts it up.
+        self._layers: list[tuple[nn.Module, list[tuple[Tensor, int]]]] = []
 
     def restore(self) -> None:
         """Give every value its content back."""
@@ -68,6 +72,11 @@ class _Kept:
                 value.clear()
         for restore in self._restores:
             restore()
+
+    def judge_layers(self) -> None:
+        """Know from now on which layers kept their weights in this pass, and need not be copied in the next one."""
+        for layer, versions in self._layers:
+            _STEADY.set(layer, all(weight._version == version for weight, version in versions))
 
     def add_module(self, module: nn.Module) -> None:
         """Keep the content of a module's attributes, not that of the modules inside it."""
@@ -83,7 +92,10 @@ class _Kept:
             elif name == "_modules" or (name == "_buffers" and _only_reads_buffers(kind)):
                 self._add(value, 0)
             elif name == "_parameters":
-                self._add(value, 0 if _is_layer(kind) else 1)
+                steady = _is_layer(kind) and _STEADY.holds(module)
+                if _is_layer(kind):
+                    self._layers.append((module, _versions(value.values())))
+                self._add(value, 0 if steady else 1)
             else:
                 self._add(value, _DEPTH)
 
@@ -125,6 +137,34 @@ class _Kept:
         elif isinstance(value, random.Random):
             python = value.getstate()
             add(lambda: value.setstate(python))
+
+
+class _Steady:
+    """Layers whose weights no pass has changed. Layers that are gone are forgotten."""
+
+    def __init__(self) -> None:
+        self._layers: dict[int, weakref.ref[nn.Module]] = {}
+
+    def holds(self, layer: nn.Module) -> bool:
+        """Whether the layer is one of them."""
+        found = self._layers.get(id(layer))
+        return found is not None and found() is layer
+
+    def set(self, layer: nn.Module, steady: bool) -> None:
+        """Say whether it is one of them."""
+        key = id(layer)
+        if steady and not self.holds(layer):
+            self._layers[key] = weakref.ref(layer, lambda _: self._layers.pop(key, None))
+        elif not steady:
+            self._layers.pop(key, None)
+
+
+_STEADY = _Steady()
+
+
+def _versions(weights: Iterable[Tensor | None]) -> list[tuple[Tensor, int]]:
+    """The tensors and how often each was written to; inference tensors do not count it."""
+    return [(weight, weight._version) for weight in weights if weight is not None and not weight.is_inference()]
 
 
 def _tensor_restore(tensor: Tensor) -> _Restore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,6 +157,30 @@ def test_a_trial_leaves_nothing_behind(tmp_path: Path, steps: Any) -> None:
     callback = Filming()
     run(tmp_path, callback, SaliencyMonitor(num_images=2, stage="train", name="monitor"), fast_dev_run=steps)
     assert list(tmp_path.iterdir()) == []
+
+
+class Wanderer(pl.Callback):
+    """Goes to another folder after the first epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        os.chdir(self.folder)
+
+
+def test_a_relative_root_stays_where_it_was_when_the_script_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "begun")
+    monitor, wanderer = SaliencyMonitor(num_images=2), Wanderer(tmp_path / "elsewhere")
+    made = trainer(Path("root"), monitor, wanderer, logger=False, epochs=3)
+    made.fit(Module(), loader(), loader())
+    assert epochs_in(tmp_path / "begun" / "root" / "saliency", "overview") == [-1, 0, 1, 2]
+    assert [path.parent.name for path in tmp_path.rglob("film.html")] == ["saliency"]
+    assert not [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

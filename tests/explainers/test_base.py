@@ -16,6 +16,8 @@ from lightning_saliency.explainers import GradCAM
 from lightning_saliency.explainers.base import (
     logits_of,
 )
+from lightning_saliency.explainers.registry import build_explainer
+from lightning_saliency.networks import build_network
 
 from .networks import Fixed, images, network
 
@@ -183,3 +185,31 @@ def test_shapes_of_logits() -> None:
 def test_layers_of_another_type() -> None:
     with pytest.raises(TypeError, match=r"Got layer of type int. Allowed are a module or its name, a Scale and None"):
         Fixed(network(), lambda images, targets: images[:, 0], layer=4)
+
+
+class Bytes(nn.Module):
+    """Scales images of bytes itself."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images.float() / 255)
+
+
+@pytest.mark.parametrize("name", ["smoe", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam", "fast_cam"])
+def test_networks_of_bytes_are_explained_where_images_are_neither_changed_nor_differentiated(name):
+    torch.manual_seed(0)
+    network = build_network("small_cnn", 4, options={"width": 4}).eval()
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    targets = torch.tensor([0, 1, 2])
+    expected = build_explainer(name, network)(images.float() / 255, targets)
+    assert torch.allclose(build_explainer(name, Bytes(network))(images, targets), expected, atol=1e-5)
+    assert expected.amax() == 1
+
+
+def test_other_methods_say_what_they_take():
+    network = Bytes(build_network("small_cnn", 4, options={"width": 4}))
+    with pytest.raises(TypeError, match=r"Got images of torch.uint8\. Allowed are floating-point.*by SMOE, the class"):
+        build_explainer("group_cam", network)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

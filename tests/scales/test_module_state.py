@@ -269,3 +269,70 @@ def test_hooks_that_a_pass_leaves_are_gone():
     with kept_state(module):
         module.register_forward_hook(lambda *_: None)
     assert not module._forward_hooks
+
+
+class Averaged(nn.Module):
+    """Moves a copy of its layers towards them in each pass, as BYOL, MoCo and DINO do.
+
+    Args:
+        move: How: on the parameters, on their data, or by other data.
+        frozen: Whether the copy's parameters ask for no gradients.
+        every: Only in each so-many-th pass.
+    """
+
+    def __init__(self, move: str, frozen: bool = True, every: int = 1) -> None:
+        super().__init__()
+        self.online = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.target = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).requires_grad_(not frozen)
+        self.move, self.every, self.passes = move, every, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        if self.passes % self.every == 0:
+            with torch.no_grad():
+                for target, online in zip(self.target.parameters(), self.online.parameters(), strict=True):
+                    if self.move == "in place":
+                        target.mul_(0.9).add_(online + 1, alpha=0.1)
+                    elif self.move == "data in place":
+                        target.data.mul_(0.9).add_(online.data + 1, alpha=0.1)
+                    else:
+                        target.data = 0.9 * target.data + 0.1 * (online.data + 1)
+        return self.online(images)
+
+
+@pytest.mark.parametrize("move", ["in place", "data in place", "other data"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_weights_of_layers_that_a_pass_averages_are_put_back_each_time(move: str, frozen: bool) -> None:
+    network = Averaged(move, frozen).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for _ in range(3):
+        with kept_state(network), torch.no_grad():
+            network(torch.rand(2, 3, 8, 8))
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    # The network's own passes change them as ever.
+    network(torch.rand(2, 3, 8, 8))
+    assert not torch.equal(network.target[0].weight, before["target.0.weight"])
+
+
+def test_a_layer_that_kept_its_weights_in_a_first_pass_and_not_later_is_copied_from_then_on() -> None:
+    network = Averaged("in place", every=2).eval()
+    images = torch.rand(2, 3, 8, 8)
+    with kept_state(network), torch.no_grad():
+        network(images)
+    for number in range(3):
+        network.passes = 1
+        before = network.target[0].weight.detach().clone()
+        with kept_state(network), torch.no_grad():
+            network(images)
+        assert torch.equal(network.target[0].weight, before) == (number > 0)
+
+
+def test_weights_that_no_pass_changes_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    images, clone, copied = torch.rand(2, 3, 8, 8), torch.Tensor.clone, []
+    monkeypatch.setattr(torch.Tensor, "clone", lambda self, *a, **k: copied.append(self.shape) or clone(self, *a, **k))
+    for expected in (2, 0):
+        copied.clear()
+        with kept_state(network), torch.no_grad():
+            network(images)
+        assert len(copied) == expected

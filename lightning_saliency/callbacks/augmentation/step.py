@@ -148,8 +148,10 @@ class BatchStep:
                 if isinstance(error, (RuntimeError, TypeError, NoScalesError))
                 else ""
             )
+            said = str(error)
+            said += "" if said.endswith((".", "!", "?")) else "."
             raise AugmentationConfigurationError(
-                f"{self.failures.owner} cannot augment this run. {error}{remedy}"
+                f"{self.failures.owner} cannot augment this run. {said}{remedy}"
             ) from error
 
     def augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:

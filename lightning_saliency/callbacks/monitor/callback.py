@@ -235,7 +235,8 @@ class SaliencyMonitor(StageHooks):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
-        if self._run is not None and self._run() is not trainer:
+        # A copy belongs to no trainer, and is of a monitor that may have watched one.
+        if self._run is None or self._run() is not trainer:
             self._shown.begin_film()
             self._shortcuts.begin_run()
             self._values.latest = {}

@@ -69,15 +69,17 @@ def values_to_log(measured: dict[str, float], trainer: pl.Trainer, prefix: str) 
     """The values of this epoch's log, by their full keys.
 
     Once there was a value there is one in every validation, the last one that was measured. Of a value that another
-    callback watches (``EarlyStopping``, ``ModelCheckpoint``) there is one from the first validation on, the one in
-    ``NOT_MEASURED`` if there is no other: a callback that does not find what it watches ends the run.
+    callback or a scheduler of the learning rate watches (``EarlyStopping``, ``ModelCheckpoint``,
+    ``ReduceLROnPlateau``) there is one from the first validation on, the one in ``NOT_MEASURED`` if there is no other:
+    who does not find what it watches ends the run.
 
     Args:
         measured: The latest measured values by name.
-        trainer: The run; its callbacks are asked for their ``monitor``.
+        trainer: The run; its callbacks and schedulers are asked for their ``monitor``.
         prefix: The monitor's name.
     """
-    keys = [getattr(callback, "monitor", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    watching = [*trainer.callbacks, *trainer.lr_scheduler_configs]  # type: ignore[attr-defined]
+    keys = [getattr(each, "monitor", None) for each in watching]
     watched = {key for key in keys if isinstance(key, str)}
     waiting = {name: value for name, value in NOT_MEASURED.items() if f"{prefix}/{name}" in watched}
     return {f"{prefix}/{name}": value for name, value in {**waiting, **measured}.items()}

@@ -1,5 +1,8 @@
 """Numbers that others watch, runs that count steps, and a monitor's several lives."""
 
+import copy
+import pickle
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -50,6 +53,34 @@ def test_whoever_watches_a_value_finds_it(tmp_path, monitor, name, watcher):
     run, _recorder = _fit(tmp_path, MONITORS[monitor](), other, epochs=3, enable_checkpointing=watcher == "checkpoint")
     assert run.current_epoch == 3
     assert key in run.callback_metrics
+
+
+@pytest.mark.parametrize("name", [*NAMES, "position_bias", "shortcut_alert"])
+def test_a_scheduler_that_watches_a_value_finds_it_before_it_was_measured(tmp_path, name):
+    class Scheduled(Module):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return [optimizer], [{"scheduler": scheduler, "monitor": f"saliency/{name}"}]
+
+    monitor = SaliencyMonitor(every_n_epochs=3, num_images=2)
+    run, _recorder = _fit(tmp_path, monitor, module=Scheduled(), epochs=4, num_sanity_val_steps=0)
+    assert run.current_epoch == 4
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda monitor: pickle.loads(pickle.dumps(monitor))])
+def test_a_copy_of_a_monitor_that_was_used_begins_a_film_of_its_own(tmp_path, copied, recwarn):
+    used = SaliencyMonitor(num_images=2)
+    _fit(tmp_path / "first", used, epochs=3)
+    for fold in ("second", "third"):
+        given = Pictures(8, form="dict")
+        pictures = [{**given[index], "image": 0.5 * given[index]["image"]} for index in range(8)]
+        again = copied(used)
+        run, _ = _fit(tmp_path / fold, again, val=DataLoader(pictures, batch_size=4), epochs=2)
+        assert _frames(tmp_path / fold) == [-1, 0, 1]
+        assert again.state_dict()["last_epoch"] == 1
+        assert run.callback_metrics["saliency/drift"] > 0
+    assert not [str(each.message) for each in recwarn if "did not find" in str(each.message)]
 
 
 @pytest.mark.parametrize("broken", ["sample", "pictures", "reading"])

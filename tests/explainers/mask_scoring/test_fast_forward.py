@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torchvision
 from torch import nn
@@ -83,6 +84,42 @@ def test_a_network_that_cannot_be_followed_is_copied_as_it_is_with_a_warning():
     with torch.no_grad():
         assert torch.allclose(duplicate(images), model(images), atol=1e-6)
     assert _norms(duplicate) == 1
+
+
+class Sliced(nn.Module):
+    """Takes its network apart by slices, as those do that return features beside the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
+
+    def forward(self, x):
+        return self.net[1:](self.net[:1](x))
+
+
+class SlicedModule(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = Sliced().net
+
+    forward = Sliced.forward
+
+
+class CountedModule(SlicedModule):
+    """Also uses what lies between the convolution and its BatchNorm."""
+
+    def forward(self, x):
+        before = self.net[0](x)
+        return self.net[1:](before) + before
+
+
+@pytest.mark.parametrize("build", [Sliced, SlicedModule, CountedModule])
+@pytest.mark.filterwarnings("ignore:torch.fx cannot follow")
+def test_a_network_that_takes_its_parts_itself_gives_what_it_gave(build):
+    model = _with_statistics(build())
+    images = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        assert torch.allclose(fast_inference(model, precision=None)(images), model(images), atol=1e-5)
 
 
 def test_the_copy_shares_nothing_and_has_no_hooks():
