@@ -184,7 +184,7 @@ def _are_ids(tensor: Tensor, shape: Shape) -> bool:
 
 def _positions_of(shape: Shape) -> set[int]:
     """The numbers of positions that a tensor may have, whatever its layout."""
-    if len(shape) < 3 or shape[0] != 1:
+    if len(shape) < 3 or shape[0] != 1 or (len(shape) > 3 and math.prod(shape[2:]) == 1):
         return set()
     return {shape[1]} if len(shape) == 3 else {math.prod(shape[2:]), math.prod(shape[1:-1])}
 
