@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from lightning_saliency.scales._trace import Call, Shape
+from lightning_saliency.scales._origins import Beside, Shape
+from lightning_saliency.scales._trace import Call
 
 Layout = Literal["NCHW", "NHWC", "tokens", "NCTHW", "NTHWC"]
 Side = Literal["input", "output"]
@@ -85,21 +86,27 @@ class Grids:
     Of a volume ``[1, C, T, H, W]`` the tensors of five dimensions are looked at in the same way, and tokens that are,
     up to prefix tokens, such a grid seen before.
 
+    A tensor of something beside the images (a text, a table) lies on no grid, and none is inferred from it.
+
     Args:
         root: The network's own call.
+        beside: From when on a tensor counts as beside the images; ``None``: none does.
+        images: The images' shape, ``[1, C, H, W]`` or ``[1, C, T, H, W]``; ``None``: that of what entered the call.
     """
 
-    def __init__(self, root: Call) -> None:
-        if root.inputs is None or len(root.inputs) not in (4, 5):
+    def __init__(self, root: Call, beside: Beside | None = Beside.PRESUMED, *, images: Shape | None = None) -> None:
+        images = images or root.inputs
+        if images is None or len(images) not in (4, 5):
             raise ValueError(
-                f"Got a trace of the shape {root.inputs}. Allowed is one of images [1, C, H, W] or volumes "
+                f"Got a trace of the shape {images}. Allowed is one of images [1, C, H, W] or volumes "
                 "[1, C, T, H, W]; trace with images."
             )
-        _, channels, *size = root.inputs
+        _, channels, *size = images
         self.image = Grid(tuple(size), channels, "NCHW" if len(size) == 2 else "NCTHW")
         self._seen: dict[tuple[int, ...], int] = {}  # size to prefix tokens, the latest last
         self._of: dict[tuple[int, Side], Grid | None] = {}
         self._several: set[int] = set()
+        self._beside = beside
         self._visit(root)
 
     def of(self, call: Call, side: Side) -> Grid | None:
@@ -109,6 +116,12 @@ class Grids:
     def several_outputs(self, call: Call) -> bool:
         """Whether tensors on different grids came out: all stages of an encoder, or a map and its mean."""
         return id(call) in self._several
+
+    def is_beside(self, call: Call, side: Side) -> bool:
+        """Whether the first tensor on one side of a call comes from something beside the images."""
+        if self._beside is None:
+            return False
+        return (call.origin.entered if side == "input" else call.origin.left) >= self._beside
 
     def _visit(self, call: Call) -> None:
         self._note(call, "input", call.inputs)
@@ -123,7 +136,7 @@ class Grids:
     def _note(self, call: Call, side: Side, shape: Shape | None) -> None:
         grid = None
         # Another first dimension than the batch's: windows, tokens before the batch.
-        if shape is not None and shape[:1] == (1,):
+        if shape is not None and shape[:1] == (1,) and not self.is_beside(call, side):
             if len(shape) == 2:
                 grid = Grid((1, 1), shape[1], "NCHW")
             elif len(shape) == len(self.image.size) + 2:

@@ -29,7 +29,7 @@ class Readings:
         self.root = root
         self.grids = grids
         self._counts = counts
-        self._calls = list(root.walk())
+        self._calls = [call for call in root.walk() if not grids.is_beside(call, "output")]
         self._leaves = [call for call in self._calls if _is_leaf(call)]
 
     def before_logits(self, ref: TensorRef, steps: Sequence[Call]) -> TensorRef:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.checks import close_names
 from lightning_saliency.scales._grids import Grid, Grids, Side, settled
-from lightning_saliency.scales._trace import Call, Shape, plain_name, trace
+from lightning_saliency.scales._origins import Shape
+from lightning_saliency.scales._trace import Call, plain_name, trace
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.scales._eval_pass import eval_pass
+from lightning_saliency.scales._origins import Origin, Origins, Shape
 
-Shape = tuple[int, ...]
 # What is inside of `torch.compile`, Fabric's `setup`, FSDP's wrapper and that of its activation checkpointing.
 _WRAPPED = frozenset({"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
@@ -34,6 +34,7 @@ class Call:
         entered: The number, see `TensorNumbers`, of the first tensor that entered; 0 if none did.
         left: That of the first tensor that came out.
         children: The calls made inside, in the order they were made.
+        origin: What entered and came out of the images, and what of something beside them.
         weighted: Whether the module has weights of its own as it begins, see `has_weights`.
 
     Shapes are those for one image: the first dimension is 1 where it is the batch's, and -1 where it is not (windows,
@@ -48,6 +49,7 @@ class Call:
     entered: int = 0
     left: int = 0
     children: list[Call] = field(default_factory=list)
+    origin: Origin = field(default_factory=Origin)
     weighted: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,19 +121,23 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
     numbers = TensorNumbers()
     root = Call("", model, inputs=(1, *images.shape[1:]), entered=numbers.of(images))
     stack = [root]
+    origins = Origins()
+    origins.begin(model, images)
     names = {id(module): plain_name(name) for name, module in model.named_modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = next(tensors_in((args, kwargs)), None)
-        call = Call(names[id(module)], module, parent=stack[-1], entered=numbers.of(first))
-        call.inputs = None if first is None else shape_of(first, images.shape[0])
+        entering = [(tensor, shape_of(tensor, images.shape[0])) for tensor in tensors_in((args, kwargs))]
+        first, shape = entering[0] if entering else (None, None)
+        call = Call(names[id(module)], module, parent=stack[-1], inputs=shape, entered=numbers.of(first))
+        call.origin = origins.enter(entering, stack[-1].origin)
         stack[-1].children.append(call)
         stack.append(call)
 
     def left(call: Call, output: object) -> None:
-        tensors = list(tensors_in(output))
-        call.outputs = tuple(shape_of(tensor, images.shape[0]) for tensor in tensors)
-        call.left = numbers.of(tensors[0] if tensors else None)
+        leaving = [(tensor, shape_of(tensor, images.shape[0])) for tensor in tensors_in(output)]
+        call.outputs = tuple(shape for _, shape in leaving)
+        call.left = numbers.of(leaving[0][0] if leaving else None)
+        origins.leave(call.origin, leaving)
 
     def after(module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
         # A parent that caught a child's error left the child's call on the stack.

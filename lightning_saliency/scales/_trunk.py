@@ -9,12 +9,31 @@ from dataclasses import dataclass
 from torch import nn
 
 from lightning_saliency.scales._grids import Grid, Grids
+from lightning_saliency.scales._origins import Beside
 from lightning_saliency.scales._readings import Readings, works_on
 from lightning_saliency.scales._tensor_refs import TensorRef
 from lightning_saliency.scales._trace import Call
 
 #: Blocks taken from a network that has one grid only.
 BLOCKS = 4
+
+
+def scale_refs(root: Call) -> list[TensorRef]:
+    """The tensors of a network's scales, shallow to deep; empty if there are none.
+
+    Where the whole has none, calls that the images entered are looked at by themselves, and then, in the same way, what
+    is only presumed to be beside the images counts as theirs.
+
+    Args:
+        root: The network's own call, traced with one image; its ``inputs`` are the images' shape.
+    """
+    for beside in (Beside.PRESUMED, Beside.CERTAIN):
+        entered = (call for call in root.walk() if call.origin.of_images and call.children)
+        for call in (root, *(each for each in entered if each is not root)):
+            refs = Trunk(call, Grids(call, beside, images=root.inputs), root).refs()
+            if refs:
+                return refs
+    return []
 
 
 @dataclass
@@ -47,17 +66,18 @@ class Trunk:
     Along the steps, each smaller grid is a new level. The step that leaves a level gives the scale by its input; where
     the smaller grid appears between two steps, because a function reduced it, the last step on the level gives it by
     its output. A grid to which the network returns from a vector is not left yet. The way ends where the grids grow
-    for good.
+    for good. Calls whose tensors come from something beside the images are no steps: they lie on no grid.
 
     Args:
         root: The network's own call, traced with one image.
         grids: Its grids.
+        whole: The call in which modules are counted that are called more than once; ``None``: ``root``.
     """
 
-    def __init__(self, root: Call, grids: Grids) -> None:
+    def __init__(self, root: Call, grids: Grids, whole: Call | None = None) -> None:
         self.root = root
         self.grids = grids
-        self._counts = Counter(id(call.module) for call in root.walk())
+        self._counts = Counter(id(call.module) for call in (whole or root).walk())
         self._readings = Readings(root, grids, self._counts)
         self._opened: set[int] = set()
 
@@ -148,6 +168,8 @@ class Trunk:
         if after.smaller_than(level.grid):
             # A step that begins on a larger grid belongs to a parallel branch.
             direct = before.close_to(level.grid) and self._is_called_once(step)
+            # Of a step that a text and the images enter, the first tensor would be read.
+            direct = direct and not self.grids.is_beside(step, "input")
             level.left = TensorRef(step, "input", before) if direct else self._output_of_last(level)
             # Not on the first level: what enters there is the image itself.
             level.worked = level.worked or (len(levels) > 1 and works_on(step, self.grids, level.grid))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_saliency.scales._grids import Grids, Layout, Side, patch_grid
 from lightning_saliency.scales._tensor_refs import TensorRef, layer_name, named_tensor_ref, settle, split_layer
 from lightning_saliency.scales._trace import Call, plain_name, prepared, trace
-from lightning_saliency.scales._trunk import Trunk
+from lightning_saliency.scales._trunk import scale_refs
 
 __all__ = [
     "SCALE_COLUMNS",
@@ -88,6 +88,9 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
       BatchNorm, GroupNorm or InstanceNorm; functions are not seen.)
     - Where all of a network lies on one grid, in a row of at least four blocks (ViT, MLP-Mixer), it is the outputs of
       four of them evenly spread in depth, the last block included; ``share_one_grid`` says so.
+    - What a network makes of something else than the image is none: of tokens or a table that it holds or is given
+      beside the image, of ids ``[B, n]``, or of what modules made of these, see `_origins`. Functions between modules
+      are not seen: what they make counts as the image's, unless it is a sequence shaped as one beside it.
     - Where a network names the modules of its stages itself (``feature_info`` of timm), the outputs of those that lie
       on the grids found by this rule are taken.
 
@@ -131,7 +134,7 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     """
     images = prepared(model, example_input)
     root = traced(model, images)
-    refs = Trunk(root, Grids(root)).refs()
+    refs = scale_refs(root)
     if not refs:
         raise NoScalesError(
             f"No scales found in {type(model).__name__} for an input of {list(images.shape)}: no layer with weights "
@@ -180,7 +183,7 @@ def named_scales(model: nn.Module, layers: Sequence[str | nn.Module], example_in
     images = prepared(model, example_input)
     chosen = [split_layer(model, layer) for layer in layers]
     root = traced(model, images)
-    grids = Grids(root)
+    grids = Grids(root, None)
     refs = [named_tensor_ref(root, grids, module, name, side) for module, name, side in chosen]
     # A module may have several names; the user's own is kept.
     return tuple(

@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales._grids import Grid, Grids, Side, layout_by_type
+from lightning_saliency.scales._origins import Origins, Shape
 from lightning_saliency.scales._passes import (
     BatchImages,
     Entrance,
@@ -33,8 +34,8 @@ from lightning_saliency.scales._passes import (
 )
 from lightning_saliency.scales._recording import Hook, register_recorder
 from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, split_layer
-from lightning_saliency.scales._trace import Call, Shape, TensorNumbers, plain_name, shape_of, tensors_in
-from lightning_saliency.scales._trunk import Trunk
+from lightning_saliency.scales._trace import Call, TensorNumbers, plain_name, shape_of, tensors_in
+from lightning_saliency.scales._trunk import scale_refs
 from lightning_saliency.scales.find import NoScalesError, Scale, scale_of
 from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
 
@@ -96,6 +97,7 @@ class FirstPass:
         self._wanted = None if rows is None else frozenset(rows)
         self._names = {id(module): plain_name(name) for name, module in model.named_modules()}
         self._numbers = TensorNumbers()
+        self._origins = Origins()
         self._stack: list[Call] = []
         self._top: list[Call] = []
         self._entered: dict[int, Entrance] = {}
@@ -175,13 +177,19 @@ class FirstPass:
         images = entering_images((args, kwargs), self._images.ndim)
         (self._stack[-1].children if self._stack else self._top).append(call)
         self._stack.append(call)
-        entering = next(tensors_in((args, kwargs)), None)
+        tensors = list(tensors_in((args, kwargs)))
+        entering = tensors[0] if tensors else None
         if images is not None and self._closed is None:
             try:
+                if self._current() is None:
+                    self._origins.begin(self.model, images, tensors)
                 self._note_entrance(call, images)
             except Exception as error:  # reported by result() where no other pass could be read
                 self._unread, self._closed = error, call
         call.inputs, call.entered = self._shape(entering), self._numbers.of(entering)
+        call.origin = self._origins.enter(
+            self._with_shapes(tensors), None if call.parent is None else call.parent.origin
+        )
         with self._or_closed():
             if self.statistic.pre_activation and isinstance(module, ACTIVATION_MODULES):
                 self._note_pre_activation(entering)
@@ -195,7 +203,9 @@ class FirstPass:
             call = self._stack[-1]
             if call.module is module:
                 tensors = list(tensors_in(output))
-                call.outputs = tuple(shape for each in tensors if (shape := self._shape(each)) is not None)
+                leaving = self._with_shapes(tensors)
+                call.outputs = tuple(shape for _, shape in leaving)
+                self._origins.leave(call.origin, leaving)
                 call.left = self._numbers.of(tensors[0] if tensors else None)
                 with self._or_closed():
                     self._note(call, "output", tensors[0] if tensors else None)
@@ -235,6 +245,9 @@ class FirstPass:
         """A tensor's shape as it would be for one image; -1 first where the first dimension is not the batch."""
         current = self._current()
         return None if tensor is None else shape_of(tensor, None if current is None else current.batch)
+
+    def _with_shapes(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, Shape]]:
+        return [(each, shape) for each in tensors if (shape := self._shape(each)) is not None]
 
     def _note(self, call: Call, side: Side, tensor: Tensor | None) -> None:
         """Reduce a tensor to its maps, if it may be a scale."""
@@ -300,10 +313,10 @@ class FirstPass:
         """The scales of one pass, and their maps."""
         # Whatever the network is given, for the rule it is images [1, C, H, W].
         call.inputs = (1, *entrance.size)
-        grids = Grids(call)
         if self.layers is None:
-            refs = Trunk(call, grids).refs()
+            refs = scale_refs(call)
         else:
+            grids = Grids(call, None)
             named = [split_layer(self.model, layer) for layer in self.layers]
             refs = [named_tensor_ref(call, grids, module, name, side) for module, name, side in named]
         if not refs and not call.children and call.module is not self.model:
@@ -330,7 +343,11 @@ class FirstPass:
     def _map_of(self, ref: TensorRef) -> tuple[Scale, Tensor]:
         maps = self._maps.get((id(ref.call), ref.side))
         if maps is None:
-            raise TapError(f"The {ref.side} of {ref.call.name!r} holds no tensor of the batch's images.")
+            raise TapError(
+                f"The {ref.side} of {ref.call.name!r} holds no tensor of the batch's images. It may belong to another "
+                "branch, of text or of a table: name the module that the images alone enter with model=, or layers of "
+                "it with layers=."
+            )
         grid = _settled(ref, maps)
         scale = scale_of(replace(ref, grid=grid))
         map_ = maps.by_dim.get(2 if grid.layout == "tokens" else grid.layout.index("C"))
