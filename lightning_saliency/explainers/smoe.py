@@ -108,7 +108,7 @@ class SMOE(Explainer):
             with self.taps(images) as taps:
                 taps.start()
                 self.model(images)
-                return tuple(taps.take()), [scale.module for scale in taps.scales]
+                return tuple(taps.take()), [scale.name for scale in taps.scales]
 
     def taps(self, images: Tensor) -> ScaleTaps:
         """Taps on the scales for images of this size, to be closed by the caller."""
