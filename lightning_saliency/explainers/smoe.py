@@ -116,7 +116,7 @@ class SMOE(Explainer):
 
     def collect(self, taps: ScaleTaps, images: Tensor) -> ScaleMaps:
         """What the taps recorded while the network ran on the images."""
-        names = [scale.module for scale in taps.scales]
+        names = [scale.name for scale in taps.scales]
         return ScaleMaps.from_statistics(taps.take(), names, self.weights, images.shape[2:], self.normalization)
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:

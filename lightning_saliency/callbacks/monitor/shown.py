@@ -129,9 +129,16 @@ class ShownImages:
         """Say so where the loader's first images are of one class, and the run has others."""
         labels = {record.label for record in records}
         label = labels.pop()
-        alone = not labels and label is not None and label >= 0
-        several = int((sums.count[:-1] > 0).sum()) > 1
-        if alone and several and len(records) > 1 and self.own is None and self._indices is None:
+        if (
+            labels
+            or label is None
+            or label < 0
+            or len(records) < 2
+            or self.own is not None
+            or self._indices is not None
+        ):
+            return
+        if int((sums.count[:-1] > 0).sum()) > 1:
             names = self._film.classes(trainer)
             name = names[label] if names is not None and label < len(names) else label
             self._say_once(
