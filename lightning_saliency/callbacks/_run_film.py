@@ -57,7 +57,7 @@ class RunFilm:
             trainer: The run.
             view: The picture's view.
             picture: ``[H, W, 3]`` uint8, RGB.
-            epoch: From 0; -1 for the network before training.
+            epoch: From 0; -1 for the network at the start of the run.
             step: The optimiser steps made so far.
         """
         film = self._opened(trainer, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -80,6 +81,29 @@ def logged_step(trainer: pl.Trainer) -> int:
     if trainer.state.fn == "fit":
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
     return trainer.global_step
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """A callback that hides what is salient in the training images.
+
+    Attributes:
+        callback: What it is called.
+        begun: Whether it does so in the present epoch.
+    """
+
+    callback: str
+    begun: bool
+
+
+def hiding_callback(trainer: pl.Trainer) -> Hiding | None:
+    """The callback that hides what is salient: one with an ``action`` that ``hides``, as `SaliencyAugmentation` has."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        if getattr(getattr(callback, "action", None), "hides", False):
+            probability = getattr(callback, "probability", None)
+            begun = not callable(probability) or probability(trainer.current_epoch) > 0
+            return Hiding(type(callback).__name__, begun)
+    return None
 
 
 def loaders_form(trainer: pl.Trainer, stage: str) -> Any:

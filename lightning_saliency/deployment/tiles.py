@@ -145,7 +145,7 @@ def _tiled_statistics(
             ]
             spans = [_spans(length, tile, overlap, math.lcm(*strides[axis])) for axis, length in enumerate(size)]
             statistics = _stitched(smoe.model, taps, read, spans, strides, image.device)
-            return statistics, [scale.module for scale in taps.scales]
+            return statistics, [scale.name for scale in taps.scales]
 
 
 def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[_Span]:

@@ -109,7 +109,7 @@ class SMOE(Explainer):
             with self.taps(images) as taps:
                 taps.start()
                 self.model(images)
-                return tuple(taps.take()), [scale.module for scale in taps.scales]
+                return tuple(taps.take()), [scale.name for scale in taps.scales]
 
     def taps(self, images: Tensor) -> ScaleTaps:
         """Taps on the scales for images of this size, to be closed by the caller."""
@@ -117,7 +117,7 @@ class SMOE(Explainer):
 
     def collect(self, taps: ScaleTaps, images: Tensor) -> ScaleMaps:
         """What the taps recorded while the network ran on the images."""
-        names = [scale.module for scale in taps.scales]
+        names = [scale.name for scale in taps.scales]
         return ScaleMaps.from_statistics(taps.take(), names, self.weights, images.shape[2:], self.normalization)
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:

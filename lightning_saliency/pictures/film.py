@@ -28,7 +28,7 @@ _MAX_FAILURES = 3
 class Film:
     """The pictures of a run as PNG files, one folder per view, bounded in size.
 
-    ``<folder>/<view>/epoch=0003-step=0000150.png``, and ``start-step=0000000.png`` for the network before training: the
+    ``<folder>/<view>/epoch=0003-step=0000150.png``, and ``start-step=0000000.png`` for the start of the run: the
     names hold all information, there is no index file. Each file is written under a temporary name and then renamed, so
     that the folder holds complete pictures only, also during the run. A film on an existing folder goes on where that
     one ended.
@@ -80,7 +80,7 @@ class Film:
             view: Its view's name, such as ``"lovi"``; it may hold anything, see `lightning_saliency.files.safe_names`
                 for the name of its folder.
             picture: ``[H, W, 3]`` uint8, RGB.
-            epoch: From 0; -1 for the network before training.
+            epoch: From 0; -1 for the network at the start of the run.
             step: The optimiser steps made so far, from 0.
 
         Returns:

@@ -19,7 +19,7 @@ class Frame:
 
     Args:
         path: The file, a ``pathlib.Path`` or, on a remote store, a `RemotePath`.
-        epoch: The epoch after which it was taken, from 0; -1 for the network before training.
+        epoch: The epoch after which it was taken, from 0; -1 for the network at the start of the run.
         step: Number of optimiser steps at that time (``trainer.global_step``).
     """
 
@@ -45,7 +45,7 @@ def frame_name(epoch: int, step: int, suffix: str = ".png") -> str:
     """
     if epoch < -1 or step < 0:
         raise ValueError(
-            f"Got epoch={epoch}, step={step}. Allowed are epochs from -1 (before training) and steps from 0; "
+            f"Got epoch={epoch}, step={step}. Allowed are epochs from -1 (the start of the run) and steps from 0; "
             "give trainer.current_epoch and trainer.global_step."
         )
     return f"{'start' if epoch < 0 else f'epoch={epoch:04d}'}-step={step:07d}{suffix}"

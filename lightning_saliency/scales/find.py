@@ -64,6 +64,16 @@ class Scale:
     layout: Layout
     prefix_tokens: int = 0
 
+    @property
+    def name(self) -> str:
+        """What is read, as ``layers=`` takes it: ``"layer2"``, ``"layer3:input"``; ``"output"`` is the network's own.
+
+        Example:
+            >>> Scale("layer3", "input", (14, 14), 256, "NCHW").name
+            'layer3:input'
+        """
+        return f"{self.module}:input" if self.read == "input" else self.module or "output"
+
 
 def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     """The scales of a network, shallow to deep, found by one forward pass that leaves no trace.

@@ -65,7 +65,7 @@ def test_scales_are_found() -> None:
     model, images = resnet18(weights=None, num_classes=4), torch.randn(2, 3, 64, 64)
     found = SMOE(model).scales(images)
     scales = find_scales(model, images)
-    assert found.names == tuple(scale.module for scale in scales)
+    assert found.names == tuple(scale.name for scale in scales)
     assert found.maps.shape == (2, len(scales), 64, 64)
     assert torch.equal(SMOE(model, layers=scales).scales(images).maps, found.maps)
     assert torch.equal(SMOE(model, layers=scales[-1:])(images), min_max(found.maps[:, -1]))

@@ -41,6 +41,8 @@ class Action(ABC):
 
     #: Whether labels change with the pixels, that is, whether `Changed` has ``partners`` and ``weights``.
     changes_labels = False
+    #: Whether it takes away what is salient, so that the network has to find something else.
+    hides = False
     #: Share of the pixels that is the salient region; ``None`` where it is not fixed.
     fixed_share: float | None = None
 
@@ -160,6 +162,7 @@ class Hide(Action):
     fill: Fill = "zero"
     softness: float = 0.0
     region: Region = field(init=False, repr=False, compare=False)
+    hides = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "region", Region(self.share, self.sigmas, self.softness))

@@ -15,6 +15,7 @@ from lightning_saliency.callbacks.augmentation.actions import Action, Changed, K
 from lightning_saliency.callbacks.augmentation.guide_network import PRESENT, UNTRAINED, GuideNetwork
 from lightning_saliency.callbacks.augmentation.mean_map import MEAN, OWN, MeanMap
 from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
@@ -262,7 +263,8 @@ def _parsed(explainer: ExplainerOption) -> ExplainerSpec:
         if isinstance(explainer, str) and "." not in explainer and ":" not in explainer:
             raise AugmentationConfigurationError(
                 f"Got explainer={explainer!r}, which is unknown. Allowed are explainers: {', '.join(GUIDES)}, "
-                "torchcam:METHOD, and a class or function of your own; use one of them."
+                "torchcam:METHOD, and a class or function of your own; use one of "
+                f"them.{did_you_mean(explainer, GUIDES)}"
             ) from None
         raise AugmentationConfigurationError(f"Got explainer={explainer!r}. {error}") from error
 

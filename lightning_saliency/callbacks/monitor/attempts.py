@@ -71,7 +71,7 @@ class Attempts:
         if part not in self._warned:
             self._warned.add(part)
             rank_zero_warn(
-                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error} {_remedy(error, remedy)} The run "
+                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error}{_remedy(error, remedy)} The run "
                 "goes on without it. It is tried again at each frame, "
                 f"until it has failed {MAX_FAILURES} times in a row."
             )
@@ -82,9 +82,9 @@ class Attempts:
 
 
 def _remedy(error: Exception, remedy: str) -> str:
-    """What helps: what the part says, or for an error of memory or disk what there is against it."""
+    """What helps, with a blank before it: what the part says, or what there is against lack of memory or disk."""
     if "out of memory" in str(error).lower() or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "Show fewer images with num_images=, or fewer views."
+        return " Show fewer images with num_images=, or fewer views."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "Make room on the disk, or keep less of the film with film_megabytes=."
-    return remedy
+        return " Make room on the disk, or keep less of the film with film_megabytes=."
+    return f" {remedy}" if remedy else ""

@@ -29,6 +29,7 @@ from lightning_saliency.callbacks.monitor.options import (
     parse_views,
     positive,
 )
+from lightning_saliency.callbacks.monitor.page import KEEPING
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records, worst_of
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.own_images import Images, OwnImages
@@ -91,7 +92,7 @@ class SaliencyMonitor(StageHooks):
             epoch (of the first process); or ``"one_per_class"``, the first image of each class, ``num_images`` at most.
             Those beyond the trainer's sanity check are in the film from the first epoch on. Or ``"worst"``: the
             ``num_images`` images whose class has the highest cross-entropy in the first epoch with a frame, the worst
-            first. They are followed from then on, so the film has no frame of the untrained network. It is measured by
+            first. They are followed from then on, so the film has no frame of the run's start. It is measured by
             the logits of the step or of the network; that one epoch reads the maps of all images.
         statistic: A name in ``STATISTICS``.
         weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a
@@ -109,7 +110,8 @@ class SaliencyMonitor(StageHooks):
             the images' own classes, and the predicted class where a label is none (-1, 255, NaN, missing); the network
             runs again for them, on the sample alone and without a trace.
         stage: ``"validate"``, ``"train"`` or ``"test"``. With ``"train"`` each epoch's first images are shown.
-        log_at_start: Also log the untrained network, from the trainer's sanity check (``stage="validate"`` only).
+        log_at_start: Also log the network as it is at the start of the run, from the trainer's sanity check
+            (``stage="validate"`` only).
         image_key: Where a batch carries its images, see ``BatchReader``; ``None`` searches. Loaders without images are
             passed over.
         label_key: Where a batch carries the images' classes; ``None`` searches.
@@ -384,6 +386,9 @@ class SaliencyMonitor(StageHooks):
                 self._show(trainer)
             with self._attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
                 self._shortcuts.judge(trainer, self._scalars)
+            if trainer.is_global_zero and self._attempts.wants(KEEPING):
+                with self._attempts.trying(KEEPING):
+                    self._film.page.warn(trainer, self._shortcuts.history)
             self._schedule.took(trainer)
             with self._attempts.trying("add up its values"):
                 # Every process takes part, also one whose monitor failed: the others wait for it.

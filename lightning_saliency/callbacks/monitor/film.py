@@ -155,7 +155,7 @@ class MonitorFilm(RunFilm):
             Whether the images' range was guessed.
         """
         normalization = self.normalization(trainer)
-        classes = class_names(trainer, self.stage) if self.class_names is None else self.class_names
+        classes = self.classes(trainer)
         if attempts.wants(KEEPING):
             with attempts.trying(KEEPING):
                 means = mean_maps(sums, classes)
@@ -165,7 +165,7 @@ class MonitorFilm(RunFilm):
         if hint is not None:
             rank_zero_info(hint)
         step, epoch = logged_step(trainer), -1 if trainer.sanity_checking else trainer.current_epoch
-        title = f"{'untrained' if epoch < 0 else f'epoch {epoch}'}, step {step}"
+        title = f"{'start' if epoch < 0 else f'epoch {epoch}'}, step {step}"
         frame = Frame(records, names, self.weights, normalization, self.tile, classes, self.alpha, title)
         for view in [view for view, spec in self.views.items() if spec is None or view in self.class_views]:
             making, drawing = f"make the view {view!r}", f"draw the view {view!r}"
@@ -237,6 +237,10 @@ class MonitorFilm(RunFilm):
         explainer = spec(watched_module(trainer.lightning_module, self.model))
         with trainer.precision_plugin.forward_context():
             return explain_labels(explainer, images.to(trainer.strategy.root_device), labels)
+
+    def classes(self, trainer: pl.Trainer) -> Sequence[str] | None:
+        """The names of the classes, if there are any."""
+        return class_names(trainer, self.stage) if self.class_names is None else self.class_names
 
     def normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
         """``(mean, std)`` of the stage's images; ``None`` where they have none, or none is known."""

@@ -9,8 +9,8 @@ from torch import nn
 from lightning_saliency.callbacks.monitor.frame import VIEWS
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.reading.sample import ONE_PER_CLASS, WORST
-from lightning_saliency.checks import did_you_mean
-from lightning_saliency.explainers import ExplainerOption, ExplainerSpec, parse_explainers
+from lightning_saliency.checks import close_names
+from lightning_saliency.explainers import EXPLAINERS, ExplainerOption, ExplainerSpec, parse_explainers
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.scales import split_layer
 from lightning_saliency.scales.reader import Layers
@@ -95,9 +95,11 @@ def parse_views(views: Views, output: Output = None) -> dict[str, ExplainerSpec 
         try:
             parsed[name] = None if name in own else parse_explainers({name: explainer})[name].with_output(output)
         except (TypeError, ValueError, ImportError) as error:
-            meant = did_you_mean(name, own) if explainer is None else ""
+            meant = close_names(name, (*own, *EXPLAINERS)) if explainer is None else []
+            # Where one of the own views was meant, the list of all explainers only hides that.
+            reason = f"Did you mean {meant[0]!r}?" if meant and meant[0] in own else error
             raise MonitorConfigurationError(
-                f"Got the view {name!r}. Allowed are {', '.join(own)}, explainers, and {{name: explainer}}; use "
-                f"one of them. {error}{meant}"
+                f"Got the view {name!r}. Allowed are {', '.join(own)}, explainers, and {{name: explainer}}; use one of "
+                f"them. {reason}"
             ) from error
     return parsed

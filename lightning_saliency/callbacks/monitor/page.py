@@ -12,7 +12,7 @@ from lightning_saliency.callbacks._run_film import RunFilm
 from lightning_saliency.callbacks._trainer_lookups import logged_step
 from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.files import Location
-from lightning_saliency.pictures.page import FilmRecords, MeanMap, film
+from lightning_saliency.pictures.page import AlertRecord, FilmRecords, MeanMap, film
 from lightning_saliency.pictures.page.find import RECORDS
 from lightning_saliency.pictures.page.recorder import Normalization, make_frame
 
@@ -97,6 +97,17 @@ class MonitorPage:
         epoch = -1 if trainer.sanity_checking else trainer.current_epoch
         store.log(epoch, logged_step(trainer), numbers, validated=validated)
 
+    def warn(self, trainer: pl.Trainer, alerts: Sequence[AlertRecord]) -> None:
+        """Keep the warnings of a shortcut, all of the run. To be called on global rank zero.
+
+        Args:
+            trainer: The run.
+            alerts: The oldest first.
+        """
+        store = self._opened(trainer)
+        if store is not None:
+            store.warn(alerts)
+
     def finish(self) -> Location | None:
         """Make the page and say where it is; nothing where no frame was kept."""
         if self._store is None or not self._kept:
@@ -104,6 +115,8 @@ class MonitorPage:
         self._kept = False
         page = film(self._store.folder.parent)
         rank_zero_info(f"The film of this run, to be opened in a browser: {page}")
+        for alert in self._store.alerts()[-1:]:
+            rank_zero_info(f"SaliencyMonitor {alert.summary()}: where, and what helps, is at the top of that page.")
         return page
 
     def _opened(self, trainer: pl.Trainer) -> FilmRecords | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_saliency.batches import BatchContent
 from lightning_saliency.callbacks._trainer_lookups import watched_module
@@ -15,7 +15,7 @@ from lightning_saliency.callbacks.monitor.frame import combined_maps
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.own_images import OwnImages
-from lightning_saliency.callbacks.monitor.reading.sample import FixedSample, SampleRecord
+from lightning_saliency.callbacks.monitor.reading.sample import ONE_PER_CLASS, FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.position_bias import PositionSums
@@ -67,7 +67,7 @@ class ShownImages:
 
     def begin_run(self) -> None:
         """Begin with a run: what was said is said again."""
-        self._warned: set[str] = set()
+        self._said: set[str] = set()
         self._like: tuple[int, ...] | None = None
         self._own_names: tuple[str, ...] = ()
 
@@ -112,6 +112,8 @@ class ShownImages:
                 "SaliencyMonitor does not know how the images were normalised and stretches each to its own range for "
                 "display: give denormalize='imagenet' or denormalize=(mean, std).",
             )
+        with attempts.trying("look at the classes of the film's images"):
+            self._mind_one_class(trainer, records, sums)
         with attempts.trying(f"measure {self._film.name}/drift"):
             drift = self.sample.drift(combined_maps(records, self._film.weights))
             if self.sample.followed:
@@ -122,6 +124,29 @@ class ShownImages:
         self.sample.records.update(records)
         if records:
             self._film.explain(trainer, list(records.values()), attempts)
+
+    def _mind_one_class(self, trainer: pl.Trainer, records: Sequence[SampleRecord], sums: PositionSums) -> None:
+        """Say so where the loader's first images are of one class, and the run has others."""
+        labels = {record.label for record in records}
+        label = labels.pop()
+        if (
+            labels
+            or label is None
+            or label < 0
+            or len(records) < 2
+            or self.own is not None
+            or self._indices is not None
+        ):
+            return
+        if int((sums.count[:-1] > 0).sum()) > 1:
+            names = self._film.classes(trainer)
+            name = names[label] if names is not None and label < len(names) else label
+            self._say_once(
+                "one class",
+                f"SaliencyMonitor shows one class alone: all {len(records)} images are of class {name}. "
+                f"indices={ONE_PER_CLASS!r} shows others.",
+                rank_zero_info,
+            )
 
     def _say_what_is_missing(self, trainer: pl.Trainer, reading: BatchReading) -> None:
         if self._indices is not None and not trainer.sanity_checking:
@@ -153,6 +178,9 @@ class ShownImages:
             self.explain(trainer, records, attempts)
 
     def _warn_once(self, what: str, message: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            rank_zero_warn(message)
+        self._say_once(what, message, rank_zero_warn)
+
+    def _say_once(self, what: str, message: str, say: Callable[[str], None]) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            say(message)

@@ -46,7 +46,7 @@ class MonitorValues:
             )
 
     def log_start(self, trainer: pl.Trainer, means: Mapping[str, float], attempts: Attempts) -> None:
-        """Log the untrained network's values, which are the film's first.
+        """Log the values at the start of the run, which are the film's first.
 
         They go to the loggers directly: what a module logs in the sanity check is dropped.
 

@@ -19,7 +19,7 @@ from lightning_saliency.files import Location, RemotePath, location, write_atomi
 from lightning_saliency.functional.visualization import color_table
 from lightning_saliency.pictures.frames import Frame, evenly_spaced
 from lightning_saliency.pictures.page.find import RECORDS, find_run
-from lightning_saliency.pictures.page.records import MAP_SIDE, FrameRecord
+from lightning_saliency.pictures.page.records import MAP_SIDE, AlertRecord, FrameRecord
 from lightning_saliency.pictures.page.store import FilmRecords
 
 _BYTES_PER_MEGABYTE = 1_000_000
@@ -75,6 +75,8 @@ class PageRun:
         photos: Name of the file -> ``data:`` URI.
         values: What was logged, see ``FilmRecords.values``.
         left_out: Number of frames that are not among them.
+        alerts: The warnings of a shortcut.
+        monitor: The monitor's name, with which its values begin.
     """
 
     name: str
@@ -82,6 +84,8 @@ class PageRun:
     photos: dict[str, str]
     values: Sequence[dict[str, Any]]
     left_out: int
+    alerts: Sequence[AlertRecord] = ()
+    monitor: str = "saliency"
 
 
 def read_film(folder: Location, max_megabytes: float) -> PageRun:
@@ -106,6 +110,8 @@ def read_film(folder: Location, max_megabytes: float) -> PageRun:
         photos={name: photos[name] for name in kept if photos[name]},
         values=store.values(),
         left_out=len(found) - len(frames),
+        alerts=store.alerts(),
+        monitor=folder.name,
     )
 
 
@@ -114,7 +120,8 @@ def page_text(films: Sequence[PageRun]) -> str:
     # The frames are JSON already.
     runs = [
         "{"
-        + f'"name":{json.dumps(one.name)},"left_out":{one.left_out},"photos":{json.dumps(one.photos)},'
+        + f'"name":{json.dumps(one.name)},"monitor":{json.dumps(one.monitor)},"left_out":{one.left_out},'
+        + f'"photos":{json.dumps(one.photos)},'
         + f'"values":{json.dumps(one.values)},"frames":[{",".join(one.frames)}]'
         + "}"
         for one in films
@@ -139,6 +146,7 @@ def page_text(films: Sequence[PageRun]) -> str:
         version=_version(),
         date=date.today().isoformat(),
         two=len(films) > 1,
+        runs=films,
     )
 
 

@@ -43,7 +43,7 @@ def make_frame(
         images: N images ``[C, H, W]`` as the network gets them; sizes may differ. Of volumes ``[C, T, H, W]`` the
             middle frame is shown, and the maps there.
         statistics: Of each image, the raw map ``[h, w]``, or ``[t, h, w]``, of each of the K scales, on the CPU.
-        epoch: The epoch after which the maps were read, from 0; -1 for the network before training.
+        epoch: The epoch after which the maps were read, from 0; -1 for the network at the start of the run.
         step: Number of optimiser steps made so far.
         scales: Names of the K scales, shallow to deep.
         weights: Their weights in the combined map, see ``scale_weights``.
@@ -132,7 +132,7 @@ class FilmRecorder:
         max_megabytes: float = 64.0,
     ) -> None:
         self.folder = location(folder)
-        self.scales = tuple(scale.module or "output" for scale in scales)
+        self.scales = tuple(scale.name for scale in scales)
         self.weights = scale_weights(weights, len(self.scales))
         self.class_names = class_names
         self._normalization = parse_denormalize(denormalize)
@@ -157,7 +157,7 @@ class FilmRecorder:
                 ``[N, C, T, H, W]``, of which the middle frame is shown.
             maps: The raw maps ``[B, h, w]``, or ``[B, t, h, w]``, of the K scales, B ≥ N, as ``ScaleTaps.take``
                 returns them: the first N of each are the images'.
-            epoch: From 0; -1 for the network before training.
+            epoch: From 0; -1 for the network at the start of the run.
             step: Number of optimiser steps made so far.
             labels: The images' classes ``[N]``; negative: none.
             predictions: The predicted classes ``[N]``.

@@ -63,11 +63,40 @@ class MeanMap:
 
 
 @dataclass(frozen=True)
+class AlertRecord:
+    """A warning of a shortcut that was raised in the run.
+
+    Args:
+        epoch: In which epoch, from 0.
+        step: Number of optimiser steps at that time.
+        text: What it said.
+        cell: Row and column of the place in a grid of 16×16; ``None``: it has no place.
+        lowered: The epoch in which it was taken back; ``None``: it stands.
+    """
+
+    epoch: int
+    step: int
+    text: str
+    cell: tuple[int, int] | None = None
+    lowered: int | None = None
+
+    def summary(self) -> str:
+        """When it was raised and taken back, a few words.
+
+        Example:
+            >>> AlertRecord(3, 200, "").summary(), AlertRecord(3, 200, "", lowered=8).summary()
+            ('warned of a shortcut in epoch 3', 'warned of a shortcut in epoch 3, lowered in epoch 8')
+        """
+        lowered = "" if self.lowered is None else f", lowered in epoch {self.lowered}"
+        return f"warned of a shortcut in epoch {self.epoch}{lowered}"
+
+
+@dataclass(frozen=True)
 class FrameRecord:
     """One frame of the film.
 
     Args:
-        epoch: The epoch after which it was taken, from 0; -1 for the network before training.
+        epoch: The epoch after which it was taken, from 0; -1 for the network at the start of the run.
         step: Number of optimiser steps at that time.
         scales: Names of the K scales, shallow to deep.
         weights: Their K weights in the combined map.

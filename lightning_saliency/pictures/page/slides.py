@@ -180,7 +180,7 @@ def _paste(canvas: Image.Image, picture: Picture, left: int, top: int, side: int
 
 
 def _epoch(record: FrameRecord) -> str:
-    return "untrained" if record.epoch < 0 else f"epoch {record.epoch}"
+    return "start" if record.epoch < 0 else f"epoch {record.epoch}"
 
 
 def _named(record: FrameRecord, number: int | None) -> str | None:

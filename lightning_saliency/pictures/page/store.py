@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning_saliency.files import Location, RemotePath, location, reading, write_atomically
 from lightning_saliency.pictures.frames import Frame, every_second, file_size, frame_name, frames_in, move_file
-from lightning_saliency.pictures.page.records import FrameRecord
+from lightning_saliency.pictures.page.records import AlertRecord, FrameRecord
 
-_VALUES = "values.json"
+_VALUES, _ALERTS = "values.json", "alerts.json"
 _MOST_ROWS = 2000
 _BYTES_PER_MEGABYTE = 1_000_000
 
@@ -21,8 +22,9 @@ class FilmRecords:
     """The frames of one run's page, in one folder, bounded in size.
 
     ``<folder>/epoch=0003-step=0000150.json`` holds a frame, ``photo-….jpg`` a photo, ``values.json`` the values that
-    were logged. Every file is written whole, here or on a remote store, so that a page can be made at any time. Where
-    the frames grow beyond the bound, every second one goes; the first and the latest stay.
+    were logged, ``alerts.json`` the warnings of a shortcut. Every file is written whole, here or on a remote store, so
+    that a page can be made at any time. Where the frames grow beyond the bound, every second one goes; the first and
+    the latest stay.
 
     Args:
         folder: Where they lie; made with the first frame. A path, or the URL of a remote store.
@@ -62,7 +64,7 @@ class FilmRecords:
         """Keep values that were logged, those of one step, and those of an epoch and its validation, put together.
 
         Args:
-            epoch: From 0; -1 before training.
+            epoch: From 0; -1 at the start of the run.
             step: The optimiser steps made so far.
             values: By name; those that are not finite are left out.
             validated: Whether they are new. Otherwise, those that are equal to the latest are taken for old ones.
@@ -84,6 +86,41 @@ class FilmRecords:
         if len(rows) > _MOST_ROWS:
             del rows[1:-1:2]
         write_atomically(self.folder / _VALUES, json.dumps(rows, separators=(",", ":")))
+
+    def warn(self, alerts: Sequence[AlertRecord]) -> None:
+        """Keep the warnings of a shortcut, in the place of those that were kept.
+
+        Args:
+            alerts: All of the run, the oldest first.
+
+        Raises:
+            OSError: If they cannot be written. A remote store's package raises anything.
+        """
+        # Equal ones are not written again: this is called at each frame.
+        if list(alerts) != self.alerts():
+            text = json.dumps([asdict(alert) for alert in alerts])
+            write_atomically(self.folder / _ALERTS, text)
+
+    def alerts(self) -> list[AlertRecord]:
+        """The warnings of a shortcut, the oldest first.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        path = self.folder / _ALERTS
+        if not path.exists():
+            return []
+        with reading(path, "file of a film's warnings", "Delete it."):
+            return [
+                AlertRecord(
+                    int(alert["epoch"]),
+                    int(alert["step"]),
+                    str(alert["text"]),
+                    None if alert["cell"] is None else (int(alert["cell"][0]), int(alert["cell"][1])),
+                    None if alert["lowered"] is None else int(alert["lowered"]),
+                )
+                for alert in json.loads(path.read_bytes())
+            ]
 
     def rewind(self, step: int) -> None:
         """Begin at a step: later frames go aside into ``rewound/``, later values are forgotten."""

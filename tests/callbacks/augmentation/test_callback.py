@@ -415,6 +415,7 @@ def test_nothing_is_logged_where_that_is_not_wanted(tmp_path):
         ({"probability": [[3, 0.5], [1, 0.5]]}, "rising epochs"),
         ({"probability": "often"}, "probability"),
         ({"control": "noise"}, "random_blobs"),
+        ({"explainer": "smoo"}, "Did you mean 'smoe'"),
         ({"every_n_steps": 0}, "every_n_steps=0"),
         ({"start_epoch": -1}, "start_epoch"),
         ({"resolution": 0.0}, "resolution"),

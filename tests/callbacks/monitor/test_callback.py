@@ -1,20 +1,24 @@
 """What the monitor logs, when, and what it does with bad input."""
 
 import functools
+import logging
 import warnings
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_saliency.callbacks import MonitorConfigurationError, SaliencyMonitor
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.explainers import FastCAM, GradCAM, GroupCAM
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.pictures.film import Film
+from lightning_saliency.pictures.page import FilmRecords
+from lightning_saliency.scales.find import find_scales, named_scales
 from lightning_saliency.scales.maps import ScaleMaps
-from tests.callbacks.monitor.helpers import Module, Recorder, SmallNet, loader, trainer
+from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, SmallNet, loader, trainer
 
 
 def _hook_counts(module):
@@ -192,7 +196,65 @@ def test_a_submodule_and_its_layers_by_name(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(monitor._film, "normalization", lambda run: kept.append(monitor._reading.names))
     _fit(tmp_path, monitor, epochs=1)
-    assert kept[0] == ("2", "7")
+    assert kept[0] == ("2", "7:input")
+
+
+def test_scales_are_called_as_layers_takes_them(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        _, module, _ = _fit(tmp_path, SaliencyMonitor(num_images=1), epochs=1)
+    told = next(record.getMessage() for record in caplog.records if "watches" in record.getMessage())
+    assert told == "SaliencyMonitor watches 2 scales: net.features.3:input 16×16, net.features.7:input 8×8"
+    store = FilmRecords(tmp_path / "recorder" / "v" / "saliency" / "film")
+    names = store.read(store.frames()[-1]).scales
+    assert names == ["net.features.3:input", "net.features.7:input"]
+    scales = find_scales(module, torch.rand(1, 3, 16, 16))
+    assert named_scales(module, names, torch.rand(1, 3, 16, 16)) == scales
+
+
+class _Sorted(Pictures):
+    """The first half of class 0, the others of class 1."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0], int(index >= self.count // 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ["all 3 images are of class 0. indices='one_per_class' shows others."]),
+        ({"class_names": ["cat", "dog"]}, ["all 3 images are of class cat. indices='one_per_class' shows others."]),
+        ({"indices": [0, 1]}, []),
+        ({"indices": "one_per_class"}, []),
+        ({"num_images": 16}, []),
+    ],
+)
+def test_a_film_of_one_class_alone_is_told_of_once(tmp_path, caplog, options, told):
+    monitor = SaliencyMonitor(**{"num_images": 3, **options})
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, monitor, epochs=3).fit(Module(), loader(), DataLoader(_Sorted(16), batch_size=4))
+    lines = [record.getMessage().partition("SaliencyMonitor shows one class alone: ") for record in caplog.records]
+    assert [text for _, found, text in lines if found] == told
+
+
+def test_nothing_is_told_where_there_is_one_class(tmp_path, caplog):
+    class OfOne(Pictures):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], 0
+
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, SaliencyMonitor(num_images=3), epochs=1).fit(
+            Module(), loader(), DataLoader(OfOne(16), batch_size=4)
+        )
+    assert not any("one class" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("views", [("ovrlay",), "lovi,ovrlay", {"ovrlay": None}])
+def test_a_mistyped_view_is_told_the_one_meant(views):
+    with pytest.raises(MonitorConfigurationError, match="Did you mean 'overlay'") as raised:
+        SaliencyMonitor(views=views)
+    assert len(str(raised.value)) < 200  # without the list of all explainers
+    with pytest.raises(MonitorConfigurationError, match="Did you mean 'score_cam'"):
+        SaliencyMonitor(views="scale_cam")
 
 
 @pytest.mark.parametrize("several", [True, False])
@@ -203,7 +265,7 @@ def test_layers_may_be_given_as_modules(tmp_path, several, monkeypatch):
     kept = []
     monkeypatch.setattr(monitor._film, "normalization", lambda run: kept.append(monitor._reading.names))
     trainer(tmp_path, monitor, epochs=1).fit(module, loader(), loader())
-    assert kept[0] == (("net.features.2", "net.features.7") if several else ("net.features.2",))
+    assert kept[0] == (("net.features.2", "net.features.7:input") if several else ("net.features.2",))
     with pytest.raises(ValueError, match="is no module of Module"):
         trainer(tmp_path, SaliencyMonitor(layers=[Module().net.features[2]])).fit(module, loader(), loader())
 

@@ -226,3 +226,10 @@ def test_reading_that_fails_in_the_middle_of_a_frame_is_said_once(tmp_path, monk
     told = [str(each.message) for each in recwarn if "SaliencyMonitor" in str(each.message)]
     assert len(told) == 1
     assert "could not read the maps of the scales" in told[0]
+
+
+def test_a_warning_has_single_spaces_with_a_remedy_and_without():
+    for remedy, expected in (("", "made to fail. The run"), ("Leave it out.", "made to fail. Leave it out. The run")):
+        with pytest.warns(UserWarning, match="could not do it") as caught:
+            Attempts().fail("do it", ValueError("made to fail."), remedy)
+        assert expected in str(caught[0].message)

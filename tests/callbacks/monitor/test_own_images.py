@@ -44,7 +44,7 @@ def test_the_maps_are_those_of_the_images_given(tmp_path):
         predicted = module.eval()(images).argmax(1).tolist()
     assert [image.prediction for image in frames[-1].images] == predicted
     assert [image.label for image in frames[-1].images] == [None] * 3
-    expected = SMOE(module).scales(images).names
+    _, expected = SMOE(module).statistics(images)
     assert list(frames[-1].scales) == list(expected)
     assert len(recorder.values("saliency/drift")) == 3
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from html import unescape
 
 import numpy as np
 import pytest
@@ -10,13 +11,22 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_saliency.callbacks import MonitorConfigurationError, SaliencyMonitor, ShortcutAlert
+from lightning_saliency.callbacks import (
+    GroupCAMAugmentation,
+    MaskTune,
+    MonitorConfigurationError,
+    SaliencyAugmentation,
+    SaliencyMonitor,
+    ShortcutAlert,
+)
+from lightning_saliency.callbacks._trainer_lookups import Hiding, hiding_callback
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.shortcuts.alert import AlertState
 from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions
 from lightning_saliency.functional.position_bias import PositionBias, PositionSums, position_bias
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.pictures.film import Film
+from lightning_saliency.pictures.page import FilmRecords
 from lightning_saliency.scales.maps import coarse_statistics
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
@@ -113,6 +123,7 @@ def test_resumed_runs_go_on_with_the_alert(tmp_path, biased):
     with pytest.warns(UserWarning, match="sees a shortcut"):
         run, _, _ = _fit(tmp_path, monitor, epochs=2, enable_checkpointing=True)
     run.save_checkpoint(tmp_path / "last.ckpt")
+    (tmp_path / "recorder" / "v" / "saliency" / "film" / "alerts.json").unlink()
     again = SaliencyMonitor(num_images=2, alert=ShortcutAlert(), log_at_start=False)
     recorder = Recorder(tmp_path)
     with warnings.catch_warnings():
@@ -121,6 +132,9 @@ def test_resumed_runs_go_on_with_the_alert(tmp_path, biased):
             Module(), loader(), DataLoader(_Marked(), batch_size=40), ckpt_path=tmp_path / "last.ckpt"
         )
     assert [value for _, value in recorder.values("saliency/shortcut_alert")] == [1]
+    # The checkpoint tells what was warned of, also where the run goes on in another folder.
+    alerts = FilmRecords(tmp_path / "recorder" / "v" / "saliency" / "film").alerts()
+    assert [(alert.epoch, alert.cell) for alert in alerts] == [(1, (1, 1))]
 
 
 def test_hysteresis():
@@ -136,17 +150,92 @@ def test_what_was_there_before_training_does_not_count(caplog):
     state = AlertState(ShortcutAlert(threshold=0.3, frames=1))
     with caplog.at_level(logging.INFO):
         state.begin(_found(0.5, content=0.4), "saliency")
-    assert any("Before training" in record.message for record in caplog.records)
+    told = next(record.message for record in caplog.records if "At the start of this run" in record.message)
+    # It does not say which of the two it is.
+    assert "may be a shortcut" in told
+    assert "may be the images" in told
+    assert "Mean maps" in told
+    assert "usual" not in told
     assert state.see(_found(0.6, content=0.5), "saliency") is False
     assert state.excess(_found(0.75)) == pytest.approx((0.5, -0.4 / 0.6))
     with pytest.warns(UserWarning, match="colour or texture"):
         assert state.see(_found(0.2, content=0.8), "saliency") is True
 
 
+def _warned(state, found, **options):
+    with pytest.warns(UserWarning, match="sees") as caught:
+        state.see(found, "saliency", **options)
+    return str(caught[0].message)
+
+
+@pytest.mark.parametrize(("found", "number"), [(_found(0.9), "position_bias"), (_found(0.1, 0.9), "content_bias")])
+def test_one_remedy_and_where_there_is_a_cure_that_it_is_under_way(found, number):
+    plain = _warned(AlertState(ShortcutAlert(frames=1)), found)
+    assert plain.count("MaskTune(") == 1
+    assert "SaliencyAugmentation" not in plain
+    assert "page of this run (film.html)" in plain
+    assert ("'Mean maps'" in plain) == (number == "position_bias")
+    cured = _warned(AlertState(ShortcutAlert(frames=1)), found, hiding=Hiding("MaskTune", True))
+    assert "MaskTune(" not in cured
+    assert "seems to tell the classes" not in cured
+    assert "MaskTune hides what is salient in training already. The maps may go on showing a mark" in cured
+    assert f"the fall of saliency/{number}, and best images without the mark" in cured
+    later = _warned(AlertState(ShortcutAlert(frames=1)), found, hiding=Hiding("MaskTune", False))
+    assert "seems to tell the classes" in later
+    assert later.endswith("MaskTune hides it later in this run.")
+
+
+def test_what_hides_is_found_among_the_callbacks(tmp_path):
+    def found(*callbacks, epoch=0):
+        run = trainer(tmp_path, *callbacks)
+        run.fit_loop.epoch_progress.current.completed = epoch
+        return hiding_callback(run)
+
+    assert found(SaliencyMonitor()) is None
+    assert found(GroupCAMAugmentation()) is None  # it keeps what is salient
+    assert found(SaliencyMonitor(), MaskTune("smoe", share=0.1)) == Hiding("MaskTune", True)
+    assert found(SaliencyAugmentation("smoe", action="hide", start_epoch=2)) == Hiding("SaliencyAugmentation", False)
+    assert found(SaliencyAugmentation("smoe", action="hide", start_epoch=2), epoch=2).begun
+
+
+def test_a_run_with_the_cure_is_not_told_to_cure(tmp_path, biased):
+    cure = MaskTune("smoe", share=0.1, maps="mean")
+    monitor = SaliencyMonitor(num_images=2, alert=ShortcutAlert(frames=1), log_at_start=False)
+    with pytest.warns(UserWarning, match="SaliencyMonitor sees what can be a shortcut.*MaskTune hides what is salient"):
+        _fit(tmp_path, monitor, cure, epochs=1)
+
+
+def test_the_warning_stands_on_the_page_and_at_the_end_of_the_run(tmp_path, biased, monkeypatch, caplog):
+    monitor = SaliencyMonitor(num_images=2, alert=ShortcutAlert(), log_at_start=False)
+    with pytest.warns(UserWarning, match="sees a shortcut") as caught, caplog.at_level(logging.INFO):
+        run, module, _ = _fit(tmp_path, monitor, epochs=3)
+    said = next(str(one.message) for one in caught if "sees a shortcut" in str(one.message))
+    folder = tmp_path / "recorder" / "v" / "saliency"
+    alerts = FilmRecords(folder / "film").alerts()
+    assert [(alert.epoch, alert.text, alert.cell, alert.lowered) for alert in alerts] == [(1, said, (1, 1), None)]
+    page = unescape((folder / "film.html").read_text())
+    assert said in page
+    assert "SaliencyMonitor warned of a shortcut in epoch 1</h2>" in page
+    messages = [record.getMessage() for record in caplog.records]
+    place = next(number for number, message in enumerate(messages) if message.startswith("The film of this run"))
+    assert messages[place + 1].startswith("SaliencyMonitor warned of a shortcut in epoch 1: where, and what helps")
+    # The run goes on, and the mark is not used any more.
+    monkeypatch.setattr(PositionSums, "result", lambda self: _found(0.0, count=int(self.count.sum()), classes=4))
+    run.fit_loop.max_epochs = 6
+    run.fit(module, loader(), DataLoader(_Marked(), batch_size=40))
+    assert [alert.lowered for alert in FilmRecords(folder / "film").alerts()] == [4]
+    assert "warned of a shortcut in epoch 1, lowered in epoch 4</h2>" in (folder / "film.html").read_text()
+
+
+def test_a_run_without_a_warning_has_none_on_its_page(tmp_path):
+    _fit(tmp_path, SaliencyMonitor(num_images=2), epochs=1)
+    assert "<aside" not in (tmp_path / "recorder" / "v" / "saliency" / "film.html").read_text()
+
+
 def test_without_a_frame_before_training_more_is_needed():
     state = AlertState(ShortcutAlert(frames=1))
     assert state.see(_found(0.5, content=0.5), "saliency") is False
-    with pytest.warns(UserWarning, match="Neither was measured before training"):
+    with pytest.warns(UserWarning, match="Neither was measured at the start of this run"):
         assert state.see(_found(0.7), "saliency") is True
 
 
@@ -177,7 +266,8 @@ def test_batches_lie_evenly(images, batches, sizes, taken):
         (lambda: ShortcutAlert(threshold=0), "threshold=0"),
         (lambda: ShortcutAlert(frames=0), "frames=0"),
         (lambda: SaliencyMonitor(position_images=-1), "position_images=-1"),
-        (lambda: SaliencyMonitor(alert=True), "alert=True"),
+        (lambda: SaliencyMonitor(alert=True), r"alert=True.*ShortcutAlert\(threshold=0.3\)"),
+        (lambda: SaliencyMonitor(alert=0.5), r"alert=0.5.*ShortcutAlert\(threshold=0.5\)"),
         (lambda: SaliencyMonitor(position_images=0, views=("mean",)), "position_images=0"),
     ],
 )

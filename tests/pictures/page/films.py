@@ -18,7 +18,7 @@ PREDICTIONS = ([2, 2, 2, 2], [0, 2, 2, 2], [0, 1, 2, 1])
 def small_film(
     run: Path, predictions: Sequence[Sequence[int]] = PREDICTIONS, size: int = 32, side: int = 16, seed: int = 0
 ) -> FilmRecords:
-    """Frames from the untrained network on, one for each row of predictions, in ``run/saliency/film``."""
+    """Frames from the start of the run on, one for each row of predictions, in ``run/saliency/film``."""
     generator = torch.Generator().manual_seed(7)  # two films have the same photos
     images = [torch.rand(3, size, size, generator=generator) for _ in predictions[0]]
     generator.manual_seed(seed)

@@ -13,7 +13,7 @@ from PIL import Image
 from lightning_saliency import film
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight
-from lightning_saliency.pictures.page import FilmRecords
+from lightning_saliency.pictures.page import AlertRecord, FilmRecords
 from lightning_saliency.scales.maps import ScaleMaps
 from tests.browser import browser, chromium
 from tests.pictures.page.films import PREDICTIONS, small_film
@@ -101,7 +101,7 @@ def test_slider_keys_and_play_go_through_the_epochs(tab, run):
     opened(tab, run / "film.html")
     assert at(tab) == "epoch 1"
     for key, expected in (
-        ("Home", "untrained"),
+        ("Home", "start"),
         ("ArrowRight", "epoch 0"),
         ("End", "epoch 1"),
         ("ArrowLeft", "epoch 0"),
@@ -109,7 +109,7 @@ def test_slider_keys_and_play_go_through_the_epochs(tab, run):
         tab.press(key)
         assert at(tab) == expected
     choose(tab, "slider", 0)
-    assert at(tab) == "untrained"
+    assert at(tab) == "start"
     tab.press(" ")
     assert tab.run("document.getElementById('play').getAttribute('aria-label')") == "Pause"
     tab.wait("document.getElementById('epoch').firstChild.textContent === 'epoch 1'")
@@ -120,13 +120,13 @@ def test_labels_and_predictions_are_those_of_the_epoch(tab, run):
     opened(tab, run / "film.html")
     tab.press("Home")
     assert each(tab, ".who", "textContent") == [
-        "1cat✗ taken for ship",
-        "2dog <b>✗ taken for ship",
-        "3ship✓",
-        "4cat✗ taken for ship",
+        "#1cat✗ taken for ship",
+        "#2dog <b>✗ taken for ship",
+        "#3ship✓",
+        "#4cat✗ taken for ship",
     ]
     tab.press("End")
-    assert each(tab, ".who", "textContent") == ["1cat✓", "2dog <b>✓", "3ship✓", "4cat✗ taken for dog <b>"]
+    assert each(tab, ".who", "textContent") == ["#1cat✓", "#2dog <b>✓", "#3ship✓", "#4cat✗ taken for dog <b>"]
 
 
 def test_filters_and_order(tab, run):
@@ -202,6 +202,7 @@ def test_curves_stand_on_the_sliders_axis(tab, run):
         "const box = plot.querySelector('svg').getBoundingClientRect();"
         "return [box.left + box.width / 2, box.top + 20]; })()"
     )
+    assert each(tab, "#ticks span", "textContent") == ["start", "0", "1"]
     for kind in ("mousePressed", "mouseReleased"):
         tab.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
     tab.wait("document.getElementById('epoch').firstChild.textContent === 'epoch 0'")
@@ -239,6 +240,60 @@ def test_two_runs_stand_side_by_side(tab, run):
     opened(tab, run / "film_of_two.html", width=390)
     left, right = each(tab, ".row:first-child .side", "getBoundingClientRect().left")
     assert left == right
+
+
+def test_the_mean_maps_of_two_runs_stand_under_their_names(tab, run):
+    for width in (390, 1400):
+        opened(tab, run / "film_of_two.html", width)
+        settled(tab, 2)
+        heads = each(tab, "#means h3", "textContent")
+        assert [name.rpartition("/")[2] for name in heads] == ["first", "second"]
+        assert each(tab, "#means .of-run", "children.length") == [1, 1]
+        assert each(tab, "#means figcaption", "textContent") == ["cat (12)"] * 2
+        tops = each(tab, "#means > *", "getBoundingClientRect().top")
+        assert tops == sorted(tops)
+        colours = tab.run(
+            "[...document.querySelectorAll('#means h3')].map(one => getComputedStyle(one, '::before').backgroundColor)"
+        )
+        assert len(set(colours)) == 2
+    opened(tab, run / "film.html")
+    settled(tab, 2)
+    assert each(tab, "#means h3", "textContent") == []
+
+
+def test_a_narrow_page_leaves_out_the_monitors_name(tab, run):
+    for width, shown in ((390, "drift"), (1400, "saliency/drift")):
+        opened(tab, run / "film.html", width)
+        assert each(tab, ".curve header > span:first-child", "innerText") == ["val/loss", shown]
+        assert each(tab, ".curve header > span:first-child", "title") == ["val/loss", "saliency/drift"]
+
+
+def test_warnings_of_a_shortcut_stand_above_the_film(tab, tmp_path):
+    small_film(tmp_path / "first").warn([AlertRecord(1, 100, "In the <b>corner</b>.", (14, 1))])
+    small_film(tmp_path / "second").warn([AlertRecord(0, 50, "A colour.", lowered=1)])
+    film(tmp_path / "first")
+    page = film(tmp_path / "first", tmp_path / "second")
+    for width in (390, 1400):
+        for file in ("film.html", "film_of_two.html"):
+            opened(tab, page.parent / file, width)
+            assert tab.errors == []
+            assert tab.run("document.documentElement.scrollWidth") <= width
+            heads = ["SaliencyMonitor warned of a shortcut in epoch 1"]
+            heads += ["SaliencyMonitor warned of a shortcut in epoch 0, lowered in epoch 1"] * (file != "film.html")
+            assert each(tab, ".alert h2", "textContent") == heads
+            assert each(tab, ".alert h2 + p", "textContent")[0] == "In the <b>corner</b>."
+            bottom = tab.run("document.querySelector('.alert').getBoundingClientRect().bottom")
+            assert bottom <= tab.run("document.getElementById('deck').getBoundingClientRect().top")
+    # The place: below and left in the square.
+    left, low = tab.run(
+        "(() => { const box = name => document.querySelector(name).getBoundingClientRect();"
+        "const [all, one] = [box('.image'), box('.there')];"
+        "return [(one.left + one.width / 2 - all.left) / all.width, (one.top + one.height / 2 - all.top) / all.height];"
+        "})()"
+    )
+    assert (left, low) == pytest.approx((1.5 / 16, 14.5 / 16), abs=0.01)
+    assert each(tab, ".alert .run", "textContent")[1].endswith("second")
+    assert tab.run("document.querySelectorAll('.alert svg').length") == 1
 
 
 def test_it_opens_within_two_seconds_with_two_hundred_frames(tab, tmp_path):

@@ -43,7 +43,7 @@ def test_what_was_read_is_on_the_page(tmp_path, read):
     frames = [store.read(frame) for frame in store.frames()]
     assert [(frame.epoch, frame.step) for frame in frames] == [(-1, 0), (0, 10)]
     last = frames[-1]
-    assert list(last.scales) == [scale.module for scale in scales]
+    assert list(last.scales) == [scale.name for scale in scales]
     assert list(last.weights) == [1, 2, 3, 4]
     assert [image.label for image in last.images] == [0, 3, None]
     assert [image.prediction for image in last.images] == [0, 1, 2]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lightning_saliency import film
-from lightning_saliency.pictures.page import FilmRecords, FrameRecord, ImageRecord, find_run
+from lightning_saliency.pictures.page import AlertRecord, FilmRecords, FrameRecord, ImageRecord, find_run
 from lightning_saliency.pictures.page.html import page_text, read_film
 from lightning_saliency.pictures.page.records import LEVELS, photo_file
+from lightning_saliency.pictures.page.slides import _epoch
 from tests.pictures.page.films import CLASSES, PREDICTIONS, small_film
 
 
@@ -78,6 +79,31 @@ def test_rewinding_sets_later_frames_aside_and_forgets_later_values(tmp_path):
     assert [frame.step for frame in again.frames()] == [0, 50]
     assert [row["step"] for row in again.values()] == [0, 50]
     assert len(list((store.folder / "rewound").iterdir())) == 1
+
+
+def test_warnings_come_back_and_stand_on_the_page(tmp_path):
+    store = small_film(tmp_path)
+    assert store.alerts() == []
+    assert "<aside" not in film(tmp_path).read_text()
+    alerts = [AlertRecord(0, 50, "A colour.", lowered=1), AlertRecord(1, 100, "In the <b>corner</b>.", (0, 15))]
+    store.warn(alerts)
+    assert FilmRecords(store.folder).alerts() == alerts
+    page = film(tmp_path).read_text()
+    assert page.count("<aside") == 2
+    assert "SaliencyMonitor warned of a shortcut in epoch 0, lowered in epoch 1</h2>" in page
+    assert "<p>In the &lt;b&gt;corner&lt;/b&gt;.</p>" in page
+    assert page.count('<rect class="there" x="14" y="0"') == 1
+    store.warn([])
+    assert "<aside" not in film(tmp_path).read_text()
+    (store.folder / "alerts.json").write_text("[{}]")
+    with pytest.raises(ValueError, match=r"alerts\.json.*Delete it"):
+        store.alerts()
+
+
+def test_the_first_frame_is_not_called_untrained(tmp_path):
+    store = small_film(tmp_path)
+    assert [_epoch(store.read(frame)) for frame in store.frames()] == ["start", "epoch 0", "epoch 1"]
+    assert '"untrained"' not in film(tmp_path).read_text()
 
 
 def test_a_film_on_a_remote_store():

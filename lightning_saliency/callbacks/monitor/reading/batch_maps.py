@@ -155,9 +155,9 @@ class BatchReading:
         found = self._reader.take()
         scales = self._reader.scales or ()
         if not self.names:
-            listing = ", ".join(f"{scale.module or 'output'} {'×'.join(map(str, scale.grid))}" for scale in scales)
+            listing = ", ".join(f"{scale.name} {'×'.join(map(str, scale.grid))}" for scale in scales)
             rank_zero_info(f"SaliencyMonitor watches {len(scales)} scales: {listing}")
-        self.names = tuple(scale.module or "output" for scale in scales)
+        self.names = tuple(scale.name for scale in scales)
         return pending, found
 
     def close(self) -> None:

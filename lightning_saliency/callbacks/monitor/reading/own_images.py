@@ -103,7 +103,7 @@ class OwnImages:
             )
             for place, image in enumerate(images)
         }
-        return records, tuple(name or "output" for name in names)
+        return records, tuple(names)
 
     def _read(self, like: tuple[int, ...], normalization: tuple[Sequence[float], Sequence[float]] | None) -> Tensor:
         if len(like) != 3:

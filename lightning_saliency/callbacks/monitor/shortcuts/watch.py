@@ -7,12 +7,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lightning_saliency.callbacks._trainer_lookups import hiding_callback, logged_step
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
 from lightning_saliency.callbacks.monitor.reading.batch_maps import Pending
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
 from lightning_saliency.callbacks.monitor.shortcuts.alert import AlertState, ShortcutAlert
 from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions, batches_of
 from lightning_saliency.functional.position_bias import POSITION_GRID, PositionSums
+from lightning_saliency.pictures.page import AlertRecord
 from lightning_saliency.scales.maps import coarse_statistics
 from lightning_saliency.scales.reader import PassMaps
 
@@ -38,7 +40,9 @@ class ShortcutWatch:
     def __init__(self, images: int, alert: ShortcutAlert | None, name: str) -> None:
         self.images = images if images == 0 and not isinstance(images, bool) else positive("position_images", images)
         if alert is not None and not isinstance(alert, ShortcutAlert):
-            raise MonitorConfigurationError(f"Got alert={alert!r}. Allowed are None and ShortcutAlert(); give one.")
+            raise MonitorConfigurationError(
+                f"Got alert={alert!r}. Allowed are None and ShortcutAlert(threshold={_threshold(alert)}); give one."
+            )
         self.alert = alert
         self.name = name
         self._positions: EpochPositions | None = None
@@ -104,11 +108,17 @@ class ShortcutWatch:
             self._state.begin(found, self.name)
             return
         before = self._state.raised
-        raised = self._state.see(found, self.name)
+        epoch, hiding = trainer.current_epoch, hiding_callback(trainer)
+        raised = self._state.see(found, self.name, epoch=epoch, step=logged_step(trainer), hiding=hiding)
         if raised is not None:
             scalars.add("shortcut_alert", torch.tensor(float(raised)))
         if self._state.alert.stop and raised and not before and trainer.state.fn == "fit":
             trainer.should_stop = True
+
+    @property
+    def history(self) -> list[AlertRecord]:
+        """Each time that the alert was raised."""
+        return [] if self._state is None else list(self._state.history)
 
     def state_dict(self) -> dict[str, Any] | None:
         """What the alert has seen; ``None`` without one."""
@@ -118,3 +128,9 @@ class ShortcutWatch:
         """Go on with the alert of a checkpoint."""
         if self._state is not None and state is not None:
             self._state.load_state_dict(state)
+
+
+def _threshold(given: object) -> float:
+    """The threshold that was meant, if it can be one."""
+    number = isinstance(given, (int, float)) and not isinstance(given, bool) and 0 < given <= 1
+    return float(given) if number else ShortcutAlert.threshold  # type: ignore[arg-type]

@@ -27,7 +27,7 @@
   const byEpoch = runs.every(run => new Set(run.frames.map(frame => frame.epoch)).size === run.frames.length);
   const placeOf = frame => byEpoch ? frame.epoch : frame.step;
   const stops = [...new Set(runs.flatMap(run => run.frames.map(placeOf)))].sort((a, b) => a - b);
-  const named = stop => byEpoch ? (stop < 0 ? "untrained" : `epoch ${stop}`) : (stop === 0 && runs[0].frames[0].epoch < 0 ? "untrained" : `step ${stop}`);
+  const named = stop => byEpoch ? (stop < 0 ? "start" : `epoch ${stop}`) : (stop === 0 && runs[0].frames[0].epoch < 0 ? "start" : `step ${stop}`);
   // Of each run, the frame that belongs to a stop: its latest up to there.
   const frameAt = (run, index) => {
     let found = 0;
@@ -45,6 +45,9 @@
       return left[1] + (right[1] - left[1]) * (step - left[0]) / (right[0] - left[0]);
     };
   };
+
+  // A run's name with its dot, where there are two.
+  const called = (run, number, tag = "span") => element(tag, {className: "run", textContent: run.name, style: `--c: var(--${number ? "second" : "first"})`});
 
   const last = runs[0].frames[runs[0].frames.length - 1];
   const scaleName = (run, k) => run.frames[run.frames.length - 1].scales[k] || "output";
@@ -118,8 +121,8 @@
   function describe(row, number) {
     const side = row.sides[number], frame = side.run.frames[frameAt(side.run, state.at)], image = frame.images[side.slot];
     const parts = [];
-    if (two) parts.push(element("span", {className: "run", textContent: side.run.name, style: `--c: var(--${number ? "second" : "first"})`}));
-    parts.push(element("span", {className: "number", textContent: `${row.slot + 1}`}));
+    if (two) parts.push(called(side.run, number));
+    parts.push(element("span", {className: "number", textContent: `#${row.slot + 1}`}));
     if (!image) {
       parts.push(element("span", {className: "gone", textContent: "not in this run"}));
       side.tiles.hidden = true;
@@ -217,6 +220,12 @@
 
   // ------------------------------------------------------------------ curves
   const curves = [];
+  // A narrow page leaves out the monitor's name, with which the names of its curves begin.
+  const prefix = runs.every(run => run.monitor === runs[0].monitor) ? `${runs[0].monitor}/` : "/";
+  function legend(name) {
+    const parts = name.startsWith(prefix) ? [element("span", {className: "prefix", textContent: prefix}), name.slice(prefix.length)] : [name];
+    return element("span", {title: name}, ...parts);
+  }
   function buildCurves() {
     const names = [...new Set(runs.flatMap(run => run.values.flatMap(row => Object.keys(row.values))))];
     for (const name of names) {
@@ -246,7 +255,7 @@
         const box = drawing.getBoundingClientRect();
         go(Math.round((event.clientX - box.left) / box.width * (stops.length - 1)));
       });
-      $("curves").append(element("div", {className: "curve"}, element("header", {}, element("span", {textContent: name, title: name}), value), plot));
+      $("curves").append(element("div", {className: "curve"}, element("header", {}, legend(name), value), plot));
       curves.push({lines, value, mark, wide});
     }
     $("curves-part").hidden = !names.length;
@@ -284,22 +293,23 @@
     $("scales").replaceChildren(element("thead", {}, element("tr", {}, ...heads.map((text, column) => element("th", {textContent: text, scope: "col", style: text === "module" ? "text-align: left" : ""})))), element("tbody", {}, ...lines));
   }
   async function drawMeans() {
-    const tiles = [];
-    for (const run of runs) {
+    const blocks = [];
+    for (const [number, run] of runs.entries()) {
       const index = frameAt(run, state.at), frame = run.frames[index];
       if (!frame.means.length) continue;
       const maps = await mapsOf(run, index);
       if (frameAt(run, state.at) !== index) return;
-      frame.means.forEach((mean, number) => {
-        const map = maps.means[number], side = 120, height = Math.round(side * map.h / map.w);
-        const text = `${mean.title}${two ? `, ${run.name}` : ""}`;
-        const canvas = element("canvas", {width: side, height, role: "img", "aria-label": `Mean map of ${text}, ${named(stops[state.at])}`});
+      const tiles = frame.means.map((mean, row) => {
+        const map = maps.means[row], side = 120, height = Math.round(side * map.h / map.w);
+        const canvas = element("canvas", {width: side, height, role: "img", "aria-label": `Mean map of ${mean.title}${two ? `, ${run.name}` : ""}, ${named(stops[state.at])}`});
         canvas.getContext("2d").putImageData(new ImageData(colored(stretched(enlarge(map, height, side)), tables.heat), side, height), 0, 0);
-        tiles.push(element("figure", {className: "tile"}, canvas, element("figcaption", {textContent: `${text} (${mean.count})`, title: text})));
+        return element("figure", {className: "tile"}, canvas, element("figcaption", {textContent: `${mean.title} (${mean.count})`, title: mean.title}));
       });
+      if (two) blocks.push(called(run, number, "h3"));
+      blocks.push(element("div", {className: "of-run"}, ...tiles));
     }
-    $("means").replaceChildren(...tiles);
-    $("means-part").hidden = !tiles.length;
+    $("means").replaceChildren(...blocks);
+    $("means-part").hidden = !blocks.length;
   }
 
   // ------------------------------------------------------------------ all of it
@@ -398,8 +408,8 @@
     const step = Math.max(1, Math.ceil(stops.length / Math.max(2, Math.min(9, width / 48))));
     for (let index = 0; index <= wide; index += step) {
       const at = wide ? width * index / wide : 0;
-      const text = stops[index] < 0 ? "untrained" : String(stops[index]);
-      const room = index === 0 || (at > (stops[0] < 0 ? 78 : 30) && (index === wide || width - at > 30));
+      const text = stops[index] < 0 ? "start" : String(stops[index]);
+      const room = index === 0 || (at > (stops[0] < 0 ? 42 : 30) && (index === wide || width - at > 30));
       if (room) ticks.push([index, text]);
     }
     if (wide && ticks[ticks.length - 1][0] !== wide) ticks.push([wide, String(stops[wide])]);
