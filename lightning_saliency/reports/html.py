@@ -83,7 +83,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    parts = [
+    parts: list[dict[str, Any]] = [
         {
             "heading": section.heading,
             "text": section.text,

@@ -14,7 +14,7 @@ FEWEST_IMAGES = 8
 
 
 #: Fallen is what keeps no more than this, by its interval, of the way from the level to an unchanged map's similarity.
-KEPT = 0.25
+KEPT = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str
     What decides is what is kept: with s the similarity of the original maps to those of the random networks, and l the
     level, (s − l) / (1 − l), which is 0 at the level and 1 for maps that stay as they are. A similarity stays above if
     the 95 % interval (over images and random networks) of s begins above that of l. It has fallen if the upper end of
-    the interval of what is kept is at most 0.25. One that stays above is enough for ``"above"``; all must have fallen
-    for ``"fallen"``. What is neither is undecided, and so is everything with fewer than 8 images.
+    the interval of what is kept is at most 0.5: nearer to the level than to maps that stay. One that stays above is
+    enough for ``"above"``; all must have fallen for ``"fallen"``. What is neither is undecided, and so is everything
+    with fewer than 8 images.
 
     Args:
         similarities: The similarities.
@@ -83,7 +84,7 @@ def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str
     Example:
         >>> def similarity(half):
         ...     return LastSimilarity("SSIM", *(Estimate(v, v - half, v + half, 24) for v in (0.2, 0.1, 0.1)))
-        >>> [verdict_of([similarity(half)], 8).kind for half in (0.02, 0.1, 0.3)]
+        >>> [verdict_of([similarity(half)], 8).kind for half in (0.02, 0.1, 0.5)]
         ['above', 'fallen', 'undecided']
         >>> print(verdict_of([similarity(0.1)], 4).line)
         undecided: 4 images can be compared, 8 or more are needed: SSIM 0.20 [0.10, 0.30] (level 0.10 [0.00, 0.20])
