@@ -60,6 +60,15 @@ def did_you_mean(given: object, allowed: Iterable[object]) -> str:
     return "".join(f" Did you mean {name!r}?" for name in close_names(given, allowed))
 
 
+def plural(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> plural(1, "epoch"), plural(2, "epoch"), plural(0, "image")
+    ('1 epoch', '2 epochs', '0 images')
+    """
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in "-_ ")
 

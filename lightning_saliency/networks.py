@@ -114,20 +114,27 @@ def build_network(
     return network
 
 
-def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = False) -> None:
+def load_weights(
+    network: nn.Module,
+    checkpoint: str | Path,
+    reset_head: bool = False,
+    advice: str = "Check `model` and `num_classes`, or keep all but the last layer with `reset_head=True`.",
+) -> None:
     """Load a file of weights into a network.
 
     Args:
         network: The network, changed in place.
         checkpoint: A state dict, or a dictionary that holds one as "state_dict" (Lightning's checkpoints do), "model"
             or "model_state_dict". Prefixes of wrappers ("module.", Lightning's "model.", the compiler's "_orig_mod.")
-            are taken off. Only tensors and plain values are unpickled (`weights_only=True`).
+            are taken off, and so is any other ("net.") under which alone it holds all of the network's keys. Only
+            tensors and plain values are unpickled (`weights_only=True`).
         reset_head: Leave the network's last layer as it is, so that it may tell other classes apart, and so each layer
             of as many outputs that does not fit the file (the last ones of auxiliary heads).
+        advice: What an error says to do if the file does not fit.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file holds no state dict, or one that does not fit the network.
+        ValueError: If the file holds no state dict, one that does not fit the network, or several that do.
     """
     path = file_of_this_machine(checkpoint, "checkpoint")
     if not path.is_file():
@@ -155,8 +162,7 @@ def load_weights(network: nn.Module, checkpoint: str | Path, reset_head: bool = 
     if missing or unexpected or shapes:
         raise ValueError(
             f"Got the checkpoint {path} of another network. Missing keys: {_few(missing)}. Unexpected keys: "
-            f"{_few(unexpected)}. Of another shape: {_few(shapes)}. Check `model` and `num_classes`, or keep all but "
-            "the last layer with `reset_head=True`."
+            f"{_few(unexpected)}. Of another shape: {_few(shapes)}. {advice}"
         )
     network.load_state_dict({**own, **state})
 
@@ -256,15 +262,37 @@ def _state_of(content: object, own: Mapping[str, Tensor], path: Path) -> dict[st
             f"Got the checkpoint {path} without a state dict. Allowed are a mapping of names to tensors, and one that "
             f"holds it under one of {_STATE_KEYS}; save the network's state_dict()."
         )
-    stripped = {
+    stripped: dict[str, dict[str, Tensor]] = {
         prefix: {
             key.removeprefix(prefix): value
             for key, value in content.items()
             if isinstance(key, str) and key.startswith(prefix) and isinstance(value, Tensor)
         }
-        for prefix in _PREFIXES
+        for prefix in (*_PREFIXES, *_other_prefixes(content, own))
     }
-    return max(stripped.values(), key=lambda state: len(own.keys() & state.keys()))
+    best = max(stripped, key=lambda prefix: len(own.keys() & stripped[prefix].keys()))
+    if best not in _PREFIXES:
+        count = len(own.keys() & stripped[best].keys())
+        alike = [prefix for prefix, state in stripped.items() if len(own.keys() & state.keys()) == count]
+        if len(alike) > 1:
+            raise ValueError(
+                f"Got the checkpoint {path}, which holds the network under each of {', '.join(map(repr, alike))}. "
+                "Allowed is one; save the state_dict() of the one you mean by itself with torch.save."
+            )
+    return stripped[best]
+
+
+def _other_prefixes(content: Mapping[Any, object], own: Mapping[str, Tensor]) -> list[str]:
+    """What stands before the network's keys in a file, wherever it is the same for all of them."""
+    found: dict[str, set[str]] = {}
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            places = [place for place, letter in enumerate(key) if letter == "."]
+            for place in places:
+                if key[place + 1 :] in own:
+                    found.setdefault(key[: place + 1], set()).add(key[place + 1 :])
+    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    return [prefix for prefix, keys in found.items() if prefix not in _PREFIXES and needed <= keys]
 
 
 def _head(network: nn.Module, misfits: list[str]) -> list[str]:

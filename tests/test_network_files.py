@@ -96,6 +96,32 @@ def test_a_new_head_excuses_no_other_layer(tmp_path):
     load_weights(small_cnn(5, width=4), tmp_path / "weights.pth", reset_head=True)
 
 
+@pytest.mark.parametrize("prefix", ["net.", "my.own.network."])
+def test_any_prefix_that_all_keys_have_is_taken_off(tmp_path, prefix):
+    saved = small_cnn(3, width=4)
+    state = {prefix + name: value for name, value in saved.state_dict().items()}
+    torch.save({"state_dict": {**state, "loss.weight": torch.ones(3)}}, tmp_path / "weights.ckpt")
+    network = small_cnn(3, width=4)
+    load_weights(network, tmp_path / "weights.ckpt")
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in saved.state_dict().items())
+    # A part of the keys is no network.
+    del state[f"{prefix}head.weight"]
+    torch.save(state, tmp_path / "part.ckpt")
+    with pytest.raises(ValueError, match="another network"):
+        load_weights(network, tmp_path / "part.ckpt")
+
+
+def test_a_file_of_two_networks_is_refused(tmp_path):
+    saved = small_cnn(3, width=4).state_dict()
+    both = {f"{prefix}.{name}": value for prefix in ("student", "teacher") for name, value in saved.items()}
+    torch.save(both, tmp_path / "weights.ckpt")
+    with pytest.raises(ValueError, match=r"under each of 'student\.', 'teacher\.'"):
+        load_weights(small_cnn(3, width=4), tmp_path / "weights.ckpt")
+    # A name that is known decides.
+    torch.save({**both, **{f"model.{name}": value for name, value in saved.items()}}, tmp_path / "weights.ckpt")
+    load_weights(small_cnn(3, width=4), tmp_path / "weights.ckpt")
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.py"):
         build_network(f"{tmp_path}/no.py:plain", 3)

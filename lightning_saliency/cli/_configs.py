@@ -15,25 +15,64 @@ from lightning_saliency.files import read_text, reading
 _ENDINGS = (".yaml", ".yml")
 #: How the first line of a configuration begins that cannot run without files of the user's; it names their options.
 _NEEDS = "# Needs "
+# The commands that a configuration's comments show.
+_SHOWN = re.compile(r"^#\s+lightning-saliency ([a-z][a-z-]*)\s", re.MULTILINE)
 _ASKING = ("-h", "--help", "--print_config")
 
 
 def check_configs(arguments: Sequence[str]) -> None:
     """Raise an error that names the file if a YAML file among the arguments cannot be used.
 
-    A first line such as ``# Needs images: give their folder with --data.init_args.root.`` names options whose files
-    must be there; nothing has been read or written before that is known.
-
     Args:
         arguments: A command's arguments, flags with underscores; the value of ``--config``, and whatever else ends like
             a YAML file.
 
     Raises:
-        UsageError: If such a file is there and cannot be read, is no YAML, holds no options, or needs files that are
-            not there.
+        UsageError: If such a file is there and cannot be read, is no YAML, or holds no options.
+    """
+    for _ in _contents(arguments):
+        pass
+
+
+def check_needs(arguments: Sequence[str]) -> None:
+    """Raise an error if a YAML file among the arguments needs files that are not there.
+
+    A first line such as ``# Needs images: give their folder with --data.init_args.root.`` names options whose files
+    must be there; nothing has been computed or written before that is known.
+
+    Args:
+        arguments: As for `check_configs`.
+
+    Raises:
+        UsageError: In that case.
     """
     needs: list[str] = []
     values: dict[str, Any] = {}
+    for _, text, content in _contents(arguments):
+        first = text.partition("\n")[0].strip()
+        needs += [first.removeprefix("# ")] if first.startswith(_NEEDS) else []
+        values |= {option: found for need in needs for option in _options(need) if (found := _value(content, option))}
+    if not any(argument.partition("=")[0] in _ASKING for argument in arguments):
+        for need in needs:
+            _check_files(need, values, arguments)
+
+
+def of_another_command(arguments: Sequence[str], command: str) -> str:
+    """A sentence for an error message if a YAML file's comments show other commands alone; with a blank before it.
+
+    Args:
+        arguments: As for `check_configs`.
+        command: The command that was given.
+    """
+    for path, text, _ in _contents(arguments):
+        shown = list(dict.fromkeys(_SHOWN.findall(text)))
+        if shown and command not in shown:
+            return f" The configuration {path} is for lightning-saliency {' and '.join(shown)}."
+    return ""
+
+
+def _contents(arguments: Sequence[str]) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """The YAML files among the arguments: path, text, options."""
     for path in _named(arguments):
         try:
             text = read_text(path, "configuration")
@@ -46,12 +85,7 @@ def check_configs(arguments: Sequence[str]) -> None:
             raise UsageError(
                 f"Got {given} in the configuration {path}. Allowed are lines of option: value; write some."
             )
-        first = text.partition("\n")[0].strip()
-        needs += [first.removeprefix("# ")] if first.startswith(_NEEDS) else []
-        values |= {option: found for need in needs for option in _options(need) if (found := _value(content, option))}
-    if not any(argument.partition("=")[0] in _ASKING for argument in arguments):
-        for need in needs:
-            _check_files(need, values, arguments)
+        yield path, text, content
 
 
 def _check_files(need: str, values: Mapping[str, Any], arguments: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ def load_network(options: Any) -> nn.Module:
     """
     network = build_network(options.model, options.num_classes, library=options.library)
     if options.checkpoint is not None:
-        load_weights(network, options.checkpoint)
+        load_weights(network, options.checkpoint, advice="Check --model and --num_classes.")
     return network.eval()
 
 

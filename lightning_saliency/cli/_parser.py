@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lightning_saliency.checks import did_you_mean
+from lightning_saliency.cli._configs import of_another_command
 from lightning_saliency.cli._overrides import put, split_overrides
 
 # How jsonargparse names options that it does not know: of the command line, and of a file.
@@ -51,6 +52,8 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], into: Sequence[str])
     asked = bool(inner) and any(argument.partition("=")[0] == "--print_config" for argument in plain)
     if asked:
         plain = [argument for argument in plain if argument.partition("=")[0] != "--print_config"]
+    if isinstance(parser, CommandParser):
+        parser.hint = of_another_command(arguments, parser.prog.rpartition(" ")[2])
     options: dict[str, Any] = parser.parse_args(plain).as_dict()
     for path, value in inner:
         put(options, path, value)
@@ -62,13 +65,21 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], into: Sequence[str])
 
 
 class CommandParser(ArgumentParser):
-    """A parser whose errors say which option a mistyped one may mean."""
+    """A parser whose errors say which option a mistyped one may mean.
+
+    Attributes:
+        hint: What else may be wrong, at the end of an error; with a blank before it.
+    """
+
+    hint = ""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the process with status 2, see `jsonargparse.ArgumentParser`."""
         known = set(_options(self))
         unknown = [flag or key for flag, key in _UNKNOWN.findall(message)]
-        super().error(message + "".join(did_you_mean(name, known) for name in unknown if name not in known), ex)
+        meant = "".join(did_you_mean(name, known) for name in unknown if name not in known)
+        hint = self.hint and f"{'' if (message + meant).endswith(('.', '?')) else '.'}{self.hint}"
+        super().error(message + meant + hint, ex)
 
 
 class PlainHelp(DefaultHelpFormatter):

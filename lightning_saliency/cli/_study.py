@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lightning_saliency.cli._configs import check_needs
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._parser import command_parser, parse
 from lightning_saliency.reports.notices import Made
@@ -56,6 +57,7 @@ def run_study(
     console = Console()
     try:
         options = config(**{name: value for name, value in given.items() if name != "config"})
+        check_needs(arguments)
         if planned:
             console.print(plan(options).rich())
             return 0

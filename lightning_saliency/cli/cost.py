@@ -30,6 +30,8 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: If a name or an option is wrong, or no scales are found in the network.
     """
     options = Namespace(**parse(_parser(), arguments, ["explainers"]))
+    if len(options.size) > 2:
+        raise UsageError(f"Got --size with {len(options.size)} numbers. Allowed are one or two, height and width.")
     explainers = options.explainers
     if isinstance(explainers, (str, list)):
         explainers = listed("--explainers", explainers)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from lightning_saliency.checks import plural
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._networks import add_network_arguments, has_random_weights, load_network
 from lightning_saliency.cli._overrides import listed, scale_weights_option
 from lightning_saliency.cli._parser import command_parser, parse
+from lightning_saliency.data.image_files import picture_size
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.reports.explain import NORMALIZATIONS, explain_images
@@ -22,6 +25,10 @@ _UNTRAINED = (
     "WARNING: the network is UNTRAINED. No --checkpoint was given, so its weights are random and its maps say nothing "
     "about a trained one. The sheets are stamped so; give --checkpoint FILE."
 )
+
+
+# Enlarged more than so, an image is noted.
+_ENLARGED = 2
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -45,8 +52,6 @@ def run(arguments: Sequence[str]) -> int:
     try:
         network = load_network(options)
         untrained = options.checkpoint is None and has_random_weights(options, network)
-        if untrained:
-            Console(stderr=True).print(_UNTRAINED, style="bold red", highlight=False, soft_wrap=True, markup=False)
         explained = explain_images(
             options.images,
             network,
@@ -63,16 +68,34 @@ def run(arguments: Sequence[str]) -> int:
             untrained=untrained,
             alpha=options.alpha,
         )
+        if untrained:
+            Console(stderr=True).print(_UNTRAINED, style="bold red", highlight=False, soft_wrap=True, markup=False)
+        if note := _enlarged(explained.files, options.resize, options.crop):
+            Console(stderr=True).print(note, style="bold", highlight=False, soft_wrap=True, markup=False)
         explained.save(options.output)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise UsageError(str(error)) from error
     Console().print(
-        f"{len(explained)} images explained, pictures in {options.output}",
+        f"{plural(len(explained), 'image')} explained, pictures in {options.output}",
         highlight=False,
         soft_wrap=True,
         markup=False,
     )
     return 0
+
+
+def _enlarged(files: Sequence[Path], resize: int, crop: int) -> str:
+    """A note on the first image that is enlarged a lot, as those of networks for small images are by default."""
+    for file in files:
+        height, width = picture_size(file)
+        if resize > _ENLARGED * min(height, width):
+            cut = f", and its border is cut off (--crop {crop})" if 0 < crop < resize else ""
+            return (
+                f"Note: {file} has {height}×{width} pixels, and is enlarged to a shorter side of {resize} (--resize)"
+                f"{cut}. If the network has learnt from images so small, add --resize {min(height, width)} --crop 0, "
+                "and --normalize as it was trained."
+            )
+    return ""
 
 
 def _targets(given: Any) -> list[int]:

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_saliency.checks import close_names
-from lightning_saliency.cli._configs import check_configs
+from lightning_saliency.cli._configs import check_configs, check_needs
 from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli._overrides import with_underscores
 
 
 class Command(NamedTuple):
-    """A command: the module and function that run it with the arguments behind its name, and what it does."""
+    """A command: the module and function that run it with the arguments behind its name, and what it does.
+
+    One that looks at its options first calls `check_needs` by itself.
+    """
 
     module: str
     function: str
     purpose: str
+    options_first: bool = False
 
 
 #: Every command by name. A command's module is imported when the command runs.
@@ -32,11 +36,13 @@ COMMANDS: dict[str, Command] = {
     "cost": Command("cost", "run", "measure what a map costs beside the forward pass"),
     "export": Command("export", "run", "write a network with its map to a file, for production"),
     "write-maps": Command("write_maps", "run", "store the maps of whole data sets, for masked training"),
-    "evaluate": Command("evaluate", "run", "compare explainers on a data set, as the papers do"),
-    "sanity-check": Command("sanity_check", "run", "compare maps with those of randomised networks"),
-    "compare-augmentation": Command("compare_augmentation", "run", "compare augmentations that maps guide with others"),
-    "roar-kar": Command("roar_kar", "run", "retrain on images that are masked by saliency maps"),
-    "layer-masking": Command("roar_kar", "run_layers", "mask one scale inside a network at a time"),
+    "evaluate": Command("evaluate", "run", "compare explainers on a data set, as the papers do", True),
+    "sanity-check": Command("sanity_check", "run", "compare maps with those of randomised networks", True),
+    "compare-augmentation": Command(
+        "compare_augmentation", "run", "compare augmentations that maps guide with others", True
+    ),
+    "roar-kar": Command("roar_kar", "run", "retrain on images that are masked by saliency maps", True),
+    "layer-masking": Command("roar_kar", "run_layers", "mask one scale inside a network at a time", True),
 }
 
 
@@ -56,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             spelled = with_underscores(given[1:])
             check_configs(spelled)
+            if not command.options_first:
+                check_needs(spelled)
             status: int = run(spelled)
         except UsageError as error:
             print(f"lightning-saliency {given[0]}: {error}", file=sys.stderr)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from lightning_saliency.checks import plural
 from lightning_saliency.data.annotations import (
     AnnotationFormat,
     LabelledImage,
@@ -169,11 +170,11 @@ class BoxedImages(Dataset[Sample]):
 
     def description(self) -> str:
         """Number of images and pairs and how they were chosen, for a caption."""
-        chosen = f"{len(self)} images" + (
+        chosen = plural(len(self), "image") + (
             f", chosen from {self.usable} with seed {self.seed}" if len(self) < self.usable else ""
         )
         left_out = self.total - self.usable
-        return f"{chosen}, {sum(self.pairs)} pairs of image and class" + (
+        return f"{chosen}, {plural(sum(self.pairs), 'pair')} of image and class" + (
             f" ({left_out} images show no class of the network's)" if left_out else ""
         )
 

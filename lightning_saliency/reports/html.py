@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ class Section:
     Args:
         heading: Heading of the part.
         text: Paragraphs.
-        tables: Tables; their captions are shown below them.
+        tables: Tables; a caption is shown below its table, or before the first of several parts.
         pictures: Pictures, in order.
     """
 
@@ -83,7 +83,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    parts = [
+    parts: list[dict[str, Any]] = [
         {
             "heading": section.heading,
             "text": section.text,
@@ -92,8 +92,9 @@ def render_page(
         }
         for section in sections
     ]
+    marked = [table for part in parts for table in part["tables"] if _has_marks(table)]
     return environment.get_template("report.html.j2").render(
-        title=title, sections=parts, facts=[*facts, *(made or Made()).facts()], notices=notices
+        title=title, sections=parts, facts=[*facts, *(made or Made()).facts()], notices=notices, legend=marked[:1]
     )
 
 
@@ -129,10 +130,28 @@ def _table_parts(table: TableData) -> list[dict[str, Any]]:
                         }
                         for name, values in methods.items()
                     ],
-                    "caption": table.caption,
+                    "about": [{"title": ", ".join(titles), "text": text} for text, titles in _texts(columns).items()],
+                    "before": "",
+                    "caption": "",
                 }
             )
+    if parts:
+        # It is of all parts, and said once: before the first of several.
+        parts[0]["before" if len(parts) > 1 else "caption"] = table.caption
     return parts
+
+
+def _texts(columns: Sequence[Column]) -> dict[str, list[str]]:
+    """What the columns ask -> the titles of those that ask it."""
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        if column.about:
+            found.setdefault(column.about, []).append(column.title)
+    return found
+
+
+def _has_marks(table: Mapping[str, Any]) -> bool:
+    return any(cell["rank"] for row in table["rows"] for cell in row["cells"])
 
 
 def _cell(estimate: Estimate | None, column: Column, rank: int | None) -> dict[str, Any]:

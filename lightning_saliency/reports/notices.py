@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -36,28 +37,54 @@ class Made:
         ]
 
 
-def chance_notices(network: str, accuracy: float | None, classes: int | None) -> list[str]:
+def chance_notices(network: str, accuracy: float | None, classes: int | None, images: int | None = None) -> list[str]:
     """A sentence if a network does hardly better than guessing, a tenth of the way to no error or less.
 
     Args:
         network: Its name.
         accuracy: In [0, 1]; ``None``: not known.
         classes: Number of classes; ``None``: not known.
+        images: Number of images that the accuracy is of: it counts with its 95 % interval then, see `wilson_interval`,
+            and if that leaves both open, the sentence says so. ``None``: not known, the accuracy counts as it is.
 
     >>> print(*chance_notices("small_cnn", 0.12, 10))
     small_cnn is at chance: 12.0 % right; guessing among 10 classes gives 10.0 %. Nothing follows for a trained network.
     >>> chance_notices("small_cnn", 0.3, 10)
     []
+    >>> chance_notices("small_cnn", 0.25, 10, images=4)[0][:63]
+    'small_cnn may be at chance: 25.0 % of 4 images right (95 % inte'
     """
     if accuracy is None or classes is None or classes < 2:
         return []
     chance = 1 / classes
-    if (accuracy - chance) / (1 - chance) >= _HARDLY:
+    bound = chance + _HARDLY * (1 - chance)
+    low, high = (accuracy, accuracy) if images is None else wilson_interval(accuracy, images)
+    if low >= bound:
         return []
-    return [
-        f"{network} is at chance: {100 * accuracy:.1f} % right; guessing among {classes} classes gives "
-        f"{100 * chance:.1f} %. Nothing follows for a trained network."
-    ]
+    guessing = f"guessing among {classes} classes gives {100 * chance:.1f} %"
+    if high >= bound:
+        return [
+            f"{network} may be at chance: {100 * accuracy:.1f} % of {images} images right (95 % interval "
+            f"{100 * low:.1f} to {100 * high:.1f} %); {guessing}. Take more images, or look at the accuracy on all."
+        ]
+    return [f"{network} is at chance: {100 * accuracy:.1f} % right; {guessing}. Nothing follows for a trained network."]
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of independent things (Wilson, 1927), which holds for few of them, too.
+
+    (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n) with z = 1.96.
+
+    Args:
+        share: p, in [0, 1].
+        count: n, from 1.
+
+    >>> [round(end, 3) for end in wilson_interval(0.25, 4)], [round(end, 3) for end in wilson_interval(0.25, 400)]
+    ([0.046, 0.699], [0.21, 0.295])
+    """
+    square = 1.96**2 / count
+    reach = math.sqrt(share * (1 - share) * square + square**2 / 4)
+    return max(0.0, (share + square / 2 - reach) / (1 + square)), min(1.0, (share + square / 2 + reach) / (1 + square))
 
 
 def seed_notices(seeds: int) -> list[str]:

@@ -41,6 +41,7 @@ class Column:
         group: Name of the table that the column is shown in.
         digits: Number of decimal places.
         interval: Whether intervals are shown.
+        about: What it asks, in a line; the page says so below the table.
     """
 
     key: str
@@ -49,12 +50,14 @@ class Column:
     group: str
     digits: int = 2
     interval: bool = True
+    about: str = ""
 
 
 def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, digits: int) -> dict[str, int]:
     """The methods that are best (1) and second best (2).
 
-    Values are compared as they are printed: values that look the same share a rank.
+    Values are compared as they are printed: values that look the same share a rank. Where all of several methods look
+    the same, none is better than another, and none has a rank.
 
     Args:
         values: Method -> value.
@@ -64,10 +67,14 @@ def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, d
     Example:
         >>> ranked({"a": 1.004, "b": 1.001, "c": 0.5, "d": 0.1}, "high", 2)
         {'a': 1, 'b': 1, 'c': 2}
+        >>> ranked({"a": 1.004, "b": 1.001}, "high", 2)
+        {}
     """
     if better is None:
         return {}
     rounded = {name: round(value, digits) for name, value in values.items()}
+    if len(rounded) > 1 and len(set(rounded.values())) == 1:
+        return {}
     best = sorted(set(rounded.values()), reverse=better == "high")[:2]
     return {name: best.index(value) + 1 for name, value in rounded.items() if value in best}
 
@@ -127,7 +134,7 @@ class TableData:
             for group, columns in self.groups():
                 marks = {column.key: self.marks(methods, column) for column in columns}
                 lines = [
-                    f"### {network}: {group}\n",
+                    f"### {': '.join(part for part in (network, group) if part)}\n",
                     "| | " + " | ".join(self._title(column) for column in columns) + " |",
                     "| --- |" + " ---: |" * len(columns),
                 ]
@@ -193,10 +200,12 @@ class TableData:
 
 
 def difference_columns(columns: Sequence[Column]) -> list[Column]:
-    """Columns for differences of scores: no value is marked, and small differences are visible.
+    """Columns for differences of scores: no value is marked, small differences are visible, and no text is repeated.
 
     Example:
         >>> [(column.better, column.digits) for column in difference_columns([Column("kar", "KAR", "high", "kar")])]
         [(None, 3)]
     """
-    return [replace(column, better=None, group=f"{column.group}, differences", digits=3) for column in columns]
+    return [
+        replace(column, better=None, group=f"{column.group}, differences", digits=3, about="") for column in columns
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -206,6 +207,57 @@ def bootstrap_rows(
     counts = np.einsum("ri,rn,ni->r", of_images, of_networks, valued.astype(np.float64))
     low, high = np.percentile(sums[counts > 0] / counts[counts > 0], (2.5, 97.5))
     return Estimate(float(given[valued].mean()), float(low), float(high), int(valued.sum()))
+
+
+def bootstrap_excess(
+    values: Sequence[Sequence[float | None]],
+    pairs: Sequence[Sequence[float | None]],
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Estimate:
+    """By how much the mean of networks' values lies above that of their pairs, with its 95 % interval.
+
+    The percentile bootstrap over images and networks, drawn for both at once, so that what an image or a network does
+    to both does not widen the interval. A pair counts as often as both its networks are drawn, multiplied; draws of a
+    single network, which have no pair, are left out.
+
+    Args:
+        values: R rows, one for each network, of N values, one for each image; ``None`` where an image has none.
+        pairs: R (R − 1) / 2 such rows, one for each pair of networks, in the order of ``itertools.combinations``.
+        seed: Seed of the draws.
+        resamples: Number of draws.
+
+    Returns:
+        The difference of the means, its interval, and the number of networks' values.
+
+    Raises:
+        ValueError: If networks or pairs have no value.
+
+    Example:
+        >>> excess = bootstrap_excess([[0.5, 0.7], [0.5, 0.7]], [[0.4, 0.6]])
+        >>> round(excess.value, 2), round(excess.low, 2), round(excess.high, 2), excess.count
+        (0.1, 0.1, 0.1, 4)
+    """
+    single, double = np.asarray(values, dtype=np.float64), np.asarray(pairs, dtype=np.float64)
+    valued = [~np.isnan(given) for given in (single, double)]
+    if not all(found.any() for found in valued):
+        raise ValueError("Got no value of the networks or none of their pairs. Give at least one image's of both.")
+    generator = np.random.default_rng(seed)
+    of_images = drawn_weights(generator, single.shape[1], resamples)
+    of_networks = drawn_weights(generator, len(single), resamples)
+    first, second = np.array(list(combinations(range(len(single)), 2))).T
+    means = []
+    for given, known, weights in (
+        (single, valued[0], of_networks),
+        (double, valued[1], of_networks[:, first] * of_networks[:, second]),
+    ):
+        sums = np.einsum("ri,rn,ni->r", of_images, weights, np.where(known, given, 0.0))
+        counts = np.einsum("ri,rn,ni->r", of_images, weights, known.astype(np.float64))
+        means.append(np.divide(sums, counts, out=np.full(resamples, np.nan), where=counts > 0))
+    drawn = means[0] - means[1]
+    low, high = np.percentile(drawn[~np.isnan(drawn)], (2.5, 97.5))
+    value = single[valued[0]].mean() - double[valued[1]].mean()
+    return Estimate(float(value), float(low), float(high), int(valued[0].sum()))
 
 
 def drawn_weights(generator: np.random.Generator, count: int, resamples: int) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import plural
 from lightning_saliency.data.boxes import BoxedImages, Sample
 from lightning_saliency.lightning_bases import is_data_module
 from lightning_saliency.pictures.tensors import find_normalization
@@ -148,7 +149,7 @@ class OwnImages:
     def description(self) -> str:
         """How many images and pairs there are and how they were chosen, for a caption."""
         chosen = f", chosen from {len(self._data)} with seed {self._seed}" if len(self) < len(self._data) else ""
-        return f"{len(self)} images{chosen}, {sum(self.pairs)} pairs of image and class"
+        return f"{plural(len(self), 'image')}{chosen}, {plural(sum(self.pairs), 'pair')} of image and class"
 
 
 def build_samples(spec: Mapping[str, Any], limit: int | None, seed: int) -> Samples:

@@ -122,11 +122,14 @@ def _check_arguments(found: Any, arguments: Mapping[str, Any]) -> None:
         inspect.signature(found).bind(**arguments)
     except TypeError as error:
         parameters = inspect.signature(found).parameters
-        meant = "".join(did_you_mean(name, parameters) for name in arguments if name not in parameters)
+        unknown = [name for name in arguments if name not in parameters]
+        given = ", ".join(map(repr, unknown)) or str(sorted(arguments))
+        meant = "".join(did_you_mean(name, parameters) for name in unknown)
         allowed = ", ".join(parameters)
         name = getattr(found, "__qualname__", str(found))
         raise TypeError(
-            f"Got {sorted(arguments)} for {name}: {error}. Allowed are {allowed}; drop or rename the others.{meant}"
+            f"Got {given} for {name}: {error}. Allowed are {allowed}; "
+            f"{'drop or rename it' if len(unknown) == 1 else 'drop or rename the others'}.{meant}"
         ) from None
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lightning_saliency.cli import main
-from lightning_saliency.cli._configs import check_configs
+from lightning_saliency.cli._configs import check_needs
 from lightning_saliency.cli._errors import UsageError
 from tests.paths import CONFIGS, ROOT
 
@@ -85,9 +85,9 @@ def test_the_sentence_names_all_files_that_the_configuration_reads(name, tmp_pat
     del content["output" if "output" in content else "trainer"]
     assert not re.search(r"\.\./|/path/|fill in", yaml.safe_dump(content))
     assert not re.search(r"root: [^'\s]|_dir: [^'\s]|path: [\w./]*/", yaml.safe_dump(content))
-    check_configs(["--config", str(path), *(part for option in options for part in (f"--{option}", str(tmp_path)))])
+    check_needs(["--config", str(path), *(part for option in options for part in (f"--{option}", str(tmp_path)))])
     with pytest.raises(UsageError, match="where there is nothing"):
-        check_configs(["--config", str(path), f"--{options[-1]}={tmp_path}/none"])
+        check_needs(["--config", str(path), f"--{options[-1]}={tmp_path}/none"])
 
 
 def test_files_may_be_given_in_other_ways(tmp_path):
@@ -102,10 +102,10 @@ def test_files_may_be_given_in_other_ways(tmp_path):
         ["--config", str(more)],
         ["--help"],
     ):
-        check_configs([*path, *given])
+        check_needs([*path, *given])
     several = ["--config", str(CONFIGS / "evaluate_imagenet.yaml")]
     with pytest.raises(UsageError, match=re.escape(f"--data.init_args.annotations {tmp_path}/b, where")):
-        check_configs([*several, "--data.init_args.annotations", f'["{tmp_path}", "{tmp_path}/b"]'])
+        check_needs([*several, "--data.init_args.annotations", f'["{tmp_path}", "{tmp_path}/b"]'])
 
 
 @pytest.mark.slow

@@ -444,3 +444,37 @@ def test_an_explainers_argument_names_it_too(tmp_path, network, photo):
 def test_no_images_are_said(network, capsys):
     assert main(["explain", *network[1]]) == 2
     assert "Got no images" in capsys.readouterr().err
+
+
+def test_small_images_that_are_enlarged_are_noted_once(network, tmp_path, capsys):
+    _, arguments = network
+    draw(tmp_path / "in" / "a.png", size=(32, 40))
+    draw(tmp_path / "in" / "b.png", size=(32, 32))
+    plain = [*arguments[: -len(SIZE)], "--output", str(tmp_path / "out"), str(tmp_path / "in")]
+    for more, noted in (
+        (["--resize", "65", "--crop", "0"], True),
+        (["--resize", "64", "--crop", "0"], False),
+        (["--resize", "96", "--crop", "64"], True),
+    ):
+        assert main(["explain", *plain, *more]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.count("Note: ") == noted
+        assert ("a.png has 32×40 pixels" in said) == noted
+        assert ("add --resize 32 --crop 0" in said) == noted
+        assert ("its border is cut off (--crop 64)" in said) == ("64" in more[2:] and noted)
+
+
+def test_an_untrained_network_is_warned_of_after_missing_files(tmp_path, capsys):
+    assert main(["explain", "--model", "small_cnn", "--num_classes", "10", *SIZE, str(tmp_path / "nowhere.png")]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere.png" in said
+    assert "UNTRAINED" not in said
+
+
+def test_a_checkpoint_that_does_not_fit_names_options_that_the_command_has(photo, network, tmp_path, capsys):
+    _, arguments = network
+    arguments[arguments.index("10")] = "7"
+    assert main(["explain", *arguments, "--output", str(tmp_path / "out"), str(photo)]) == 2
+    said = capsys.readouterr().err
+    assert "Check --model and --num_classes." in said
+    assert "reset_head" not in said

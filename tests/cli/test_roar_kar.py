@@ -63,7 +63,7 @@ def test_layer_masking_plans_and_runs(write, tmp_path, capsys):
     assert main(["layer-masking", "--config", config, "--plan"]) == 0
     assert "masks at scale 1" in " ".join(capsys.readouterr().out.split())
     assert main(["layer-masking", "--config", config]) == 0
-    assert (tmp_path / "out" / "layer_masking.html").exists()
+    assert (tmp_path / "out" / "report.html").exists()
     assert "Difference" in capsys.readouterr().out
 
 

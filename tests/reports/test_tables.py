@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 from rich.console import Console
 
-from lightning_saliency.reports.html import Section, render_page
-from lightning_saliency.reports.tables import Column, Estimate, TableData, ranked
+from lightning_saliency.reports.html import ReportPicture, Section, render_page
+from lightning_saliency.reports.tables import Column, Estimate, TableData, difference_columns, ranked
 
 COLUMNS = [
     Column("ebpg", "EBPG", "high", "against the boxes"),
@@ -54,18 +55,21 @@ def test_in_the_terminal_the_marks_need_no_colours():
 
 def test_rows_beside_the_others_are_not_marked_and_a_column_may_do_without_intervals():
     columns = [COLUMNS[0], replace(COLUMNS[1], interval=False)]
-    markdown = replace(table(), columns=columns, unranked=("b",)).markdown()
+    shown = replace(table(), columns=columns, unranked=("b",))
+    shown.values["Net"]["c"]["ebpg"] = Estimate(50.0, 48.0, 52.0, 9)
+    markdown = shown.markdown()
     assert "| b | 66.08 [64.08–68.08] |" in markdown
     assert "| a | **60.54** [58.54–62.54] |" in markdown
     assert "| c | **29.00** |" in markdown
-    page = render_page("T", [Section("S", tables=[replace(table(), columns=columns, unranked=("b",))])])
+    page = render_page("T", [Section("S", tables=[shown])])
     assert re.search(r'<td><span>66.08</span><span class="interval">64.08 to 68.08</span></td>', page)
     assert re.search(r'<td><span class="first">29.00</span></td>', page)
 
 
 def test_ranks():
     assert ranked({"a": 1.0, "b": 2.0, "c": 3.0}, "low", 2) == {"a": 1, "b": 2}
-    assert ranked({"a": 1.0, "b": 1.0}, "high", 2) == {"a": 1, "b": 1}
+    assert ranked({"a": 1.0, "b": 1.0, "c": 0.5}, "high", 2) == {"a": 1, "b": 1, "c": 2}
+    assert ranked({"a": 1.0}, "high", 2) == {"a": 1}
     assert ranked({"a": 1.0}, None, 2) == {}
 
 
@@ -98,3 +102,41 @@ def test_a_very_long_name_is_folded():
     assert capture.get().count("a" * 14) >= 2
     assert max(map(len, capture.get().splitlines())) <= 60
     assert "…" not in capture.get()
+
+
+def test_where_all_tie_nothing_is_marked():
+    rows = {name: {"ebpg": Estimate(10.0, 10.0, 10.0, 1)} for name in ("a", "b")}
+    rows["beside"] = {"ebpg": Estimate(20.0, 20.0, 20.0, 1)}
+    tied = TableData(COLUMNS[:1], {"Net": rows}, unranked=("beside",))
+    assert "| a | 10.00 |" in tied.markdown()
+    assert 'class="first"' not in render_page("T", [Section("S", tables=[tied])])
+    console = Console(width=80, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(tied.rich(marks=False))
+    assert "¹" not in capture.get()
+
+
+def test_a_page_says_what_marks_and_measures_mean_once():
+    ebpg, drop, seconds = table().columns
+    columns = [replace(ebpg, about="on the object?"), replace(drop, about="what is lost?"), seconds]
+    columns.insert(1, replace(columns[0], key="ebpg_3", title="EBPG 3"))
+    again = replace(table(), columns=columns)
+    page = render_page("T", [Section("S", tables=[again, replace(table(), caption="Another.")])])
+    assert page.count("A caption.") == 1
+    assert page.index("A caption.") < page.index("Net: against the boxes")
+    assert page.count("</span>: the best of a column") == 1
+    assert page.index("the best of a column") < page.index("<table")
+    assert page.count("<li><b>EBPG, EBPG 3</b>: on the object?</li>") == 1
+    assert page.count("<li><b>Drop%</b>: what is lost?</li>") == 1
+    [alone] = [column for column in difference_columns(columns) if column.key == "drop"]
+    assert alone.about == ""
+    unmarked = replace(table(), columns=[COLUMNS[2]])
+    page = render_page("T", [Section("S", tables=[unmarked])])
+    assert "the best of a column" not in page
+    assert page.index("</table>") < page.index("A caption.")
+
+
+def test_a_wide_picture_scrolls_on_a_small_screen():
+    page = render_page("T", [Section("S", pictures=[ReportPicture(np.zeros((2, 3, 3), np.uint8), "x")])])
+    assert '<div class="scroll" tabindex="0"><img src="data:image/png;base64,' in page
+    assert "figure img { max-width: 64rem; }" in page.partition("@media (max-width: 40rem)")[2]

@@ -95,7 +95,7 @@ def test_explainers_of_other_libraries_are_counted():
     assert costs["gradient_smoothgrad_sq"].backward == pytest.approx(15 * costs["gradient"].backward, rel=0.2)
 
 
-@pytest.mark.parametrize("option", [{"batch_size": 0}, {"rounds": 0}, {"channels": -1}])
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"rounds": 0}, {"channels": -1}, {"size": (32, -3)}])
 def test_numbers_out_of_range_are_refused(option):
     with pytest.raises(ValueError, match=f"Got {next(iter(option))}=.*Allowed are whole numbers from 1"):
         run_costs(ConvNet(), ["smoe"], **{**SMALL, **option})

@@ -148,7 +148,7 @@ def test_every_file_has_the_differences(result, tmp_path):
     kind = "statistic" if prefix else "explainer"
     result.save(tmp_path)
     caption = f"{result.reference} minus the other, seed by seed: above 0, {result.reference} is better."
-    page = (tmp_path / ("layer_masking.html" if prefix else "report.html")).read_text()
+    page = (tmp_path / "report.html").read_text()
     assert f"<h2>Against {result.reference}</h2>" in page
     assert caption in page
     assert caption in (tmp_path / f"{prefix}table.md").read_text()
@@ -217,4 +217,9 @@ def test_both_studies_can_be_saved_into_one_folder(tmp_path):
         result.save()
     assert {path: path.read_bytes() for path in before} == before
     assert "ROAR and KAR" in before[tmp_path / "report.html"].decode()
+    # The other way round, too, neither page takes the other's place.
+    written = [result.save(tmp_path / "other") for result in reversed(results)]
+    assert [paths[0].name for paths in written] == ["report.html", "roar_kar.html"]
+    assert "Statistics at each scale" in written[0][0].read_text()
+    assert [result.save(tmp_path / "other")[0].name for result in results] == ["roar_kar.html", "report.html"]
     assert json.loads(before[tmp_path / "layer_masking_results.json"])["scales"] == list(SCALES)

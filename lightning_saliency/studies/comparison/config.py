@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import ExplainerSpec, parse_explainers
 from lightning_saliency.studies.comparison.measuring import MetricConfig
 from lightning_saliency.studies.engine.config import EngineConfig
@@ -74,7 +75,7 @@ class ComparisonConfig(EngineConfig):
         if unknown:
             raise ValueError(
                 f"Got without={self.without}. Allowed are the explainers of the comparison, {', '.join(rows)}; leave "
-                f"out {', '.join(unknown)}."
+                f"out {', '.join(unknown)}.{''.join(did_you_mean(name, rows) for name in unknown)}"
             )
         self.pairs = [(pair[0], pair[1]) if len(pair) == 2 else tuple(pair) for pair in self.pairs]
         unpaired = {name for pair in self.pairs for name in pair} - set(rows)
@@ -87,10 +88,15 @@ class ComparisonConfig(EngineConfig):
             name: spec for name, spec in rows.items() if name not in self.without
         }
         self.pairs = [pair for pair in self.pairs if not set(pair) & set(self.without)]
-        if not self.models or not self.explainers or self.chunk < 1:
+        if not self.models:
             raise ValueError(
-                f"Got {len(self.models)} models, {len(self.explainers)} explainers, chunk={self.chunk}. Each must be 1 "
-                "or more."
+                "Got no network to compare explainers on. Give a configuration (--config FILE), or models "
+                "(--models.NAME.model small_cnn and its other arguments), and data."
+            )
+        if not self.explainers or self.chunk < 1:
+            raise ValueError(
+                f"Got {len(self.explainers)} explainers, chunk={self.chunk}. Each must be 1 or more; leave some "
+                "explainers in, and use 8 for the chunk if in doubt."
             )
         if self.data is None:
             raise ValueError("Got no data. Give images [N, C, H, W], a data set, or a class_path with init_args.")

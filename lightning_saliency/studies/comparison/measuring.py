@@ -85,17 +85,18 @@ class MetricConfig:
         chosen = [name for name in METRIC_NAMES if self.names is None or name in self.names]
         columns = []
         for name in chosen:
-            title, better, against_boxes = _TITLES[name]
+            title, better, against_boxes, about = _TITLES[name]
             group = "against the boxes" if against_boxes else "against the network"
             if against_boxes and not boxes:
                 continue
             if name == "pointing_game":
+                titles = {pixels: title + (f" {pixels:g} px" if pixels else "") for pixels in self.tolerances}
                 columns += [
-                    Column(f"pointing_{pixels:g}", f"{title} {pixels:g} px" if pixels else title, better, group)
-                    for pixels in self.tolerances
+                    Column(f"pointing_{pixels:g}", titled, better, group, about=about)
+                    for pixels, titled in titles.items()
                 ]
             else:
-                columns.append(Column(name, title, better, group))
+                columns.append(Column(name, title, better, group, about=about))
         return columns
 
     def passes(self, boxes: bool) -> int:
@@ -105,16 +106,47 @@ class MetricConfig:
         return (2 if wanted & {"drop", "increase"} else 0) + curves * (self.steps + 1)
 
 
-_TITLES: dict[MetricName, tuple[str, Literal["high", "low"], bool]] = {
-    "ebpg": ("EBPG", "high", True),
-    "miou": ("mIoU", "high", True),
-    "bbox": ("Bbox", "high", True),
-    "pointing_game": ("Pointing", "high", True),
-    "drop": ("Drop%", "low", False),
-    "increase": ("Increase%", "high", False),
-    "insertion": ("Insertion", "high", False),
-    "deletion": ("Deletion", "low", False),
-    "overall": ("Over-all", "high", False),
+# Title, which is better, whether it is against boxes, and what it asks.
+_TITLES: dict[MetricName, tuple[str, Literal["high", "low"], bool, str]] = {
+    "ebpg": (
+        "EBPG",
+        "high",
+        True,
+        "how much of the map's energy lies on the object (energy-based pointing game, SISE)",
+    ),
+    "miou": (
+        "mIoU",
+        "high",
+        True,
+        "the area that the most salient pixels and the object share, of all that they cover together (SISE)",
+    ),
+    "bbox": (
+        "Bbox",
+        "high",
+        True,
+        "of as many most salient pixels as the object has, how many lie on it (SISE)",
+    ),
+    "pointing_game": (
+        "Pointing",
+        "high",
+        True,
+        "how often the map's highest point lies on the object, or so many pixels beside it (Group-CAM, Sec. 4.4)",
+    ),
+    "drop": ("Drop%", "low", False, "how much of the class's score is lost if only the salient pixels are left (SISE)"),
+    "increase": ("Increase%", "high", False, "for how many images the score rises then (SISE)"),
+    "insertion": (
+        "Insertion",
+        "high",
+        False,
+        "how early the class's score rises as the most salient pixels are shown first (Group-CAM, Sec. 4.3)",
+    ),
+    "deletion": (
+        "Deletion",
+        "low",
+        False,
+        "how early it falls as the most salient pixels are hidden first; low is early (Group-CAM, Sec. 4.3)",
+    ),
+    "overall": ("Over-all", "high", False, "insertion less deletion (Group-CAM, Sec. 4.3)"),
 }
 
 

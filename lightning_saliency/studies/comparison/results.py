@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_saliency.checks import plural
 from lightning_saliency.files import safe_names
 from lightning_saliency.pictures.tensors import displayable
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
@@ -31,8 +32,8 @@ Estimates = dict[str, dict[str, dict[str, Estimate]]]
 
 _COST = "cost"
 COST_COLUMNS = (
-    Column("seconds", "s/map", None, _COST, digits=3),
-    Column("passes", "passes/map", None, _COST, digits=1),
+    Column("seconds", "s/map", None, _COST, digits=3, about="seconds that a map takes"),
+    Column("passes", "passes/map", None, _COST, digits=1, about="images that are passed through the network for a map"),
 )
 HEADINGS = ("best", "median", "worst")
 
@@ -88,7 +89,9 @@ class ComparisonResult:
             }
             for network, methods in self.rows.items()
         }
-        columns = [replace(column, better=None, group=f"{column.group}, differences") for column in self.columns]
+        columns = [
+            replace(column, better=None, group=f"{column.group}, differences", about="") for column in self.columns
+        ]
         return TableData(columns, values, "Differences: the first less the second, paired by image and class.")
 
     def tables(self) -> list[TableData]:
@@ -100,9 +103,15 @@ class ComparisonResult:
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values that describe the comparison, for the page."""
+        accuracies = [
+            f"{network} {100 * sum(right) / len(right):.1f} % of {plural(len(right), 'image')}"
+            for network in self.rows
+            if (right := self._right(network))
+        ]
         explainers = list(dict.fromkeys(name for methods in self.rows.values() for name in methods))
         return [
             ("networks", ", ".join(self.rows)),
+            *([("accuracy", "; ".join(accuracies))] if accuracies else []),
             ("images", self.samples.description()),
             ("explainers", ", ".join(explainers)),
             ("metrics", ", ".join(column.title for column in self.columns)),
@@ -140,10 +149,9 @@ class ComparisonResult:
         found: list[str] = []
         for network, methods in self.rows.items():
             rows = next(iter(methods.values()), [])
-            # Of results that were kept by an earlier version it is not known.
-            right = {row["sample"]: row["right"] for row in rows if row.get("right") is not None}
-            accuracy = sum(right.values()) / len(right) if right else None
-            found += chance_notices(network, accuracy, rows[0].get("classes") if rows else None)
+            right = self._right(network)
+            accuracy = sum(right) / len(right) if right else None
+            found += chance_notices(network, accuracy, rows[0].get("classes") if rows else None, len(right))
         return [*found, *image_notices(len(self.samples))]
 
     def sections(self) -> list[Section]:
@@ -186,6 +194,11 @@ class ComparisonResult:
             },
         }
         return write_results(folder, files)
+
+    def _right(self, network: str) -> list[bool]:
+        """Whether a network is right, for each image of which it is known; results of earlier versions do not tell."""
+        rows = next(iter(self.rows[network].values()), [])
+        return list({row["sample"]: row["right"] for row in rows if row.get("right") is not None}.values())
 
     def _figures(self, network: str) -> dict[str, tuple[Figure, str]]:
         """Kind -> figure and caption."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lightning_saliency import __version__
+from lightning_saliency.checks import plural
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.files import safe_name
@@ -261,7 +262,7 @@ class _Study:
                 parts.append(text)
         if options:
             parts.append(f"Options: {'; '.join(options)}.")
-        parts.append(f"Times on {self.device} ({platform.machine()}, {torch.get_num_threads()} threads).")
+        parts.append(f"Times on {self.device} ({platform.machine()}, {plural(torch.get_num_threads(), 'thread')}).")
         parts.append(
             f"Intervals: {config.confidence:.0%} bootstrap over images ({config.resamples} draws, seed {config.seed})."
         )

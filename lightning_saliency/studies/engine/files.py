@@ -56,6 +56,19 @@ def result_folder(given: str | Path | None, own: Path | None) -> Path:
     return folder
 
 
+def page_name(folder: Path, own: str, other: str, others_results: str) -> str:
+    """The name of a study's page in a folder that it may share with one other study: ``report.html`` is the first's.
+
+    Args:
+        folder: The folder.
+        own: The page's name where ``report.html`` is the other study's.
+        other: The name of the other study's page where ``report.html`` is this one's.
+        others_results: A file that only the other study writes.
+    """
+    shared = (folder / others_results).exists() and not (folder / other).exists()
+    return own if shared else "report.html"
+
+
 def as_csv(lines: Sequence[Sequence[Any]]) -> str:
     """Lines of values, the headings first, as CSV."""
     text = io.StringIO()

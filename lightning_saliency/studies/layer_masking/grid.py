@@ -21,6 +21,7 @@ from lightning_saliency.studies.retraining.grid import (
     checked_network,
     given_weights,
     network_file,
+    per_cell,
     study_facts,
     training_of,
     unmasked_cells,
@@ -102,7 +103,7 @@ class LayerGrid:
         config = self.config
         return [
             *study_facts(self.training),
-            ("fine-tuning", f"{config.fine_tuning_epochs} epochs per cell, seeds {', '.join(map(str, config.seeds))}"),
+            ("fine-tuning", per_cell(config.fine_tuning_epochs, config.seeds)),
             ("KAR lets through", f"{100 * config.kar_fraction:g} % of a scale's positions, the most salient"),
             ("ROAR lets through", f"{100 * config.roar_fraction:g} % of a scale's positions, the least salient"),
         ]

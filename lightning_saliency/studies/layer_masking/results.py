@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 
+from lightning_saliency.checks import plural
 from lightning_saliency.data.masked.module import MODES
 from lightning_saliency.functional.scores import difference_score, information_score
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Estimate, TableData
-from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
+from lightning_saliency.studies.engine.files import Content, as_csv, as_json, page_name, result_folder, write_results
 from lightning_saliency.studies.layer_masking.grid import LayerGrid
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.figures import quartile_columns, scale_bars, scale_columns, statistic_columns
@@ -184,7 +185,8 @@ class LayerMaskingResult(SeedResult):
                 for top, share in zip((25, 50, 75), shares, strict=True):
                     rows[name][f"{score}_{top}"] = Estimate(100 * share, 100 * share, 100 * share, 1)
         caption = (
-            f"Ranks among {len(self.statistics)} statistics over {len(self.scales)} scales × {len(self.seeds)} seeds."
+            f"Ranks among {plural(len(self.statistics), 'statistic')} over {plural(len(self.scales), 'scale')} × "
+            f"{plural(len(self.seeds), 'seed')}."
         )
         return TableData(quartile_columns(), {self.network: rows}, caption)
 
@@ -235,9 +237,10 @@ class LayerMaskingResult(SeedResult):
         """Write everything.
 
         Args:
-            folder: For ``layer_masking.html`` and, all with ``layer_masking_`` before their names, ``table.md``,
+            folder: For ``report.html`` and, all with ``layer_masking_`` before their names, ``table.md``,
                 ``accuracies.csv`` (one line per cell), ``differences.csv``, ``results.json``, ``difference.png`` and
-                ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may use the same folder.
+                ``information.png``. ``None``: the study's own folder. A ROAR and KAR study may use the same folder:
+                where its page is ``report.html`` already, this one's is ``layer_masking.html``.
             made: How the page was made, for its facts.
 
         Returns:
@@ -248,7 +251,7 @@ class LayerMaskingResult(SeedResult):
         """
         folder = result_folder(folder, self.folder)
         files: dict[str, Content] = {
-            f"{_PREFIX}.html": render_page(
+            page_name(folder, f"{_PREFIX}.html", "roar_kar.html", "results.json"): render_page(
                 "Statistics at each scale", self.sections(), self.facts, notices=self.notices(), made=made
             ),
             f"{_PREFIX}_table.md": str(self),

@@ -62,7 +62,8 @@ def run_costs(
         >>> result.costs["smoe"].passes, result.costs["smoe"].backward
         (1.0, 0.0)
     """
-    for option, value in (("batch_size", batch_size), ("rounds", rounds), ("channels", channels)):
+    sides = [("size", side) for side in size]
+    for option, value in (("batch_size", batch_size), ("rounds", rounds), ("channels", channels), *sides):
         check_minimum(option, value, 1)
     specs: Mapping[str, ExplainerSpec] = parse_explainers(explainers)
     place = chosen_device(device)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_saliency.checks import plural
 from lightning_saliency.data.masked.store import SaliencyStore
 from lightning_saliency.data.masked.store_files import SaliencyStoreError
 from lightning_saliency.networks import load_weights, weights_fingerprint
@@ -41,6 +42,16 @@ def study_facts(training: Training) -> list[tuple[str, str]]:
     options = ", ".join(f"{key}={value}" for key, value in given_arguments(data).items())
     name = str(data["class_path"]).rpartition(".")[2]
     return [("network", network_name(training.model)), ("data", f"{name} ({options})" if options else name)]
+
+
+def per_cell(epochs: int, seeds: Sequence[int]) -> str:
+    """How long each cell is trained, and with which seeds.
+
+    >>> per_cell(1, [0]), per_cell(2, [0, 1])
+    ('1 epoch per cell, seed 0', '2 epochs per cell, seeds 0, 1')
+    """
+    named = "seed" if len(seeds) == 1 else "seeds"
+    return f"{plural(epochs, 'epoch')} per cell, {named} {', '.join(map(str, seeds))}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_saliency.studies.retraining.grid import study_facts
+from lightning_saliency.studies.retraining.grid import per_cell, study_facts
 from lightning_saliency.studies.roar_kar.grid import RoarKarGrid
 
 
@@ -21,7 +21,7 @@ def grid_facts(grid: RoarKarGrid) -> list[tuple[str, str]]:
     )
     return [
         *study_facts(grid.training),
-        ("training", f"{config.epochs} epochs per cell, seeds {', '.join(map(str, config.seeds))}"),
+        ("training", per_cell(config.epochs, config.seeds)),
         ("explainers", explained),
         ("maps", maps + (f"; stored once: {', '.join(stored)}" if stored else "")),
         ("removed pixels", f"filled with {config.fill}"),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Estimate, TableData
-from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
+from lightning_saliency.studies.engine.files import Content, as_csv, as_json, page_name, result_folder, write_results
 from lightning_saliency.studies.retraining.cells import pixels_of
 from lightning_saliency.studies.retraining.figures import (
     accuracy_columns,
@@ -240,7 +240,8 @@ class RoarKarResult(SeedResult):
         Args:
             folder: For ``report.html``, ``table.md``, ``accuracies.csv`` (one line per cell), ``scores.csv``,
                 ``differences.csv``, ``results.json``, ``curves.png`` and ``masks_*.png``. ``None``: the study's own
-                folder. A layer-masking study may use the same folder: its files have other names.
+                folder. A layer-masking study may use the same folder: where its page is ``report.html`` already, this
+                one's is ``roar_kar.html``.
             made: How the page was made, for its facts.
 
         Returns:
@@ -250,8 +251,9 @@ class RoarKarResult(SeedResult):
             ValueError: If there is no folder, or a file in it was not written so or was changed since.
         """
         folder = result_folder(folder, self.folder)
+        page = page_name(folder, "roar_kar.html", "layer_masking.html", "layer_masking_results.json")
         files: dict[str, Content] = {
-            "report.html": render_page("ROAR and KAR", self.sections(), self.facts, notices=self.notices(), made=made),
+            page: render_page("ROAR and KAR", self.sections(), self.facts, notices=self.notices(), made=made),
             "table.md": str(self),
             "accuracies.csv": self._accuracies_csv(),
             "scores.csv": self._scores_csv(),

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_saliency.reports.tables import Estimate
-from lightning_saliency.studies.estimates import bootstrap_rows
+from lightning_saliency.studies.estimates import bootstrap_excess, bootstrap_rows
 from lightning_saliency.studies.sanity_check.cells import decoded_maps
+from lightning_saliency.studies.sanity_check.verdict import LastSimilarity, Verdict, verdict_of
 
 RandomizationMode = Literal["cascading", "independent"]
 
@@ -50,21 +51,6 @@ class SimilarityStep:
     similarity: dict[str, tuple[float, ...]]
     constant: int
     change: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an explainer's maps depend on what the network has learnt.
-
-    Args:
-        kind: ``"fallen"``: with all weights random, no similarity to the original map lies above the similarity between
-            maps of random networks; ``"above"``: one does, with intervals that do not overlap; ``"independent"``: the
-            maps never change; ``"undecided"``: there are no maps to compare.
-        line: The verdict as a sentence, with numbers.
-    """
-
-    kind: Literal["fallen", "above", "independent", "undecided"]
-    line: str
 
 
 @dataclass(frozen=True)
@@ -176,42 +162,35 @@ class ExplainerCheck:
     def _pairs(values: SimilarityRows) -> int:
         return sum(value is not None for row in values for value in row)
 
-    def verdict(self) -> Verdict:
-        """Whether the similarity has fallen to the random-weights level once all weights are random.
+    def last_similarities(self) -> list[LastSimilarity]:
+        """The similarities once all weights are random, beside the level; none without maps to compare."""
+        if not self.compared:
+            return []
+        found = []
+        for measure, label in MEASURES.items():
+            original, level = bootstrap_rows(self.random[measure], self.seed), self.random_level(measure)
+            excess = level and bootstrap_excess(self.random[measure], self.level[measure], self.seed)
+            found.append(LastSimilarity(label, original, level, excess))
+        return found
 
-        It has fallen if the 95 % intervals (over images and random networks) overlap or it lies below; it has not if
-        its interval begins above the level's. All three similarities must have fallen. A high level is mentioned: these
-        maps are then largely determined by the image, whatever the weights.
+    def verdict(self) -> Verdict:
+        """Whether the similarity has fallen to the random-weights level once all weights are random, see `verdict_of`.
+
+        A high level is mentioned: these maps are then largely determined by the image, whatever the weights.
         """
         if not self.compared:
             return Verdict("undecided", f"undecided: all {self.images} maps of the original network are constant")
         if all(step.change <= _SAME for step in self.cascading):
             return Verdict("independent", "does not depend on the weights at all: the maps never change")
-        notes = self._notes()
-        last = {measure: bootstrap_rows(self.random[measure], self.seed) for measure in MEASURES}
-        above, fallen = [], []
-        for measure, label in MEASURES.items():
-            level = self.random_level(measure)
-            if level is None:
-                fallen.append(f"{label} {as_text(last[measure])}")
-            elif last[measure].low > level.high:
-                above.append(
-                    f"{label} by {last[measure].value - level.value:.2f} "
-                    f"({as_text(last[measure])}, level {as_text(level)})"
-                )
-            else:
-                fallen.append(f"{label} {as_text(last[measure])} (level {as_text(level)})")
-        if above:
-            rest = f"; fallen: {', '.join(fallen)}" if fallen else ""
-            return Verdict("above", f"stays above the random-weights level: {', '.join(above)}{rest}{notes}")
-        if not any(self._pairs(values) for values in self.level.values()):
+        found = self.last_similarities()
+        if all(one.level is None for one in found) and self.level_constant < self.level_maps:
             return Verdict(
-                "fallen", f"depends on the weights: no map is left once they are random: {', '.join(fallen)}{notes}"
+                "undecided", f"undecided: no two random networks have a map of the same image{self._notes()}"
             )
-        return Verdict("fallen", f"has fallen to the random-weights level: {', '.join(fallen)}{notes}")
+        return verdict_of(found, len(self.compared), self._notes())
 
     def _notes(self) -> str:
-        parts = ["one image only: no intervals"] if len(self.compared) == 1 else []
+        parts = []
         if len(self.compared) < self.images:
             parts.append(f"{self.images - len(self.compared)} of {self.images} original maps are constant and left out")
         if self.cascading[-1].constant:
@@ -259,13 +238,3 @@ class ExplainerCheck:
             "images": len(self.compared),
             "constant_maps": constant,
         }
-
-
-def as_text(estimate: Estimate) -> str:
-    """A mean and its interval as text.
-
-    Example:
-        >>> as_text(Estimate(0.5, 0.31, 0.66, 32))
-        '0.50 [0.31, 0.66]'
-    """
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_saliency.checks import plural
 from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.notices import Made, chance_notices, image_notices
@@ -39,6 +40,7 @@ class SanityCheckResult:
         folder: Where `save` writes by default.
         accuracy: Share of the images that the network gets right; ``None`` where their classes are not known.
         classes: Number of the network's classes.
+        labelled: Number of images that the accuracy is of.
     """
 
     layers: tuple[str, ...]
@@ -49,6 +51,7 @@ class SanityCheckResult:
     folder: Path | None = None
     accuracy: float | None = None
     classes: int | None = None
+    labelled: int | None = None
 
     def __getitem__(self, name: str) -> ExplainerCheck:
         """The check of the explainer of that name."""
@@ -63,7 +66,10 @@ class SanityCheckResult:
 
     def table(self) -> TableData:
         """The similarity to the original maps once all weights are random, and that of random networks' maps."""
-        groups = {"fully_random": "to the original maps", "level": "among random networks"}
+        groups = {
+            "fully_random": "Similarity of random networks' maps to the original maps",
+            "level": "Similarity of random networks' maps to one another: the random-weights level",
+        }
         columns = [
             Column(f"{kind}_{measure}", label, None, group)
             for kind, group in groups.items()
@@ -75,9 +81,9 @@ class SanityCheckResult:
             found |= {f"level_{measure}": check.random_level(measure) for measure in MEASURES}
             rows[check.name] = {key: estimate for key, estimate in found.items() if estimate is not None}
         caption = (
-            f"Similarity of maps once all weights are random; {len(self.targets)} images, 95 % bootstrap intervals "
-            "over images and random networks. A map that shows what the network has learnt is no more like the "
-            "original than random networks' maps are like one another."
+            f"Similarity of maps once all weights are random; {plural(len(self.targets), 'image')}, 95 % bootstrap "
+            "intervals over images and random networks. A map that shows what the network has learnt is no more like "
+            "the original than random networks' maps are like one another."
         )
         return TableData(columns, {"": rows}, caption)
 
@@ -136,7 +142,8 @@ class SanityCheckResult:
 
     def notices(self) -> list[str]:
         """Whether the network is at chance, and whether there are too few images for intervals."""
-        return [*chance_notices("The network", self.accuracy, self.classes), *image_notices(len(self.targets))]
+        chance = chance_notices("The network", self.accuracy, self.classes, self.labelled)
+        return [*chance, *image_notices(len(self.targets))]
 
     def sections(self) -> list[Section]:
         """The parts of the page."""

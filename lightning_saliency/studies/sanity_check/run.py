@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lightning_saliency import __version__
+from lightning_saliency.checks import plural
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.base import undisturbed, unwrap
 from lightning_saliency.explainers.controls import EdgeDetector
@@ -118,7 +119,7 @@ class _Study:
         self.randomization = Randomization(layers, config.random_networks, config.seed)
         count = len(samples)
         self.spans = [(start, min(start + config.batch_size, count)) for start in range(0, count, config.batch_size)]
-        self.targets, self.accuracy, self.classes = self._targets(network)
+        self.targets, self.right, self.classes = self._targets(network)
 
     def check(self) -> None:
         """Build every explainer: what is wrong is found before anything is computed."""
@@ -183,7 +184,20 @@ class _Study:
             ("seed", str(self.config.seed)),
         ]
         folder = None if self.config.output is None else self.folder
-        return SanityCheckResult(layers, tuple(self.targets), checks, shown, facts, folder, self.accuracy, self.classes)
+        accuracy = sum(self.right) / len(self.right) if self.right else None
+        if accuracy is not None:
+            facts.insert(1, ("accuracy", f"{100 * accuracy:.1f} % of {plural(len(self.right), 'image')}"))
+        return SanityCheckResult(
+            layers,
+            tuple(self.targets),
+            checks,
+            shown,
+            facts,
+            folder,
+            accuracy=accuracy,
+            classes=self.classes,
+            labelled=len(self.right),
+        )
 
     def plan(self) -> Plan:
         """What is left to be done."""
@@ -211,13 +225,13 @@ class _Study:
         content = {"weights": weights, "explainer options": explainer.plain(), "device": self.device}
         return timing_cell(safe_name(name), time_map, arguments, content)
 
-    def _targets(self, network: nn.Module) -> tuple[list[int], float | None, int | None]:
-        """The classes that are explained, those given or those that the original network predicts; its accuracy.
+    def _targets(self, network: nn.Module) -> tuple[list[int], list[bool], int | None]:
+        """The classes that are explained, those given or those that the original network predicts.
 
-        The accuracy is that on images whose classes are known, ``None`` where none are; then the number of classes.
+        Then, for each image whose class is known, whether the network is right, and the number of classes.
         """
         if self.config.targets is not None:
-            return [int(target) for target in self.config.targets], None, None
+            return [int(target) for target in self.config.targets], [], None
         control, targets, right = EdgeDetector(network), [], []
         classes = 0
         for span in self.spans:
@@ -228,7 +242,7 @@ class _Study:
             for sample, target in zip(chosen, predicted, strict=True):
                 known = {index for candidates in sample.candidates for index in candidates}
                 right += [target in known] if known else []
-        return targets, sum(right) / len(right) if right else None, classes
+        return targets, right, classes
 
     @staticmethod
     def _name(number: int, name: str) -> str:

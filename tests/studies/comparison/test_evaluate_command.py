@@ -108,6 +108,8 @@ def test_explainers_and_their_pairs_can_be_left_out(config, capsys):
     assert "| short − random |" in (config.parent / "out" / "table.md").read_text()
     with pytest.raises(UsageError, match="leave out long"):
         run([*arguments, "--without", '["long"]'])
+    with pytest.raises(UsageError, match=r"leave out Short\. Did you mean 'short'\?"):
+        run([*arguments, "--without", '["Short"]'])
 
 
 def test_an_override_leaves_the_other_options(config, capsys):
@@ -137,3 +139,52 @@ def test_the_configurations_of_the_project_are_understood(name):
     assert config.limit is None
     assert set(config.models) == {"SqueezeNet", "MobileNetV2"}
     assert config.metrics.precision == "bf16"
+
+
+def test_options_are_looked_at_before_files(config, capsys):
+    """A network that is not there hides no mistake in an option."""
+    path = config.parent / "needy.yaml"
+    path.write_text("# Needs weights: give --models.tiny.checkpoint.\n" + config.read_text())
+    (config.parent / "weights.pth").unlink()
+    arguments = ["evaluate", "--config", str(path), "--plan"]
+    assert main(arguments) == 2
+    assert "Needs weights" in capsys.readouterr().err
+    assert main([*arguments, "--without", '["shorts"]']) == 2
+    assert "Did you mean 'short'?" in capsys.readouterr().err
+    for more in (["--limit", "few"], ["--limits", "2"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, *more])
+        said = capsys.readouterr().err
+        assert "limit" in said
+        assert "Needs weights" not in said
+    assert not (config.parent / "out").exists()
+
+
+def test_a_configuration_of_another_command_is_told(capsys):
+    path = CONFIGS / "sanity_check_digits.yaml"
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--config", str(path), "--plan"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"is not accepted. The configuration {path} is for lightning-saliency sanity-check." in said
+    with pytest.raises(SystemExit):
+        main(["sanity-check", "--config", str(path), "--plans"])
+    assert "The configuration" not in capsys.readouterr().err
+
+
+def test_without_any_network_the_configuration_is_asked_for(capsys):
+    assert main(["evaluate", "--plan"]) == 2
+    said = capsys.readouterr().err
+    assert "--config FILE" in said
+    assert "--models.NAME.model" in said
+    with pytest.raises(ValueError, match="chunk=0"):
+        ComparisonConfig(models={"a": {"model": "small_cnn"}}, data=torch.rand(1, 3, 8, 8), chunk=0)
+
+
+def test_the_page_says_what_each_measure_asks_and_its_footnote_once(config):
+    assert main(["evaluate", "--config", str(config), "--limit", "2"]) == 0
+    page = (config.parent / "out" / "report.html").read_text()
+    assert page.count("2 images, chosen from 4 with seed 0, 2 pairs of image and class. Scores in %.") == 1
+    for line in ("EBPG</b>: how much", "Pointing, Pointing 15 px</b>: how often", "Over-all</b>: insertion less"):
+        assert page.count(f"<li><b>{line}") == 1
+    assert "<b>mIoU</b>" not in page
+    assert re.search(r"<dt>accuracy</dt><dd>tiny \d+\.0 % of 2 images</dd>", page)

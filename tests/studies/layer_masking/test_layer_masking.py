@@ -323,7 +323,7 @@ def test_a_study_from_plan_to_page(options, tmp_path):
     assert again == result
     names = {path.name for path in result.save()}
     assert names == {
-        "layer_masking.html",
+        "report.html",
         *(f"layer_masking_{name}.csv" for name in ("accuracies", "differences")),
         *(f"layer_masking_{name}" for name in ("table.md", "results.json", "difference.png", "information.png")),
     }

@@ -297,6 +297,8 @@ def test_objects_become_plain_data():
         as_spec({"class_path": "DigitScenes", "init_args": {"size": torch.device("cpu")}})
     with pytest.raises(ValueError, match="beside class_path"):
         as_spec({"class_path": "DigitScenes", "size": 16})
+    with pytest.raises(TypeError, match=r"^Got 'sise' for DigitScenes: .* drop or rename it\. Did you mean 'size'\?$"):
+        as_spec({"class_path": "DigitScenes", "init_args": {"train_size": 12, "sise": 16}})
     with pytest.raises(ValueError, match="cannot be imported"):
         build({"class_path": "lightning_saliency.data.NoScenes"})
     with pytest.raises(TypeError, match="Allowed are train_size"):

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -19,13 +19,15 @@ from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.explainers import Explainer, build_explainer
 from lightning_saliency.networks import build_network
 from lightning_saliency.randomness import randomize
+from lightning_saliency.reports.notices import chance_notices, image_notices
 from lightning_saliency.studies import CellError, StaleResultsError, run_sanity_check
-from lightning_saliency.studies.estimates import bootstrap_rows
+from lightning_saliency.studies.estimates import bootstrap_excess, bootstrap_rows
 from lightning_saliency.studies.sanity_check import cells as check_cells
 from lightning_saliency.studies.sanity_check.checks import ExplainerCheck, SimilarityStep
 from lightning_saliency.studies.sanity_check.randomization import layers_from_top
 from tests.networks import ConvNet, TokenTransformer
 
+EIGHT = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 
 
@@ -280,41 +282,41 @@ def test_an_explainer_that_ignores_the_weights_is_found_out():
 
 
 def test_an_explainer_that_shows_the_weights_falls_to_the_level():
-    verdict = sanity_check(trained(), IMAGES, {"sum": WeightSum}, random_networks=3)["sum"].verdict()
-    assert verdict.kind == "fallen"
+    verdict = sanity_check(trained(), EIGHT, {"sum": WeightSum}, random_networks=3)["sum"].verdict()
+    assert verdict.kind == "fallen", verdict.line
     assert "has fallen to the random-weights level" in verdict.line
 
 
 def test_constant_maps_are_counted_and_make_no_level():
     network = trained()
     build = partial(Zero, trained=network.linear.weight.detach().clone())
-    result = sanity_check(network, IMAGES, {"zero": Zero, "vanishing": build}, random_networks=2)
+    result = sanity_check(network, EIGHT, {"zero": Zero, "vanishing": build}, random_networks=2)
     zero, vanishing = result["zero"], result["vanishing"]
     assert zero.verdict().kind == "undecided"
     assert zero.compared == ()
-    assert (zero.cascading[0].constant, zero.level_constant, zero.level_maps) == (3, 6, 6)
-    assert vanishing.compared == (0, 1, 2)
-    assert vanishing.cascading[-1].similarity["spearman"] == (0, 0, 0)
+    assert (zero.cascading[0].constant, zero.level_constant, zero.level_maps) == (8, 16, 16)
+    assert vanishing.compared == tuple(range(8))
+    assert vanishing.cascading[-1].similarity["spearman"] == (0,) * 8
     assert vanishing.random_level("spearman") is None
     assert vanishing.verdict().kind == "fallen"
     assert "no map is left" in vanishing.verdict().line
-    assert "3 of 3 maps are constant once all weights are random" in vanishing.verdict().line
+    assert "8 of 8 maps are constant once all weights are random" in vanishing.verdict().line
     # Only where the linear layer is as trained is there a map.
-    assert [step.constant for step in vanishing.independent] == [3, *[0] * (len(result.layers) - 1)]
-    assert vanishing.level["ssim"] == ((None,) * 3,)
-    assert json.loads(json.dumps(result.as_dict(), allow_nan=False))["checks"][1]["level"]["ssim"] == [[None] * 3]
+    assert [step.constant for step in vanishing.independent] == [8, *[0] * (len(result.layers) - 1)]
+    assert vanishing.level["ssim"] == ((None,) * 8,)
+    assert json.loads(json.dumps(result.as_dict(), allow_nan=False))["checks"][1]["level"]["ssim"] == [[None] * 8]
 
 
 def test_original_maps_that_random_ones_share_stay_above_the_level():
     network = trained()
     build = partial(Noisy, trained=network.linear.weight.detach().clone())
-    verdict = sanity_check(network, IMAGES, {"noisy": build}, random_networks=4)["noisy"].verdict()
+    verdict = sanity_check(network, EIGHT, {"noisy": build}, random_networks=4)["noisy"].verdict()
     assert verdict.kind == "above"
     assert verdict.line.startswith("stays above the random-weights level: Spearman by 0.")
 
 
 def test_a_level_that_is_itself_high_is_mentioned():
-    verdict = sanity_check(trained(), IMAGES, {"image": Noisy}, random_networks=4)["image"].verdict()
+    verdict = sanity_check(trained(), EIGHT, {"image": Noisy}, random_networks=4)["image"].verdict()
     assert verdict.kind == "fallen"
     assert "the level itself is high in Spearman, SSIM, HOG" in verdict.line
 
@@ -322,8 +324,8 @@ def test_a_level_that_is_itself_high_is_mentioned():
 def made_up(similarity, level, images=8, change=0.5):
     spread = np.linspace(-0.02, 0.02, images)
     values = {measure: tuple(similarity + spread) for measure in ("spearman", "ssim", "hog")}
-    random = {measure: (own, own) for measure, own in values.items()}
-    levels = {measure: (tuple(level + spread), tuple(level - spread)) for measure in values}
+    random = {measure: (own,) * 3 for measure, own in values.items()}
+    levels = {measure: tuple(tuple(level + sign * spread) for sign in (1, -1, 1)) for measure in values}
     step = SimilarityStep("fc", values, 0, change)
     return ExplainerCheck("x", 0, images, tuple(range(images)), (step,), (step,), random, levels, 0, images)
 
@@ -336,9 +338,60 @@ def test_the_verdict_goes_by_the_intervals(similarity, kind):
         assert "Spearman by 0.30 (0.60 [0.59, 0.61], level 0.30 [0.29, 0.31])" in verdict.line
 
 
+def test_intervals_that_are_too_wide_decide_nothing():
+    check = made_up(0.2, 0.3)
+    spread = np.linspace(-1.6, 1.6, 8)
+    check.random["ssim"] = (tuple(0.2 + spread),) * 3
+    verdict = check.verdict()
+    assert verdict.kind == "undecided"
+    excess = bootstrap_excess(check.random["ssim"], check.level["ssim"], check.seed)
+    kept = excess.high / (1 - 0.3)
+    assert kept > 0.5
+    assert f"SSIM, which may keep {kept:.2f} (0.20 [" in verdict.line
+    assert "fallen is what may keep 0.5 at most" in verdict.line
+    assert "; fallen: Spearman 0.20" in verdict.line
+    # The same spread over more images is told apart.
+    assert kept > bootstrap_excess((tuple(0.2 + np.tile(spread, 40)),) * 3, ((0.3,) * 320,) * 3).high / 0.7
+
+
+@pytest.mark.parametrize("similarity", [0.2, 0.9])
+def test_too_few_images_decide_nothing(similarity):
+    verdict = made_up(similarity, 0.3, images=7).verdict()
+    assert verdict.kind == "undecided"
+    assert verdict.line.startswith("undecided: 7 images can be compared, 8 or more are needed: Spearman")
+    assert made_up(similarity, 0.3, images=4, change=0.0).verdict().kind == "independent"
+
+
+def test_maps_of_one_random_network_alone_decide_nothing():
+    check = made_up(0.2, 0.3)
+    check.level.update(dict.fromkeys(check.level, ((None,) * 8,) * 3))
+    assert check.verdict().kind == "undecided"
+    assert "no two random networks have a map" in check.verdict().line
+
+
+def test_the_excess_is_that_of_the_same_images_and_networks():
+    """What an image does to all its similarities is in neither end of the interval, against an own loop."""
+    generator = np.random.default_rng(0)
+    image, network = generator.normal(0, 1, 12), generator.normal(0, 0.1, 3)
+    own = 0.1 + image + network[:, None]
+    pairs = np.stack([image + (network[a] + network[b]) / 2 for a, b in ((0, 1), (0, 2), (1, 2))])
+    excess = bootstrap_excess(own, pairs, seed=5)
+    assert excess.value == pytest.approx(0.1)
+    assert (excess.low, excess.high) == pytest.approx((0.1, 0.1), abs=0.1)
+    found, draws = [], np.random.default_rng(5)
+    images, networks = draws.integers(0, 12, (2000, 12)), draws.integers(0, 3, (2000, 3))
+    for drawn, nets in zip(images, networks, strict=True):
+        both = [pairs[a + b - 1][drawn] for a, b in combinations(sorted(nets), 2) if a != b]
+        if both:
+            found.append(own[nets][:, drawn].mean() - np.mean(both))
+    assert (excess.low, excess.high) == pytest.approx(tuple(np.percentile(found, (2.5, 97.5))), abs=1e-9)
+    with pytest.raises(ValueError, match="none of their pairs"):
+        bootstrap_excess([[0.5], [0.5]], [[None]])
+
+
 def test_one_similarity_above_is_enough():
     check = made_up(0.2, 0.3)
-    check.random["ssim"] = (tuple(0.5 for _ in range(8)),) * 2
+    check.random["ssim"] = (tuple(0.5 for _ in range(8)),) * 3
     line = check.verdict().line
     assert check.verdict().kind == "above"
     assert "SSIM by 0.20" in line
@@ -544,4 +597,24 @@ def test_on_a_pretrained_network(tmp_path, shared_data):
     fast_cam = [one.value for one in result["fast_cam"].intervals("cascading", "spearman")]
     assert smoe[-1] < smoe[0]
     assert fast_cam[0] < smoe[0]
-    assert result["smoe"].verdict().kind == "fallen"
+    assert result["smoe"].verdict().line.startswith("undecided: 2 images can be compared, 8 or more are needed")
+
+
+def test_the_page_tells_the_accuracy_and_what_follows_from_it():
+    network, control = trained(), EIGHT[:4]
+    with torch.no_grad():
+        predicted = network.eval()(control).argmax(1).tolist()
+    classes = network.linear.out_features
+    labels = [*predicted[:3], (predicted[3] + 1) % classes]
+    data = list(zip(control, labels, strict=True))
+    result = run_sanity_check(model=network, data=data, explainers=["smoe"], max_steps=1, progress=False)
+    assert (result.accuracy, result.labelled) == (0.75, 4)
+    assert ("accuracy", "75.0 % of 4 images") in result.facts
+    assert [line.partition(":")[0] for line in result.notices()] == chance_of(0.75, classes)
+    unknown = run_sanity_check(model=network, data=control, explainers=["smoe"], max_steps=1, progress=False)
+    assert "accuracy" not in dict(unknown.facts)
+
+
+def chance_of(accuracy, classes):
+    found = [*chance_notices("The network", accuracy, classes, 4), *image_notices(4)]
+    return [line.partition(":")[0] for line in found]
