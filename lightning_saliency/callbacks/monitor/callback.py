@@ -220,6 +220,7 @@ class SaliencyMonitor(StageHooks):
         self._values = MonitorValues(name, self._film.page)
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         self._run: weakref.ref[pl.Trainer] | None = None
+        self._used = False
         self._attempts = Attempts()
         self._compiled: bool | None = None
         self._trained = False
@@ -237,13 +238,13 @@ class SaliencyMonitor(StageHooks):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
-        # A copy belongs to no trainer, and is of a monitor that may have watched one.
-        if self._run is None or self._run() is not trainer:
+        # A copy of a monitor that was used belongs to no trainer.
+        if self._used and (self._run is None or self._run() is not trainer):
             self._shown.begin_film()
             self._shortcuts.begin_run()
             self._values.latest = {}
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
-        self._run = weakref.ref(trainer)
+        self._run, self._used = weakref.ref(trainer), True
         self._begin_run()
         if not builds_late(pl_module):
             check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
