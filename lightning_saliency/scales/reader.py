@@ -73,6 +73,11 @@ class ScaleReader:
         self._first: FirstPass | None = None
         self._later: _LaterPass | None = None
 
+    @property
+    def entrance(self) -> nn.Module | None:
+        """The module, the network itself or one inside it, that the images enter; ``None`` until it is known."""
+        return None if self.scales is None else self.model.get_submodule(self._entrance)
+
     def start(self, images: Tensor, rows: Sequence[int] | None = None) -> None:
         """Watch the passes to come.
 

@@ -373,7 +373,7 @@ class SaliencyMonitor(StageHooks):
                 pending = worst_of(pending, self._sample, outputs, losses)
             records = sample_records(found, pending, outputs, predicted)
             self._begun = True
-        self._shown.explain(trainer, records, self._attempts)
+        self._shown.explain(trainer, records, self._attempts, self._reading.entrance)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""

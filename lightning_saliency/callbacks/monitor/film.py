@@ -18,6 +18,7 @@ from lightning_saliency.callbacks.monitor.options import MonitorConfigurationErr
 from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
 from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.explainers import ExplainerSpec
+from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.position_bias import PositionSums
@@ -31,6 +32,7 @@ from lightning_saliency.pictures.loggers import (
 )
 from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
 
+_COMPARING = "see which part of the module the class views run"
 _REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
 
 
@@ -74,7 +76,7 @@ class MonitorFilm(RunFilm):
         self.views = dict(views)
         self._explains = True
         self._flat: set[str] = set()
-        self._hinted = False
+        self._hinted = self._compared = False
         self.weights = weights
         self.model = model
         self.stage = stage
@@ -99,7 +101,7 @@ class MonitorFilm(RunFilm):
         self.page.open()
         self._explains = True
         self._flat = set()
-        self._hinted = False
+        self._hinted = self._compared = False
 
     def leave_out_class_views(self) -> None:
         """Make no pictures of the views with an explainer in this run."""
@@ -112,14 +114,24 @@ class MonitorFilm(RunFilm):
             return {}
         return {view: spec for view, spec in self.views.items() if spec is not None and view not in self._flat}
 
-    def explain(self, trainer: pl.Trainer, records: Sequence[SampleRecord], attempts: Attempts) -> None:
+    def explain(
+        self,
+        trainer: pl.Trainer,
+        records: Sequence[SampleRecord],
+        attempts: Attempts,
+        entrance: nn.Module | None = None,
+    ) -> None:
         """Compute the class-specific views of images whose maps were just read, with the same weights.
 
         Args:
             trainer: The run.
             records: Images of the sample; the views' maps go into ``record.views``.
             attempts: Each view fails by itself.
+            entrance: The module that the images entered in the pass that was read, where it is known.
         """
+        if self.class_views and entrance is not None and attempts.wants(_COMPARING):
+            with attempts.trying(_COMPARING):
+                self._mind_other_part(trainer, entrance, records[0].image)
         for view, spec in self.class_views.items():
             if not attempts.wants(part := f"make the view {view!r}"):
                 continue
@@ -241,6 +253,29 @@ class MonitorFilm(RunFilm):
     def classes(self, trainer: pl.Trainer) -> Sequence[str] | None:
         """The names of the classes, if there are any."""
         return class_names(trainer, self.stage) if self.class_names is None else self.class_names
+
+    def _mind_other_part(self, trainer: pl.Trainer, entrance: nn.Module, image: Tensor) -> None:
+        """Say so, once a run, where the class views run another part of the module than the pass that was read."""
+        network = watched_module(trainer.lightning_module, self.model)
+        if self._compared or entrance is network:
+            return
+        self._compared = True
+        passed: list[bool] = []
+        with undisturbed(network), torch.no_grad(), trainer.precision_plugin.forward_context():
+            handle = entrance.register_forward_pre_hook(lambda *_: passed.append(True))
+            try:
+                network(image[None].to(trainer.strategy.root_device))
+            except Exception:  # of the user's network, which the views will tell of
+                return
+            finally:
+                handle.remove()
+        name = next((name for name, each in trainer.lightning_module.named_modules() if each is entrance), None)
+        if not passed and name is not None:
+            rank_zero_warn(
+                f"SaliencyMonitor's views {', '.join(self.class_views)} are of other weights than its maps: the pass "
+                f"over the batch went through {name!r}, which the forward() that they run does not use. Give "
+                f"model={name!r}, and all of them are of it."
+            )
 
     def normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
         """``(mean, std)`` of the stage's images; ``None`` where they have none, or none is known."""

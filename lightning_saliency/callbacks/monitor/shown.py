@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
 
 from lightning_saliency.batches import BatchContent
 from lightning_saliency.callbacks._trainer_lookups import watched_module
@@ -119,11 +120,24 @@ class ShownImages:
             if self.sample.followed:
                 scalars.add_drift(drift)
 
-    def explain(self, trainer: pl.Trainer, records: dict[int, SampleRecord], attempts: Attempts) -> None:
-        """Take in records of a batch, and make the class-specific views of its images with the same weights."""
+    def explain(
+        self,
+        trainer: pl.Trainer,
+        records: dict[int, SampleRecord],
+        attempts: Attempts,
+        entrance: nn.Module | None = None,
+    ) -> None:
+        """Take in records of a batch, and make the class-specific views of its images with the same weights.
+
+        Args:
+            trainer: The run.
+            records: Images whose maps were just read, by their slots.
+            attempts: Each view fails by itself.
+            entrance: The module that they entered, where it is known.
+        """
         self.sample.records.update(records)
         if records:
-            self._film.explain(trainer, list(records.values()), attempts)
+            self._film.explain(trainer, list(records.values()), attempts, entrance)
 
     def _mind_one_class(self, trainer: pl.Trainer, records: Sequence[SampleRecord], sums: PositionSums) -> None:
         """Say so where the loader's first images are of one class, and the run has others."""

@@ -208,3 +208,35 @@ def test_a_layer_that_is_replaced_is_found_again(tmp_path):
         "start-step",
     ]
     assert run.current_epoch == 4
+
+
+class Averaging(Module):
+    """Validates an average of its network; its ``forward`` is the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = copy.deepcopy(self.net)
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = self._images_and_labels(batch)
+        self.log("val/loss", nn.functional.cross_entropy(self.average(images), labels))
+
+
+@pytest.mark.parametrize(("options", "told"), [({}, True), ({"model": "average"}, False)])
+def test_class_views_of_other_weights_than_the_maps_are_told(tmp_path, recwarn, options, told):
+    monitor = SaliencyMonitor(num_images=2, views=("lovi", "grad_cam"), **options)
+    trainer(tmp_path, monitor, epochs=2).fit(Averaging(), loader(), loader())
+    said = [str(each.message) for each in recwarn if "of other weights than its maps" in str(each.message)]
+    assert len(said) == told
+    assert all("Give model='average'" in each for each in said)
+
+
+def test_a_network_that_the_forward_runs_in_parts_is_not_told_of(tmp_path, recwarn):
+    class InParts(Module):
+        def validation_step(self, batch, batch_idx):
+            images, _ = self._images_and_labels(batch)
+            return {"logits": self.net.head(self.net.features(images))}
+
+    monitor = SaliencyMonitor(num_images=2, views=("lovi", "grad_cam"))
+    trainer(tmp_path, monitor).fit(InParts(), loader(), loader())
+    assert not [str(each.message) for each in recwarn if "other weights" in str(each.message)]

@@ -68,6 +68,11 @@ class BatchReading:
         """The network that is read."""
         return None if self._reader is None else self._reader.model
 
+    @property
+    def entrance(self) -> nn.Module | None:
+        """Where the images enter it; ``None`` before the first pass, and of a compiled network."""
+        return self._reader.entrance if isinstance(self._reader, ScaleReader) else None
+
     def read(self, trainer: pl.Trainer, batch: Any, stage: str) -> BatchContent | None:
         """The images of a batch; ``None`` where it has none, but other batches or loaders may.
 
