@@ -141,7 +141,8 @@ class BatchContent(BatchImages):
         raise BatchError(
             f"Found no ground truth for the {self.count} images of the batch{told}, which is {describe(self.batch)}. "
             "Allowed are integer classes [B], weights [B, N] in [0, 1] and masks [B, H, W] of classes; say where they "
-            "are with label_key=, for example label_key='target' or label_key=1."
+            "are with label_key=, for example label_key='target' or label_key=1, or where they are whole numbers in "
+            "floating point, convert them with .long()."
         )
 
     def classes(self) -> Tensor | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_saliency.batches.content import BatchContent, Keys
@@ -129,6 +130,8 @@ class BatchReader:
             remedy = "Say where they are with image_key, for example image_key='inputs.image' or image_key=0."
             if any(is_batch_of_volumes(node.value) for node in walk(batch)):
                 remedy += _FLAT_ALONE
+            if almost := _almost(node.value for node in walk(batch)):
+                remedy += f" {almost}"
             return NoImagesError(f"Found no images [B, C, H, W] in the batch, which is {describe(batch)}. {remedy}")
         # Where there are no images at all, it is another loader's batch; where there are, the key is wrong.
         kind = BatchError if image_candidates(list(walk(batch)), self.volumes) else NoImagesError
@@ -136,7 +139,24 @@ class BatchReader:
         return kind(
             f"Expected images [B, C, H, W] under image_key={key!r}, but found {describe(found)}. "
             f"The batch is {describe(batch)}.{_FLAT_ALONE if is_batch_of_volumes(found) else ''}"
+            f"{' ' if (almost := _almost([found])) else ''}{almost}"
         )
+
+
+def _almost(values: Iterable[Any]) -> str:
+    """What keeps the first tensor that might hold images from being taken for them; empty where there is none."""
+    for value in values:
+        if not isinstance(value, Tensor) or value.is_nested or value.ndim not in (3, 4) or min(value.shape[-2:]) < 5:
+            continue
+        shape = f"The tensor {list(value.shape)}"
+        if value.ndim == 4 and not value.is_floating_point() and value.dtype != torch.uint8:
+            return (
+                f"{shape} of {value.dtype} is not taken for images, which may be class numbers as well. Give floating-"
+                "point images, for example images.float(), or bytes (uint8)."
+            )
+        if value.ndim == 3 and value.is_floating_point():
+            return f"{shape} has no channels. Give images [B, 1, H, W], for example images.unsqueeze(1)."
+    return ""
 
 
 def _check_clips(content: BatchContent) -> None:

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from lightning_saliency.batches import BatchError, find_images, find_labels, find_objects, find_predictions
+from lightning_saliency.batches import (
+    BatchError,
+    BatchReader,
+    find_images,
+    find_labels,
+    find_objects,
+    find_predictions,
+)
 
 IMAGES = torch.rand(4, 3, 8, 10)
 LABELS = torch.tensor([3, 1, 0, 2])
@@ -106,3 +113,26 @@ def test_predictions_of_a_step():
     assert find_predictions({"loss": torch.tensor(1.0)}, 4) is None
     assert find_predictions(None, 4) is None
     assert find_predictions(torch.tensor(1.0), 4) is None
+
+
+@pytest.mark.parametrize("key", [None, 0])
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (
+            torch.zeros(4, 1, 24, 24, dtype=torch.int32),
+            r"\[4, 1, 24, 24\] of torch.int32 is not taken for images.*float",
+        ),
+        (torch.zeros(4, 1, 24, 24, dtype=torch.int16), r"of torch.int16 is not taken.*or bytes \(uint8\)"),
+        (torch.zeros(4, 24, 24), r"\[4, 24, 24\] has no channels.*unsqueeze\(1\)"),
+    ],
+)
+def test_tensors_that_are_nearly_images_are_told_what_is_missing(images, told, key):
+    with pytest.raises(BatchError, match=told):
+        BatchReader(image_key=key).read([images, torch.arange(4)])
+
+
+def test_labels_in_floating_point_are_told_to_be_converted():
+    batch = BatchReader().read([torch.zeros(4, 3, 8, 8), torch.tensor([0.0, 1.0, 2.0, 3.0])])
+    with pytest.raises(BatchError, match=r"convert them with \.long\(\)"):
+        batch.ground_truth()
