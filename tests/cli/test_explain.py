@@ -378,7 +378,7 @@ def test_an_image_given_twice_is_explained_once(tmp_path, network, photo, capsys
     status, written = explained(tmp_path, network, [photo, tmp_path / "." / "photo.png", tmp_path])
     assert status == 0
     assert written == ["photo_combined.png", "photo_lovi.png", "photo_sheet.png"]
-    assert "1 images explained" in capsys.readouterr().out
+    assert "1 image explained" in capsys.readouterr().out
 
 
 def test_names_that_cannot_be_told_apart_are_refused(tmp_path, network, capsys):

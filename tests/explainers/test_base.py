@@ -198,7 +198,7 @@ class Bytes(nn.Module):
         return self.network(images.float() / 255)
 
 
-@pytest.mark.parametrize("name", ["smoe", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam", "fast_cam"])
+@pytest.mark.parametrize("name", ["smoe", "grad_cam", "grad_cam_plus_plus", "x_grad_cam", "layer_cam", "fast_cam"])
 def test_networks_of_bytes_are_explained_where_images_are_neither_changed_nor_differentiated(name):
     torch.manual_seed(0)
     network = build_network("small_cnn", 4, options={"width": 4}).eval()

@@ -31,7 +31,7 @@ def test_it_is_the_packages_map_of_each_image(algorithm: str) -> None:
     for image, target, map_ in zip(inputs, targets, found, strict=True):
 
         def gradients(batch, call_model_args=None, expected_keys=None, target=target):
-            leaf = torch.as_tensor(np.asarray(batch)).float().permute(0, 3, 1, 2).requires_grad_()
+            leaf = torch.as_tensor(np.asarray(batch)).float().permute(0, 3, 1, 2).contiguous().requires_grad_()
             model(leaf)[:, target].sum().backward()
             return {core.INPUT_OUTPUT_GRADIENTS: leaf.grad.permute(0, 2, 3, 1).numpy()}
 

@@ -121,7 +121,10 @@ def test_only_the_order_of_the_map_counts(curve: Curve) -> None:
     saliency = torch.rand(2, 16, 16, dtype=torch.float64)
     plain = curve(model, images, saliency, 0, steps=8)
     assert torch.equal(curve(model, images, (saliency * 9).exp() - 100, 0, steps=8), plain)
-    assert torch.equal(curve(model, images.contiguous(memory_format=torch.channels_last), saliency, 0, steps=8), plain)
+    # Convolutions of another memory format may round otherwise; another order of pixels changes far more.
+    last = curve(model, images.contiguous(memory_format=torch.channels_last), saliency, 0, steps=8)
+    torch.testing.assert_close(last, plain, atol=1e-5, rtol=0)
+    assert (curve(model, images, -saliency, 0, steps=8) - plain).abs().max() > 1e-4
 
 
 def test_equal_values_come_in_reading_order() -> None:

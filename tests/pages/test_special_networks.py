@@ -129,7 +129,7 @@ def test_layers(tmp_path):
     module = Module(first, net=net)
     assert fit(tmp_path, found["monitor"], module, classified).views == {"overview"}
     store = FilmRecords(find_run(tmp_path) / RECORDS)
-    assert list(store.read(store.frames()[-1]).scales) == ["stem", "stages.1", "stages.1"]
+    assert list(store.read(store.frames()[-1]).scales) == ["stem", "stages.1:input", "stages.1"]
 
 
 def test_batches(tmp_path):

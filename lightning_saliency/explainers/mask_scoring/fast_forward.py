@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_map_only
 
 from lightning_saliency.explainers.base import unwrap
+from lightning_saliency.explainers.mask_scoring.whole_calls import calls_whole
 
 Precision = Literal["bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,7 +33,8 @@ def fast_inference(model: nn.Module, precision: Precision | None = "bf16") -> nn
 
     A BatchNorm is folded where ``torch.fx`` can follow the network's code and finds it directly after a convolution
     whose output is not used elsewhere. If the network cannot be followed (control flow that depends on the data, parts
-    of a ``Sequential`` taken by a slice), the BatchNorms stay, with a warning; the other two settings still apply.
+    of a ``Sequential`` taken by a slice), the BatchNorms stay, with a warning; the other two settings still apply. If a
+    ``LightningModule`` cannot be followed, its only child with parameters is tried, see `calls_whole`.
 
     Args:
         model: The network; wrappers are taken off.
@@ -219,6 +221,12 @@ def _fold_batch_norms(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     try:
         traced = fx.symbolic_trace(model)
     except Exception as error:  # The network's own code runs on proxies here and may raise anything.
+        inner = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+        is_module = any(base.__name__ == "LightningModule" for base in type(model).__mro__)
+        if len(inner) == 1 and is_module and calls_whole(type(model), inner[0]):
+            network, names = _fold_batch_norms(model.get_submodule(inner[0]))
+            setattr(model, inner[0], network)
+            return model, {f"{inner[0]}.{conv}": f"{inner[0]}.{norm}" for conv, norm in names.items()}
         warnings.warn(
             f"torch.fx cannot follow {type(model).__name__}.forward ({type(error).__name__}: {error}). Its BatchNorms "
             "are not folded, which costs a few per cent of speed; to fold them, use a network whose forward does not "

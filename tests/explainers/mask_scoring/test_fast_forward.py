@@ -113,7 +113,19 @@ class CountedModule(SlicedModule):
         return self.net[1:](before) + before
 
 
-@pytest.mark.parametrize("build", [Sliced, SlicedModule, CountedModule])
+class HelpedModule(SlicedModule):
+    """Takes it apart in a method of its own, by an index or another name."""
+
+    def forward(self, x):
+        return self.features(x) if x.sum() > 0 else self.features(-x)
+
+    def features(self, x):
+        layers = self.net
+        before = layers[0](x)
+        return layers[2](layers[1](before)) + before
+
+
+@pytest.mark.parametrize("build", [Sliced, SlicedModule, CountedModule, HelpedModule])
 @pytest.mark.filterwarnings("ignore:torch.fx cannot follow")
 def test_a_network_that_takes_its_parts_itself_gives_what_it_gave(build):
     model = _with_statistics(build())
