@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -50,6 +50,10 @@ from lightning_saliency.scales.reader import Layers, PassMaps
 
 _LOCATING = "measure where the maps of all images point"
 _ALERT = ShortcutAlert()
+
+
+def _no_trainer() -> None:
+    """In a copy of a monitor that was used, in the place of the reference to its trainer."""
 
 
 class SaliencyMonitor(StageHooks):
@@ -219,8 +223,8 @@ class SaliencyMonitor(StageHooks):
         self._predictions = NetworkPredictions()
         self._values = MonitorValues(name, self._film.page)
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
-        self._run: weakref.ref[pl.Trainer] | None = None
-        self._used = False
+        # The trainer of the last run; None before the first.
+        self._run: Callable[[], pl.Trainer | None] | None = None
         self._attempts = Attempts()
         self._compiled: bool | None = None
         self._trained = False
@@ -234,17 +238,17 @@ class SaliencyMonitor(StageHooks):
     def __getstate__(self) -> dict[str, Any]:
         """For pickling and copies: what belongs to the present run stays behind."""
         fresh = BatchReading(self.statistic, self.layers, self._batches)
-        return {**vars(self), "_run": None, "_reading": fresh, "_predictions": NetworkPredictions()}
+        run = None if self._run is None else _no_trainer
+        return {**vars(self), "_run": run, "_reading": fresh, "_predictions": NetworkPredictions()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
-        # A copy of a monitor that was used belongs to no trainer.
-        if self._used and (self._run is None or self._run() is not trainer):
+        if self._run is not None and self._run() is not trainer:
             self._shown.begin_film()
             self._shortcuts.begin_run()
             self._values.latest = {}
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
-        self._run, self._used = weakref.ref(trainer), True
+        self._run = weakref.ref(trainer)
         self._begin_run()
         if not builds_late(pl_module):
             check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
