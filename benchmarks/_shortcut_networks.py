@@ -17,7 +17,8 @@ from torchvision.transforms import v2
 
 from benchmarks._shared_data import SHARED_DATA
 from lightning_saliency import DigitScenes, ScaleTaps, find_scales
-from lightning_saliency.data.modules._scenes import load_glyphs, mark_colors, split_glyphs
+from lightning_saliency.data.modules._scenes import load_glyphs, split_glyphs
+from lightning_saliency.data.shortcuts import class_colors
 from lightning_saliency.networks import build_network
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 from lightning_saliency.scales.maps import combined_statistics
@@ -131,12 +132,13 @@ def _pictures(task: str, share: float, seed: int, sizes: tuple[int, int, int]) -
     for number, (images, labels) in enumerate(splits):
         generator = torch.Generator().manual_seed(10 * seed + number)
         copies = images.clone()
+        colors = (255 * class_colors(10)).round().byte()
         for index in torch.randperm(len(copies), generator=generator)[
             : round(share * len(copies)) if number < 2 else 0
         ]:
             free = SIZE - MARK + 1 if task == "moving" else 1
             row, column = torch.randint(free, (2,), generator=generator).tolist()
-            copies[index, :, row : row + MARK, column : column + MARK] = mark_colors()[labels[index]][:, None, None]
+            copies[index, :, row : row + MARK, column : column + MARK] = colors[labels[index], :, None, None]
         marked.append((copies, labels))
     return marked, normalize
 

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks._shared_data import TRAINED, network, photographs
 from benchmarks._timing import compare, print_table, write_results
-from lightning_saliency.batches import fingerprint
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
@@ -216,10 +215,9 @@ def fidelity(name: str, chosen: list[str], images: Tensor) -> dict[str, dict[str
 
 def _kept(images: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
     """The maps as the cache gives them back; that the network has changed since is not part of it."""
-    cache, indices, looks = MapCache(REUSED), list(range(len(images))), fingerprint(images)
-    cache.store(indices, targets, looks, maps, epoch=0)
-    found = cache.find(indices, targets, looks, REUSED - 1, (images.shape[2], images.shape[3]))
-    return torch.stack([map_ for map_ in found if map_ is not None])
+    cache = MapCache(REUSED)
+    cache.maps(images, targets, 0, lambda *_: maps)
+    return cache.maps(images, targets, REUSED - 1, lambda *_: torch.full_like(maps, torch.nan))
 
 
 def main() -> None:

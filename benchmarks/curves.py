@@ -54,10 +54,10 @@ def main() -> None:
         maps = GradCAM(model)(images, targets)
         found: dict[str, Tensor] = {}
 
-        def keep(arm: str, precision: Precision | None, given: tuple[Any, ...], found: dict[str, Tensor]) -> None:
-            found[arm] = areas(*given, precision, steps)
+        def keep(arm: str, precision: Precision | None, given: Any, found: dict[str, Tensor]) -> None:
+            found[arm] = areas(*given, precision=precision, steps=steps)
 
-        given = (model, images, maps, targets)
+        given: Any = (model, images, maps, targets)
         arms = {
             arm: (lambda arm=arm, precision=precision, given=given, found=found: keep(arm, precision, given, found))
             for arm, precision in ARMS.items()

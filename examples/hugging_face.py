@@ -37,7 +37,11 @@ class HuggingFaceModule(pl.LightningModule):
 def main(epochs: int = 3, train_size: int = 2000, output: str = "runs/hugging_face") -> pl.Trainer:
     data = DigitScenes(train_size=train_size, val_size=200)
     config = ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", num_labels=10
+        embedding_size=16,
+        hidden_sizes=[16, 32, 64],
+        depths=[1, 1, 1],
+        layer_type="basic",
+        num_labels=10,  # type: ignore[call-arg]
     )
     monitor = SaliencyMonitor(views=("overview", "grad_cam"))
     trainer = pl.Trainer(max_epochs=epochs, default_root_dir=output, accelerator="auto", callbacks=[monitor])

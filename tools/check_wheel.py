@@ -28,11 +28,12 @@ def imported() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(ROOT.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 names = [node.module]
+            else:
+                continue
             for name in names:
                 found.setdefault(name.partition(".")[0], f"{path.relative_to(ROOT.parent)}:{node.lineno}")
     return found
