@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_saliency.cli._study import run_study
+from lightning_saliency.cli.parsing.study import run_study
 from lightning_saliency.studies.augmentation import AugmentationConfig, plan_augmentation, run_augmentation
 
 #: Options that are mappings, into which an argument may reach.

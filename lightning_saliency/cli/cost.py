@@ -9,10 +9,10 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.cli._overrides import listed
-from lightning_saliency.cli._parser import command_parser, parse
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.networks import add_network_arguments, load_network
+from lightning_saliency.cli.parsing.overrides import listed
+from lightning_saliency.cli.parsing.parser import command_parser, parse
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.studies.method_costs import run_costs
 

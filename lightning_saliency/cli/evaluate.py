@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_saliency.cli._study import run_study
+from lightning_saliency.cli.parsing.study import run_study
 from lightning_saliency.studies.comparison.config import ComparisonConfig
 from lightning_saliency.studies.comparison.run import plan_comparison, run_comparison
 

@@ -11,10 +11,10 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.checks import plural
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._networks import add_network_arguments, has_random_weights, load_network
-from lightning_saliency.cli._overrides import listed, scale_weights_option
-from lightning_saliency.cli._parser import command_parser, parse
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.networks import add_network_arguments, has_random_weights, load_network
+from lightning_saliency.cli.parsing.overrides import listed, scale_weights_option
+from lightning_saliency.cli.parsing.parser import command_parser, parse
 from lightning_saliency.data.image_files import picture_size
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS

@@ -9,10 +9,10 @@ import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.cli._overrides import listed, scale_weights_option
-from lightning_saliency.cli._parser import command_parser
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.networks import add_network_arguments, load_network
+from lightning_saliency.cli.parsing.overrides import listed, scale_weights_option
+from lightning_saliency.cli.parsing.parser import command_parser
 from lightning_saliency.deployment import Exported, ExportError, ExportFormat, export_network
 from lightning_saliency.functional.statistics import STATISTICS
 

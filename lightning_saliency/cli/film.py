@@ -8,9 +8,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._overrides import listed
-from lightning_saliency.cli._parser import command_parser, parse
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.overrides import listed
+from lightning_saliency.cli.parsing.parser import command_parser, parse
 from lightning_saliency.files import Location, write_atomically
 from lightning_saliency.pictures.page import film, film_strip, moving_film
 from lightning_saliency.pictures.tensors import png_bytes

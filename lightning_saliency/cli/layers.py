@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._networks import add_network_arguments, load_network
-from lightning_saliency.cli._parser import command_parser
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.networks import add_network_arguments, load_network
+from lightning_saliency.cli.parsing.parser import command_parser
 from lightning_saliency.scales.find import SCALE_COLUMNS, find_scales, scale_table
 
 

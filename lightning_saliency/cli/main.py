@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_saliency.checks import close_names
-from lightning_saliency.cli._configs import check_configs, check_needs
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._overrides import with_underscores
+from lightning_saliency.cli.parsing.configs import check_configs, check_needs
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.overrides import with_underscores
 
 
 class Command(NamedTuple):

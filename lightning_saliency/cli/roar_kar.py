@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_saliency.cli._study import run_study
+from lightning_saliency.cli.parsing.study import run_study
 from lightning_saliency.studies.layer_masking.run import LayerMaskingConfig, plan_layer_masking, run_layer_masking
 from lightning_saliency.studies.roar_kar.run import RoarKarConfig, plan_roar_kar, run_roar_kar
 

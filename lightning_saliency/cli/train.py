@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_saliency.cli._parser import CommandParser
+from lightning_saliency.cli.parsing.parser import CommandParser
 from lightning_saliency.files import location
 
 

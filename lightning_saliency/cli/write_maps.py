@@ -11,9 +11,9 @@ from rich.console import Console
 
 from lightning_saliency.callbacks.saliency_writer import write_maps
 from lightning_saliency.classifier import ImageClassifier
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._overrides import listed
-from lightning_saliency.cli._parser import command_parser, parse
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.overrides import listed
+from lightning_saliency.cli.parsing.parser import command_parser, parse
 from lightning_saliency.data import SaliencyStore, SaliencyStoreError, whole_image_loaders
 from lightning_saliency.scales.taps import TapError
 from lightning_saliency.studies.isolation import seeded

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers._capture import activations_and_gradients, activations_only, as_ordinary
-from lightning_saliency.explainers._layer import explained_scale
-from lightning_saliency.explainers._outputs import (
+from lightning_saliency.explainers.running.capture import activations_and_gradients, activations_only, as_ordinary
+from lightning_saliency.explainers.running.layer import explained_scale
+from lightning_saliency.explainers.running.outputs import (
     Output,
     check_range,
     checked_targets,
@@ -22,7 +22,7 @@ from lightning_saliency.explainers._outputs import (
     select_scores,
     select_targets,
 )
-from lightning_saliency.explainers._state import undisturbed, unwrap
+from lightning_saliency.explainers.running.state import undisturbed, unwrap
 from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max

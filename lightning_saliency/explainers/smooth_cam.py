@@ -8,10 +8,10 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers._noise import NOISY_COPIES, check_noise, noisy_copies
 from lightning_saliency.explainers.base import Layer, Output, select_targets
 from lightning_saliency.explainers.cam import GradCAMPlusPlus, mean_of_layers, precise, weighted_sum
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
+from lightning_saliency.explainers.mask_scoring.noise import NOISY_COPIES, check_noise, noisy_copies
 from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.taps import ScaleTaps
 

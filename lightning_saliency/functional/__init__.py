@@ -12,16 +12,6 @@ from lightning_saliency.functional.class_scores import (
     predicted_classes,
 )
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
-from lightning_saliency.functional.distributions import (
-    fit_gamma,
-    gamma_scale,
-    gamma_shape,
-    lognormal_entropy,
-    lognormal_mean,
-    truncnormal_entropy,
-    truncnormal_mean,
-    truncnormal_std,
-)
 from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, Fill, NamedFill, blur, fill_images, is_random
 from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, cascade_fusion, combine, otsu_threshold, scale_weights
 from lightning_saliency.functional.localization import (
@@ -56,6 +46,16 @@ from lightning_saliency.functional.statistics import (
     shannon_entropy,
     smoe_scale,
     std,
+)
+from lightning_saliency.functional.statistics.distributions import (
+    fit_gamma,
+    gamma_scale,
+    gamma_shape,
+    lognormal_entropy,
+    lognormal_mean,
+    truncnormal_entropy,
+    truncnormal_mean,
+    truncnormal_std,
 )
 from lightning_saliency.functional.visualization import color_table, heatmap, highlight, lovi, overlay, stretched
 

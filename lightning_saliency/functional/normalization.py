@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_saliency.checks import check_floating
 from lightning_saliency.functional._columns import moments, upcast, widest
-from lightning_saliency.functional.distributions import fit_gamma
+from lightning_saliency.functional.statistics.distributions import fit_gamma
 
 
 def normal_cdf(maps: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from lightning_saliency.explainers import SMOE, Explainer
-from lightning_saliency.explainers._state import undisturbed
 from lightning_saliency.explainers.base import class_logits
+from lightning_saliency.explainers.running.state import undisturbed
 from lightning_saliency.files import safe_names
 from lightning_saliency.functional.class_scores import class_scores, predicted_classes
 from lightning_saliency.functional.fusion import combine

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.scales._grids import Grids, Layout, Side, patch_grid
-from lightning_saliency.scales._tensor_refs import TensorRef, layer_name, named_tensor_ref, settle, split_layer
-from lightning_saliency.scales._trace import Call, plain_name, prepared, trace
-from lightning_saliency.scales._trunk import scale_refs
+from lightning_saliency.scales.tracing.grids import Grids, Layout, Side, patch_grid
+from lightning_saliency.scales.tracing.tensor_refs import TensorRef, layer_name, named_tensor_ref, settle, split_layer
+from lightning_saliency.scales.tracing.trace import Call, plain_name, prepared, trace
+from lightning_saliency.scales.tracing.trunk import scale_refs
 
 __all__ = [
     "SCALE_COLUMNS",

@@ -21,9 +21,11 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales._grids import Grid, Grids, Side, layout_by_type
-from lightning_saliency.scales._origins import Origins, Shape
-from lightning_saliency.scales._passes import (
+from lightning_saliency.scales.find import NoScalesError, Scale, scale_of
+from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
+from lightning_saliency.scales.tracing.grids import Grid, Grids, Side, layout_by_type
+from lightning_saliency.scales.tracing.origins import Origins, Shape
+from lightning_saliency.scales.tracing.passes import (
     BatchImages,
     Entrance,
     PassMaps,
@@ -32,12 +34,10 @@ from lightning_saliency.scales._passes import (
     joined,
     rows_of,
 )
-from lightning_saliency.scales._recording import Hook, register_recorder
-from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, split_layer
-from lightning_saliency.scales._trace import Call, TensorNumbers, plain_name, shape_of, tensors_in
-from lightning_saliency.scales._trunk import scale_refs
-from lightning_saliency.scales.find import NoScalesError, Scale, scale_of
-from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
+from lightning_saliency.scales.tracing.recording import Hook, register_recorder
+from lightning_saliency.scales.tracing.tensor_refs import TensorRef, named_tensor_ref, split_layer
+from lightning_saliency.scales.tracing.trace import Call, TensorNumbers, plain_name, shape_of, tensors_in
+from lightning_saliency.scales.tracing.trunk import scale_refs
 
 # So many of the latest tensors are known again when they enter the next module.
 _REMEMBERED = 8

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from lightning_saliency.scales._grids import Grid, Grids
-from lightning_saliency.scales._tensor_refs import TensorRef
-from lightning_saliency.scales._trace import Call, prepared
 from lightning_saliency.scales.find import Scale, scale_of, traced
+from lightning_saliency.scales.tracing.grids import Grid, Grids
+from lightning_saliency.scales.tracing.tensor_refs import TensorRef
+from lightning_saliency.scales.tracing.trace import Call, prepared
 
 
 @dataclass

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales._passes import (
+from lightning_saliency.scales.find import Scale, find_scales, named_scales
+from lightning_saliency.scales.first_pass import FirstPass
+from lightning_saliency.scales.taps import ScaleTaps, TapError
+from lightning_saliency.scales.tracing.passes import (
     BatchImages,
     Entrance,
     PassMaps,
@@ -18,10 +21,7 @@ from lightning_saliency.scales._passes import (
     joined,
     rows_of,
 )
-from lightning_saliency.scales._recording import Hook
-from lightning_saliency.scales.find import Scale, find_scales, named_scales
-from lightning_saliency.scales.first_pass import FirstPass
-from lightning_saliency.scales.taps import ScaleTaps, TapError
+from lightning_saliency.scales.tracing.recording import Hook
 
 __all__ = ["CompiledReader", "Layers", "PassMaps", "ScaleReader"]
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales._passes import rows_of
-from lightning_saliency.scales._recording import Hook, register_recorder
-from lightning_saliency.scales._trace import tensors_in
 from lightning_saliency.scales.find import Scale, as_grid
+from lightning_saliency.scales.tracing.passes import rows_of
+from lightning_saliency.scales.tracing.recording import Hook, register_recorder
+from lightning_saliency.scales.tracing.trace import tensors_in
 
 #: Modules after which activations count as rectified: what the truncated-normal statistics must be read before.
 ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from lightning_saliency.cli import main
-from lightning_saliency.cli._configs import check_needs
-from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli.parsing.configs import check_needs
+from lightning_saliency.cli.parsing.errors import UsageError
 from tests.paths import CONFIGS, ROOT
 
 NEEDS = "# Needs "

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_saliency.cli._configs import check_configs
-from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli.parsing.configs import check_configs
+from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.data import ArrayImagesDataModule, SaliencyStore
 from lightning_saliency.data.annotations import read_annotations, read_class_indices
 from lightning_saliency.data.image_files import picture_size, read_class_names, read_image

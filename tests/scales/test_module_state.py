@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_saliency.scales._eval_pass import eval_pass
-from lightning_saliency.scales._module_state import kept_state
+from lightning_saliency.scales.tracing.eval_pass import eval_pass
+from lightning_saliency.scales.tracing.module_state import kept_state
 
 
 class Keeping(nn.Module):

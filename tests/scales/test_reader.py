@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lightning_saliency.scales import NoScalesError, ScaleTaps, find_scales, named_scales
-from lightning_saliency.scales._passes import BatchImages
 from lightning_saliency.scales.reader import ScaleReader
 from lightning_saliency.scales.taps import TapError
+from lightning_saliency.scales.tracing.passes import BatchImages
 
 
 class Net(nn.Module):
@@ -364,7 +364,7 @@ def test_an_error_of_ours_does_not_reach_the_network(monkeypatch):
     for fresh in (ScaleReader(network), reader):
         fresh.start(batch)
         with monkeypatch.context() as patch:
-            patch.setattr("lightning_saliency.scales._passes.BatchImages.rows", broken)
+            patch.setattr("lightning_saliency.scales.tracing.passes.BatchImages.rows", broken)
             assert network(batch).shape == (4, 4)
         with pytest.raises(TapError, match="on purpose"):
             fresh.take()

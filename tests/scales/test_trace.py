@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_saliency.scales._trace import prepared, trace, untouched
 from lightning_saliency.scales.find import find_scales, named_scales
+from lightning_saliency.scales.tracing.trace import prepared, trace, untouched
 from tests.networks import Chain, ConvNet, TokenTransformer, brief, conv_block
 
 EXPECTED = ["pool1 in 32 8", "pool2 in 16 12", "average in 8 16"]

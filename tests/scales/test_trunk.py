@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_saliency.scales._trace import trace
 from lightning_saliency.scales.find import find_scales
+from lightning_saliency.scales.tracing.trace import trace
 from tests.networks import Chain, ConvNet, EncoderDecoder, TokenBlock, brief, conv_block
 
 

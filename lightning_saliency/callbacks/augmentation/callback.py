@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_saliency.batches import BatchContent, BatchReader
 from lightning_saliency.callbacks._trainer_lookups import watched_module
-from lightning_saliency.callbacks.augmentation.action_options import ActionOption, ActionSpec
-from lightning_saliency.callbacks.augmentation.actions import Action
+from lightning_saliency.callbacks.augmentation.actions.basic import Action
+from lightning_saliency.callbacks.augmentation.actions.options import ActionOption, ActionSpec
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
 from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON
 from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.callbacks.augmentation.actions import Action, Changed, Keep, apply
+from lightning_saliency.callbacks.augmentation.actions.basic import Action, Changed, Keep, apply
 from lightning_saliency.callbacks.augmentation.guide_network import PRESENT, UNTRAINED, GuideNetwork
 from lightning_saliency.callbacks.augmentation.mean_map import MEAN, OWN, MeanMap
 from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_saliency.callbacks.augmentation.actions import Hide, Keep
+from lightning_saliency.callbacks.augmentation.actions.basic import Hide, Keep
+from lightning_saliency.callbacks.augmentation.actions.more import Protect
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
-from lightning_saliency.callbacks.augmentation.more_actions import Protect
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
 from lightning_saliency.explainers import ExplainerOption, XGradCAM
 from lightning_saliency.functional.fills import Fill

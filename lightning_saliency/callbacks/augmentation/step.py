@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_saliency.batches import BatchContent, BatchError, BatchReader, follow
 from lightning_saliency.batches.tree import Path, dotted, plain
 from lightning_saliency.callbacks._trainer_lookups import loaders_form
-from lightning_saliency.callbacks.augmentation.actions import Changed
+from lightning_saliency.callbacks.augmentation.actions.basic import Changed
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, mixed_labels
 from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON, SharpStatistics
 from lightning_saliency.callbacks.augmentation.cache import MapCache

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice, did_you_mean
-from lightning_saliency.explainers._noise import NOISY_COPIES, check_noise, noisy_copies
 from lightning_saliency.explainers.base import Explainer, Layer, Output, select_targets
 from lightning_saliency.explainers.libraries.adapters import ToLogits, required
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
+from lightning_saliency.explainers.mask_scoring.noise import NOISY_COPIES, check_noise, noisy_copies
 from lightning_saliency.functional.class_scores import class_regions
 from lightning_saliency.randomness import seed_generators
 from lightning_saliency.scales.find import Scale

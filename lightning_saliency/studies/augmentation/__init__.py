@@ -5,7 +5,7 @@ from lightning_saliency.studies.augmentation.config import (
     CostConfig,
     FineTuningConfig,
 )
-from lightning_saliency.studies.augmentation.results import AugmentationResult
+from lightning_saliency.studies.augmentation.report.results import AugmentationResult
 from lightning_saliency.studies.augmentation.run import plan_augmentation, run_augmentation
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier
 

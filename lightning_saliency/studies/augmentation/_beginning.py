@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lightning_saliency.files.atomic import replacing
-from lightning_saliency.studies.augmentation.arms import PLAIN, Arm
+from lightning_saliency.studies.augmentation.arms.arm import PLAIN, Arm
 from lightning_saliency.studies.augmentation.cells import (
     FIRST_ORDER,
     arm_trainer,

@@ -18,7 +18,7 @@ import torch
 from lightning_saliency.files import reading
 from lightning_saliency.lightning_bases import is_data_module
 from lightning_saliency.pictures.tensors import find_normalization
-from lightning_saliency.studies.augmentation.arms import Arm
+from lightning_saliency.studies.augmentation.arms.arm import Arm
 from lightning_saliency.studies.augmentation.biases import measure_biases
 from lightning_saliency.studies.augmentation.config import FineTuningConfig
 from lightning_saliency.studies.augmentation.groups import count_by_group

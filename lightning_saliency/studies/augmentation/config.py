@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
+from lightning_saliency.studies.augmentation.arms.arm import Arm, parse_arms
 from lightning_saliency.studies.augmentation.groups import NUMBERS, Number
 from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.specs import as_spec
@@ -130,7 +130,7 @@ class AugmentationConfig(EngineConfig):
         data: The data module, ``class_path`` and ``init_args``. It has ``num_classes``, and its batches hold images and
             integer labels.
         arms: Name in the table -> the augmentation: ``None`` where the name says it, else its name, or its
-            ``class_path`` and ``init_args``, see `lightning_saliency.studies.augmentation.arms.parse_arms`.
+            ``class_path`` and ``init_args``, see `lightning_saliency.studies.augmentation.arms.arm.parse_arms`.
         training: How each arm is trained; a `FineTuningConfig` or a mapping of its fields.
         first: A first, plain training of each seed, from whose weights all of its arms go on: a mapping of fields of
             ``training`` that are other in it, ``steps`` first of all. It has a schedule and an optimiser of its own.

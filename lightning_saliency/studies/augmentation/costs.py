@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lightning_saliency.reports.tables import Estimate
-from lightning_saliency.studies.augmentation.arms import PLAIN, Arm
+from lightning_saliency.studies.augmentation.arms.arm import PLAIN, Arm
 from lightning_saliency.studies.augmentation.config import FineTuningConfig
 
 #: Key of the timing of plain training, where the reference arm is another.

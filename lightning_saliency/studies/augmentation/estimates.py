@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from lightning_saliency.batches import BatchReader, find_images
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.pictures.tensors import find_normalization
-from lightning_saliency.studies.augmentation.arms import Arm
+from lightning_saliency.studies.augmentation.arms.arm import Arm
 from lightning_saliency.studies.augmentation.cells import (
     AUGMENTATION,
     arm_trainer,

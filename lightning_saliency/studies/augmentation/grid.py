@@ -15,7 +15,7 @@ from lightning_saliency.files import safe_name
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.studies.augmentation._beginning import begin
 from lightning_saliency.studies.augmentation._inputs import data_content, model_spec
-from lightning_saliency.studies.augmentation.arms import PLAIN, Arm
+from lightning_saliency.studies.augmentation.arms.arm import PLAIN, Arm
 from lightning_saliency.studies.augmentation.cells import (
     initial_module,
     measure_steps,

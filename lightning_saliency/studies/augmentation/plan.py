@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_saliency.studies.augmentation.arms import PLAIN, Arm
+from lightning_saliency.studies.augmentation.arms.arm import PLAIN, Arm
 from lightning_saliency.studies.augmentation.config import BEFORE, HONEST
 from lightning_saliency.studies.augmentation.costs import StepCost, timed_arms
 from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid

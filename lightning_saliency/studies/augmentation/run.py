@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
+from lightning_saliency.studies.augmentation.arms.arm import Arm, parse_arms
 from lightning_saliency.studies.augmentation.config import AugmentationConfig, CostConfig, FineTuningConfig
 from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid
 from lightning_saliency.studies.augmentation.plan import plan_grid
-from lightning_saliency.studies.augmentation.results import AugmentationResult
+from lightning_saliency.studies.augmentation.report.results import AugmentationResult
 from lightning_saliency.studies.augmentation.training import FineTunedClassifier
 from lightning_saliency.studies.engine.plan import Plan
 from lightning_saliency.studies.engine.run import run_cells

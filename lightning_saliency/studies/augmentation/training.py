@@ -18,7 +18,7 @@ from lightning_saliency.batches import BatchReader, describe, find_images
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.classifier import AUXILIARY_WEIGHT, ImageClassifier, split_logits
 from lightning_saliency.lightning_bases import Callback
-from lightning_saliency.studies.augmentation.batch_augmentation import Augment
+from lightning_saliency.studies.augmentation.arms.batch_augmentation import Augment
 
 
 class FineTunedClassifier(ImageClassifier):

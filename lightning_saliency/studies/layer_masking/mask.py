@@ -14,9 +14,9 @@ from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.functional.masking import top_fraction
 from lightning_saliency.lightning_bases import Callback
-from lightning_saliency.scales._trace import tensors_in
 from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.taps import ScaleTaps
+from lightning_saliency.scales.tracing.trace import tensors_in
 
 #: The name of the control, in the place of a statistic's.
 RANDOM = "random"

@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lightning_saliency.callbacks import AugmentationConfigurationError, SaliencyAugmentation
-from lightning_saliency.callbacks.augmentation.action_options import ACTIONS, ActionSpec
-from lightning_saliency.callbacks.augmentation.actions import Changed, Hide, Keep, apply
+from lightning_saliency.callbacks.augmentation.actions.basic import Changed, Hide, Keep, apply
+from lightning_saliency.callbacks.augmentation.actions.options import ACTIONS, ActionSpec
 from lightning_saliency.callbacks.augmentation.guide_network import GuideNetwork
 from lightning_saliency.explainers import SMOE, build_explainer
 from lightning_saliency.functional.masking import remove_most_salient

@@ -17,7 +17,7 @@ from lightning_saliency.callbacks import (
     GroupCAMAugmentation,
     SaliencyAugmentation,
 )
-from lightning_saliency.callbacks.augmentation.actions import Changed
+from lightning_saliency.callbacks.augmentation.actions.basic import Changed
 from lightning_saliency.explainers import GroupCAM
 from lightning_saliency.functional.fills import blur
 from lightning_saliency.functional.masking import blend

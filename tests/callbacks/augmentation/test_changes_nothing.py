@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_saliency.callbacks import FilmConfig, GroupCAMAugmentation, SaliencyAugmentation
-from lightning_saliency.callbacks.augmentation.actions import Keep
+from lightning_saliency.callbacks.augmentation.actions.basic import Keep
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from tests.callbacks.augmentation.helpers import Watching, equal, fit, originals, quiet, state
 from tests.callbacks.monitor.helpers import loader

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_saliency.callbacks.augmentation.presets import ECONOMY
 from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies.augmentation import cells, grid
-from lightning_saliency.studies.augmentation.arms import Arm, parse_arms
-from lightning_saliency.studies.augmentation.batch_augmentation import BatchAugmentation
+from lightning_saliency.studies.augmentation.arms.arm import Arm, parse_arms
+from lightning_saliency.studies.augmentation.arms.batch_augmentation import BatchAugmentation
 from lightning_saliency.studies.augmentation.costs import StepCost, affordable_steps
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid
-from lightning_saliency.studies.augmentation.results import AugmentationResult
+from lightning_saliency.studies.augmentation.report.results import AugmentationResult
 from lightning_saliency.studies.augmentation.run import (
     FineTuningConfig,
     plan_augmentation,

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from lightning_saliency.reports.tables import Estimate
-from lightning_saliency.studies.augmentation.figures import ROLES, difference_figure
+from lightning_saliency.studies.augmentation.report.figures import ROLES, difference_figure
 
 PANELS = {
     "equal steps": {"mixup": Estimate(0.5, -0.5, 1.5, 3), "guide": Estimate(2.0, 1.0, 3.0, 3)},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_saliency.studies.augmentation import grid
-from lightning_saliency.studies.augmentation.arms import parse_arms
+from lightning_saliency.studies.augmentation.arms.arm import parse_arms
 from lightning_saliency.studies.augmentation.estimates import (
     _FEW,
     _number,

@@ -11,12 +11,12 @@ from lightning_saliency.data import PlantedShortcut
 from lightning_saliency.reports.tables import Estimate
 from lightning_saliency.studies.augmentation import cells, grid
 from lightning_saliency.studies.augmentation._beginning import begin
-from lightning_saliency.studies.augmentation.arms import parse_arms
-from lightning_saliency.studies.augmentation.batch_augmentation import BatchAugmentation
+from lightning_saliency.studies.augmentation.arms.arm import parse_arms
+from lightning_saliency.studies.augmentation.arms.batch_augmentation import BatchAugmentation
 from lightning_saliency.studies.augmentation.config import AugmentationConfig
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid
 from lightning_saliency.studies.augmentation.groups import closed_gaps, number_of
-from lightning_saliency.studies.augmentation.results import AugmentationResult
+from lightning_saliency.studies.augmentation.report.results import AugmentationResult
 from lightning_saliency.studies.augmentation.run import plan_augmentation, run_augmentation
 from lightning_saliency.studies.engine.run import CellError
 from lightning_saliency.studies.specs import build

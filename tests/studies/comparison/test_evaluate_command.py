@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 
 from lightning_saliency.cli import main
-from lightning_saliency.cli._errors import UsageError
 from lightning_saliency.cli.evaluate import run
+from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS
 from lightning_saliency.studies import ComparisonConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult

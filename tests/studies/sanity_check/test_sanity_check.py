@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from lightning_saliency.cli import sanity_check as command
-from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.explainers import Explainer, build_explainer
 from lightning_saliency.networks import build_network
 from lightning_saliency.randomness import randomize

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lightning_saliency.checks import did_you_mean
-from lightning_saliency.cli._configs import of_another_command
-from lightning_saliency.cli._overrides import put, split_overrides
+from lightning_saliency.cli.parsing.configs import of_another_command
+from lightning_saliency.cli.parsing.overrides import put, split_overrides
 
 # How jsonargparse names options that it does not know: of the command line, and of a file.
 _UNKNOWN = re.compile(r"(?:(?<=\s)--([\w.-]+)|Option '([\w.-]+)' is not accepted)")

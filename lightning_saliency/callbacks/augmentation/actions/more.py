@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lightning_saliency.callbacks.augmentation.actions import Action, Changed, Region, filled
+from lightning_saliency.callbacks.augmentation.actions.basic import Action, Changed, Region, filled
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
 from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.masking import blend, salient_patches

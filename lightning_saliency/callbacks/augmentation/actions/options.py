@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import register_type
 from torch import Tensor
 
-from lightning_saliency.callbacks.augmentation.actions import Action, Hide, Keep
-from lightning_saliency.callbacks.augmentation.more_actions import Mix, Protect, Swap
+from lightning_saliency.callbacks.augmentation.actions.basic import Action, Hide, Keep
+from lightning_saliency.callbacks.augmentation.actions.more import Mix, Protect, Swap
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.registry import plain_value

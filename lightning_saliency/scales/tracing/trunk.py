@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lightning_saliency.scales._grids import Grid, Grids
-from lightning_saliency.scales._origins import Beside
-from lightning_saliency.scales._readings import Readings, works_on
-from lightning_saliency.scales._tensor_refs import TensorRef
-from lightning_saliency.scales._trace import Call
+from lightning_saliency.scales.tracing.grids import Grid, Grids
+from lightning_saliency.scales.tracing.origins import Beside
+from lightning_saliency.scales.tracing.readings import Readings, works_on
+from lightning_saliency.scales.tracing.tensor_refs import TensorRef
+from lightning_saliency.scales.tracing.trace import Call
 
 #: Blocks taken from a network that has one grid only.
 BLOCKS = 4

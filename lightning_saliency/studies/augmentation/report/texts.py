@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_saliency.explainers.registry import plain_value
-from lightning_saliency.studies.augmentation.arms import Arm
+from lightning_saliency.studies.augmentation.arms.arm import Arm
 from lightning_saliency.studies.augmentation.biases import BIASES
 from lightning_saliency.studies.augmentation.config import AugmentationConfig
 from lightning_saliency.studies.augmentation.grid import AugmentationGrid

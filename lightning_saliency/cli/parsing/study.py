@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_saliency.cli._configs import check_needs
-from lightning_saliency.cli._errors import UsageError
-from lightning_saliency.cli._parser import command_parser, parse
+from lightning_saliency.cli.parsing.configs import check_needs
+from lightning_saliency.cli.parsing.errors import UsageError
+from lightning_saliency.cli.parsing.parser import command_parser, parse
 from lightning_saliency.reports.notices import Made
 from lightning_saliency.scales.taps import TapError
 from lightning_saliency.studies.engine.cell import CellError, computing_seconds

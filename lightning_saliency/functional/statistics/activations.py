@@ -1,14 +1,4 @@
-"""Statistics of the column of C activations at each position: they measure how much the network found there.
-
-SMOE Scale and the statistics it is compared with in Table 1 of "Efficient Saliency Maps for Explainable AI" (the SMOE
-paper). Each is a plain function `statistic(activations, *, dim=1)` that reduces dimension `dim` of `[B, C, *S]`, or of
-any other layout, and is found by its name in `STATISTICS`. The distribution statistics live in
-`lightning_saliency.functional.distributions`.
-
-What holds for all of them: any real floating-point type is taken, half precision is computed and returned in float32,
-float64 in float64; any memory layout, B = 0 and one channel included; finite values of up to 1e30 in size give finite
-results, NaN gives NaN; where no gradient is recorded, the extra memory on a CPU is that of a few million values.
-"""
+"""The statistics that are taken of the activations as they are, and the table of all by their names."""
 
 from __future__ import annotations
 
@@ -22,8 +12,7 @@ from torch import Tensor
 
 from lightning_saliency.checks import check_choice, check_eps, check_minimum, did_you_mean
 from lightning_saliency.functional._columns import RECTIFIERS, differentiable, moments, reduce_columns
-from lightning_saliency.functional._log2_sum import log2_sum_, sum_and_log2_sum
-from lightning_saliency.functional.distributions import (
+from lightning_saliency.functional.statistics.distributions import (
     gamma_scale,
     lognormal_entropy,
     lognormal_mean,
@@ -31,24 +20,7 @@ from lightning_saliency.functional.distributions import (
     truncnormal_mean,
     truncnormal_std,
 )
-
-__all__ = [
-    "STATISTICS",
-    "Statistic",
-    "gamma_scale",
-    "get_statistic",
-    "lognormal_entropy",
-    "lognormal_mean",
-    "max",
-    "mean",
-    "renyi_entropy",
-    "shannon_entropy",
-    "smoe_scale",
-    "std",
-    "truncnormal_entropy",
-    "truncnormal_mean",
-    "truncnormal_std",
-]
+from lightning_saliency.functional.statistics.log2_sum import log2_sum_, sum_and_log2_sum
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from lightning_saliency.scales._eval_pass import eval_pass
-from lightning_saliency.scales._origins import Origin, Origins, Shape
+from lightning_saliency.scales.tracing.eval_pass import eval_pass
+from lightning_saliency.scales.tracing.origins import Origin, Origins, Shape
 
 # What is inside of `torch.compile`, Fabric's `setup`, FSDP's wrapper and that of its activation checkpointing.
 _WRAPPED = frozenset({"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_saliency.scales._trace import tensors_in
+from lightning_saliency.scales.tracing.trace import tensors_in
 
 # Rows and columns of an even grid over the image, of whose points and blocks images are recognised.
 _POINTS = 8

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lightning_saliency.callbacks.augmentation.action_options import ActionSpec
+from lightning_saliency.callbacks.augmentation.actions.options import ActionSpec
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.options import parse_schedule
 from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentation
@@ -18,8 +18,8 @@ from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.lightning_bases import is_callback_class
-from lightning_saliency.studies.augmentation._regions import HideKnownRegion
-from lightning_saliency.studies.augmentation.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
+from lightning_saliency.studies.augmentation.arms.batch_augmentation import BATCH_AUGMENTATIONS, BatchAugmentation
+from lightning_saliency.studies.augmentation.arms.regions import HideKnownRegion
 from lightning_saliency.studies.specs import class_at
 
 PLAIN = "plain"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers._outputs import Output, class_logits, plain_logits, select_scores
-from lightning_saliency.explainers._state import undisturbed, unwrap
+from lightning_saliency.explainers.running.outputs import Output, class_logits, plain_logits, select_scores
+from lightning_saliency.explainers.running.state import undisturbed, unwrap
 from lightning_saliency.scales.find import Scale, as_grid, plain_name
 from lightning_saliency.scales.taps import ScaleTaps
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.files import read_text, reading
 
 _ENDINGS = (".yaml", ".yml")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.randomness import isolated_rng
-from lightning_saliency.scales._module_state import kept_state
-from lightning_saliency.scales._recording import recording_paused
+from lightning_saliency.scales.tracing.module_state import kept_state
+from lightning_saliency.scales.tracing.recording import recording_paused
 
 
 @contextmanager

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from lightning_saliency.scales._grids import Grid, Grids
-from lightning_saliency.scales._tensor_refs import TensorRef
-from lightning_saliency.scales._trace import Call
+from lightning_saliency.scales.tracing.grids import Grid, Grids
+from lightning_saliency.scales.tracing.tensor_refs import TensorRef
+from lightning_saliency.scales.tracing.trace import Call
 
 _LINEAR = (nn.modules.conv._ConvNd, nn.Linear)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)

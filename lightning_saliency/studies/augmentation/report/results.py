@@ -12,10 +12,8 @@ from lightning_saliency.files import safe_names
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Column, Estimate, TableData
-from lightning_saliency.studies.augmentation._comparing import arm_estimates, reached, verdict
 from lightning_saliency.studies.augmentation.biases import BIASES
 from lightning_saliency.studies.augmentation.config import BEFORE, HONEST, Budget
-from lightning_saliency.studies.augmentation.figures import Role, difference_figure
 from lightning_saliency.studies.augmentation.grid import ArmRun, AugmentationGrid, Beginning, Costs
 from lightning_saliency.studies.augmentation.groups import (
     NUMBERS,
@@ -23,7 +21,9 @@ from lightning_saliency.studies.augmentation.groups import (
     numbers_by_seed,
     numbers_of_all,
 )
-from lightning_saliency.studies.augmentation.texts import caption, facts, runs_csv, summary_csv
+from lightning_saliency.studies.augmentation.report.comparing import arm_estimates, reached, verdict
+from lightning_saliency.studies.augmentation.report.figures import Role, difference_figure
+from lightning_saliency.studies.augmentation.report.texts import caption, facts, runs_csv, summary_csv
 from lightning_saliency.studies.engine.files import Content, as_json, finite_or_none, result_folder, write_results
 
 #: Names of the budgets in tables.

@@ -24,7 +24,7 @@ class BatchAugmentation:
 
     Args:
         kind: One of ``BATCH_AUGMENTATIONS``, or a class path, see
-            `lightning_saliency.studies.augmentation.arms.parse_arms`.
+            `lightning_saliency.studies.augmentation.arms.arm.parse_arms`.
         init_args: For ``"random_erasing"`` the ``probability`` of each image and the arguments of torchvision's
             ``RandomErasing``; for ``"cutmix"`` and ``"mixup"`` the ``probability`` of each batch and ``alpha``; for
             ``"label_smoothing"`` the ``share``, 0.1, of the weight that is spread evenly over all classes; for

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from lightning_saliency.scales._origins import Beside, Shape
-from lightning_saliency.scales._trace import Call
+from lightning_saliency.scales.tracing.origins import Beside, Shape
+from lightning_saliency.scales.tracing.trace import Call
 
 Layout = Literal["NCHW", "NHWC", "tokens", "NCTHW", "NTHWC"]
 Side = Literal["input", "output"]
@@ -263,6 +263,7 @@ def patch_grid(count: int, size: tuple[int, int], expected: tuple[int, int]) -> 
 
 
 def layout_by_type(module: nn.Module) -> Layout | None:
+    """Where a layer of this type has its channels; None where the type does not say."""
     if isinstance(module, _CHANNELS_FIRST):
         return "NCHW"
     # Not their subclasses: several libraries have a LayerNorm2d that works on NCHW.

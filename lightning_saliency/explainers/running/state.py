@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from lightning_saliency.scales._eval_pass import eval_pass
+from lightning_saliency.scales.tracing.eval_pass import eval_pass
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_saliency.explainers._capture import depends_on
-from lightning_saliency.explainers._outputs import Output
+from lightning_saliency.explainers.running.capture import depends_on
+from lightning_saliency.explainers.running.outputs import Output
 from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.nearby import deepest_alive
 

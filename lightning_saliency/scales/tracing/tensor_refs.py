@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.checks import close_names
-from lightning_saliency.scales._grids import Grid, Grids, Side, settled
-from lightning_saliency.scales._origins import Shape
-from lightning_saliency.scales._trace import Call, plain_name, trace
+from lightning_saliency.scales.tracing.grids import Grid, Grids, Side, settled
+from lightning_saliency.scales.tracing.origins import Shape
+from lightning_saliency.scales.tracing.trace import Call, plain_name, trace
 
 
 @dataclass(frozen=True)

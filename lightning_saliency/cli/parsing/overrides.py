@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from lightning_saliency.cli._errors import UsageError
+from lightning_saliency.cli.parsing.errors import UsageError
 
 Override = tuple[list[str], Any]
 

@@ -1,0 +1,1 @@
+"""How explainers run a network: its state put back, layers captured, its output made class scores."""

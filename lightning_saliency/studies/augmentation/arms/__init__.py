@@ -1,0 +1,1 @@
+"""What the networks are trained with: arms by their names, and augmentations of a batch that need no map."""

@@ -1,0 +1,1 @@
+"""What a study found: intervals and verdicts, tables, texts and figures."""
