@@ -99,8 +99,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     - Where all of a network lies on one grid, in a row of at least four blocks (ViT, MLP-Mixer), it is the outputs of
       four of them evenly spread in depth, the last block included; ``share_one_grid`` says so.
     - What a network makes of something else than the image is none: of tokens or a table that it holds or is given
-      beside the image, of ids ``[B, n]``, or of what modules made of these, see `_origins`. Functions between modules
-      are not seen: what they make counts as the image's, unless it is a sequence shaped as one beside it.
+      beside the image, of ids ``[B, n]``, or of what modules made of these, see `tracing.origins`. Functions between
+      modules are not seen: what they make counts as the image's, unless it is a sequence shaped as one beside it.
     - Where a network names the modules of its stages itself (``feature_info`` of timm), the outputs of those that lie
       on the grids found by this rule are taken.
 

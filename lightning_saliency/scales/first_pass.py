@@ -7,11 +7,9 @@ says which of them are the scales; the other maps are forgotten.
 
 from __future__ import annotations
 
-import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -21,9 +19,10 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales.find import NoScalesError, Scale, scale_of
+from lightning_saliency.scales.find import NoScalesError, Scale
+from lightning_saliency.scales.kept_maps import KeptMaps, channel_dims
 from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
-from lightning_saliency.scales.tracing.grids import Grid, Grids, Side, layout_by_type
+from lightning_saliency.scales.tracing.grids import Grids
 from lightning_saliency.scales.tracing.origins import Origins, Shape
 from lightning_saliency.scales.tracing.passes import (
     BatchImages,
@@ -32,28 +31,11 @@ from lightning_saliency.scales.tracing.passes import (
     choose_passes,
     entering_images,
     joined,
-    rows_of,
 )
 from lightning_saliency.scales.tracing.recording import Hook, register_recorder
-from lightning_saliency.scales.tracing.tensor_refs import TensorRef, named_tensor_ref, split_layer
+from lightning_saliency.scales.tracing.tensor_refs import named_tensor_ref, split_layer
 from lightning_saliency.scales.tracing.trace import Call, TensorNumbers, plain_name, shape_of, tensors_in
 from lightning_saliency.scales.tracing.trunk import scale_refs
-
-# So many of the latest tensors are known again when they enter the next module.
-_REMEMBERED = 8
-
-
-@dataclass
-class _Maps:
-    """The statistic of one tensor's rows.
-
-    Attributes:
-        by_dim: For each dimension that may hold the channels.
-        modules: What the tensor came out of and went into.
-    """
-
-    by_dim: dict[int, Tensor] = field(default_factory=dict)
-    modules: list[nn.Module] = field(default_factory=list)
 
 
 class FirstPass:
@@ -90,7 +72,6 @@ class FirstPass:
         layers: str | nn.Module | Sequence[str | nn.Module] = "auto",
     ) -> None:
         self.model = model
-        self.statistic = get_statistic(statistic)
         self.layers = None if layers == "auto" else [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
         self.recording = False
         self._images = BatchImages(images)
@@ -101,9 +82,7 @@ class FirstPass:
         self._stack: list[Call] = []
         self._top: list[Call] = []
         self._entered: dict[int, Entrance] = {}
-        self._maps: dict[tuple[int, Side], _Maps] = {}
-        self._latest: list[tuple[weakref.ref[Tensor], int, _Maps]] = []
-        self._pre_activation: Tensor | None = None
+        self._maps = KeptMaps(get_statistic(statistic), self._images.ndim)
         self._error: Exception | None = None
         # What went wrong in a pass, and the call of it that is not over yet.
         self._unread: Exception | None = None
@@ -191,11 +170,12 @@ class FirstPass:
             self._with_shapes(tensors), None if call.parent is None else call.parent.origin
         )
         with self._or_closed():
-            if self.statistic.pre_activation and isinstance(module, ACTIVATION_MODULES):
-                self._note_pre_activation(entering)
-            # What enters a network is no scale.
-            if id(call) not in self._entered:
-                self._note(call, "input", entering)
+            if (wanted := self._wanted_of(entering)) is not None:
+                if self._maps.statistic.pre_activation and isinstance(module, ACTIVATION_MODULES):
+                    self._maps.note_pre_activation(*wanted)
+                # What enters a network is no scale.
+                if id(call) not in self._entered:
+                    self._maps.note(call, "input", *wanted)
 
     def _leave_call(self, module: nn.Module, output: object) -> None:
         # A parent that caught a child's error left the child's call on the stack.
@@ -208,7 +188,8 @@ class FirstPass:
                 self._origins.leave(call.origin, leaving)
                 call.left = self._numbers.of(tensors[0] if tensors else None)
                 with self._or_closed():
-                    self._note(call, "output", tensors[0] if tensors else None)
+                    if (wanted := self._wanted_of(tensors[0] if tensors else None)) is not None:
+                        self._maps.note(call, "output", *wanted)
             self._stack.pop()
             if call is self._closed:
                 self._closed = None
@@ -249,45 +230,12 @@ class FirstPass:
     def _with_shapes(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, Shape]]:
         return [(each, shape) for each in tensors if (shape := self._shape(each)) is not None]
 
-    def _note(self, call: Call, side: Side, tensor: Tensor | None) -> None:
-        """Reduce a tensor to its maps, if it may be a scale."""
+    def _wanted_of(self, tensor: Tensor | None) -> tuple[Tensor, Shape, Sequence[int]] | None:
+        """A tensor of the pass that is going on, its shape for one image and its wanted rows; None for any other."""
         current, shape = self._current(), self._shape(tensor)
-        if current is None or tensor is None or shape is None or shape[0] != 1 or not tensor.is_floating_point():
-            return
-        dims = _channel_dims(call.module, shape, self._images.ndim)
-        rows = current.read_rows(self._wanted)
-        if not dims or not rows:
-            return
-        maps = self._remembered(tensor)
-        maps.modules.append(call.module)
-        self._maps[id(call), side] = maps
-        for dim in dims:
-            if dim in maps.by_dim:
-                continue
-            if not self.statistic.pre_activation:
-                maps.by_dim[dim] = self.statistic(rows_of(tensor.detach(), rows), dim=dim)
-            elif self._pre_activation is not None:
-                maps.by_dim[dim] = self._pre_activation
-
-    def _remembered(self, tensor: Tensor) -> _Maps:
-        """The maps of this very tensor, unless it was written to in between."""
-        # Inference tensors do not count how often they are written to.
-        if tensor.is_inference():
-            return _Maps()
-        for reference, version, maps in reversed(self._latest):
-            if reference() is tensor and version == tensor._version:
-                return maps
-        self._latest = [*self._latest[1 - _REMEMBERED :], (weakref.ref(tensor), tensor._version, _Maps())]
-        return self._latest[-1][2]
-
-    def _note_pre_activation(self, tensor: Tensor | None) -> None:
-        current, shape = self._current(), self._shape(tensor)
-        if current is None or tensor is None or shape is None or shape[0] != 1 or len(shape) != self._images.ndim:
-            return
-        rows = current.read_rows(self._wanted)
-        # Squeeze-and-excitation gates work on pooled 1×1 grids: no scale's activation.
-        if rows and math.prod(shape[2:]) > 1:
-            self._pre_activation = self.statistic(rows_of(tensor.detach(), rows), dim=1)
+        if current is None or tensor is None or shape is None or shape[0] != 1:
+            return None
+        return tensor, shape, current.read_rows(self._wanted)
 
     def _passes_in(self, call: Call) -> list[Call]:
         """The passes over images that a call consists of: itself, or several inside that do all the work."""
@@ -303,7 +251,7 @@ class FirstPass:
         """Whether layers with weights inside a call work on grids beside the towers inside it."""
         inside = {id(each) for tower in towers for each in tower.walk()}
         return any(
-            shape[0] == 1 and _channel_dims(each.module, shape, self._images.ndim)
+            shape[0] == 1 and channel_dims(each.module, shape, self._images.ndim)
             for each in call.walk()
             if each is not call and id(each) not in inside and each.weighted
             for shape in each.outputs
@@ -333,61 +281,9 @@ class FirstPass:
                 f"a grid of more than one position. Allowed are networks that {kept} for a while; if there is such a "
                 "layer, name it with layers=."
             )
-        found = [self._map_of(ref) for ref in refs]
+        found = [self._maps.of(ref) for ref in refs]
         scales = [scale for scale, _ in found]
         if self.layers is not None:
             # A module may have several names; the user's own is kept.
             scales = [replace(scale, module=name) for scale, (_, name, _) in zip(scales, named, strict=True)]
         return tuple(scales), [map_ for _, map_ in found]
-
-    def _map_of(self, ref: TensorRef) -> tuple[Scale, Tensor]:
-        maps = self._maps.get((id(ref.call), ref.side))
-        if maps is None:
-            raise TapError(
-                f"The {ref.side} of {ref.call.name!r} holds no tensor of the batch's images. It may belong to another "
-                "branch, of text or of a table: name the module that the images alone enter with model=, or layers of "
-                "it with layers=."
-            )
-        grid = _settled(ref, maps)
-        scale = scale_of(replace(ref, grid=grid))
-        map_ = maps.by_dim.get(2 if grid.layout == "tokens" else grid.layout.index("C"))
-        if map_ is None:
-            raise TapError(
-                f"No activation module was called before {scale.module!r}; {self.statistic.name} is read at its input."
-            )
-        if grid.layout == "tokens" and not self.statistic.pre_activation:
-            map_ = map_[:, grid.prefix_tokens :].reshape(map_.shape[0], *grid.size)
-        if tuple(map_.shape[1:]) != grid.size:
-            raise TapError(
-                f"The last activation module before {scale.module!r} works on a grid {tuple(map_.shape[1:])}, not on "
-                f"the scale's own {grid.size}; {self.statistic.name} cannot be read for this network."
-            )
-        return scale, map_
-
-
-def _channel_dims(module: nn.Module, shape: Shape, ndim: int) -> list[int]:
-    """The dimensions that may hold the channels of a tensor on a grid; empty for other tensors.
-
-    Args:
-        module: What the tensor came out of or went into.
-        shape: Its shape.
-        ndim: The number of dimensions of the images, which tensors on a grid have as well.
-    """
-    if len(shape) == 3:
-        return [2] if shape[1] > 1 else []
-    if len(shape) != ndim:
-        return []
-    own = layout_by_type(module)
-    positions = {1: math.prod(shape[2:]), ndim - 1: math.prod(shape[1:-1])}
-    layouts = {1: "NCHW", ndim - 1: "NHWC"}
-    return [dim for dim, layout in layouts.items() if own in (None, layout) and positions[dim] > 1]
-
-
-def _settled(ref: TensorRef, maps: _Maps) -> Grid:
-    """The grid; whether it is NCHW or NHWC is taken from the modules that the same tensor came out of or went into."""
-    grid, shape = ref.grid, ref.shape
-    layouts = [layout for module in maps.modules if (layout := layout_by_type(module)) is not None]
-    if not grid.ambiguous or shape is None or not layouts:
-        return grid
-    _, a, b, c = shape
-    return Grid((b, c), a, "NCHW") if layouts[-1] == "NCHW" else Grid((a, b), c, "NHWC")

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_saliency.functional import distributions as D
+from lightning_saliency.functional.statistics import distributions as D
 
 
 def column(mu: float, sigma: float, count: int = 16) -> torch.Tensor:

@@ -11,9 +11,9 @@ from lightning_saliency import functional
 
 def test_every_public_function_and_class_is_exported():
     public = {}
-    for module in pkgutil.iter_modules(functional.__path__):
-        if not module.name.startswith("_"):
-            loaded = importlib.import_module(f"{functional.__name__}.{module.name}")
+    for module in pkgutil.walk_packages(functional.__path__, f"{functional.__name__}."):
+        if not module.name.rpartition(".")[2].startswith("_"):
+            loaded = importlib.import_module(module.name)
             for name, value in vars(loaded).items():
                 own = (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == loaded.__name__
                 if own and not name.startswith("_"):

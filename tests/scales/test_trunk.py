@@ -269,7 +269,7 @@ def test_only_an_ambiguous_network_is_run_twice(monkeypatch):
         passes.append(args[1].shape)
         return trace(*args, **kwargs)
 
-    for module in ("find", "_tensor_refs"):
+    for module in ("find", "tracing.tensor_refs"):
         monkeypatch.setattr(f"lightning_saliency.scales.{module}.trace", counted)
     find_scales(ConvNet(), torch.rand(4, 3, 32, 32))
     assert passes == [(2, 3, 32, 32)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_saliency.checks import check_choice, check_eps, check_minimum, did_you_mean
 from lightning_saliency.functional._columns import RECTIFIERS, differentiable, moments, reduce_columns
+from lightning_saliency.functional.statistics._log2_sum import log2_sum_, sum_and_log2_sum
 from lightning_saliency.functional.statistics.distributions import (
     gamma_scale,
     lognormal_entropy,
@@ -20,7 +21,6 @@ from lightning_saliency.functional.statistics.distributions import (
     truncnormal_mean,
     truncnormal_std,
 )
-from lightning_saliency.functional.statistics.log2_sum import log2_sum_, sum_and_log2_sum
 
 
 @dataclass(frozen=True)
