@@ -131,8 +131,6 @@ def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = No
     Args:
         gradients: ∂Ψ/∂A, ``[B, K, h, w]``, or any multiple of it that is positive in each image.
         mu: μ in [0, 1).
-        block: ``None``: the fused map. A number from 0 (shallow; negative ones count from the deepest): the
-            visualisation map V of that block alone (Eq. 12), and only its masks are scored.
         max_masks: Maximum number of maps per image; those with the largest α are kept, ties in order. ``None``: all.
 
     Returns:
