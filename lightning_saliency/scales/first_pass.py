@@ -32,11 +32,12 @@ from lightning_saliency.scales._passes import (
     joined,
     rows_of,
 )
-from lightning_saliency.scales._recording import Hook, register_recorder
+from lightning_saliency.scales._recording import register_recorder
 from lightning_saliency.scales._tensor_refs import TensorRef, named_tensor_ref, split_layer
 from lightning_saliency.scales._trace import Call, TensorNumbers, plain_name, shape_of, tensors_in
 from lightning_saliency.scales._trunk import scale_refs
 from lightning_saliency.scales.find import NoScalesError, Scale, scale_of
+from lightning_saliency.scales.hooks import Hook
 from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
 
 # So many of the latest tensors are known again when they enter the next module.
@@ -115,8 +116,8 @@ class FirstPass:
         for module in self.model.modules():
             # Scripted modules take no hooks; they count as functions.
             if not isinstance(module, torch.jit.ScriptModule):
-                self._handles.append(module.register_forward_pre_hook(Hook(self._before), with_kwargs=True))
-                self._handles.append(module.register_forward_hook(Hook(self._after)))
+                self._handles.append(Hook.on(module.register_forward_pre_hook, self._before, with_kwargs=True))
+                self._handles.append(Hook.on(module.register_forward_hook, self._after))
         self.recording = True
         return self
 

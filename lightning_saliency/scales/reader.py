@@ -18,9 +18,9 @@ from lightning_saliency.scales._passes import (
     joined,
     rows_of,
 )
-from lightning_saliency.scales._recording import Hook
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.scales.first_pass import FirstPass
+from lightning_saliency.scales.hooks import Hook
 from lightning_saliency.scales.taps import ScaleTaps, TapError
 
 __all__ = ["CompiledReader", "Layers", "PassMaps", "ScaleReader"]
@@ -199,8 +199,8 @@ class _LaterPass:
         self._passes: list[tuple[Entrance, list[Tensor]]] = []
         self._error: Exception | None = None
         self._handles: list[RemovableHandle] = [
-            module.register_forward_pre_hook(Hook(self._enter), with_kwargs=True),
-            module.register_forward_hook(Hook(self._leave)),
+            Hook.on(module.register_forward_pre_hook, self._enter, with_kwargs=True),
+            Hook.on(module.register_forward_hook, self._leave),
         ]
 
     def result(self) -> PassMaps:
