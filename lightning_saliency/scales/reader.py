@@ -23,7 +23,7 @@ from lightning_saliency.scales.first_pass import FirstPass
 from lightning_saliency.scales.hooks import Hook
 from lightning_saliency.scales.taps import ScaleTaps, TapError
 
-__all__ = ["CompiledReader", "Layers", "PassMaps", "ScaleReader"]
+__all__ = ["BatchImages", "CompiledReader", "Layers", "PassMaps", "ScaleReader", "entering_images"]
 
 #: ``"auto"``, or the modules whose outputs are scales: themselves, or by their dotted paths.
 Layers = str | nn.Module | Sequence[str | nn.Module]
