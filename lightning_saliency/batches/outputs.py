@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from torch import Tensor
 
+from lightning_saliency.batches.tree import fields
 from lightning_saliency.functional.class_scores import label_losses, predicted_classes
 
 #: Keys under which dictionaries usually carry class scores, the likeliest first.
@@ -16,8 +17,8 @@ def find_predictions(outputs: object, count: int) -> Tensor | None:
     """The predicted class of each image by what a step returned, ``[count]`` int64, or ``None`` where nothing tells.
 
     Read are logits ``[count, N]``, of which ``[count, 1]`` is one logit that says yes or no; under the usual keys of a
-    dictionary also one logit ``[count]`` and the logits of pixels ``[count, N, h, w]``, see ``predicted_classes``; and
-    predicted classes ``[count]`` (integers).
+    dictionary, named tuple or data class also one logit ``[count]`` and the logits of pixels ``[count, N, h, w]``, see
+    ``predicted_classes``; and predicted classes ``[count]`` (integers).
 
     Example:
         >>> import torch
@@ -56,10 +57,10 @@ def find_losses(outputs: object, labels: Tensor) -> Tensor | None:
 
 def _scores(outputs: object, count: int) -> Iterator[Tensor]:
     """The tensors that may be class scores, or classes, of ``count`` images."""
-    named = isinstance(outputs, Mapping)
-    if isinstance(outputs, Mapping):
-        candidates = [outputs[key] for key in LOGIT_KEYS if key in outputs]
-    else:
+    held = None if isinstance(outputs, Tensor) else fields(outputs)
+    candidates = [] if held is None else [held[key] for key in LOGIT_KEYS if key in held]
+    named = bool(candidates)
+    if not named and (held is None or isinstance(outputs, tuple)):
         candidates = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     for value in candidates:
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != count:

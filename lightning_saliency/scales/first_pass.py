@@ -23,6 +23,7 @@ from lightning_saliency.scales.find import NoScalesError, Scale
 from lightning_saliency.scales.kept_maps import KeptMaps, channel_dims
 from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
 from lightning_saliency.scales.tracing.grids import Grids
+from lightning_saliency.scales.tracing.hooks import Hook
 from lightning_saliency.scales.tracing.origins import Origins, Shape
 from lightning_saliency.scales.tracing.passes import (
     BatchImages,
@@ -32,7 +33,7 @@ from lightning_saliency.scales.tracing.passes import (
     entering_images,
     joined,
 )
-from lightning_saliency.scales.tracing.recording import Hook, register_recorder
+from lightning_saliency.scales.tracing.recording import register_recorder
 from lightning_saliency.scales.tracing.tensor_refs import named_tensor_ref, split_layer
 from lightning_saliency.scales.tracing.trace import Call, TensorNumbers, plain_name, shape_of, tensors_in
 from lightning_saliency.scales.tracing.trunk import scale_refs
@@ -94,8 +95,8 @@ class FirstPass:
         for module in self.model.modules():
             # Scripted modules take no hooks; they count as functions.
             if not isinstance(module, torch.jit.ScriptModule):
-                self._handles.append(module.register_forward_pre_hook(Hook(self._before), with_kwargs=True))
-                self._handles.append(module.register_forward_hook(Hook(self._after)))
+                self._handles.append(Hook.on(module.register_forward_pre_hook, self._before, with_kwargs=True))
+                self._handles.append(Hook.on(module.register_forward_hook, self._after))
         self.recording = True
         return self
 

@@ -12,6 +12,7 @@ from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.scales.first_pass import FirstPass
 from lightning_saliency.scales.taps import ScaleTaps, TapError
+from lightning_saliency.scales.tracing.hooks import Hook
 from lightning_saliency.scales.tracing.passes import (
     BatchImages,
     Entrance,
@@ -21,9 +22,8 @@ from lightning_saliency.scales.tracing.passes import (
     joined,
     rows_of,
 )
-from lightning_saliency.scales.tracing.recording import Hook
 
-__all__ = ["CompiledReader", "Layers", "PassMaps", "ScaleReader"]
+__all__ = ["BatchImages", "CompiledReader", "Layers", "PassMaps", "ScaleReader", "entering_images"]
 
 #: ``"auto"``, or the modules whose outputs are scales: themselves, or by their dotted paths.
 Layers = str | nn.Module | Sequence[str | nn.Module]
@@ -199,8 +199,8 @@ class _LaterPass:
         self._passes: list[tuple[Entrance, list[Tensor]]] = []
         self._error: Exception | None = None
         self._handles: list[RemovableHandle] = [
-            module.register_forward_pre_hook(Hook(self._enter), with_kwargs=True),
-            module.register_forward_hook(Hook(self._leave)),
+            Hook.on(module.register_forward_pre_hook, self._enter, with_kwargs=True),
+            Hook.on(module.register_forward_hook, self._leave),
         ]
 
     def result(self) -> PassMaps:

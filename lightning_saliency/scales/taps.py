@@ -16,8 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import Scale, as_grid
+from lightning_saliency.scales.tracing.hooks import Hook
 from lightning_saliency.scales.tracing.passes import rows_of
-from lightning_saliency.scales.tracing.recording import Hook, register_recorder
+from lightning_saliency.scales.tracing.recording import register_recorder
 from lightning_saliency.scales.tracing.trace import tensors_in
 
 #: Modules after which activations count as rectified: what the truncated-normal statistics must be read before.
@@ -173,14 +174,14 @@ class ScaleTaps:
                 if self.recording and self._maps[index] is None:
                     self._guarded(self._record, index, scale, args or kwargs)
 
-            self._handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
+            self._handles.append(Hook.on(module.register_forward_pre_hook, before, with_kwargs=True))
         else:
 
             def after(_module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
                 if self.recording and self._maps[index] is None:
                     self._guarded(self._record, index, scale, output)
 
-            self._handles.append(module.register_forward_hook(Hook(after)))
+            self._handles.append(Hook.on(module.register_forward_hook, after))
 
     def _tap_activations(self, model: nn.Module) -> None:
         activations = [module for module in model.modules() if isinstance(module, ACTIVATION_MODULES)]
@@ -195,7 +196,7 @@ class ScaleTaps:
             if self.recording and any(map_ is None for map_ in self._maps):
                 self._guarded(self._record_pre_activation, args)
 
-        self._handles.extend(module.register_forward_pre_hook(Hook(before)) for module in activations)
+        self._handles.extend(Hook.on(module.register_forward_pre_hook, before) for module in activations)
 
     def _guarded(self, record: Callable[..., None], *arguments: object) -> None:
         # Watching must not end a training run. Inside a compiled graph there is nothing to catch at run time, and a

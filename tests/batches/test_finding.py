@@ -1,3 +1,6 @@
+from collections import namedtuple
+from dataclasses import make_dataclass
+
 import pytest
 import torch
 
@@ -109,6 +112,11 @@ def test_predictions_of_a_step():
     yes_no = torch.tensor([0.5, -0.5, 2.0, -3.0])
     for one in (yes_no, yes_no[:, None], yes_no[:, None, None, None].expand(-1, 1, 6, 6)):
         assert find_predictions({"logits": one}, 4).tolist() == [1, 0, 1, 0]
+    Output, Record = namedtuple("Output", ["loss", "logits"]), make_dataclass("Record", ["loss", "preds"])
+    for kind in (Output, Record):
+        assert find_predictions(kind(torch.tensor(1.0), yes_no), 4).tolist() == [1, 0, 1, 0]
+    Nameless = namedtuple("Nameless", ["loss", "seen"])
+    assert torch.equal(find_predictions(Nameless(torch.tensor(1.0), logits), 4), predicted)
     assert find_predictions((torch.tensor(1.0), yes_no), 4) is None  # the losses of the images, perhaps
     assert find_predictions({"loss": torch.tensor(1.0)}, 4) is None
     assert find_predictions(None, 4) is None

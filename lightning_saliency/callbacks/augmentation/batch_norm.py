@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.callbacks._trainer_lookups import is_compiled
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
+from lightning_saliency.scales.tracing.hooks import Hook
 
 TRAINED_ON, ORIGINAL = "trained_on", "original"
 
@@ -74,8 +75,8 @@ class SharpStatistics:
         self._sharp = sharp
         for module in network.modules():
             if isinstance(module, _BatchNorm):
-                self._handles.append(module.register_forward_pre_hook(self._keep))
-                self._handles.append(module.register_forward_hook(self._take))
+                self._handles.append(Hook.on(module.register_forward_pre_hook, self._keep))
+                self._handles.append(Hook.on(module.register_forward_hook, self._take))
 
     def close(self) -> None:
         """Take the statistics over, and let BatchNorms see whole batches again. Called after the backward pass."""

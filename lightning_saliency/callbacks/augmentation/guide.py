@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_saliency.callbacks.augmentation.actions.basic import Action, Changed, Keep, apply
 from lightning_saliency.callbacks.augmentation.guide_network import PRESENT, UNTRAINED, GuideNetwork
 from lightning_saliency.callbacks.augmentation.mean_map import MEAN, OWN, MeanMap
-from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError
+from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError, meant_for
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
@@ -264,9 +264,11 @@ def _parsed(explainer: ExplainerOption) -> ExplainerSpec:
             raise AugmentationConfigurationError(
                 f"Got explainer={explainer!r}, which is unknown. Allowed are explainers: {', '.join(GUIDES)}, "
                 "torchcam:METHOD, and a class or function of your own; use one of "
-                f"them.{did_you_mean(explainer, GUIDES)}"
+                f"them.{meant_for(explainer, 'explainer') or did_you_mean(explainer, GUIDES)}"
             ) from None
-        raise AugmentationConfigurationError(f"Got explainer={explainer!r}. {error}") from error
+        raise AugmentationConfigurationError(
+            f"Got explainer={explainer!r}. {error}{meant_for(explainer, 'explainer')}"
+        ) from error
 
 
 class Recipe:

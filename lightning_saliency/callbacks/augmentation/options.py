@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torchvision.transforms import v2
 
 from lightning_saliency.callbacks._trainer_lookups import is_sharded
+from lightning_saliency.explainers import EXPLAINERS, Explainer
 
 #: A fixed probability, or points (epoch, probability) between which it is interpolated.
 Schedule = float | Sequence[Sequence[float]]
@@ -18,9 +20,47 @@ Schedule = float | Sequence[Sequence[float]]
 #: What may stand in place of the guide's maps, to see whether they matter.
 MASK_CONTROLS = ("random_blobs", "other_image")
 
+#: The names of actions, see ``ACTIONS`` of ``actions/options.py``.
+ACTION_NAMES = ("keep", "hide", "protect", "swap", "mix")
+#: The names of what stands for a whole augmentation.
+PRESETS = ("GroupCAMAugmentation", "MaskTune", "KeepAugment")
+
 
 class AugmentationConfigurationError(ValueError):
     """The augmentation cannot work as configured; raised before the first training step, while nothing can be lost."""
+
+
+def meant_for(given: object, option: str) -> str:
+    """Where a name belongs that was given to another option, as a sentence with a blank before it; else nothing.
+
+    Args:
+        given: What was given: a name, a class, or a mapping of ``class_path`` and ``init_args``.
+        option: What it was given to: ``"explainer"``, ``"action"`` or ``"transform"``.
+
+    Example:
+        >>> meant_for("grad_cam", "transform"), meant_for("grad_cam", "explainer")
+        (" 'grad_cam' is an explainer: give it with explainer=.", '')
+    """
+    name = given.get("class_path") if isinstance(given, Mapping) else given
+    kind = name if isinstance(name, type) else getattr(v2, name, None) if isinstance(name, str) else None
+    if isinstance(kind, type) and issubclass(kind, Explainer):
+        places = ["explainer"]
+    elif isinstance(kind, type) and issubclass(kind, v2.Transform):
+        places = ["transform"]
+    elif isinstance(name, str):
+        places = [place for place, names in (("explainer", EXPLAINERS), ("action", ACTION_NAMES)) if name in names]
+        if name in PRESETS:
+            return f" {name!r} is a callback: use {name}(...) in the place of this one."
+    else:
+        places = []
+    said = repr(name) if isinstance(name, str) else getattr(name, "__name__", "")
+    of_protect = " of the action 'protect', or of KeepAugment" if option != "transform" else ""
+    return "".join(
+        f" {said} is {'a' if place == 'transform' else 'an'} {place}: give it with {place}="
+        f"{of_protect if place == 'transform' else ''}."
+        for place in places
+        if place != option
+    )
 
 
 def parse_schedule(probability: Schedule) -> tuple[tuple[float, float], ...]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning_saliency.callbacks.augmentation.actions.basic import Hide, Keep
 from lightning_saliency.callbacks.augmentation.actions.more import Protect
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
-from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
+from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
 from lightning_saliency.explainers import ExplainerOption, XGradCAM
 from lightning_saliency.functional.fills import Fill
 
@@ -59,6 +59,8 @@ class GroupCAMAugmentation(SaliencyAugmentation):
         **settings: Any,
     ) -> None:
         _refuse(settings, "GroupCAMAugmentation", "keeps what group_cam finds", ("explainer", "action"))
+        if groups is not None:
+            whole_number("groups", groups, 1)
         given = {"groups": groups, "probability": probability, "fast": fast}
         preset = ECONOMY if economy else {"groups": 16}
         settings = {**preset, **settings, **{name: value for name, value in given.items() if value is not None}}

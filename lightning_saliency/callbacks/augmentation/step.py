@@ -246,6 +246,13 @@ class BatchStep:
                 f"Got keep_original=True and a list of {content.count} images. Allowed is one tensor [B, C, H, W], "
                 "which can be made longer; stack the images in collate_fn, or leave keep_original out."
             )
+        if content.count == 1 and getattr(self.recipe.action, "needs_others", False):
+            self.failures.warn_once(
+                "alone",
+                f"{type(self.recipe.action).__name__} needs another image of the batch, and the first batch has one "
+                "alone, which stays as it is. Allowed are batches of two images and more; raise batch_size, or take "
+                "another action.",
+            )
         guide, generator = self.recipe.guide, batch_generator(self.seed, 0, -1)
         guide.settle(begun=False)
         targets = self._classes_of(content, generator) if self._classless else self.truth.classes(content, generator)

@@ -138,8 +138,9 @@ class SaliencyMonitor(StageHooks):
             them, or files and folders, which are brought to the size of the batches' images and normalised like them,
             see ``denormalize``. The network runs on them once more in each frame, without a trace; drift and pictures
             are theirs. Their labels are not known.
-        output: For explainers' views of a network that returns more than one thing, what takes the logits out of it: a
-            function, a key, the name of an attribute, a position, or a dotted path of these, see ``Explainer``.
+        output: Of a network that returns more than one thing, what takes the logits out of it, for explainers' views
+            and predictions: a function, a key, the name of an attribute, a position, or a dotted path of these, see
+            ``Explainer``.
 
     Raises:
         MonitorConfigurationError: Before the first training step, for options that make no sense, missing validation
@@ -220,7 +221,7 @@ class SaliencyMonitor(StageHooks):
                 f"{', '.join(MEAN_VIEWS)} is shown; raise it, or leave the view out."
             )
         self._reading = BatchReading(self.statistic, layers, self._batches)
-        self._predictions = NetworkPredictions()
+        self._predictions = NetworkPredictions(output)
         self._values = MonitorValues(name, self._film.page)
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         # The trainer of the last run; None before the first.
@@ -239,7 +240,12 @@ class SaliencyMonitor(StageHooks):
         """For pickling and copies: what belongs to the present run stays behind."""
         fresh = BatchReading(self.statistic, self.layers, self._batches)
         run = None if self._run is None else _no_trainer
-        return {**vars(self), "_run": run, "_reading": fresh, "_predictions": NetworkPredictions()}
+        return {
+            **vars(self),
+            "_run": run,
+            "_reading": fresh,
+            "_predictions": NetworkPredictions(self._predictions.output),
+        }
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
@@ -350,16 +356,21 @@ class SaliencyMonitor(StageHooks):
                     positions = self._shortcuts.positions(trainer, stage, dataloader_idx)
                     self._reading.start(content, dataloader_idx, sample, positions)
                     # A part of the module that was named may return features; a compiled one has its hooks.
-                    if self.model is None and not self._compiled:
-                        labels = content.classes() if sample is not None and sample.chooses else None
-                        self._predictions.watch(network, content.count, labels)
+                    told = self.model is None or self._predictions.output is not None
+                    if told and not self._compiled and self._reading.shows:
+                        labels = content.classes() if self._sample.chooses else None
+                        self._predictions.watch(network, content.images, labels)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps, and make the class-specific views of the same images with the same weights."""
         records: dict[int, SampleRecord] = {}
         with self._guarded():
             begun = bool(self._reading.names)
-            predicted, losses = self._predictions.take()
+            predicted, losses = None, None
+            with self._attempts.trying("read the network's predictions", "Correct output=."):
+                predicted, losses = self._predictions.take()
+            if predicted is not None and self._predictions.output is not None:
+                outputs = None  # The user says where the logits are.
             read = self._reading.take()
             if read is None:
                 return

@@ -1,34 +1,11 @@
-"""Hooks that stay with the network they were made for, and pausing them during passes of our own."""
+"""Pausing what records a network's passes during passes of our own."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
-
-
-class Hook:
-    """A hook on a module. A copy of the module, or a file that it is pickled to, gets one that does nothing.
-
-    Args:
-        function: What the hook does.
-    """
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> None:
-        """What PyTorch calls."""
-        self._function(*arguments)
-
-    def __reduce__(self) -> tuple[type[Hook], tuple[Callable[..., None]]]:
-        """For ``copy.copy``, ``copy.deepcopy`` and ``pickle``."""
-        return Hook, (no_hook,)
-
-
-def no_hook(*_arguments: object) -> None:
-    """A hook that does nothing."""
+from typing import Protocol
 
 
 class Recorder(Protocol):

@@ -11,8 +11,9 @@ import torch
 from pytorch_lightning import seed_everything
 from torch import nn
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
-from lightning_saliency import ImageClassifier, KeepAugment, MaskTune, SaliencyAugmentation
+from lightning_saliency import GroupCAMAugmentation, ImageClassifier, KeepAugment, MaskTune, SaliencyAugmentation
 from lightning_saliency.callbacks import AugmentationConfigurationError, Hide, Mix, Protect, Swap
 from lightning_saliency.callbacks.augmentation.batch_norm import SharpStatistics
 from lightning_saliency.explainers import XGradCAM
@@ -155,12 +156,44 @@ def test_transforms_that_do_not_exist(transform):
         Protect(transform)
 
 
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: KeepAugment("grad_cam"), "'grad_cam' is an explainer: give it with explainer="),
+        (lambda: KeepAugment(XGradCAM), "XGradCAM is an explainer: give it with explainer="),
+        (lambda: KeepAugment({"class_path": "smoe", "init_args": {}}), "'smoe' is an explainer"),
+        (lambda: KeepAugment("swap"), "'swap' is an action: give it with action="),
+        (lambda: KeepAugment("randomerasing"), "Did you mean 'RandomErasing'"),
+        (lambda: KeepAugment(v2.ColorJitter), r"such as v2.ColorJitter\(\)"),
+        (lambda: KeepAugment(["RandomErasing", "ColorJitter"]), r"v2.Compose\(\[...\]\) of several"),
+        (lambda: KeepAugment(explainer="RandomErasing"), "'RandomErasing' is a transform: give it with transform="),
+        (lambda: MaskTune("hide"), "'hide' is an action: give it with action="),
+        (lambda: GroupCAMAugmentation("grad_cam"), "Got groups='grad_cam'"),
+        (lambda: SaliencyAugmentation("mix"), "'mix' is an action: give it with action="),
+        (lambda: SaliencyAugmentation("MaskTune"), r"use MaskTune\(...\)"),
+        (lambda: SaliencyAugmentation(action="grad_cam"), "'grad_cam' is an explainer: give it with explainer="),
+        (lambda: SaliencyAugmentation(action="ColorJitter"), "transform= of the action 'protect', or of KeepAugment"),
+        (lambda: SaliencyAugmentation(action=Hide), "Got action=.*; give one of them"),
+    ],
+)
+def test_what_belongs_to_another_option_is_told_so(make, told):
+    with pytest.raises(AugmentationConfigurationError, match=told):
+        make()
+
+
 @pytest.mark.parametrize("action", [Swap(), Mix()])
-def test_an_image_that_is_alone_stays_as_it_is(tmp_path, action):
+def test_an_image_that_is_alone_stays_as_it_is_and_that_is_said_once(tmp_path, recwarn, action):
     module = Labelled(learning_rate=0.0)
     data = DataLoader([(image, 1) for image in originals(2)], batch_size=1)
     fit(tmp_path, SaliencyAugmentation("smoe", action=action, film=False), module, data)
     assert torch.equal(torch.cat(module.given), originals(2))
+    assert len([each for each in recwarn if "needs another image of the batch" in str(each.message)]) == 1
+
+
+def test_a_last_batch_of_one_image_is_not_told_of(tmp_path, recwarn):
+    data = DataLoader([(image, 1) for image in originals(3)], batch_size=2)
+    fit(tmp_path, SaliencyAugmentation("smoe", action="mix", film=False), Labelled(learning_rate=0.0), data)
+    assert not [each for each in recwarn if "needs another image" in str(each.message)]
 
 
 # --- presets ----------------------------------------------------------------------------------------------------------
@@ -295,5 +328,3 @@ def test_copies_made_in_a_step_keep_statistics_of_their_own(copied):
     statistics.close()
     assert equal(dict(twin[0].state_dict()), dict(fresh.state_dict()))
     assert not equal(dict(network[0].state_dict()), dict(fresh.state_dict()))
-    twin_hooks = [hook.__self__ for hook in twin[0]._forward_hooks.values()]
-    assert not any(vars(each)["_kept"] for each in twin_hooks)

@@ -43,6 +43,8 @@ class Action(ABC):
     changes_labels = False
     #: Whether it takes away what is salient, so that the network has to find something else.
     hides = False
+    #: Whether it needs another of the batch's images, so that one that is alone stays as it is.
+    needs_others = False
     #: Share of the pixels that is the salient region; ``None`` where it is not fixed.
     fixed_share: float | None = None
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lightning_saliency.callbacks.augmentation.actions.basic import Action, Changed, Region, filled
-from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
+from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, meant_for
+from lightning_saliency.checks import did_you_mean
 from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.masking import blend, salient_patches
 from lightning_saliency.pictures.tensors import parse_denormalize
@@ -116,6 +117,9 @@ class Swap(Action):
     fill: Fill | None = "blur"
     region: Region = field(init=False, repr=False, compare=False)
 
+    #: See `Action`.
+    needs_others = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "region", _object(self.share, self.sigmas, self.softness))
 
@@ -164,6 +168,8 @@ class Mix(Action):
 
     #: See `Action`.
     changes_labels = True
+    #: See `Action`.
+    needs_others = True
 
     def __post_init__(self) -> None:
         if not self.alpha > 0 or self.labels not in ("mass", "area"):
@@ -206,7 +212,7 @@ def _transform(given: Any) -> Callable[[Tensor], Tensor]:
     name, init_args = given, {}
     if isinstance(given, Mapping) and "class_path" in given and not set(given) - {"class_path", "init_args"}:
         name, init_args = given["class_path"], dict(given.get("init_args") or {})
-    elif callable(given):
+    elif callable(given) and not isinstance(given, type):
         return _of_image(given)
     if isinstance(name, str):
         module, _, attribute = name.rpartition(".")
@@ -217,12 +223,14 @@ def _transform(given: Any) -> Callable[[Tensor], Tensor]:
             raise AugmentationConfigurationError(
                 f"Got transform={given!r}, which cannot be made: {error}. Allowed are the names of transforms in "
                 "torchvision.transforms.v2, such as 'RandomErasing', and class paths; give its arguments as init_args."
+                f"{meant_for(given, 'transform') or did_you_mean(name, v2.__dict__)}"
             ) from error
         if callable(made):
             return _of_image(made)
     raise AugmentationConfigurationError(
         f"Got transform={given!r}. Allowed are the name of a transform, {{'class_path': ..., 'init_args': ...}}, and a "
-        "function of an image; give one of them."
+        "function of an image, such as v2.ColorJitter() or v2.Compose([...]) of several; give one of them."
+        f"{meant_for(given, 'transform')}"
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_saliency.callbacks.augmentation.actions.basic import Action, Hide, Keep
 from lightning_saliency.callbacks.augmentation.actions.more import Mix, Protect, Swap
-from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
+from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, meant_for
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.registry import plain_value
 
@@ -72,7 +72,7 @@ class ActionSpec:
             return cls(kinds.get(kind, f"{kind.__module__}.{kind.__qualname__}"), given, _arguments(given))
         raise AugmentationConfigurationError(
             f"Got action={given!r}. Allowed are {', '.join(ACTIONS)}, a mapping of class_path and init_args, and an "
-            "object that is called with images, maps and a generator; give one of them."
+            f"object that is called with images, maps and a generator; give one of them.{meant_for(given, 'action')}"
         )
 
     @classmethod
@@ -117,7 +117,7 @@ def _class_at(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise AugmentationConfigurationError(
             f"Got action={name!r}. Allowed are {', '.join(ACTIONS)}, and the class path "
-            f"of your own; use one of them.{did_you_mean(name, ACTIONS)}"
+            f"of your own; use one of them.{meant_for(name, 'action') or did_you_mean(name, ACTIONS)}"
         )
     made: Callable[..., Any] = found
     return made

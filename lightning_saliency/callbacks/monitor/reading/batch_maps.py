@@ -14,6 +14,7 @@ from lightning_saliency.callbacks._trainer_lookups import loaders_form, several_
 from lightning_saliency.callbacks.monitor.options import check_layers
 from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample, SampleRecord
 from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions
+from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.position_bias import cell_features
 from lightning_saliency.functional.statistics import Statistic
 from lightning_saliency.scales.reader import CompiledReader, Layers, PassMaps, ScaleReader
@@ -72,6 +73,11 @@ class BatchReading:
     def entrance(self) -> nn.Module | None:
         """Where the images enter it; ``None`` before the first pass, and of a compiled network."""
         return self._reader.entrance if isinstance(self._reader, ScaleReader) else None
+
+    @property
+    def shows(self) -> bool:
+        """Whether images of the present batch may be shown."""
+        return self._pending is not None and bool(self._pending.pairs)
 
     def read(self, trainer: pl.Trainer, batch: Any, stage: str) -> BatchContent | None:
         """The images of a batch; ``None`` where it has none, but other batches or loaders may.
@@ -223,17 +229,23 @@ def sample_records(
         found: Maps of images of the batch.
         pending: What of the batch was wanted.
         outputs: What the step returned, searched for logits.
-        predicted: The classes ``[B]`` that the network's own outputs tell, taken where the step's do not.
+        predicted: The classes ``[B]`` that the network's own outputs tell, -1 for none, taken where the step's do not.
+            What a regression finds is no class.
     """
     place = {image: position for position, image in enumerate(found.images)}
     labels, predictions = pending.content.classes(), find_predictions(outputs, pending.content.count)
     predictions = predicted if predictions is None else predictions
+    numbers = labels is not None and bool((labels < NO_CLASS).any())
+    classes = [
+        None if numbers or class_ < 0 else class_
+        for class_ in ([-1] * pending.content.count if predictions is None else predictions.tolist())
+    ]
     return {
         slot: SampleRecord(
             image=pending.shown[position],
             statistics=[map_[place[row]].float().cpu() for map_ in found.maps],
             label=None if labels is None else int(labels[row]),
-            prediction=None if predictions is None else int(predictions[row]),
+            prediction=classes[row],
         )
         for position, (row, slot) in enumerate(pending.pairs)
         if row in place
