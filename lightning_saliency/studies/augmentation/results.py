@@ -91,7 +91,7 @@ class AugmentationResult:
         """
         config = grid.config
         runs: Runs = {model: {budget: {} for budget in config.budgets} for model in grid.models}
-        unknown = {"seconds_per_step": None, "mask_fraction": None, "augmented": None}
+        unknown = {"seconds_per_step": None, "kept_share": None, "augmented": None}
         for each in beginnings:
             for budget in [] if each.honest else config.budgets:
                 result = {**unknown, **(begun or {})[each.cell.name]}
@@ -128,7 +128,7 @@ class AugmentationResult:
         of the validation images point to something that gives the class away. ``difference`` to the reference and
         ``versus <control>`` in percentage points of ``number``, paired by seed (``versus its <name>`` where the control
         is called ``<arm>, <name>``); ``cost``, ``steps``; ``replaced``, the share of images that were replaced, and
-        ``kept``, the share of their pixels left sharp, in %.
+        ``kept``, the share of their pixels that are their own, in %.
         """
         return {
             model: {
@@ -157,7 +157,7 @@ class AugmentationResult:
             Column("cost", "cost of a step", None, spent),
             Column("steps", "steps", None, spent, digits=0, interval=False),
             Column("replaced", "images replaced in %", None, spent, digits=0, interval=False),
-            Column("kept", "of these sharp in %", None, spent, digits=0, interval=False),
+            Column("kept", "own pixels of these in %", None, spent, digits=0, interval=False),
         ]
         values = {
             f"{network}, {BUDGET_NAMES[budget]}": {
