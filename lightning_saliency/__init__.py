@@ -1,21 +1,25 @@
 """Watch, epoch by epoch and almost for free, where a vision network finds its information."""
 
-from lightning_saliency.callbacks import (
-    GroupCAMAugmentation,
-    KeepAugment,
-    MaskTune,
-    SaliencyAugmentation,
-    SaliencyMonitor,
-    SaliencyWriter,
-    ShortcutAlert,
-)
-from lightning_saliency.classifier import ImageClassifier
-from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
-from lightning_saliency.pictures.page import FilmRecorder, film
-from lightning_saliency.reports import explain_images
-from lightning_saliency.scales.find import NoScalesError, Scale, find_scales, named_scales
-from lightning_saliency.scales.maps import ScaleMaps
-from lightning_saliency.scales.taps import ScaleTaps
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_saliency.callbacks import (
+        GroupCAMAugmentation,
+        KeepAugment,
+        MaskTune,
+        SaliencyAugmentation,
+        SaliencyMonitor,
+        SaliencyWriter,
+        ShortcutAlert,
+    )
+    from lightning_saliency.classifier import ImageClassifier
+    from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
+    from lightning_saliency.pictures.page import FilmRecorder, film
+    from lightning_saliency.reports import explain_images
+    from lightning_saliency.scales.find import NoScalesError, Scale, find_scales, named_scales
+    from lightning_saliency.scales.maps import ScaleMaps
+    from lightning_saliency.scales.taps import ScaleTaps
 
 __version__ = "0.1.0"
 
@@ -42,3 +46,36 @@ __all__ = [
     "find_scales",
     "named_scales",
 ]
+
+# Torch and Lightning take seconds to import: the command line's help, and who needs one room, do without the others.
+_ROOMS = {
+    "callbacks": (
+        "GroupCAMAugmentation",
+        "KeepAugment",
+        "MaskTune",
+        "SaliencyAugmentation",
+        "SaliencyMonitor",
+        "SaliencyWriter",
+        "ShortcutAlert",
+    ),
+    "classifier": ("ImageClassifier",),
+    "data": ("DigitScenes", "ImageFolderDataModule", "RoarKarDataModule", "SaliencyStore"),
+    "pictures.page": ("FilmRecorder", "film"),
+    "reports": ("explain_images",),
+    "scales.find": ("NoScalesError", "Scale", "find_scales", "named_scales"),
+    "scales.maps": ("ScaleMaps",),
+    "scales.taps": ("ScaleTaps",),
+}
+
+
+def __getattr__(name: str) -> object:
+    """What the package exports, imported where it is first asked for."""
+    for room, names in _ROOMS.items():
+        if name in names:
+            globals()[name] = found = getattr(import_module(f"{__name__}.{room}"), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# The smallest positive number of float32 with all of its digits.
+_TINY = 2.0**-126
 
 
 def check_choice(name: str, value: object, allowed: Collection[object]) -> None:
@@ -93,7 +98,7 @@ def check_fraction(fraction: float) -> None:
 
 def check_eps(eps: float) -> None:
     """Raise a ValueError unless ``eps`` is a positive finite number that float32 can hold."""
-    if not (math.isfinite(eps) and eps >= torch.finfo(torch.float32).tiny):
+    if not (math.isfinite(eps) and eps >= _TINY):
         raise ValueError(f"Got eps={eps}. Allowed are finite numbers from 1.2e-38; use 1e-6, the value of the paper.")
 
 
@@ -139,6 +144,8 @@ def classes_of_images(targets: Tensor | int, count: int, device: torch.device) -
     Raises:
         ValueError: If it is neither.
     """
+    import torch  # the command line's help, which looks up names by this module, does without
+
     classes = torch.as_tensor(targets, device=device)
     if classes.dtype != torch.int64 or classes.shape not in (torch.Size([]), torch.Size([count])):
         raise ValueError(

@@ -1,6 +1,8 @@
 """The commands, as a person types them."""
 
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -28,6 +30,23 @@ def test_help_lists_every_command(capsys):
     printed = capsys.readouterr().out
     for command in ("fit", "validate", "test", "explain", "evaluate", "sanity-check", "layers"):
         assert command in printed
+
+
+def test_help_and_version_import_neither_torch_nor_lightning():
+    """They are imported by the commands that compute, and take seconds."""
+    for arguments in (["--help"], ["--version"], ["explane"]):
+        code = f"import sys; from lightning_saliency.cli import main; main({arguments}); print(*sys.modules)"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert not {"torch", "pytorch_lightning", "matplotlib"} & set(ended.stdout.split())
+
+
+def test_what_the_package_exports_is_imported_where_it_is_asked_for():
+    names = [name for names in lightning_saliency._ROOMS.values() for name in names]
+    assert sorted(names) == sorted(lightning_saliency.__all__)
+    assert set(names) <= set(dir(lightning_saliency))
+    assert all(callable(getattr(lightning_saliency, name)) for name in names)
+    with pytest.raises(AttributeError, match="no attribute 'SaliencyMonitr'"):
+        _ = lightning_saliency.SaliencyMonitr
 
 
 def test_unknown_commands_and_no_command(capsys):

@@ -102,7 +102,7 @@ def test_a_whole_run_is_the_same_in_both(tmp_path):
             films |= {key: [frame.epoch for frame in film.frames(key)] for key in keys}
         runs[package] = (numbers, predicted, films, module.state_dict())
     numbers, predicted, films, weights = runs[pl]
-    assert {"saliency/drift", "val/accuracy", "test/loss", "group_cam/mask_fraction"} <= set(numbers)
+    assert {"saliency/drift", "val/accuracy", "test/loss", "group_cam/kept_share"} <= set(numbers)
     assert all(films.values())
     assert len(predicted) == 8
     others = runs[lightning.pytorch]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lightning_saliency.pictures.tensors import Picture
 from lightning_saliency.reports.notices import Made
-from lightning_saliency.reports.tables import Column, Estimate, TableData
+from lightning_saliency.reports.tables import Column, Estimate, TableData, printed
 
 __all__ = ["ReportPicture", "Section", "data_uri", "render_page"]
 
@@ -113,8 +113,12 @@ def data_uri(content: Figure | Picture) -> str:
 def _table_parts(table: TableData) -> list[dict[str, Any]]:
     """A table's parts, one for each network and group of columns, as the template shows them."""
     parts = []
+    told: set[str] = set()
     for network, methods in table.values.items():
         for group, columns in table.groups():
+            # What a column asks is said once, below the first part that has it.
+            about = {text: titles for text, titles in _texts(columns).items() if text not in told}
+            told.update(about)
             marks = {column.key: table.marks(methods, column) for column in columns}
             parts.append(
                 {
@@ -130,7 +134,7 @@ def _table_parts(table: TableData) -> list[dict[str, Any]]:
                         }
                         for name, values in methods.items()
                     ],
-                    "about": [{"title": ", ".join(titles), "text": text} for text, titles in _texts(columns).items()],
+                    "about": [{"title": ", ".join(titles), "text": text} for text, titles in about.items()],
                     "before": "",
                     "caption": "",
                 }
@@ -158,5 +162,5 @@ def _cell(estimate: Estimate | None, column: Column, rank: int | None) -> dict[s
     if estimate is None:
         return {"value": "–", "interval": "", "rank": 0}
     shown = column.interval and estimate.count > 1
-    interval = f"{estimate.low:.{column.digits}f} to {estimate.high:.{column.digits}f}" if shown else ""
-    return {"value": f"{estimate.value:.{column.digits}f}", "interval": interval, "rank": rank or 0}
+    low, value, high = (printed(number, column.digits) for number in (estimate.low, estimate.value, estimate.high))
+    return {"value": value, "interval": f"{low} to {high}" if shown else "", "rank": rank or 0}

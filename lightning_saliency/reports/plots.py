@@ -65,7 +65,7 @@ def curve_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str =
                 linestyle=_DASHES[number // len(_COLORS) % len(_DASHES)],
             )
         axis.set(xlabel=f"pixels {verbs.get(kind, kind)} in %", ylabel="score of the class", title=kind, xlim=(0, 100))
-        axis.legend(fontsize="x-small", title="area in %", title_fontsize="x-small")
+        axis.legend(fontsize="x-small", title="area below, in %", title_fontsize="x-small")
         axis.grid(alpha=0.3)
     figure.suptitle(title)
     return figure

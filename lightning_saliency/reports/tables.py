@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Column", "Estimate", "TableData", "difference_columns", "ranked"]
+__all__ = ["Column", "Estimate", "TableData", "difference_columns", "printed", "ranked"]
 
 
 # Of a table in a terminal: the names of rows are folded beyond this; the frame around them, and around each column.
@@ -56,8 +56,8 @@ class Column:
 def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, digits: int) -> dict[str, int]:
     """The methods that are best (1) and second best (2).
 
-    Values are compared as they are printed: values that look the same share a rank. Where all of several methods look
-    the same, none is better than another, and none has a rank.
+    Values are compared as they are printed: values that look the same share a rank. Where all methods look the same,
+    or there is one alone, none is better than another, and none has a rank.
 
     Args:
         values: Method -> value.
@@ -73,10 +73,19 @@ def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, d
     if better is None:
         return {}
     rounded = {name: round(value, digits) for name, value in values.items()}
-    if len(rounded) > 1 and len(set(rounded.values())) == 1:
+    if len(set(rounded.values())) < 2:
         return {}
     best = sorted(set(rounded.values()), reverse=better == "high")[:2]
     return {name: best.index(value) + 1 for name, value in rounded.items() if value in best}
+
+
+def printed(value: float, digits: int) -> str:
+    """A number with so many decimal places; what rounds to 0 has no sign.
+
+    >>> printed(-0.004, 2), printed(-0.006, 2)
+    ('0.00', '-0.01')
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class TableData:
                         if estimate is None:
                             cells.append("–")
                             continue
-                        number = f"{estimate.value:.{column.digits}f}"
+                        number = printed(estimate.value, column.digits)
                         rank = marks[column.key].get(name)
                         number = {1: f"**{number}**", 2: f"<u>{number}</u>"}.get(rank or 0, number)
                         interval = self._interval(estimate, column)
@@ -183,7 +192,7 @@ class TableData:
             return Text("–")
         # A superscript digit after the value shows its rank in logs without styles, too.
         style, mark = {1: ("bold green", "¹"), 2: ("underline", "²")}.get(rank or 0, ("", " "))
-        number = Text(f"{estimate.value:.{column.digits}f}{mark}", style=style)
+        number = Text(f"{printed(estimate.value, column.digits)}{mark}", style=style)
         interval = self._interval(estimate, column)
         return Text.assemble(number, "\n", (interval + " ", "dim")) if interval else number
 
@@ -192,7 +201,7 @@ class TableData:
         if not column.interval or estimate.count < 2:
             return ""
         between = "–" if estimate.low >= 0 else " to "
-        return f"{estimate.low:.{column.digits}f}{between}{estimate.high:.{column.digits}f}"
+        return f"{printed(estimate.low, column.digits)}{between}{printed(estimate.high, column.digits)}"
 
     @staticmethod
     def _title(column: Column) -> str:

@@ -184,7 +184,7 @@ def test_a_whole_run_from_a_file(tmp_path, monkeypatch, package):
     )
     assert type(cli.trainer) is package.Trainer
     assert cli.trainer.global_step == 2
-    assert {"saliency/drift", "group_cam/mask_fraction", "val/accuracy"} <= set(cli.trainer.callback_metrics)
+    assert {"saliency/drift", "group_cam/kept_share", "val/accuracy"} <= set(cli.trainer.callback_metrics)
     assert list(tmp_path.glob("logs/run/version_0/saliency/overview/*.png"))
     # The masked data module and its base keep their own hyperparameters, beside those of the module.
     assert cli.datamodule.hparams["roar_kar"]["fraction"] == 0.2

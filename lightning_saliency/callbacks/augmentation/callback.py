@@ -73,9 +73,10 @@ class SaliencyAugmentation(Callback):
     query: what the same time buys without a map.
 
     Logs, each epoch: ``<name>/augmented``, the share of all of the epoch's training images that were replaced;
-    ``<name>/mask_fraction``, how much of the replaced images are their own pixels; ``<name>/confidence_gain``, by how
-    much the network is surer of the class of Ĩ than of that of I, over the first augmented batch; and as a picture and
-    a film under ``<run>/<name>/``, ``<name>/augmentation``: the same few images, their maps, and what became of them.
+    ``<name>/kept_share``, the share of these images' pixels that are still their own; ``<name>/confidence_gain``, by
+    how much the network is surer of the class of Ĩ than of that of I, over the first augmented batch; and as a picture
+    and a film under ``<run>/<name>/``, ``<name>/augmentation``: the same few images, their maps, and what became of
+    them.
 
     In the list of callbacks, one that reads training images (``SaliencyMonitor(stage="train")``) goes after this one
     to show what the network was given.

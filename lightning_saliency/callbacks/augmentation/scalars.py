@@ -10,7 +10,7 @@ from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.step import Drawn
 
 #: Names of the scalars, after the callback's name.
-SCALARS = ("mask_fraction", "confidence_gain", "augmented")
+SCALARS = ("kept_share", "confidence_gain", "augmented")
 
 
 class AugmentationScalars:
@@ -46,7 +46,7 @@ class AugmentationScalars:
         replaced = torch.zeros(count) if drawn is None else drawn.replaced.float()
         self.means.add("augmented", torch.cat([replaced, replaced.new_zeros(count - len(replaced))]))
         if drawn is not None:
-            self.means.add("mask_fraction", drawn.masks[drawn.replaced].mean((-2, -1)))
+            self.means.add("kept_share", drawn.masks[drawn.replaced].mean((-2, -1)))
 
     def log(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> None:
         """Log the epoch under the callback's name. Every process takes part: the others wait for it."""

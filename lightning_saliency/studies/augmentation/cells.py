@@ -92,8 +92,8 @@ def train_arm(
     Returns:
         ``accuracy`` on the test images, in [0, 1], and ``loss``; ``groups``, see `count_by_group`; ``position_bias``
         and ``content_bias`` of the maps of the validation images, see `measure_biases`; ``val_best``, ``val_last`` and,
-        by step, ``val``; ``steps``; ``seconds_per_step``; ``mask_fraction`` and ``augmented``, the shares of pixels
-        left sharp and of images replaced, ``None`` where no map is used.
+        by step, ``val``; ``steps``; ``seconds_per_step``; ``kept_share`` and ``augmented``, the share of the
+        replaced images' pixels that are their own and that of images replaced, ``None`` where no map is used.
     """
     module, clock, trainer, datamodule = fit_arm(
         model, data, arm, training, steps, seed, training.start_epoch, training.validations, weights=weights
@@ -101,7 +101,7 @@ def train_arm(
     return {
         **tested(module, clock, trainer, datamodule, steps, seed),
         "seconds_per_step": clock.mean_seconds(),
-        "mask_fraction": clock.mean_of_masks("mask_fraction"),
+        "kept_share": clock.mean_of_masks("kept_share"),
         "augmented": clock.mean_of_masks("augmented"),
     }
 

@@ -209,11 +209,16 @@ class ComparisonResult:
             ),
             "examples": (
                 example_sheet(self.examples(network), HEADINGS, f"{network}, by {self._ordering().title.lower()}"),
-                f"The best, the median and the worst map of each explainer by {self._ordering().title.lower()}.",
+                f"The best, the median and the worst map of each explainer by {self._ordering().title.lower()}; above "
+                "each the image's class and the score, in white the object's box. Blue: little, red: much.",
             ),
         }
         if curves := self.curves(network):
-            figures["curves"] = curve_plot(curves, network), "Mean insertion and deletion curves."
+            figures["curves"] = (
+                curve_plot(curves, network),
+                "Mean insertion and deletion curves: the class's score as the most salient pixels are shown first, "
+                "or hidden first. In brackets the area below each curve.",
+            )
         return figures
 
     def as_dict(self) -> dict[str, Any]:

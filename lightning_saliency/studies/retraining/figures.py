@@ -30,6 +30,15 @@ __all__ = [
 
 _TITLES = {"kar": "KAR: only the most salient pixels kept", "roar": "ROAR: the most salient pixels removed"}
 _VERBS = {"kar": "kept", "roar": "removed"}
+# What columns ask, below their table on the page.
+_ABOUT = {
+    "kar": "the sum of the accuracies after retraining on the most salient pixels alone: what a map keeps is enough",
+    "roar": "the sum of those after retraining without these pixels, with the sign changed: what it removes was needed",
+    "sum": "KAR and −ROAR together; about 0 for random maps",
+    "difference": "accuracy that a method keeps in KAR, and takes away in ROAR, beyond random maps, over the scales",
+    "information": "the same as relative entropies, which count changes of low accuracies more",
+    "ranks": "how often a method's score is among the best quarter, half or three quarters of all methods'",
+}
 # The grey of removed pixels, about that of the mean colour.
 _FILL = 0.5
 
@@ -75,18 +84,24 @@ def scale_columns(modes: Sequence[str], scales: int) -> list[Column]:
 def combined_columns(modes: Sequence[str]) -> list[Column]:
     """The columns of the SMOE paper's Table 2, and how far SUM lies above that of random maps."""
     group = "accuracies summed over the shares of pixels"
-    columns = [Column("kar", "KAR", "high", group), Column("roar", "−ROAR", "high", group)]
+    columns = [
+        Column(key, title, "high", group, about=_ABOUT[key]) for key, title in (("kar", "KAR"), ("roar", "−ROAR"))
+    ]
     if set(modes) < {"kar", "roar"}:
         return [column for column in columns if column.key in modes]
-    return [*columns, Column("sum", "SUM", "high", group), Column("over_random", "SUM over random", "high", group)]
+    return [
+        *columns,
+        Column("sum", "SUM", "high", group, about=_ABOUT["sum"]),
+        Column("over_random", "SUM over random", "high", group),
+    ]
 
 
 def statistic_columns() -> list[Column]:
     """The columns of the SMOE paper's Table 1 for one network and data set."""
     group = "masks at one scale, summed over the scales"
     return [
-        Column("difference", "Difference (Eq. 8)", "high", group),
-        Column("information", "Information (Eq. 9), nats", "high", group),
+        Column("difference", "Difference (Eq. 8)", "high", group, about=_ABOUT["difference"]),
+        Column("information", "Information (Eq. 9), nats", "high", group, about=_ABOUT["information"]),
     ]
 
 
@@ -94,7 +109,12 @@ def quartile_columns() -> list[Column]:
     """The columns of the SMOE paper's Table 7: how often a method ranks among the first, in per cent."""
     return [
         Column(
-            f"{score}_{top}", f"top {top} %", "high", f"ranks by {score} score over scales and seeds, in %", digits=0
+            f"{score}_{top}",
+            f"top {top} %",
+            "high",
+            f"ranks by {score} score over scales and seeds, in %",
+            digits=0,
+            about=_ABOUT["ranks"],
         )
         for score in ("difference", "information")
         for top in (25, 50, 75)

@@ -22,6 +22,12 @@ RANDOMIZATION_MODES: tuple[RandomizationMode, ...] = ("cascading", "independent"
 
 #: The similarities by the names that results use, and as a person reads them.
 MEASURES = {"spearman": "Spearman", "ssim": "SSIM", "hog": "HOG"}
+#: What each asks of two maps; all are 1 for equal ones.
+MEASURED = {
+    "spearman": "whether the pixels have the same order, from the least salient to the most (rank correlation)",
+    "ssim": "whether the maps look alike in small windows (structural similarity)",
+    "hog": "whether edges run the same way (correlation of the histograms of oriented gradients)",
+}
 
 
 #: Maps in [0, 1] that differ by less anywhere are the same picture: a quarter of an 8-bit grey level is 1e-3.

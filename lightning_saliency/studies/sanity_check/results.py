@@ -19,12 +19,19 @@ from lightning_saliency.reports.notices import Made, chance_notices, image_notic
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.sanity_check.checks import (
+    MEASURED,
     MEASURES,
     RANDOMIZATION_MODES,
     ExplainerCheck,
     RandomizationMode,
 )
 from lightning_saliency.studies.sanity_check.figures import similarity_figure, similarity_sheet
+
+#: How the captions of the sheets begin, by mode.
+_SHEETS = {
+    "cascading": "as ever more layers have random weights, from the output downwards (cascading)",
+    "independent": "with one group of layers random at a time (independent)",
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class SanityCheckResult:
             "level": "Similarity of random networks' maps to one another: the random-weights level",
         }
         columns = [
-            Column(f"{kind}_{measure}", label, None, group)
+            Column(f"{kind}_{measure}", label, None, group, about=MEASURED[measure])
             for kind, group in groups.items()
             for measure, label in MEASURES.items()
         ]
@@ -153,10 +160,14 @@ class SanityCheckResult:
             "that the network has learnt.",
             *self.verdicts(),
         ]
-        curves = ReportPicture(self.figure(), "Similarity to the original maps, layer by layer.")
+        about = (
+            "Similarity to the original maps as more and more layers have random weights (cascading, above), and with "
+            "each group of layers random by itself (independent, below); 1: the same map. Shaded: 95 % intervals."
+        )
+        curves = ReportPicture(self.figure(), about)
         parts = [Section("Similarity under random weights", text, self.tables(), [curves])]
         if sheets := self.sheets():
-            pictures = [ReportPicture(sheet, name.replace("_", ", image ")) for name, sheet in sheets.items()]
+            pictures = [ReportPicture(sheet, _caption(name)) for name, sheet in sheets.items()]
             parts.append(Section("Maps", (), (), pictures))
         return parts
 
@@ -200,3 +211,13 @@ class SanityCheckResult:
         fields = ("explainer", "mode", "step", "layers", "measure", "mean", "low", "high", "images", "constant_maps")
         rows = [row for check in self.checks for row in check.rows()]
         return as_csv([fields, *([row[name] for name in fields] for row in rows)])
+
+
+def _caption(name: str) -> str:
+    """The caption of a sheet by the name of its file.
+
+    >>> _caption("independent_0")
+    'Image 1: its maps with one group of layers random at a time (independent). Blue: little, red: much.'
+    """
+    mode, _, index = name.partition("_")
+    return f"Image {int(index) + 1}: its maps {_SHEETS[mode]}. Blue: little, red: much."

@@ -89,7 +89,7 @@ def test_an_action_of_ones_own(tmp_path):
     module = Watching(learning_rate=0.0)
     run = fit(tmp_path, SaliencyAugmentation("smoe", action=Darken(0.25)), module)
     assert torch.equal(torch.cat(module.given), originals() * 0.25)
-    assert run.callback_metrics["smoe/mask_fraction"] == 0
+    assert run.callback_metrics["smoe/kept_share"] == 0
 
 
 @pytest.mark.parametrize("name", sorted(ACTIONS))
@@ -97,7 +97,7 @@ def test_every_action_runs_with_a_guide_that_needs_no_class(tmp_path, name):
     module = Watching(learning_rate=0.0)
     run = fit(tmp_path, SaliencyAugmentation("smoe", action=name), module)
     assert not torch.equal(torch.cat(module.given), originals())
-    assert 0 < run.callback_metrics["smoe/mask_fraction"] < 1
+    assert 0 < run.callback_metrics["smoe/kept_share"] < 1
     assert run.callback_metrics["smoe/augmented"] == 1
     assert list((tmp_path / "recorder" / "v" / "smoe" / "augmentation").glob("*.png")) or list(
         tmp_path.rglob("smoe/augmentation/*.png")
@@ -120,7 +120,7 @@ def test_the_most_salient_share_is_filled(tmp_path, explainer, share, fill):
     maps = build_explainer(explainer, module.net.eval())(images, labels)
     torch.testing.assert_close(module.given[0], remove_most_salient(images, maps, share, fill))
     hidden = round(share * 256) / 256
-    assert run.callback_metrics[f"{explainer}/mask_fraction"].item() == pytest.approx(1 - hidden)
+    assert run.callback_metrics[f"{explainer}/kept_share"].item() == pytest.approx(1 - hidden)
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def test_other_guides_by_name(tmp_path, name):
     module = Watching(learning_rate=0.0)
     run = fit(tmp_path, SaliencyAugmentation({"class_path": name, "init_args": options}), module)
     assert not torch.equal(torch.cat(module.given), originals())
-    assert 0 < run.callback_metrics[f"{name}/mask_fraction"] < 1
+    assert 0 < run.callback_metrics[f"{name}/kept_share"] < 1
     if name == "random_blobs":
-        assert run.callback_metrics[f"{name}/mask_fraction"] == pytest.approx(0.25)
+        assert run.callback_metrics[f"{name}/kept_share"] == pytest.approx(0.25)
 
 
 def test_what_is_shown_does_not_change_what_is_trained_on(tmp_path):
@@ -279,7 +279,7 @@ def test_controls_keep_the_same_area(tmp_path, control):
         module = Watching(learning_rate=0.0)
         callback = GroupCAMAugmentation(groups=4, control=used)
         run = fit(tmp_path, callback, module)
-        shares.append(run.callback_metrics["group_cam/mask_fraction"].item())
+        shares.append(run.callback_metrics["group_cam/kept_share"].item())
         pixels.append(torch.cat(module.given))
     assert not torch.equal(*pixels)
     assert shares[0] == pytest.approx(shares[1], abs=1e-5)
@@ -328,11 +328,11 @@ def test_scalars_and_the_film_of_a_fixed_sample(tmp_path):
         epochs=3,
         logger=recorder,
     )
-    for name in ("mask_fraction", "confidence_gain", "augmented"):
+    for name in ("kept_share", "confidence_gain", "augmented"):
         values = [value for _, value in recorder.values(f"group_cam/{name}")]
         assert len(values) == 3, name
         assert len(set(values)) > 1 or name == "augmented", name
-    assert all(0 < value < 1 for _, value in recorder.values("group_cam/mask_fraction"))
+    assert all(0 < value < 1 for _, value in recorder.values("group_cam/kept_share"))
     assert all(0 < value <= 1 for _, value in recorder.values("group_cam/augmented"))
     frames = Film(tmp_path / "recorder" / "v" / "group_cam").frames("augmentation")
     assert [frame.epoch for frame in frames] == [-1, 0, 1, 2]
@@ -349,7 +349,7 @@ def test_the_scalars_are_what_they_say(tmp_path):
     assert recorder.values("group_cam/augmented")[0][1] == pytest.approx(replaced.float().mean().item())
     maps = GroupCAM(module.net, groups=4, gradients=False, theta=None)(images, LABELS)[replaced]
     share = (maps > maps.mean((1, 2), keepdim=True)).float().mean().item()
-    assert recorder.values("group_cam/mask_fraction")[0][1] == pytest.approx(share, abs=1e-5)
+    assert recorder.values("group_cam/kept_share")[0][1] == pytest.approx(share, abs=1e-5)
     with torch.no_grad():
         first = replaced[:4].nonzero()[:, 0]
         confidences = [module(part[first]).softmax(1)[range(len(first)), LABELS[first]] for part in (pixels, images)]

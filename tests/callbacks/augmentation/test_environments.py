@@ -28,7 +28,7 @@ def test_precisions(tmp_path, precision):
     seen = []
     module.net.features[0].register_forward_hook(lambda m, _, out: seen.append(out.dtype) if not m.training else None)
     run = fit(tmp_path, GroupCAMAugmentation(groups=4), module, precision=precision)
-    assert 0 < run.callback_metrics["group_cam/mask_fraction"] < 1
+    assert 0 < run.callback_metrics["group_cam/kept_share"] < 1
     assert set(seen) == {torch.float64 if precision == "64-true" else torch.bfloat16}
     assert not torch.equal(torch.cat(module.given).float(), originals())
 
@@ -59,7 +59,7 @@ def test_a_fixed_guide_pairs_and_sharp_statistics_under_precisions(tmp_path, pre
         epochs=3,
     )
     assert [len(given) for given in module.given] == [4] * 4 + [8] * 8
-    assert 0 < run.callback_metrics["smoe/mask_fraction"] < 1
+    assert 0 < run.callback_metrics["smoe/kept_share"] < 1
     assert all(value.isfinite().all() for value in module.state_dict().values())
     assert run.global_step == 6
 
@@ -130,7 +130,7 @@ def test_a_compiled_module(tmp_path):
     run = trainer(tmp_path, callback, package=lightning.pytorch, epochs=2, logger=False)
     run.fit(module, loader())
     assert run.global_step == 8
-    assert 0 < run.callback_metrics["group_cam/mask_fraction"] < 1
+    assert 0 < run.callback_metrics["group_cam/kept_share"] < 1
     torch._dynamo.reset()
 
 
@@ -160,7 +160,7 @@ def test_two_processes(tmp_path):
         draws = [torch.rand(4, generator=batch_generator(0, rank, number)) < 0.5 for number in range(4)]
         assert not (replaced[rank] & ~torch.cat(draws)).any()
     assert run.callback_metrics["group_cam/augmented"] == pytest.approx(replaced[:, 8:].float().mean().item())
-    assert 0 < run.callback_metrics["group_cam/mask_fraction"] < 1
+    assert 0 < run.callback_metrics["group_cam/kept_share"] < 1
     frames = Film(tmp_path / "recorder" / "v" / "group_cam").frames("augmentation")
     assert [frame.epoch for frame in frames] == [-1, 0, 1]
 
@@ -235,7 +235,7 @@ def test_the_lightning_package(tmp_path):
     module = Other()
     run = trainer(tmp_path, GroupCAMAugmentation(groups=4), logger=OtherRecorder(), package=lightning.pytorch, epochs=1)
     run.fit(module, loader(form="dict"))
-    assert 0 < run.callback_metrics["group_cam/mask_fraction"] < 1
+    assert 0 < run.callback_metrics["group_cam/kept_share"] < 1
     assert not torch.equal(torch.cat(module.given), originals())
 
 
@@ -281,8 +281,8 @@ def test_two_augmentations_in_one_run(tmp_path):
     second = SaliencyAugmentation(blobs(0.7), probability=0.3, seed=2, name="large")
     module = Watching(learning_rate=0.0)
     fit(tmp_path, None, module, callbacks=[first, second], logger=recorder)
-    assert recorder.values("random_blobs/mask_fraction")[0][1] == pytest.approx(0.2, abs=0.01)
-    assert recorder.values("large/mask_fraction")[0][1] == pytest.approx(0.7, abs=0.01)
+    assert recorder.values("random_blobs/kept_share")[0][1] == pytest.approx(0.2, abs=0.01)
+    assert recorder.values("large/kept_share")[0][1] == pytest.approx(0.7, abs=0.01)
     plain = Watching(learning_rate=0.0)
     fit(tmp_path, None, plain, epochs=1)
     assert equal(plain.given, list(originals().view(4, 4, 3, 16, 16)))

@@ -217,7 +217,7 @@ def test_presets_run(tmp_path, preset):
     module = Watching(learning_rate=0.0)
     run = fit(tmp_path, preset(), module)
     assert not torch.equal(torch.cat(module.given), originals())
-    assert 0 < run.callback_metrics[f"{preset().name}/mask_fraction"] < 1
+    assert 0 < run.callback_metrics[f"{preset().name}/kept_share"] < 1
 
 
 # --- sharp images -----------------------------------------------------------------------------------------------------

@@ -177,9 +177,9 @@ def test_every_arm_trains(config, name):
     result = cells.train_arm(planned.models["Net"], planned.data[0], arm, config.training, 2, 0)
     assert 0 <= result["accuracy"] <= 1
     assert list(result["val"]) == ["2"]
-    assert (result["mask_fraction"] is not None) == (arm.guided or arm.is_control)
+    assert (result["kept_share"] is not None) == (arm.guided or arm.is_control)
     if arm.guided and "soft" not in name:
-        assert 0.05 < result["mask_fraction"] < 0.95
+        assert 0.05 < result["kept_share"] < 0.95
         # An untrained network has no map of some images.
         assert result["augmented"] > 0.4
     assert json.loads(json.dumps(result)) == result
@@ -681,7 +681,7 @@ def test_wrong_data(config, change, error, match):
 def test_verdicts_say_what_the_intervals_say():
     def runs(*accuracies):
         return {
-            seed: {"accuracy": value, "val_best": value, "steps": 9, "mask_fraction": None, "augmented": None}
+            seed: {"accuracy": value, "val_best": value, "steps": 9, "kept_share": None, "augmented": None}
             for seed, value in enumerate(accuracies)
         }
 

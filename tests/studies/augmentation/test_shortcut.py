@@ -214,7 +214,7 @@ def run(unmarked, misled, marked):
         "val_last": 0.9,
         "steps": 2,
         "augmented": None,
-        "mask_fraction": None,
+        "kept_share": None,
     }
 
 

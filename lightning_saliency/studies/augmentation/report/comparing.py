@@ -57,7 +57,7 @@ def arm_estimates(
             found[key] = difference
     steps = [float(run["steps"]) for run in own.values()]
     found["steps"] = Estimate(math.fsum(steps) / len(steps), min(steps), max(steps), len(steps))
-    for key, kept in (("replaced", "augmented"), ("kept", "mask_fraction")):
+    for key, kept in (("replaced", "augmented"), ("kept", "kept_share")):
         shares = [100 * run[kept] for run in own.values() if run[kept] is not None]
         if shares:
             found[key] = Estimate(math.fsum(shares) / len(shares), min(shares), max(shares), len(shares))

@@ -32,6 +32,15 @@ BUDGET_NAMES: dict[Budget, str] = {"steps": "equal steps", "time": "equal wall t
 _GAP = f"share of the gap between {BEFORE} and {HONEST} that is closed, in %"
 
 _POINTED = "where the maps of the validation images point, 0 to 1"
+#: What columns ask, below the tables of the page.
+_DIFFERENCE = "how many percentage points an arm is above the one that is named, seed by seed"
+_BIASED = (
+    "how far the maps of many images point to one place that gives the class away",
+    "how far they point to colours or contrasts that give it away, wherever these are",
+)
+_KEPT = (
+    "the share of the replaced images' pixels that are still their own; the rest is blurred, filled or another image's"
+)
 
 #: Model -> budget -> arm -> seed -> the result of its run.
 Runs = dict[str, dict[Budget, dict[str, dict[int, dict[str, Any]]]]]
@@ -91,7 +100,7 @@ class AugmentationResult:
         """
         config = grid.config
         runs: Runs = {model: {budget: {} for budget in config.budgets} for model in grid.models}
-        unknown = {"seconds_per_step": None, "mask_fraction": None, "augmented": None}
+        unknown = {"seconds_per_step": None, "kept_share": None, "augmented": None}
         for each in beginnings:
             for budget in [] if each.honest else config.budgets:
                 result = {**unknown, **(begun or {})[each.cell.name]}
@@ -128,7 +137,7 @@ class AugmentationResult:
         of the validation images point to something that gives the class away. ``difference`` to the reference and
         ``versus <control>`` in percentage points of ``number``, paired by seed (``versus its <name>`` where the control
         is called ``<arm>, <name>``); ``cost``, ``steps``; ``replaced``, the share of images that were replaced, and
-        ``kept``, the share of their pixels left sharp, in %.
+        ``kept``, the share of their pixels that are their own, in %.
         """
         return {
             model: {
@@ -146,18 +155,23 @@ class AugmentationResult:
         apart = (
             f"{NUMBERS[self.number]}, differences in points" if len(shown) > 1 or self.number != "accuracy" else group
         )
+        reference = self.reference
         compared = dict.fromkeys(called for arm in self.controls for called in self._controls(arm))
         columns = [
             *(Column(number, NUMBERS[number], "high", group) for number in shown),
             *([Column("validation", "validation", None, group)] if len(shown) > 1 else []),
             *([Column(f"closed {each}", f"gap closed: {NUMBERS[each]}", "high", _GAP) for each in closed]),
-            Column("difference", f"− {self.reference}", "high", apart),
-            *(Column(f"versus {control}", f"− {control}", "high", apart) for control in compared),
-            *(Column(each, each, None, _POINTED) for each in BIASES if any(each in row for row in rows)),
-            Column("cost", "cost of a step", None, spent),
+            Column("difference", f"− {self.reference}", "high", apart, about=_DIFFERENCE),
+            *(Column(f"versus {control}", f"− {control}", "high", apart, about=_DIFFERENCE) for control in compared),
+            *(
+                Column(each, each, None, _POINTED, about=text)
+                for each, text in zip(BIASES, _BIASED, strict=True)
+                if any(each in row for row in rows)
+            ),
+            Column("cost", "cost of a step", None, spent, about=f"its seconds over those of a step of {reference}"),
             Column("steps", "steps", None, spent, digits=0, interval=False),
             Column("replaced", "images replaced in %", None, spent, digits=0, interval=False),
-            Column("kept", "of these sharp in %", None, spent, digits=0, interval=False),
+            Column("kept", "own pixels of these in %", None, spent, digits=0, interval=False, about=_KEPT),
         ]
         values = {
             f"{network}, {BUDGET_NAMES[budget]}": {

@@ -104,7 +104,7 @@ def runs_csv(runs: Mapping[str, Any]) -> str:
     Args:
         runs: Model -> budget -> arm -> seed -> result.
     """
-    keys = ("accuracy", "loss", "val_best", "val_last", "steps", "seconds_per_step", "mask_fraction", "augmented")
+    keys = ("accuracy", "loss", "val_best", "val_last", "steps", "seconds_per_step", "kept_share", "augmented")
     numbers: tuple[Number, ...] = ("misled", "worst_group")
     lines: list[list[Any]] = [
         ["model", "budget", "arm", "seed", *keys, *(f"{number} in %" for number in numbers), *BIASES]
