@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
 
 from lightning_saliency.batches import BatchReader
 from lightning_saliency.callbacks._trainer_lookups import (
     builds_late,
-    is_compiled,
-    is_sharded,
     watched_module,
 )
-from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
@@ -29,24 +23,21 @@ from lightning_saliency.callbacks.monitor.options import (
     parse_views,
     positive,
 )
-from lightning_saliency.callbacks.monitor.page import KEEPING
-from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records, worst_of
+from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.own_images import Images, OwnImages
-from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample, SampleRecord
-from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
-from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
+from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample
+from lightning_saliency.callbacks.monitor.schedule import Schedule
 from lightning_saliency.callbacks.monitor.shortcuts.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
-from lightning_saliency.callbacks.monitor.shown import READING, ShownImages
+from lightning_saliency.callbacks.monitor.shown import ShownImages
 from lightning_saliency.callbacks.monitor.stage_hooks import StageHooks
 from lightning_saliency.callbacks.monitor.values import MonitorValues
+from lightning_saliency.callbacks.monitor.watching import Watching
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
-from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.statistics import get_statistic
-from lightning_saliency.scales.maps import combined_statistics
-from lightning_saliency.scales.reader import Layers, PassMaps
+from lightning_saliency.scales.reader import Layers
 
 _LOCATING = "measure where the maps of all images point"
 _ALERT = ShortcutAlert()
@@ -220,16 +211,12 @@ class SaliencyMonitor(StageHooks):
                 f"Got position_images=0 with views={list(self.views)}. Allowed are numbers from 1 where one of "
                 f"{', '.join(MEAN_VIEWS)} is shown; raise it, or leave the view out."
             )
-        self._reading = BatchReading(self.statistic, layers, self._batches)
-        self._predictions = NetworkPredictions(output)
         self._values = MonitorValues(name, self._film.page)
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         # The trainer of the last run; None before the first.
         self._run: Callable[[], pl.Trainer | None] | None = None
-        self._attempts = Attempts()
-        self._compiled: bool | None = None
-        self._trained = False
-        self._begin_run()
+        self._output = output
+        self._watching = self._new_watching()
 
     @property
     def state_key(self) -> str:
@@ -238,14 +225,8 @@ class SaliencyMonitor(StageHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling and copies: what belongs to the present run stays behind."""
-        fresh = BatchReading(self.statistic, self.layers, self._batches)
         run = None if self._run is None else _no_trainer
-        return {
-            **vars(self),
-            "_run": run,
-            "_reading": fresh,
-            "_predictions": NetworkPredictions(self._predictions.output),
-        }
+        return {**vars(self), "_run": run, "_watching": self._new_watching()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
@@ -260,7 +241,7 @@ class SaliencyMonitor(StageHooks):
             check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
         if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:
             if trainer.limit_val_batches == 0:
-                self._switch_off("limit_val_batches is 0, so there is no validation to watch")
+                self._watching.switch_off("limit_val_batches is 0, so there is no validation to watch")
             else:
                 raise MonitorConfigurationError(
                     "SaliencyMonitor watches validation, but this run has none: give validation data and a "
@@ -270,34 +251,30 @@ class SaliencyMonitor(StageHooks):
             self._film.open(trainer)
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
-        self._mind_shards(trainer, pl_module)
+        self._watching.mind_shards(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks, and make the page."""
-        self._close()
         self._finish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Remove the hooks, and make the page; ``teardown`` is not called after an exception."""
-        self._close()
         self._finish(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged for the page."""
-        if not self._off:
-            self._values.keep(trainer, self._attempts, validated=True)
+        self._watching.keep_values(trainer, validated=True)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged at the end of the epoch before."""
-        if self._trained and not self._off:
-            self._values.keep(trainer, self._attempts, validated=False)
-        self._trained = True
+        if self._watching.trained:
+            self._watching.keep_values(trainer, validated=False)
+        self._watching.trained = True
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged at the end of the last epoch."""
-        if not self._off:
-            self._values.keep(trainer, self._attempts, validated=False)
+        self._watching.keep_values(trainer, validated=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The sample's fingerprints and last maps, the latest values, and where the film is."""
@@ -318,177 +295,47 @@ class SaliencyMonitor(StageHooks):
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
-        if stage != self.stage:
-            return
-        self._active = not self._off and self._schedule.is_due(trainer)
-        self._sample.begin()
-        self._scalars = EpochScalars()
-        self._shortcuts.begin_epoch()
-        if self._active:
-            self._attempts.begin_frame()
+        self._watching.begin_epoch(trainer, stage)
 
     def before_batch(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
     ) -> None:
         """Watch the passes to come, where this batch is wanted."""
-        if self._off:
-            return
-        wanted = stage == self.stage and self._active and self._attempts.wants(READING)
-        # What is compiled is compiled with its hooks: they come before the run's first pass, whatever its stage.
-        if self._compiled is None:
-            self._compiled = is_compiled(pl_module)
-        early = self._compiled and self._reading.network is None and trainer.state.fn == "fit"
-        if wanted or early:
-            self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
-            with self._guarded(quiet=not wanted):
-                network = watched_module(pl_module, self.model, MonitorConfigurationError)
-                content = self._reading.read(trainer, batch, stage)
-                if content is None:
-                    return
-                if self._reading.network is not network:
-                    # Some strategies tell by what they have made of the modules alone.
-                    sharded = self._mind_shards(trainer, pl_module)
-                    # A compiled network is run once, as the step runs it.
-                    with trainer.precision_plugin.forward_context():
-                        self._reading.open(network, content, compiled=self._compiled, sharded=sharded)
-                if wanted:
-                    sample = self._shown.wanted_of(content) if trainer.is_global_zero else None
-                    positions = self._shortcuts.positions(trainer, stage, dataloader_idx)
-                    self._reading.start(content, dataloader_idx, sample, positions)
-                    # A part of the module that was named may return features; a compiled one has its hooks.
-                    told = self.model is None or self._predictions.output is not None
-                    if told and not self._compiled and self._reading.shows:
-                        labels = content.classes() if self._sample.chooses else None
-                        self._predictions.watch(network, content.images, labels)
+        self._watching.before_batch(trainer, pl_module, batch, stage, dataloader_idx)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
         """Take the maps, and make the class-specific views of the same images with the same weights."""
-        records: dict[int, SampleRecord] = {}
-        with self._guarded():
-            begun = bool(self._reading.names)
-            predicted, losses = None, None
-            with self._attempts.trying("read the network's predictions", "Correct output=."):
-                predicted, losses = self._predictions.take()
-            if predicted is not None and self._predictions.output is not None:
-                outputs = None  # The user says where the logits are.
-            read = self._reading.take()
-            if read is None:
-                return
-            pending, found = read
-            if not begun:
-                scale_weights(self.weights, len(self._reading.names))
-                if self._nothing_to_lose and self._reading.network is not None:
-                    self._film.check(self._reading.network)
-            if pending.objects is not None:
-                self._score(found, pending.objects[list(found.images)])
-            if self._attempts.wants(_LOCATING):
-                with self._attempts.trying(_LOCATING, "Leave it out with position_images=0."):
-                    self._shortcuts.take(pending, found)
-            if pending.pairs and self._sample.chooses:
-                pending = worst_of(pending, self._sample, outputs, losses)
-            records = sample_records(found, pending, outputs, predicted)
-            self._begun = True
-        self._shown.explain(trainer, records, self._attempts, self._reading.entrance)
+        self._watching.after_batch(trainer, outputs)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""
-        # An endless epoch of training is cut where validations come.
-        endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
-        if self._active and (stage == self.stage or endless):
-            self._active = False
-            with self._attempts.trying("add up where the maps of all images point"):
-                self._shortcuts.end_epoch(trainer)
-            if trainer.is_global_zero:
-                self._show(trainer)
-            with self._attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
-                self._shortcuts.judge(trainer, self._scalars)
-            if trainer.is_global_zero and self._attempts.wants(KEEPING):
-                with self._attempts.trying(KEEPING):
-                    self._film.page.warn(trainer, self._shortcuts.history)
-            self._schedule.took(trainer)
-            with self._attempts.trying("add up its values"):
-                # Every process takes part, also one whose monitor failed: the others wait for it.
-                means = self._scalars.reduced(trainer)
-                self._values.latest.update(means)
-                if trainer.sanity_checking and trainer.is_global_zero:
-                    self._values.log_start(trainer, means, self._attempts)
-        if not trainer.sanity_checking:
-            with self._attempts.trying("log its values"):
-                self._values.log(trainer, pl_module, stage, own=stage == self.stage or endless)
-        if endless:
-            self.begin_epoch(trainer, self.stage)
+        self._watching.end_epoch(trainer, pl_module, stage)
 
     @property
     def _sample(self) -> FixedSample:
         return self._shown.sample
 
-    def _mind_shards(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Whether parameters are spread over processes; then nothing is left that runs the network in one of them."""
-        if not is_sharded(trainer, pl_module):
-            return False
-        if self._shown.own is not None:
-            raise MonitorConfigurationError(
-                "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, "
-                "since one process runs it on them; leave images= out."
-            )
-        if self._film.class_views:
-            rank_zero_warn(
-                f"SaliencyMonitor leaves out the views {', '.join(self._film.class_views)}: the network's parameters "
-                "are spread over processes, and a class-specific view runs the network in one of them. The other views "
-                "and the scalars are read in the module's own passes and do not need it."
-            )
-            self._film.leave_out_class_views()
-        return True
-
-    def _show(self, trainer: pl.Trainer) -> None:
-        self._shown.show(trainer, self._reading, self._attempts, self._scalars, self._shortcuts.sums)
-
-    def _score(self, found: PassMaps, objects: Tensor) -> None:
-        combined = combined_statistics(found.maps, self.weights)
-        for score in OBJECT_SCORES:
-            if self._attempts.wants(part := f"measure {self.name}/{score}"):
-                with self._attempts.trying(part):
-                    self._scalars.add_objects(score, combined, objects)
-
     def _finish(self, trainer: pl.Trainer) -> None:
+        self._watching.close()
         if trainer.is_global_zero:
-            self._film.finish(trainer, self._attempts)
-
-    @contextmanager
-    def _guarded(self, quiet: bool = False) -> Iterator[None]:
-        """Inside, an error ends the reading of this frame; before training, options that cannot work end the run."""
-        try:
-            yield
-        except Exception as error:
-            self._predictions.close()
-            self._reading.failed()
-            if quiet:
-                return  # A training batch of another form: the stage's own first batch decides.
-            if self._nothing_to_lose and not self._begun and isinstance(error, (TypeError, ValueError)):
-                if isinstance(error, MonitorConfigurationError):
-                    raise
-                raise MonitorConfigurationError(f"SaliencyMonitor cannot watch this run. {error}") from error
-            self._attempts.fail(READING, error)
-
-    def _switch_off(self, reason: str) -> None:
-        self._off = True
-        self._close()
-        rank_zero_warn(f"SaliencyMonitor is switched off for the rest of this run, which goes on without it. {reason}")
+            self._film.finish(trainer, self._watching.attempts)
 
     def _begin_run(self) -> None:
-        self._close()
-        self._off = False
-        self._active = False
-        self._nothing_to_lose = True
-        self._compiled = None
-        self._begun = False
-        self._trained = False
-        self._reading.loader = None
+        self._watching.close()
+        self._watching = self._new_watching()
         self._shown.begin_run()
-        self._attempts = Attempts()
-        self._scalars = EpochScalars()
 
-    def _close(self) -> None:
-        self._predictions.close()
-        self._reading.close()
-        self._sample.begin()
+    def _new_watching(self) -> Watching:
+        return Watching(
+            stage=self.stage,
+            model=self.model,
+            name=self.name,
+            weights=self.weights,
+            film=self._film,
+            shown=self._shown,
+            shortcuts=self._shortcuts,
+            values=self._values,
+            schedule=self._schedule,
+            reading=BatchReading(self.statistic, self.layers, self._batches),
+            predictions=NetworkPredictions(self._output),
+        )

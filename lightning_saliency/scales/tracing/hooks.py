@@ -53,7 +53,7 @@ class Hook:
 
     def __call__(self, *arguments: Any) -> None:
         """What PyTorch calls. A graph that somebody traces or exports meanwhile does not get it."""
-        if not (torch.jit.is_tracing() or _is_exporting()):
+        if not (torch.jit.is_tracing() or _is_exporting()):  # type: ignore[attr-defined, no-untyped-call]
             self._function(*arguments)
 
     @property

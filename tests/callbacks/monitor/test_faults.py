@@ -60,7 +60,7 @@ def _in_a_hook(monitor, fault, wanted):
             fault()
         return own(activations, dim=dim)
 
-    monitor.statistic = monitor._reading.statistic = replace(own, function=statistic)
+    monitor.statistic = replace(own, function=statistic)
     return monitor
 
 
@@ -128,7 +128,7 @@ def test_the_run_is_ended_in_a_hook(tmp_path, fault):
     _assert_same(plain, watched)
     assert signal.getsignal(signal.SIGTERM) is before
     # The same monitor serves another run.
-    monitor.statistic = monitor._reading.statistic = get_statistic("smoe_scale")
+    monitor.statistic = get_statistic("smoe_scale")
     assert _run(tmp_path / "again", monitor)[0] == "completed"
     assert _epochs(tmp_path / "again") == [-1, 0, 1, 2, 3]
 

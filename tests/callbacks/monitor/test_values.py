@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
+from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.scalars import EpochScalars
 from lightning_saliency.pictures.film import Film
 from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trainer
@@ -93,7 +94,7 @@ def test_whoever_watches_a_value_finds_it_where_the_monitor_fails(tmp_path, monk
     target = {
         "sample": (monitor._sample, "drift"),
         "pictures": (monitor._film, "show"),
-        "reading": (monitor._reading, "take"),
+        "reading": (BatchReading, "take"),
     }
     monkeypatch.setattr(*target[broken], fails)
     with pytest.warns(UserWarning, match="no space left"):

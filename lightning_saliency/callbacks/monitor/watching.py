@@ -1,0 +1,237 @@
+"""One run under the monitor: which of its epochs and batches are read, what is made of them, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_saliency.callbacks._trainer_lookups import is_compiled, is_sharded, watched_module
+from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.callbacks.monitor.film import MonitorFilm
+from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
+from lightning_saliency.callbacks.monitor.page import KEEPING
+from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records, worst_of
+from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
+from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
+from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
+from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
+from lightning_saliency.callbacks.monitor.shown import READING, ShownImages
+from lightning_saliency.callbacks.monitor.values import MonitorValues
+from lightning_saliency.functional.fusion import scale_weights
+from lightning_saliency.scales.maps import combined_statistics
+from lightning_saliency.scales.reader import PassMaps
+
+_LOCATING = "measure where the maps of all images point"
+
+
+@dataclass
+class Watching:
+    """A run's epochs and batches under the monitor, in the order of its hooks. Another run has another one.
+
+    Attributes:
+        stage: ``"train"``, ``"validate"`` or ``"test"``.
+        model: Dotted path of the submodule to watch, as in ``SaliencyMonitor``.
+        name: Prefix of the values' names.
+        weights: Weights of the scales in the combined map.
+        film: Where the pictures go.
+        shown: The images that are shown, and their maps.
+        shortcuts: Where the maps of all images point.
+        values: What is logged.
+        schedule: Which epochs have a frame.
+        reading: The maps of the batches.
+        predictions: The network's own predictions for them.
+        attempts: What failed.
+        scalars: The values of the epoch that goes on.
+        off: Whether nothing is watched for the rest of the run.
+        trained: Whether an epoch of training has begun.
+    """
+
+    stage: str
+    model: str | None
+    name: str
+    weights: str | Sequence[float]
+    film: MonitorFilm
+    shown: ShownImages
+    shortcuts: ShortcutWatch
+    values: MonitorValues
+    schedule: Schedule
+    reading: BatchReading
+    predictions: NetworkPredictions
+    attempts: Attempts = field(default_factory=Attempts)
+    scalars: EpochScalars = field(default_factory=EpochScalars)
+    off: bool = False
+    trained: bool = False
+    _active: bool = False
+    _begun: bool = False
+    _compiled: bool | None = None
+    _nothing_to_lose: bool = True
+
+    def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
+        """Decide whether this epoch is logged."""
+        if stage != self.stage:
+            return
+        self._active = not self.off and self.schedule.is_due(trainer)
+        self.shown.sample.begin()
+        self.scalars = EpochScalars()
+        self.shortcuts.begin_epoch()
+        if self._active:
+            self.attempts.begin_frame()
+
+    def before_batch(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
+    ) -> None:
+        """Watch the passes to come, where this batch is wanted."""
+        if self.off:
+            return
+        wanted = stage == self.stage and self._active and self.attempts.wants(READING)
+        # What is compiled is compiled with its hooks: they come before the run's first pass, whatever its stage.
+        if self._compiled is None:
+            self._compiled = is_compiled(pl_module)
+        early = self._compiled and self.reading.network is None and trainer.state.fn == "fit"
+        if wanted or early:
+            self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
+            with self._guarded(quiet=not wanted):
+                network = watched_module(pl_module, self.model, MonitorConfigurationError)
+                content = self.reading.read(trainer, batch, stage)
+                if content is None:
+                    return
+                if self.reading.network is not network:
+                    # Some strategies tell by what they have made of the modules alone.
+                    sharded = self.mind_shards(trainer, pl_module)
+                    # A compiled network is run once, as the step runs it.
+                    with trainer.precision_plugin.forward_context():
+                        self.reading.open(network, content, compiled=self._compiled, sharded=sharded)
+                if wanted:
+                    sample = self.shown.wanted_of(content) if trainer.is_global_zero else None
+                    positions = self.shortcuts.positions(trainer, stage, dataloader_idx)
+                    self.reading.start(content, dataloader_idx, sample, positions)
+                    # A part of the module that was named may return features; a compiled one has its hooks.
+                    told = self.model is None or self.predictions.output is not None
+                    if told and not self._compiled and self.reading.shows:
+                        labels = content.classes() if self.shown.sample.chooses else None
+                        self.predictions.watch(network, content.images, labels)
+
+    def after_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
+        """Take the maps, and make the class-specific views of the same images with the same weights."""
+        records: dict[int, SampleRecord] = {}
+        with self._guarded():
+            begun = bool(self.reading.names)
+            predicted, losses = None, None
+            with self.attempts.trying("read the network's predictions", "Correct output=."):
+                predicted, losses = self.predictions.take()
+            if predicted is not None and self.predictions.output is not None:
+                outputs = None  # The user says where the logits are.
+            read = self.reading.take()
+            if read is None:
+                return
+            pending, found = read
+            if not begun:
+                scale_weights(self.weights, len(self.reading.names))
+                if self._nothing_to_lose and self.reading.network is not None:
+                    self.film.check(self.reading.network)
+            if pending.objects is not None:
+                self._score(found, pending.objects[list(found.images)])
+            if self.attempts.wants(_LOCATING):
+                with self.attempts.trying(_LOCATING, "Leave it out with position_images=0."):
+                    self.shortcuts.take(pending, found)
+            if pending.pairs and self.shown.sample.chooses:
+                pending = worst_of(pending, self.shown.sample, outputs, losses)
+            records = sample_records(found, pending, outputs, predicted)
+            self._begun = True
+        self.shown.explain(trainer, records, self.attempts, self.reading.entrance)
+
+    def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""
+        # An endless epoch of training is cut where validations come.
+        endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
+        if self._active and (stage == self.stage or endless):
+            self._active = False
+            with self.attempts.trying("add up where the maps of all images point"):
+                self.shortcuts.end_epoch(trainer)
+            if trainer.is_global_zero:
+                self._show(trainer)
+            with self.attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
+                self.shortcuts.judge(trainer, self.scalars)
+            if trainer.is_global_zero and self.attempts.wants(KEEPING):
+                with self.attempts.trying(KEEPING):
+                    self.film.page.warn(trainer, self.shortcuts.history)
+            self.schedule.took(trainer)
+            with self.attempts.trying("add up its values"):
+                # Every process takes part, also one whose monitor failed: the others wait for it.
+                means = self.scalars.reduced(trainer)
+                self.values.latest.update(means)
+                if trainer.sanity_checking and trainer.is_global_zero:
+                    self.values.log_start(trainer, means, self.attempts)
+        if not trainer.sanity_checking:
+            with self.attempts.trying("log its values"):
+                self.values.log(trainer, pl_module, stage, own=stage == self.stage or endless)
+        if endless:
+            self.begin_epoch(trainer, self.stage)
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        self.shown.show(trainer, self.reading, self.attempts, self.scalars, self.shortcuts.sums)
+
+    def _score(self, found: PassMaps, objects: Tensor) -> None:
+        combined = combined_statistics(found.maps, self.weights)
+        for score in OBJECT_SCORES:
+            if self.attempts.wants(part := f"measure {self.name}/{score}"):
+                with self.attempts.trying(part):
+                    self.scalars.add_objects(score, combined, objects)
+
+    def mind_shards(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Whether parameters are spread over processes; then nothing is left that runs the network in one of them."""
+        if not is_sharded(trainer, pl_module):
+            return False
+        if self.shown.own is not None:
+            raise MonitorConfigurationError(
+                "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, "
+                "since one process runs it on them; leave images= out."
+            )
+        if self.film.class_views:
+            rank_zero_warn(
+                f"SaliencyMonitor leaves out the views {', '.join(self.film.class_views)}: the network's parameters "
+                "are spread over processes, and a class-specific view runs the network in one of them. The other views "
+                "and the scalars are read in the module's own passes and do not need it."
+            )
+            self.film.leave_out_class_views()
+        return True
+
+    @contextmanager
+    def _guarded(self, quiet: bool = False) -> Iterator[None]:
+        """Inside, an error ends the reading of this frame; before training, options that cannot work end the run."""
+        try:
+            yield
+        except Exception as error:
+            self.predictions.close()
+            self.reading.failed()
+            if quiet:
+                return  # A training batch of another form: the stage's own first batch decides.
+            if self._nothing_to_lose and not self._begun and isinstance(error, (TypeError, ValueError)):
+                if isinstance(error, MonitorConfigurationError):
+                    raise
+                raise MonitorConfigurationError(f"SaliencyMonitor cannot watch this run. {error}") from error
+            self.attempts.fail(READING, error)
+
+    def switch_off(self, reason: str) -> None:
+        """Watch nothing for the rest of the run, and say why."""
+        self.off = True
+        self.close()
+        rank_zero_warn(f"SaliencyMonitor is switched off for the rest of this run, which goes on without it. {reason}")
+
+    def keep_values(self, trainer: pl.Trainer, validated: bool) -> None:
+        """Keep what was logged for the page; ``validated``: at the end of a validation."""
+        if not self.off:
+            self.values.keep(trainer, self.attempts, validated=validated)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self.predictions.close()
+        self.reading.close()
+        self.shown.sample.begin()
