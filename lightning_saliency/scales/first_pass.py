@@ -274,6 +274,13 @@ class FirstPass:
                 "layer. Allowed are steps that call the network, or a module that holds its layers; call that, not its "
                 "forward nor the layers one by one."
             )
+        if not refs and not call.children and next(call.module.children(), None) is not None:
+            raise NoScalesError(
+                f"No scales found in {type(self.model).__name__}: none of the layers in {call.name or 'it'} was called "
+                "by itself. Allowed are networks whose modules run one by one; where it, or its forward, was compiled "
+                "and run before, call torch.compiler.reset() before the run, and where it was scripted, give the "
+                "network itself."
+            )
         if not refs:
             size, of_images = "×".join(map(str, entrance.size[1:])), len(entrance.size) == 3
             kept = "keep the image's two dimensions" if of_images else "take a volume as a whole and keep its sides"

@@ -560,3 +560,17 @@ def test_a_batch_that_was_written_to_is_looked_at_anew(inference):
             network(batch)
             assert_maps(reader.take(), expected)
             batch.copy_(batch.flip(-1))
+
+
+def test_a_forward_that_was_compiled_and_run_before_is_told_of():
+    network = Net()
+    compiled = torch.compile(network.forward, backend="eager")
+    network.forward = compiled
+    batch = images()
+    network(batch)
+    reader = ScaleReader(network)
+    reader.start(batch)
+    network(batch)
+    with pytest.raises(NoScalesError, match=r"none of the layers in it was called by itself.*torch\.compiler\.reset"):
+        reader.take()
+    torch.compiler.reset()

@@ -246,9 +246,19 @@ class MonitorFilm(RunFilm):
         )
 
     def _explain(self, trainer: pl.Trainer, spec: ExplainerSpec, images: Tensor, labels: Tensor) -> Tensor:
-        explainer = spec(watched_module(trainer.lightning_module, self.model))
-        with trainer.precision_plugin.forward_context():
-            return explain_labels(explainer, images.to(trainer.strategy.root_device), labels)
+        network = watched_module(trainer.lightning_module, self.model)
+        explainer = spec(network)
+        try:
+            with trainer.precision_plugin.forward_context():
+                return explain_labels(explainer, images.to(trainer.strategy.root_device), labels)
+        except Exception as error:
+            if _takes(trainer, network, images[0]):
+                raise
+            raise TypeError(
+                f"{type(network).__name__} cannot be called with images alone, as explainers do: "
+                f"{type(error).__name__}: {error}. Name the part of it that takes images and returns logits with "
+                "model=, or give its forward images first and defaults for the rest."
+            ) from error
 
     def classes(self, trainer: pl.Trainer) -> Sequence[str] | None:
         """The names of the classes, if there are any."""
@@ -261,14 +271,12 @@ class MonitorFilm(RunFilm):
             return
         self._compared = True
         passed: list[bool] = []
-        with undisturbed(network), torch.no_grad(), trainer.precision_plugin.forward_context():
-            handle = entrance.register_forward_pre_hook(lambda *_: passed.append(True))
-            try:
-                network(image[None].to(trainer.strategy.root_device))
-            except Exception:  # of the user's network, which the views will tell of
-                return
-            finally:
-                handle.remove()
+        handle = entrance.register_forward_pre_hook(lambda *_: passed.append(True))
+        try:
+            if not _takes(trainer, network, image):
+                return  # The views will tell of it.
+        finally:
+            handle.remove()
         name = next((name for name, each in trainer.lightning_module.named_modules() if each is entrance), None)
         if not passed and name is not None:
             rank_zero_warn(
@@ -287,6 +295,16 @@ class MonitorFilm(RunFilm):
             "test": trainer.test_dataloaders,
         }
         return find_normalization(getattr(trainer, "datamodule", None), loaders[self.stage])
+
+
+def _takes(trainer: pl.Trainer, network: nn.Module, image: Tensor) -> bool:
+    """Whether a network can be called with images alone; it is called with one."""
+    try:
+        with undisturbed(network), torch.no_grad(), trainer.precision_plugin.forward_context():
+            network(image[None].to(trainer.strategy.root_device))
+    except Exception:  # of the user's network
+        return False
+    return True
 
 
 def _labels(records: Sequence[SampleRecord]) -> Tensor:

@@ -233,3 +233,36 @@ def test_a_warning_has_single_spaces_with_a_remedy_and_without():
         with pytest.warns(UserWarning, match="could not do it") as caught:
             Attempts().fail("do it", ValueError("made to fail."), remedy)
         assert expected in str(caught[0].message)
+
+
+class _OfBatch(Module):
+    def forward(self, batch):
+        return self.net(batch["image"])
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch), batch["label"])
+
+    def validation_step(self, batch, batch_idx):
+        return {"logits": self(batch)}
+
+
+class _OfKeywords(_OfBatch):
+    def forward(self, **batch):
+        return self.net(batch["image"])
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(**batch), batch["label"])
+
+    def validation_step(self, batch, batch_idx):
+        return {"logits": self(**batch)}
+
+
+@pytest.mark.parametrize("kind", [_OfBatch, _OfKeywords])
+def test_a_forward_that_takes_more_than_images_is_told_of_model(tmp_path, kind):
+    _, _, told = _fit(tmp_path / "a", SaliencyMonitor(num_images=2, views=("lovi", "grad_cam")), kind(), epochs=1)
+    assert len(told) == 1
+    assert f"{kind.__name__} cannot be called with images alone" in told[0]
+    assert "model=" in told[0]
+    monitor = SaliencyMonitor(num_images=2, views=("lovi", "grad_cam"), model="net")
+    assert not _fit(tmp_path / "b", monitor, kind(), epochs=1)[2]
+    assert _frames(tmp_path / "b", "grad_cam") == [-1, 0]

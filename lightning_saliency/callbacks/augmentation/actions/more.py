@@ -223,7 +223,7 @@ def _transform(given: Any) -> Callable[[Tensor], Tensor]:
             raise AugmentationConfigurationError(
                 f"Got transform={given!r}, which cannot be made: {error}. Allowed are the names of transforms in "
                 "torchvision.transforms.v2, such as 'RandomErasing', and class paths; give its arguments as init_args."
-                f"{meant_for(given, 'transform') or did_you_mean(name, v2.__dict__)}"
+                f"{meant_for(given, 'transform') or ('' if hasattr(v2, name) else did_you_mean(name, vars(v2)))}"
             ) from error
         if callable(made):
             return _of_image(made)
