@@ -260,7 +260,7 @@
     }
     $("curves-part").hidden = !names.length;
   }
-  const short = value => value === undefined ? "–" : Math.abs(value) >= 1000 || (value && Math.abs(value) < 0.001) ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  const short = value => value === undefined ? "–" : Math.abs(value) >= 1000 || (value && Math.abs(value) < 0.001) ? value.toExponential(1) : String(Number(value.toPrecision(Math.abs(value) < 0.01 ? 2 : 3)));
   function markCurves() {
     for (const curve of curves) {
       curve.mark.style.left = `calc(8px + (100% - 56px) * ${state.at / curve.wide})`;
