@@ -45,11 +45,11 @@ class GroupCAM(MaskScoringExplainer):
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
-        fast: Score the masked images with a faster copy of the network, see `fast_inference`; masks and gradients are
-            computed with the network itself. ``"compiled"``: compile the copy, too. With this or ``precision``, images
-            whose class hardly survives any mask (no score reaches a tenth of the whole image's) are scored again
-            exactly: their gains are differences of numbers so small that the rounding of half precision would decide
-            the map.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference` and `native_precision`;
+            masks and gradients are computed with the network itself. ``"compiled"``: compile the copy, too. In half
+            precision, images whose class hardly survives any mask (no score reaches a tenth of the whole image's) are
+            scored again exactly: their gains are differences of numbers so small that the rounding of half precision
+            would decide the map.
         progress: Show a progress bar.
 
     Raises:
@@ -118,7 +118,7 @@ class GroupCAM(MaskScoringExplainer):
         # Under an empty mask nothing but the blurred image is seen.
         queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], dim=1)
         scores = self._scores(images, targets, blurred, queries)
-        if self.score != "logit" and (self.fast or self.precision):
+        if self.score != "logit" and self._halved:
             own = class_scores(logits, self.score).gather(1, targets[:, None])[:, 0]
             faint = scores.amax(1) < FAINT * own
             if faint.any():

@@ -34,7 +34,7 @@ class ScoreCAM(MaskScoringExplainer):
             differences single out few channels (this is what torchcam does).
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: as the caller has it.
-        fast: Score the masked images with a faster copy of the network, see `fast_inference`.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference` and `native_precision`.
         progress: Show a progress bar.
 
     Raises:

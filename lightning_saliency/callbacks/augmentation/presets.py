@@ -13,7 +13,7 @@ from lightning_saliency.explainers import ExplainerOption, XGradCAM
 from lightning_saliency.functional.fills import Fill
 
 #: The settings of ``economy=True``: those that change the maps least, see ``benchmarks/augmentation.py``.
-ECONOMY: dict[str, Any] = {"groups": 8, "probability": 0.15, "precision": "bf16", "fast": True}
+ECONOMY: dict[str, Any] = {"groups": 8, "probability": 0.15, "fast": True}
 
 
 class GroupCAMAugmentation(SaliencyAugmentation):
@@ -26,8 +26,8 @@ class GroupCAMAugmentation(SaliencyAugmentation):
         groups: G; ``None``: 16, or the economy's 8.
         probability: Probability that an image is replaced, or a schedule of it; ``None``: 1, or the economy's 0.15.
         economy: Where they are not given, take the settings that make a step cost less than one and a half times a
-            plain one and hardly change the maps: 8 groups, one image in seven, queries in bfloat16 on a copy of the
-            network with its BatchNorms folded away.
+            plain one and hardly change the maps: 8 groups, one image in seven, queries on a copy of the network with
+            its BatchNorms folded away, in the precision in which the device is fastest, see `native_precision`.
         gradients: Weight the channels by their gradients, as in Algorithm 1.
         theta: Percentile of the de-noising, in [0, 100]; ``None``: none.
         fast: Score masked images with a faster copy of the network, see ``fast_inference``; ``"compiled"``: and compile

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import Explainer, Output
-from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, Precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, Precision, native_precision
 from lightning_saliency.explainers.mask_scoring.scorer import MaskScorer, check_scoring
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.fills import Fill
@@ -24,8 +24,9 @@ class MaskScoringExplainer(Explainer):
         score: Ψ of the class: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
         precision: ``"bf16"`` or ``"fp16"``: autocast the masked images' passes. ``None``: the caller's precision.
-        fast: Score the masked images with a faster copy of the network, see `fast_inference`; the explainer keeps it
-            and brings it up to date at each call, see `FastCopy`. ``"compiled"``: compile it, too.
+        fast: Score the masked images with a faster copy of the network, see `fast_inference`, in ``precision``, or by
+            default the one in which the device is fastest, see `native_precision`. The explainer keeps the copy and
+            brings it up to date at each call, see `FastCopy`. ``"compiled"``: compile it, too.
         progress: Show a progress bar.
 
     Raises:
@@ -57,9 +58,15 @@ class MaskScoringExplainer(Explainer):
         self.progress = progress
         self._copy: FastCopy | None = None
 
+    @property
+    def _halved(self) -> bool:
+        """Whether masked images were scored in half precision."""
+        return self.precision is not None or (self._copy is not None and self._copy.precision is not None)
+
     def _scorer(self, images: Tensor, targets: Tensor, fill: Fill, total: int, exact: bool = False) -> MaskScorer:
         if self.fast and self._copy is None:
-            self._copy = FastCopy(self.model, self.precision or "bf16", self.fast == "compiled")
+            precision = self.precision or native_precision(images.device)
+            self._copy = FastCopy(self.model, precision, self.fast == "compiled")
         return MaskScorer(
             self.model,
             images,

@@ -26,7 +26,7 @@ from lightning_saliency.explainers.base import (
     unwrap,
 )
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
-from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, FastCopy, Precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, FastCopy, Precision, native_precision
 from lightning_saliency.functional.class_scores import Score, class_regions, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
 from lightning_saliency.functional.masking import blend
@@ -77,7 +77,8 @@ def score_masks(
             the whole image. Not used if ``targets`` is a function, which returns the score itself.
         output: What takes the logits out of what the network returns, see ``Explainer``.
         precision: ``"bf16"`` or ``"fp16"``: autocast to it. ``None``: the caller's precision.
-        fast: Score with a faster copy of the network, see `fast_inference`.
+        fast: Score with a faster copy of the network, see `fast_inference`, in ``precision``, or by default the one in
+            which the device is fastest, see `native_precision`.
         progress: Show a progress bar.
 
     Returns:
@@ -164,7 +165,7 @@ class MaskScorer:
         self.score, self.output, self.precision, self.fast = score, output, precision, bool(fast)
         self._copy = fast if isinstance(fast, FastCopy) else None
         if fast and self._copy is None:
-            self._copy = FastCopy(self.model, precision or "bf16")
+            self._copy = FastCopy(self.model, precision or native_precision(images.device))
         if self._copy is not None:
             self.precision = self._copy.precision
         self._function: Callable[[Any], Tensor] | None = None

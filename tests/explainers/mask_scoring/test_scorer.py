@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_saliency.explainers import build_explainer, rise, score_cam, sise
-from lightning_saliency.explainers.mask_scoring import MaskScorer, score_masks
+from lightning_saliency.explainers import RISE, build_explainer, rise, score_cam, sise
+from lightning_saliency.explainers.mask_scoring import MaskScorer, fast_forward, native_precision, score_masks
 from lightning_saliency.functional.fills import fill_images
 from lightning_saliency.functional.masking import blend
 
@@ -274,6 +274,29 @@ def test_fast_scores_are_close_and_of_a_snapshot(network, images, masks):
     network.features[0].register_forward_hook(lambda *_: calls.append(1))
     assert torch.allclose(score_masks(network, images, masks, TARGETS, fast=True), exact, atol=0.03)
     assert not calls
+
+
+@pytest.mark.filterwarnings("ignore:torch.fx cannot follow Network")
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_faster_copy_is_in_the_precision_that_the_processor_computes(
+    network, images, masks, monkeypatch, native, dtype
+):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    assert native_precision("cpu") == ("bf16" if native else None)
+    copied = []
+    own = fast_forward.FastCopy.current
+    monkeypatch.setattr(fast_forward.FastCopy, "current", lambda self: copied.append(own(self)) or copied[-1])
+    score_masks(network, images, masks, TARGETS, fast=True)
+    RISE(network, masks=2, fast=True)(images, TARGETS)
+    score_masks(network, images, masks, TARGETS, fast=True, precision="fp16")
+    types = [next(each for each in found.modules() if isinstance(each, nn.Conv2d)).weight.dtype for found in copied]
+    assert types == [dtype, dtype, torch.float16]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_on_a_gpu_it_is_half_precision_in_any_case(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and not including_emulation)
+    assert native_precision("cuda:1") == ("bf16" if native else "fp16")
 
 
 def test_progress_is_shown_only_when_asked_for(network, images, masks, capsys):
