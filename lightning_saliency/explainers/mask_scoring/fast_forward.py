@@ -28,8 +28,8 @@ def native_precision(device: torch.device | str) -> Precision | None:
     """The precision in which a device is fastest.
 
     bfloat16 where the device computes it itself, float16 on GPUs that do not, and ``None``, float32, on processors that
-    do not (those without AVX-512 or Arm's bfloat16): PyTorch has bfloat16 there, too, but convolutions take ten times
-    as long in it.
+    do not (those without AVX-512 or Arm's bfloat16): PyTorch has bfloat16 there, too, but convolutions take
+    many times as long in it.
 
     Example:
         >>> native_precision("cpu") in ("bf16", None)
