@@ -379,7 +379,9 @@ class SaliencyMonitor(StageHooks):
                 scale_weights(self.weights, len(self._reading.names))
                 if self._nothing_to_lose and self._reading.network is not None:
                     self._film.check(self._reading.network)
-            if pending.objects is not None:
+            if found.seen is not None:
+                self._shown.say_changed()
+            elif pending.objects is not None:
                 self._score(found, pending.objects[list(found.images)])
             if self._attempts.wants(_LOCATING):
                 with self._attempts.trying(_LOCATING, "Leave it out with position_images=0."):
