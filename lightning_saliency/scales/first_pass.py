@@ -122,10 +122,13 @@ class FirstPass:
         if not calls and self._unread is not None:
             raise TapError(f"Reading the activations failed: {self._unread}") from self._unread
         if not calls:
-            wanted = "volumes [B, C, T, H, W]" if self._images.ndim == 5 else "images [B, C, H, W]"
+            volumes = self._images.ndim == 5
+            wanted = "volumes [B, C, T, H, W]" if volumes else "images [B, C, H, W]"
             raise TapError(
                 f"No module of {type(self.model).__name__} was called with {wanted} in this step, so that nothing "
                 "could be read. Name the network that the step runs with model=."
+                + " Where it takes them apart (into crops, or frames), let the batch hold one image of each, too, and "
+                "say where with image_key=." * volumes
             )
         parts: list[tuple[Entrance, list[Tensor]]] = []
         scales: tuple[Scale, ...] = ()

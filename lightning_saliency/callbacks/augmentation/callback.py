@@ -312,10 +312,7 @@ class SaliencyAugmentation(Callback):
             return
         self._scalars.log(trainer, pl_module, self.name)
         if trainer.is_global_zero and not self._failures.off:
-            try:
-                self._show(trainer)
-            except Exception as error:  # warned of by Failures
-                self._failures.failed(error)
+            self._show(trainer)
 
     def augmented(
         self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False
@@ -354,13 +351,17 @@ class SaliencyAugmentation(Callback):
         drawn = self._step.augment(trainer, content, probability, number)
         if drawn is not None:
             if self.shown:
-                self._scalars.measure(trainer, drawn, self._truth.several)
+                with self._failures.apart("measure confidence_gain", "output= says where the network's logits are."):
+                    self._scalars.measure(trainer, drawn, self._truth.several)
             self._failures.succeeded()
         return drawn
 
     def _show(self, trainer: pl.Trainer) -> None:
         """Log the sample as it is augmented now."""
-        if self._film.show(trainer, self.recipe, batch_generator(self.seed, 0, -1), self._truth.several):
+        guessed = False
+        with self._failures.apart("draw its pictures"):
+            guessed = self._film.show(trainer, self.recipe, batch_generator(self.seed, 0, -1), self._truth.several)
+        if guessed:
             self._failures.warn_once(
                 "display range",
                 "It is not known how the images were normalised, and each is stretched to its own range for display: "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -196,6 +197,23 @@ class Failures:
         if self._in_a_row >= MAX_FAILURES:
             self.off = True
             self.warn_once("off", f"After {MAX_FAILURES} failures in a row it is off for the rest of the run.")
+
+    @contextmanager
+    def apart(self, part: str, remedy: str = "") -> Iterator[None]:
+        """Inside, an error is a warning that does not touch training: the images are augmented all the same.
+
+        Args:
+            part: What is tried, as an infinitive: ``"draw its pictures"``.
+            remedy: What the user can do about it.
+        """
+        try:
+            yield
+        except Exception as error:  # named in a warning
+            self.warn_once(
+                part,
+                f"It could not {part}; the images are augmented all the same. {type(error).__name__}: {error} "
+                f"{remedy or 'film=False leaves it out.'}",
+            )
 
     def note_once(self, what: str, message: str) -> None:
         """Say something that is no failure, on the first process, unless it was said before."""

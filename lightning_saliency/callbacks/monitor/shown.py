@@ -139,6 +139,15 @@ class ShownImages:
         if records:
             self._film.explain(trainer, list(records.values()), attempts, entrance)
 
+    def say_changed(self) -> None:
+        """Say, once, that the maps are of what the step has made of the images."""
+        self._warn_once(
+            "changed",
+            "SaliencyMonitor shows the images as they entered the network: this step makes others of the batch's "
+            "(mirrored, cropped, mixed) before. Their objects are not scored. Where one pass of the step takes the "
+            "images as they are in the batch, its maps are shown.",
+        )
+
     def _mind_one_class(self, trainer: pl.Trainer, records: Sequence[SampleRecord], sums: PositionSums) -> None:
         """Say so where the loader's first images are of one class, and the run has others."""
         labels = {record.label for record in records}

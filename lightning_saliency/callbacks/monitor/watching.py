@@ -136,7 +136,9 @@ class Watching:
                 scale_weights(self.weights, len(self.reading.names))
                 if self._nothing_to_lose and self.reading.network is not None:
                     self.film.check(self.reading.network)
-            if pending.objects is not None:
+            if found.seen is not None:
+                self.shown.say_changed()
+            elif pending.objects is not None:
                 self._score(found, pending.objects[list(found.images)])
             if self.attempts.wants(_LOCATING):
                 with self.attempts.trying(_LOCATING, "Leave it out with position_images=0."):

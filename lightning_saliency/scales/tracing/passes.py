@@ -19,6 +19,8 @@ _POINTS = 8
 _SLICES = 4
 # A row shows an image if their correlation is at least this; a normalised or rounded copy reaches 0.999.
 _SAME = 0.99
+# Images whose rows reach less than this in the mean are others: mirrored, cropped, mixed with each other.
+_ALIKE = 0.8
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class PassRows:
         score: Mean correlation of the rows with the images they show, in [-1, 1]; 0 where they cannot be compared.
         images: For each row of the pass the image of the batch that it shows.
         exact: Whether every row shows its image, up to a change of brightness and contrast of the channels.
+        changed: Whether the rows show something else than any image of the batch, as mirrored ones do.
     """
 
     score: float
     images: tuple[int, ...]
     exact: bool
+    changed: bool = False
 
 
 class BatchImages:
@@ -87,7 +91,7 @@ class BatchImages:
             )
         if all(image >= 0 for image in images):
             return PassRows(float(best.mean()), tuple(images), True)
-        return PassRows(float(straight[: self.count].mean()), in_order, False)
+        return PassRows(float(straight[: self.count].mean()), in_order, False, float(best.mean()) < _ALIKE)
 
     def _is_own(self, entering: Tensor) -> bool:
         """Whether this is the batch's own tensor, as it mostly is: it need not be gone through again."""
@@ -109,12 +113,14 @@ class Entrance:
         rows: Which image of the batch each row shows.
         batch: How many rows there are.
         size: (C, H, W) or (C, T, H, W), whatever the layout.
+        seen: A copy of the rows, ``[n, C, H, W]``, where they show something else than the batch's images.
     """
 
     module: nn.Module
     rows: PassRows
     batch: int
     size: tuple[int, ...]
+    seen: Tensor | None = None
 
     @classmethod
     def of(cls, module: nn.Module, entering: Tensor, images: BatchImages) -> Entrance:
@@ -122,7 +128,9 @@ class Entrance:
         sides = tuple(entering.shape[1:])
         last = sides[-1] == images.size[0] and sides[0] != images.size[0]
         size = (sides[-1], *sides[:-1]) if last else sides
-        return cls(module, images.rows(entering), entering.shape[0], size)
+        rows, given = images.rows(entering), entering.detach()
+        seen = (given.movedim(-1, 1) if last else given).clone() if rows.changed else None
+        return cls(module, rows, entering.shape[0], size, seen)
 
     def read_rows(self, wanted: frozenset[int] | None) -> list[int]:
         """The rows that show images of the batch, or those of them that are wanted."""
@@ -137,10 +145,12 @@ class PassMaps:
     Attributes:
         images: The rows of the batch whose maps there are, in order.
         maps: One map ``[n, h, w]``, or ``[n, t, h, w]`` of volumes, a scale, of these rows.
+        seen: What the maps are of, ``[n, C, H, W]``, where the step has made something else of the batch's images.
     """
 
     images: tuple[int, ...]
     maps: list[Tensor]
+    seen: Tensor | None = None
 
 
 def choose_passes(entrances: Sequence[Entrance], count: int) -> list[tuple[int, Entrance]]:
@@ -162,7 +172,11 @@ def choose_passes(entrances: Sequence[Entrance], count: int) -> list[tuple[int, 
 
     numbered = list(enumerate(entrances))
     candidates = [(number, each) for number, each in numbered if trained(each)] or numbered
-    position, best = max(candidates, key=lambda each: (each[1].rows.exact, round(each[1].rows.score, 3)))
+    # Among images that show something else, chance alone says which are nearer.
+    position, best = max(
+        candidates,
+        key=lambda each: (each[1].rows.exact, 0.0 if each[1].rows.changed else round(each[1].rows.score, 3)),
+    )
     same = [(number, each) for number, each in candidates if each.module is best.module]
     if best.rows.exact:
         return [(position, best), *(each for each in same if each[0] != position and each[1].rows.exact)]
@@ -185,16 +199,25 @@ def joined(parts: Sequence[tuple[Entrance, list[Tensor]]], wanted: frozenset[int
     """
     if len(parts) == 1:
         entrance, maps = parts[0]
-        shown = tuple(entrance.rows.images[row] for row in entrance.read_rows(wanted))
+        rows = entrance.read_rows(wanted)
+        shown = tuple(entrance.rows.images[row] for row in rows)
         if all(before < after for before, after in pairwise(shown)):
-            return PassMaps(shown, list(maps))
+            return PassMaps(shown, list(maps), None if entrance.seen is None else rows_of(entrance.seen, rows))
     of_image: dict[int, list[Tensor]] = {}
+    seen: dict[int, Tensor] = {}
     for entrance, maps in parts:
         for place, row in enumerate(entrance.read_rows(wanted)):
-            of_image.setdefault(entrance.rows.images[row], [map_[place] for map_ in maps])
+            image = entrance.rows.images[row]
+            of_image.setdefault(image, [map_[place] for map_ in maps])
+            if entrance.seen is not None:
+                seen.setdefault(image, entrance.seen[row])
     images = tuple(sorted(of_image))
     levels = len(parts[0][1])
-    return PassMaps(images, [torch.stack([of_image[image][level] for image in images]) for level in range(levels)])
+    return PassMaps(
+        images,
+        [torch.stack([of_image[image][level] for image in images]) for level in range(levels)],
+        torch.stack([seen[image] for image in images]) if len(seen) == len(images) > 0 else None,
+    )
 
 
 def entering_images(args: object, ndim: int = 4) -> Tensor | None:

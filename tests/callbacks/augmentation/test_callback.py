@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -622,3 +623,40 @@ def test_an_unaugmented_run_needs_no_labels(tmp_path):
 def test_equal_tells_runs_apart():
     assert equal({"a": [torch.ones(2), None]}, {"a": [torch.ones(2), None]})
     assert not equal({"a": [torch.ones(2)]}, {"a": [torch.zeros(2)]})
+
+
+@pytest.mark.parametrize(("broken", "said"), [("scalar", "measure confidence_gain"), ("picture", "draw its pictures")])
+def test_what_is_shown_fails_by_itself(tmp_path, monkeypatch, broken, said):
+    def fails(*_arguments: Any, **_options: Any) -> None:
+        raise ArithmeticError("made to fail")
+
+    augmentation = SaliencyAugmentation("smoe")
+    part, name = {"scalar": (augmentation.recipe, "gain"), "picture": (augmentation._film, "show")}[broken]
+    expected, module = Watching(), Watching()
+    fit(tmp_path / "expected", SaliencyAugmentation("smoe", film=False), expected, epochs=2)
+    monkeypatch.setattr(part, name, fails)
+    with pytest.warns(UserWarning, match=said) as caught:
+        run = fit(tmp_path, augmentation, module, epochs=2)
+    assert len([each for each in caught if "made to fail" in str(each.message)]) == 1
+    assert equal(module.given, expected.given)
+    assert run.callback_metrics["smoe/augmented"] == 1
+
+
+def test_a_guide_without_classes_needs_no_logits(tmp_path):
+    class Boxes(Watching):
+        def forward(self, x):
+            found = self.net(x)
+            return {"boxes": found, "marks": found}
+
+        def training_step(self, batch, batch_idx):
+            self.given.append(batch[0].clone())
+            return self(batch[0])["boxes"].square().mean()
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    module = Boxes()
+    with pytest.warns(UserWarning, match="output= says where the network's logits are"):
+        run = fit(tmp_path, SaliencyAugmentation("smoe"), module)
+    assert run.callback_metrics["smoe/augmented"] == 1
+    assert not torch.equal(module.given[0], originals()[:4])

@@ -89,6 +89,67 @@ def test_maps_belong_to_the_pass_over_the_batch(tmp_path, kind):
         torch.testing.assert_close(record.statistics[0], expected[index], rtol=1e-4, atol=1e-5)
 
 
+class MirroredAlone(Module):
+    def seen(self, images):
+        return images.flip(-1)
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = self._images_and_labels(batch)
+        logits = self(self.seen(images))
+        self.log("val/loss", nn.functional.cross_entropy(logits, labels))
+
+
+class Rotated(MirroredAlone):
+    def seen(self, images):
+        return images.rot90(1, (-2, -1))
+
+
+class MirroredInChunks(MirroredAlone):
+    def validation_step(self, batch, batch_idx):
+        for chunk in self._images_and_labels(batch)[0].flip(-1).split(2):
+            self(chunk)
+
+
+class WrittenTo(MirroredAlone):
+    """Its first layer writes into what it is given."""
+
+    def forward(self, x):
+        return self.net(x.mul_(0.5))
+
+
+@pytest.mark.parametrize("kind", [MirroredAlone, Rotated, MirroredInChunks, WrittenTo])
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_what_the_step_made_of_the_images_is_shown_with_its_maps(tmp_path, recwarn, kind, form):
+    module = kind()
+    records = _records(tmp_path, module, val=loader(form=form))
+    images = module.seen(torch.stack([Pictures()[index][0] for index in range(4)]))
+    expected = _expected(module, images * 0.5 if kind is WrittenTo else images)
+    for index, record in enumerate(records):
+        torch.testing.assert_close(record.image, images[index])
+        torch.testing.assert_close(record.statistics[0], expected[index], rtol=1e-4, atol=1e-5)
+    assert len([each for each in recwarn if "as they entered the network" in str(each.message)]) == 1
+    assert "saliency/energy_in_box" not in module.trainer.callback_metrics
+
+
+class Crops(Module):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        images, labels = batch
+        return {"crops": torch.stack([images.flip(-1), images], 1), "image": images, "label": labels}
+
+    def _images_and_labels(self, batch):
+        return batch["crops"].flatten(0, 1), batch["label"].repeat_interleave(2)
+
+
+def test_crops_beside_the_image(tmp_path, recwarn):
+    module = Crops()
+    images = torch.stack([Pictures()[index][0] for index in range(4)])
+    records = _records(tmp_path, module, image_key="image")
+    for index, record in enumerate(records):
+        torch.testing.assert_close(record.statistics[0], _expected(module, images)[index], rtol=1e-4, atol=1e-5)
+    _fit(tmp_path / "crops", Crops(), SaliencyMonitor(image_key="crops", log_at_start=False), num_sanity_val_steps=0)
+    assert [each for each in recwarn if "say where with image_key=" in str(each.message)]
+
+
 class WholeBatch(Module):
     def forward(self, batch):
         return self.net(batch[0])

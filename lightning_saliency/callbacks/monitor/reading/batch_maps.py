@@ -225,6 +225,8 @@ def sample_records(
 ) -> dict[int, SampleRecord]:
     """The records of the images to show, by their slots in the sample; images without maps are left out.
 
+    Where the step has made something else of the images, what the network was given is shown: the maps are of that.
+
     Args:
         found: Maps of images of the batch.
         pending: What of the batch was wanted.
@@ -242,7 +244,7 @@ def sample_records(
     ]
     return {
         slot: SampleRecord(
-            image=pending.shown[position],
+            image=pending.shown[position] if found.seen is None else found.seen[place[row]].cpu(),
             statistics=[map_[place[row]].float().cpu() for map_ in found.maps],
             label=None if labels is None else int(labels[row]),
             prediction=classes[row],
