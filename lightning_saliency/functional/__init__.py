@@ -13,7 +13,14 @@ from lightning_saliency.functional.class_scores import (
 )
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, Fill, NamedFill, blur, fill_images, is_random
-from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, cascade_fusion, combine, otsu_threshold, scale_weights
+from lightning_saliency.functional.fusion import (
+    PRIOR_WEIGHTS,
+    cascade_fusion,
+    combine,
+    otsu_threshold,
+    overlay_weights,
+    scale_weights,
+)
 from lightning_saliency.functional.localization import (
     bbox_score,
     boxes_to_masks,
@@ -120,6 +127,7 @@ __all__ = [
     "normal_cdf",
     "otsu_threshold",
     "overlay",
+    "overlay_weights",
     "pointing_game",
     "position_bias",
     "predicted_classes",

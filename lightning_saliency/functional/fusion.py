@@ -17,6 +17,8 @@ PRIOR_WEIGHTS: tuple[float, ...] = (0.18, 0.15, 0.37, 0.4, 0.72)
 
 
 _NAMED = ("equal", "ramp", "deep", "prior")
+# What a side of a grid has at least that says where something is.
+_FEWEST_CELLS = 4
 
 
 def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ...]:
@@ -67,6 +69,25 @@ def scale_weights(weights: str | Sequence[float], count: int) -> tuple[float, ..
             f"Got weights={numbers}. Allowed are finite numbers from 0, not all 0; give 0 to leave a scale out."
         )
     return numbers
+
+
+def overlay_weights(grids: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """The weights of the scales in the film's overlay: 1 for the deeper half of those that can say where, else 0.
+
+    A grid of fewer than four cells a side cannot: of a small image, the last scales of a network for large ones say
+    "left" or "right" at the most. They are left out unless all scales are so coarse.
+
+    Args:
+        grids: Height and width of each of the K scales' maps, shallow to deep.
+
+    >>> overlay_weights([(32, 32), (16, 16), (8, 8), (4, 4)])
+    (0.0, 0.0, 1.0, 1.0)
+    >>> overlay_weights([(24, 24), (12, 12), (6, 6), (3, 3), (2, 2)])
+    (0.0, 0.0, 1.0, 0.0, 0.0)
+    """
+    telling = [place for place, grid in enumerate(grids) if min(grid) >= _FEWEST_CELLS] or list(range(len(grids)))
+    chosen = telling[-max(1, len(telling) // 2) :]
+    return tuple(float(place in chosen) for place in range(len(grids)))
 
 
 def combine(maps: Tensor, weights: str | Sequence[float] = "equal") -> Tensor:

@@ -15,7 +15,6 @@ from lightning_saliency.explainers.base import class_logits
 from lightning_saliency.explainers.running.state import undisturbed
 from lightning_saliency.files import safe_names
 from lightning_saliency.functional.class_scores import class_scores, predicted_classes
-from lightning_saliency.functional.fusion import combine
 from lightning_saliency.functional.visualization import heatmap, highlight, overlay
 from lightning_saliency.pictures.tensors import Picture, sheet, shortened, text_font, to_uint8
 
@@ -64,7 +63,7 @@ def scale_pictures(
         elif name == "combined":
             found[name] = name, maps.overlay(shown, alpha)[0]
         elif name == "overlay":
-            found[name] = name, highlight(shown, combine(maps.maps, "deep"))[0]
+            found[name] = name, highlight(shown, maps.deep())[0]
         elif name == "map":
             found[name] = name, smoe(images)[0].expand(3, -1, -1)
         else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_saliency.checks import check_choice
-from lightning_saliency.functional.fusion import combine, scale_weights
+from lightning_saliency.functional.fusion import combine, overlay_weights, scale_weights
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import gamma_cdf, normal_cdf
 from lightning_saliency.functional.visualization import heatmap, lovi, overlay
@@ -29,6 +29,7 @@ class ScaleMaps:
         maps: ``[B, K, H, W]`` in [0, 1], shallow to deep; of volumes ``[B, K, T, H, W]``, and what follows likewise.
         names: The K names of the scales.
         weights: The K weights of Eq. 3 (SMOE paper).
+        grids: Height and width of the K scales' own maps, as far as they are known.
 
     Raises:
         ValueError: If the number of names or weights is not K.
@@ -43,6 +44,7 @@ class ScaleMaps:
     maps: Tensor
     names: tuple[str, ...]
     weights: tuple[float, ...]
+    grids: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.maps.ndim not in (4, 5):
@@ -87,11 +89,17 @@ class ScaleMaps:
             raise ValueError("Got no statistics. Allowed are those of at least one scale; give them.")
         size = _finest(statistics) if size is None else size
         maps = torch.stack([resize_maps(_squashed(map_, normalization), size) for map_ in statistics], dim=1)
-        return cls(maps, tuple(names), scale_weights(weights, len(statistics)))
+        grids = tuple((map_.shape[-2], map_.shape[-1]) for map_ in statistics)
+        return cls(maps, tuple(names), scale_weights(weights, len(statistics)), grids)
 
     def combined(self) -> Tensor:
         """The weighted mean over the scales, ``[B, H, W]`` in [0, 1] (SMOE paper, Eq. 3)."""
         return combine(_tall(self.maps), self.weights).reshape(self.maps[:, 0].shape)
+
+    def deep(self) -> Tensor:
+        """The mean of the scales that overlays show, see ``overlay_weights``, ``[B, H, W]`` in [0, 1]."""
+        weights = "deep" if self.grids is None else overlay_weights(self.grids)
+        return combine(_tall(self.maps), weights).reshape(self.maps[:, 0].shape)
 
     def lovi(self) -> Tensor:
         """All scales in one RGB image, ``[B, 3, H, W]`` in [0, 1] (SMOE paper, Eq. 4-7)."""

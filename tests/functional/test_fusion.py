@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, combine, scale_weights
+from lightning_saliency.functional.fusion import PRIOR_WEIGHTS, combine, overlay_weights, scale_weights
 
 
 def test_the_papers_weights() -> None:
@@ -18,6 +18,21 @@ def test_the_papers_weights() -> None:
     assert scale_weights("prior", 5) == PRIOR_WEIGHTS == (0.18, 0.15, 0.37, 0.4, 0.72)
     assert scale_weights([0, 2, 1], 3) == (0, 2, 1)
     assert scale_weights("ramp", 1) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("sides", "weights"),
+    [
+        ([56, 28, 14, 7], (0, 0, 1, 1)),
+        ([24, 12, 6, 3, 2], (0, 0, 1, 0, 0)),
+        ([16, 8, 4, 2, 1], (0, 0, 1, 0, 0)),
+        ([3, 2], (0, 1)),
+        ([2], (1,)),
+    ],
+)
+def test_overlays_take_the_deeper_half_of_the_scales_that_can_say_where(sides, weights) -> None:
+    assert overlay_weights([(side, side) for side in sides]) == weights
+    assert overlay_weights([(side, 99) for side in sides]) == weights
 
 
 @pytest.mark.parametrize("count", [1, 4, 6])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
-from lightning_saliency.functional.fusion import combine, scale_weights
+from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight
 from lightning_saliency.pictures.grid import image_sheet
@@ -20,8 +20,8 @@ from lightning_saliency.pictures.volumes import middle_image, middle_map, squash
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 
 #: Views without a pass of their own: functions of the maps, the images and an overlay's opacity that make, by the
-#: name of the column, tiles ``[n, 3, h, w]``. The overview shows where the deeper half of the scales finds information,
-#: which tells a trained network from an untrained one, and all scales in one image; the combined map has the weights
+#: name of the column, tiles ``[n, 3, h, w]``. The overview shows where the deeper scales find information, which
+#: tells a trained network from an untrained one, and all scales in one image; the combined map has the weights
 #: of the run and its own values.
 VIEWS: dict[str, Callable[[ScaleMaps, Tensor, float], dict[str, Tensor]]] = {
     "overview": lambda maps, images, alpha: {"overlay": _deep(maps, images, alpha), "LOVI": maps.lovi()},
@@ -86,7 +86,8 @@ class Frame:
             self.guessed |= guessed
             size = fitted_size(images.shape[-2], images.shape[-1], self._tile)
             maps = torch.stack([_squashed(records[place], size) for place in places])
-            scale_maps = ScaleMaps(maps, tuple(names), scale_weights(weights, maps.shape[1]))
+            grids = tuple((map_.shape[-2], map_.shape[-1]) for map_ in records[places[0]].statistics)
+            scale_maps = ScaleMaps(maps, tuple(names), scale_weights(weights, maps.shape[1]), grids)
             self._groups.append(_Group(places, resize_images(images, size), scale_maps))
 
     def picture(self, view: str) -> Picture:
@@ -116,7 +117,7 @@ class Frame:
 
 
 def _deep(maps: ScaleMaps, images: Tensor, alpha: float) -> Tensor:
-    return highlight(images, combine(maps.maps, "deep"), alpha)
+    return highlight(images, maps.deep(), alpha)
 
 
 def _squashed(record: SampleRecord, size: tuple[int, int]) -> Tensor:

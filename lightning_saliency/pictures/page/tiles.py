@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_saliency.checks import did_you_mean
-from lightning_saliency.functional.fusion import combine, scale_weights
+from lightning_saliency.functional.fusion import combine, overlay_weights
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight, lovi
 from lightning_saliency.pictures.page.records import FrameRecord
@@ -69,7 +69,7 @@ def tile(record: FrameRecord, index: int, view: str, photo: bytes, side: int, al
     maps = torch.stack([resize_maps(map_[None], (height, width)) for map_ in record.images[index].maps], 1)
     scales = maps[:, :count]
     if view == "overlay":
-        return to_uint8(highlight(image, combine(scales, scale_weights("deep", count)), alpha)[0])
+        return to_uint8(highlight(image, combine(scales, overlay_weights(record.grids)), alpha)[0])
     if view == "lovi":
         return to_uint8(lovi(scales)[0])
     if view == "combined":

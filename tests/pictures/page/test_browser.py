@@ -14,6 +14,7 @@ from lightning_saliency import film
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight
 from lightning_saliency.pictures.page import AlertRecord, FilmRecords
+from lightning_saliency.pictures.page.tiles import tile
 from lightning_saliency.scales.maps import ScaleMaps
 from tests.browser import browser, chromium
 from tests.pictures.page.films import PREDICTIONS, small_film
@@ -168,6 +169,22 @@ def test_every_view_shows_what_the_package_computes(tab, run):
     assert np.abs(shown[3] - as_pixels(combined)).mean() < 4
     assert np.abs(shown[5] - as_pixels(heatmap(scales[0], "inferno"))).mean() < 4
     assert np.abs(shown[1] - photo).mean() > 10
+
+
+def test_the_overlay_leaves_out_scales_that_cannot_say_where(tab, tmp_path):
+    """Of grids of 12×12, 6×6 and 3×3 cells it takes the second; so does a slide of the same run."""
+    store = small_film(tmp_path, side=12)
+    opened(tab, film(tmp_path))
+    tab.wait("document.querySelector('.row:first-child canvas').width === 192")
+    frame = store.frames()[-1]
+    record = store.read(frame)
+    photo, shown = (pixels(tab, f"document.querySelectorAll('.row:first-child canvas')[{place}]") for place in (0, 1))
+    image = torch.from_numpy(photo / 255).permute(2, 0, 1)[None].float()
+    overlays = [highlight(image, resize_maps(map_[None], (192, 192)), 0.8) for map_ in record.images[0].maps[:3]]
+    differences = [np.abs(shown - as_pixels(over)).mean() for over in overlays]
+    assert differences[1] < 4 < min(differences[0], differences[2])
+    slide = tile(record, 0, "overlay", store.photo(record.images[0].photo), 192)
+    assert np.abs(slide.astype(float) - as_pixels(overlays[1])).mean() < 2
 
 
 def test_opacity_and_palette(tab, run):

@@ -172,7 +172,7 @@
         context.drawImage(layer, 0, 0);
       };
       if (id === "photo") under();
-      else if (id === "overlay") over(stretched(weighted(scales(), deep(count))));
+      else if (id === "overlay") over(stretched(weighted(scales(), deep(frame.grids))));
       else if (id === "lovi") put(lovi(scales(), state.safe ? tables.safe : tables.hue));
       else if (id === "combined") put(colored(weighted(scales(), frame.weights), tables.heat));
       else if (k === undefined || !own[k]) context.clearRect(0, 0, width, height);
@@ -188,7 +188,7 @@
       const index = frameAt(side.run, state.at), frame = side.run.frames[index];
       if (!frame.images[side.slot] || !side.run.frames[0].images[side.slot]) continue;
       const [now, then] = await Promise.all([mapsOf(side.run, index), mapsOf(side.run, 0)]);
-      deep(frame.scales.length).forEach((weight, k) => {
+      deep(frame.grids).forEach((weight, k) => {
         const value = distance(now.images[side.slot][k], then.images[side.slot][k] ?? {});
         if (weight && value > most) most = value;
       });

@@ -72,8 +72,13 @@ function weighted(maps, weights) {
   return out;
 }
 
-// The deeper half of the scales, which tell a trained network from an untrained one.
-const deep = count => Array.from({length: count}, (_, k) => k >= count - Math.max(1, Math.floor(count / 2)) ? 1 : 0);
+// The deeper half of the scales that can say where, which tell a trained network from an untrained one.
+function deep(grids) {
+  const fine = grids.map((_, k) => k).filter(k => Math.min(...grids[k]) >= 4);
+  const telling = fine.length ? fine : grids.map((_, k) => k);
+  const chosen = telling.slice(-Math.max(1, Math.floor(telling.length / 2)));
+  return grids.map((_, k) => chosen.includes(k) ? 1 : 0);
+}
 
 // A map from its own low to its own high quantile.
 function stretched(map) {
