@@ -41,6 +41,7 @@ CURVES: dict[str, list[Point]] = {
     "size": [Point("resnet18", size, 1) for size in (64, 128, 256, 512)],
     "depth": [Point(network, 128, 1) for network in ("resnet18", "resnet34", "resnet50")],
     "batch": [Point("resnet18", 64, batch) for batch in (1, 4, 16, 32)],
+    "batch at 224²": [Point("resnet50", 224, batch) for batch in (1, 8)],
 }
 QUICK: dict[str, list[Point]] = {"size": [Point("resnet18", size, 1) for size in (32, 64)]}
 

@@ -96,20 +96,15 @@ class SMOE(Explainer):
             ValueError: If the images have another shape, or the weights do not fit the number of scales.
             TapError: If a layer cannot be read.
         """
-        statistics, names = self.statistics(images)
-        # Ordinary tensors also below inference mode, as in the pass itself.
-        with torch.inference_mode(False), torch.no_grad():
-            return ScaleMaps.from_statistics(statistics, names, self.weights, images.shape[2:], self.normalization)
+        check_images(images, self.takes_volumes, self.takes_integers)
+        with undisturbed(self.model):
+            return self._scales(as_ordinary(images))
 
     def statistics(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[str]]:
         """The raw map ``[B, h, w]`` (``[B, t, h, w]``) of each scale, and the scales' names; as ``scales``."""
         check_images(images, self.takes_volumes, self.takes_integers)
-        with undisturbed(self.model), torch.no_grad():
-            images = as_ordinary(images)
-            with self.taps(images) as taps:
-                taps.start()
-                self.model(images)
-                return tuple(taps.take()), [scale.name for scale in taps.scales]
+        with undisturbed(self.model):
+            return self._statistics(as_ordinary(images))
 
     def taps(self, images: Tensor) -> ScaleTaps:
         """Taps on the scales for images of this size, to be closed by the caller."""
@@ -124,7 +119,20 @@ class SMOE(Explainer):
         return self._explain_predicted(images)
 
     def _explain_predicted(self, images: Tensor) -> Tensor:
-        return self.scales(images).combined()
+        return self._scales(images).combined()
+
+    def _scales(self, images: Tensor) -> ScaleMaps:
+        """The maps of all scales, below ``undisturbed``."""
+        statistics, names = self._statistics(images)
+        # Ordinary tensors also below inference mode, as in the pass itself.
+        with torch.inference_mode(False), torch.no_grad():
+            return ScaleMaps.from_statistics(statistics, names, self.weights, images.shape[2:], self.normalization)
+
+    def _statistics(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[str]]:
+        with torch.no_grad(), self.taps(images) as taps:
+            taps.start()
+            self.model(images)
+            return tuple(taps.take()), [scale.name for scale in taps.scales]
 
     def _chosen(self, images: Tensor) -> tuple[Scale, ...]:
         if self.layers == ("auto",):

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import Scale, as_grid
-from lightning_saliency.scales.tracing.hooks import Hook
+from lightning_saliency.scales.tracing.hooks import Hook, being_traced
 from lightning_saliency.scales.tracing.passes import rows_of
 from lightning_saliency.scales.tracing.recording import register_recorder
 from lightning_saliency.scales.tracing.trace import tensors_in
@@ -94,6 +94,7 @@ class ScaleTaps:
         self.max_images = max_images
         self.rows: Sequence[int] | None = None
         self.recording = False
+        self._traced = False
         register_recorder(self)
         self._maps: list[Tensor | None] = [None] * len(self.scales)
         self._pre_activation: Tensor | None = None
@@ -116,6 +117,8 @@ class ScaleTaps:
             self.max_images = max_images
         self.rows = None if rows is None else list(rows)
         self._forget()
+        # A graph holds the taps that it switches on itself.
+        self._traced = being_traced()
         self.recording = True
 
     def take(self) -> list[Tensor]:
@@ -167,6 +170,11 @@ class ScaleTaps:
         self._pre_activation = None
         self._error = None
 
+    def _on(
+        self, register: Callable[..., RemovableHandle], function: Callable[..., object], **options: bool
+    ) -> RemovableHandle:
+        return Hook.on(register, function, traced=lambda: self._traced, **options)
+
     def _tap_scale(self, module: nn.Module, index: int, scale: Scale) -> None:
         if scale.read == "input":
 
@@ -174,14 +182,14 @@ class ScaleTaps:
                 if self.recording and self._maps[index] is None:
                     self._guarded(self._record, index, scale, args or kwargs)
 
-            self._handles.append(Hook.on(module.register_forward_pre_hook, before, with_kwargs=True))
+            self._handles.append(self._on(module.register_forward_pre_hook, before, with_kwargs=True))
         else:
 
             def after(_module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
                 if self.recording and self._maps[index] is None:
                     self._guarded(self._record, index, scale, output)
 
-            self._handles.append(Hook.on(module.register_forward_hook, after))
+            self._handles.append(self._on(module.register_forward_hook, after))
 
     def _tap_activations(self, model: nn.Module) -> None:
         activations = [module for module in model.modules() if isinstance(module, ACTIVATION_MODULES)]
@@ -196,7 +204,7 @@ class ScaleTaps:
             if self.recording and any(map_ is None for map_ in self._maps):
                 self._guarded(self._record_pre_activation, args)
 
-        self._handles.extend(Hook.on(module.register_forward_pre_hook, before) for module in activations)
+        self._handles.extend(self._on(module.register_forward_pre_hook, before) for module in activations)
 
     def _guarded(self, record: Callable[..., None], *arguments: object) -> None:
         # Watching must not end a training run. Inside a compiled graph there is nothing to catch at run time, and a

@@ -16,11 +16,17 @@ _INERT = contextlib.nullcontext().__exit__
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
+def being_traced() -> bool:
+    """Whether somebody traces or exports the pass that goes on."""
+    return bool(torch.jit.is_tracing() or _is_exporting())  # type: ignore[attr-defined, no-untyped-call]
+
+
 class Hook:
     """A hook on a module, which a deep copy of the module does not have.
 
     Args:
         function: What the hook does; what it returns is dropped.
+        traced: Asked in a pass that is traced or exported: whether the graph is to hold the hook. ``None``: never.
 
     Example:
         >>> import copy
@@ -32,28 +38,34 @@ class Hook:
         (1, 0)
     """
 
-    def __init__(self, function: Callable[..., object]) -> None:
+    def __init__(self, function: Callable[..., object], traced: Callable[[], bool] | None = None) -> None:
         self._function = function
+        self._traced = traced
         self._handle: RemovableHandle | None = None
 
     @classmethod
     def on(
-        cls, register: Callable[..., RemovableHandle], function: Callable[..., object], **options: bool
+        cls,
+        register: Callable[..., RemovableHandle],
+        function: Callable[..., object],
+        traced: Callable[[], bool] | None = None,
+        **options: bool,
     ) -> RemovableHandle:
         """Register a hook.
 
         Args:
             register: A module's ``register_forward_hook`` or ``register_forward_pre_hook``.
             function: What the hook does.
+            traced: As of ``Hook``.
             options: Those of ``register``.
         """
-        hook = cls(function)
+        hook = cls(function, traced)
         hook._handle = register(hook, **options)
         return hook._handle
 
     def __call__(self, *arguments: Any) -> None:
-        """What PyTorch calls. A graph that somebody traces or exports meanwhile does not get it."""
-        if not (torch.jit.is_tracing() or _is_exporting()):  # type: ignore[attr-defined, no-untyped-call]
+        """What PyTorch calls. A graph that somebody traces or exports meanwhile does not get it, unless it is asked."""
+        if not being_traced() or (self._traced is not None and self._traced()):
             self._function(*arguments)
 
     @property
