@@ -68,8 +68,8 @@ def digits(seed: int) -> Images:
     data = DigitScenes(train_size=2000, val_size=100, size=48, seed=seed)
     data.setup("fit")
     splits = []
-    for loader in (data.train_dataloader(), data.val_dataloader()):
-        items = [loader.dataset[number] for number in range(len(loader.dataset))]
+    for loader, count in ((data.train_dataloader(), 2000), (data.val_dataloader(), 100)):
+        items = [loader.dataset[number] for number in range(count)]
         labels = torch.tensor([int(item["label"]) for item in items])
         splits.append((torch.stack([item["image"] for item in items]), labels))
     return Images(splits[1][0][:SHOWN], (data.normalize.mean, data.normalize.std), *splits)
