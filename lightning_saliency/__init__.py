@@ -68,8 +68,26 @@ _ROOMS = {
 }
 
 
+_PUBLIC = (
+    "callbacks",
+    "classifier",
+    "data",
+    "deployment",
+    "explainers",
+    "functional",
+    "metrics",
+    "networks",
+    "pictures",
+    "reports",
+    "scales",
+    "studies",
+)
+
+
 def __getattr__(name: str) -> object:
-    """What the package exports, imported where it is first asked for."""
+    """What the package exports, and its public modules, imported where they are first asked for."""
+    if name in _PUBLIC:
+        return import_module(f"{__name__}.{name}")
     for room, names in _ROOMS.items():
         if name in names:
             globals()[name] = found = getattr(import_module(f"{__name__}.{room}"), name)
@@ -78,4 +96,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PUBLIC})
