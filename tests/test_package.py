@@ -26,8 +26,6 @@ def test_what_type_checkers_see_is_what_is_exported():
     rooms = {
         (f"lightning_saliency.{room}", name) for room, names in lightning_saliency._ROOMS.items() for name in names
     }
-        (f"lightning_saliency.{room}", name) for room, names in lightning_saliency._ROOMS.items() for name in names
-    }
     assert seen == rooms
     assert {name for _, name in rooms} == set(lightning_saliency.__all__)
 
