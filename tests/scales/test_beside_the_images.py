@@ -124,8 +124,8 @@ def test_the_monitor_in_a_fit(tmp_path):
         shapes = []
 
         class Seen(SaliencyMonitor):
-            def _show(self, trainer):
-                super()._show(trainer)
+            def end_epoch(self, trainer, pl_module, stage):
+                super().end_epoch(trainer, pl_module, stage)
                 records = self._sample.records.values()
                 shapes.append([[tuple(map_.shape) for map_ in each.statistics] for each in records])  # noqa: B023
 

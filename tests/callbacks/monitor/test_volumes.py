@@ -100,8 +100,8 @@ def test_training_is_bit_identical_and_the_film_is_there(tmp_path, net, shape):
 
 def test_the_maps_are_those_of_smoe(tmp_path):
     class Keeping(SaliencyMonitor):
-        def _show(self, trainer):
-            super()._show(trainer)
+        def end_epoch(self, trainer, pl_module, stage):
+            super().end_epoch(trainer, pl_module, stage)
             self.records = self._sample.present()
 
     monitor = Keeping(num_images=3, views=("overview", "fast_cam"))
