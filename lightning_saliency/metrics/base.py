@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +14,12 @@ from torchmetrics import Metric
 
 from lightning_saliency.checks import check_choice, classes_of_images
 from lightning_saliency.explainers.base import Output, class_logits, parse_output, undisturbed, unwrap
-from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision, fast_inference
+from lightning_saliency.explainers.mask_scoring.fast_forward import (
+    PRECISIONS,
+    ScoringPrecision,
+    fast_inference,
+    native_precision,
+)
 
 Average = Literal["micro", "macro", "none"]
 
@@ -130,7 +135,7 @@ class ImageMean(Metric):
 
 @contextmanager
 def scoring(
-    model: Callable[[Tensor], Any], precision: Precision | None = None, output: Output = None
+    model: Callable[[Tensor], Any], precision: ScoringPrecision | None = None, output: Output = None
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """The model as a function from images to logits, see ``class_logits``, while the context lasts.
 
@@ -140,7 +145,8 @@ def scoring(
     Args:
         model: A network, or any function of images that returns logits, or an object in which they can be found.
         precision: Score with a faster copy of the network in this precision, see `fast_inference`, under autocast.
-            ``None``: with the network itself, as the caller has it.
+            ``"native"``: in the one in which the network's device is fastest, see `native_precision`. ``None``: with
+            the network itself, as the caller has it.
         output: What takes the logits out of what the model returns, see ``Explainer``.
     """
     output = parse_output(output)
@@ -152,10 +158,12 @@ def scoring(
         if precision is None:
             yield lambda images: class_logits(network(images), output, images)
             return
-        copied = fast_inference(network, precision)
+        device = next((each.device for each in network.parameters()), torch.device("cpu"))
+        chosen = native_precision(device) if precision == "native" else precision
+        copied = fast_inference(network, chosen)
 
         def fast(images: Tensor) -> Tensor:
-            with torch.autocast(images.device.type, dtype=PRECISIONS[precision]):
+            with nullcontext() if chosen is None else torch.autocast(images.device.type, dtype=PRECISIONS[chosen]):
                 returned = copied(images.contiguous(memory_format=torch.channels_last))
             return class_logits(returned, output, images).float()
 

@@ -18,6 +18,8 @@ from lightning_saliency.explainers.base import unwrap
 from lightning_saliency.explainers.mask_scoring.whole_calls import calls_whole
 
 Precision = Literal["bf16", "fp16"]
+#: A precision, or the one in which the device is fastest, see `native_precision`.
+ScoringPrecision = Literal["bf16", "fp16", "native"]
 PRECISIONS: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers import Explainer
-from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import ScoringPrecision
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.fills import NamedFill
@@ -51,8 +51,9 @@ class MetricConfig:
         steps: Number of steps of the insertion and deletion curves; with 100, each step is 1 % of the pixels.
         curve_fill: What stands elsewhere in these curves.
         score: Score of the network's output: ``softmax``, ``sigmoid`` or ``logit``.
-        precision: ``bf16`` or ``fp16``: compute the curves, which cost most of the time, with a faster copy of the
-            network in this precision, see `lightning_saliency.explainers.fast_inference`. ``None``: with the network.
+        precision: ``bf16``, ``fp16``, or ``native``, the one in which the device is fastest: compute the curves, which
+            cost most of the time, with a faster copy of the network in this precision, see
+            `lightning_saliency.explainers.mask_scoring.fast_inference`. ``None``: with the network itself.
 
     Raises:
         ValueError: If a name is unknown.
@@ -66,7 +67,7 @@ class MetricConfig:
     steps: int = 100
     curve_fill: NamedFill | float | tuple[float, ...] = "blur"
     score: Score = "softmax"
-    precision: Precision | None = None
+    precision: ScoringPrecision | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.names or ()) - set(METRIC_NAMES))

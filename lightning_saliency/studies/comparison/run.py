@@ -243,7 +243,8 @@ class _Study:
             if spec.init_args or spec.name != row
         ]
         keys = {column.key.partition("_")[0] for column in self.columns}
-        precision = f" in {metrics.precision}" if metrics.precision else ""
+        native = " in the device's fastest precision"
+        precision = native if metrics.precision == "native" else f" in {metrics.precision}" if metrics.precision else ""
         parts = [f"{self.samples.description()}.", "Scores in %."]
         for described, text in (
             (

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lightning_saliency.explainers import Explainer, GradCAM, build_explainer
+from lightning_saliency.metrics import base as metrics_base
 from lightning_saliency.scales.find import find_scales
 from lightning_saliency.studies import MetricConfig, StaleResultsError, run_comparison
 from lightning_saliency.studies.comparison.results import decoded_map
@@ -218,6 +219,30 @@ def test_half_precision_touches_the_curves_alone_and_hardly():
             key: row[key] for key in ("drop", "increase", "ebpg")
         }
     assert "softmax scores in bf16." in str(coarse)
+
+
+@pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_native_precision_is_that_of_the_processor(monkeypatch, supported, dtype):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    copied = []
+    own = metrics_base.fast_inference
+    monkeypatch.setattr(metrics_base, "fast_inference", lambda *given: copied.append(own(*given)) or copied[-1])
+    model, data = Net().eval(), detection_data()
+    exact = compare(model, data, {"grad_cam": GRAD_CAM}, METRICS).rows["Net"]["grad_cam"]
+    assert not copied
+    native = run_comparison(
+        models=model,
+        data=data,
+        explainers={"grad_cam": GRAD_CAM},
+        metrics=replace(METRICS, precision="native"),
+        progress=False,
+    )
+    weights = {each.weight.dtype for one in copied for each in one.modules() if isinstance(each, torch.nn.Conv2d)}
+    assert weights == {dtype}
+    for row, other in zip(exact, native.rows["Net"]["grad_cam"], strict=True):
+        close = 1.0 if supported else 1e-3
+        assert other["scores"]["insertion"] == pytest.approx(row["scores"]["insertion"], abs=close)
+    assert "softmax scores in the device's fastest precision." in str(native)
 
 
 def test_of_several_candidates_the_one_with_the_highest_logit_is_explained(tmp_path):

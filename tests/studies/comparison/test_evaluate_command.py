@@ -138,7 +138,7 @@ def test_the_configurations_of_the_project_are_understood(name):
     assert {spec.name for spec in config.explainers.values()} <= set(EXPLAINERS) | set(CONTROL_MAPS)
     assert config.limit is None
     assert set(config.models) == {"SqueezeNet", "MobileNetV2"}
-    assert config.metrics.precision == "bf16"
+    assert config.metrics.precision == "native"
 
 
 def test_options_are_looked_at_before_files(config, capsys):
