@@ -6,6 +6,7 @@ Packages are imported inside the functions, so that a machine without one of the
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -174,7 +175,7 @@ def _metric(name: str, device: str) -> tuple[bool, str]:
     for place in ("cpu", device):
         options = {"steps": 8} if name.endswith("AUC") else {}
         metric = getattr(metrics, name)(**options).to(place)
-        if name in ("InsertionAUC", "DeletionAUC", "AverageDrop", "IncreaseRate"):
+        if "model" in inspect.signature(metric.update).parameters:
             given = (copy.deepcopy(network).to(place), images.to(place), maps.to(place), targets.to(place))
         else:
             given = (maps.to(place), masks.to(place))

@@ -14,6 +14,7 @@ from lightning_saliency.callbacks import AugmentationConfigurationError, Salienc
 from lightning_saliency.callbacks.augmentation.actions.basic import Changed, Hide, Keep, apply
 from lightning_saliency.callbacks.augmentation.actions.options import ACTIONS, ActionSpec
 from lightning_saliency.callbacks.augmentation.guide_network import GuideNetwork
+from lightning_saliency.callbacks.augmentation.options import ACTION_NAMES
 from lightning_saliency.explainers import SMOE, build_explainer
 from lightning_saliency.functional.masking import remove_most_salient
 from tests.callbacks.augmentation.helpers import SmallNet, Watching, equal, fit, originals, ready_made
@@ -90,6 +91,10 @@ def test_an_action_of_ones_own(tmp_path):
     run = fit(tmp_path, SaliencyAugmentation("smoe", action=Darken(0.25)), module)
     assert torch.equal(torch.cat(module.given), originals() * 0.25)
     assert run.callback_metrics["smoe/kept_share"] == 0
+
+
+def test_the_actions_are_those_that_messages_name():
+    assert sorted(ACTION_NAMES) == sorted(ACTIONS)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIONS))
