@@ -19,7 +19,7 @@ from lightning_saliency.studies.passes import counted_passes
 
 # Images that an explainer is timed on that is not so fast that all can be explained.
 _IMAGES = 2
-# A first map that took so many seconds, or its part that was run, tells enough.
+# A first map whose part that was run takes so many seconds tells enough.
 _LONG = 0.6
 # Among so many passes those in which layers are looked for are few.
 _MANY = 8
@@ -44,7 +44,8 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
     """Time an explainer on a few images, after a first one; fast ones on all that are given.
 
     An explainer that passes masked or noisy images is stopped when these have taken ``budget`` seconds, and the rest of
-    them is counted at the same rate: RISE with 4,000 masks is estimated from as many as fit into a second.
+    them is counted at the same rate: RISE with 4,000 masks is estimated from as many as fit into a second. One that
+    takes longer for its first masks alone is told by these, on large images at half their size.
 
     Args:
         explainer: The explainer.
@@ -59,39 +60,40 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
         >>> map_cost(RISE(network, masks=50), torch.rand(1, 3, 16, 16), torch.tensor([0]), budget=0.0).passes
         50.0
     """
+    tried = images[..., ::2, ::2] if min(images.shape[2:]) >= _LARGE else images
+    try:
+        first, run = _timed(explainer, tried, targets, 0.0, 1)
+    except (RuntimeError, TypeError, ValueError):
+        if tried is images:
+            raise
+        tried = images  # a network of one image size alone
+        first, run = _timed(explainer, tried, targets, 0.0, 1)
+    larger = images[0].numel() / tried[0].numel()
     # The first time, layers are looked for and copies are made; of a slow explainer that is little of it.
-    begin = perf_counter()
-    first, complete = _first_map(explainer, images[:1], None if targets is None else targets[:1])
-    long = (complete and first.seconds > budget) or perf_counter() - begin > max(budget, _LONG)
-    if long and first.passes > _MANY:
-        return first
-    count = len(images) if complete and first.seconds * len(images) < budget else _IMAGES
-    return _timed(explainer, images[:count], None if targets is None else targets[:count], budget)[0]
+    if run * larger > max(budget, _LONG) and first.passes > _MANY:
+        return MapCost(first.passes, first.seconds * larger)
+    if run * larger > budget:
+        again, _ = _timed(explainer, tried, targets, budget, _IMAGES)
+        return MapCost(again.passes, again.seconds * larger)
+    fast = first.seconds * larger * len(images) < budget
+    return _timed(explainer, images, targets, budget, len(images) if fast else _IMAGES)[0]
 
 
-def _first_map(explainer: Explainer, images: Tensor, targets: Tensor | None) -> tuple[MapCost, bool]:
-    """As `_timed`; large images at half their size, in a quarter of the time, if the network takes them."""
-    if min(images.shape[2:]) >= _LARGE:
-        try:
-            cost, complete = _timed(explainer, images[..., ::2, ::2], targets, 0.0)
-        except (RuntimeError, TypeError, ValueError):  # a network of one image size alone
-            return _timed(explainer, images, targets, 0.0)
-        return MapCost(cost.passes, 4 * cost.seconds), complete
-    return _timed(explainer, images, targets, 0.0)
-
-
-def _timed(explainer: Explainer, images: Tensor, targets: Tensor | None, budget: float) -> tuple[MapCost, bool]:
-    """The cost of a map, and whether all of it was run."""
+def _timed(
+    explainer: Explainer, images: Tensor, targets: Tensor | None, budget: float, count: int
+) -> tuple[MapCost, float]:
+    """The cost of a map, from the first ``count`` images, and the seconds of the part of it that was run."""
+    images, targets = images[:count], None if targets is None else targets[:count]
     wait_for(images.device)
-    with limited_scoring(budget) as scoring, counted_passes((images.shape[2], images.shape[3])) as count:
+    with limited_scoring(budget) as scoring, counted_passes((images.shape[2], images.shape[3])) as passed:
         begin = perf_counter()
         explainer(images, targets)
         wait_for(images.device)
-        seconds = perf_counter() - begin
+        seconds = run = perf_counter() - begin
     if scoring.run:
         seconds += scoring.taken * (scoring.asked - scoring.run) / scoring.run
-    passes = count[0] + scoring.asked - scoring.run
-    return MapCost(passes / len(images), seconds / len(images)), scoring.asked == scoring.run
+    passes = passed[0] + scoring.asked - scoring.run
+    return MapCost(passes / len(images), seconds / len(images)), run
 
 
 def timing_cell(
