@@ -286,7 +286,7 @@ def test_a_narrow_page_leaves_out_the_monitors_name(tab, run):
 
 
 def test_warnings_of_a_shortcut_stand_above_the_film(tab, tmp_path):
-    text = "In the <b>corner</b>. Look at 'Mean maps' on the page of this run (film.html)."
+    text = "In the <b>corner</b>. Look at 'Mean maps' in film.html, the page of this run."
     small_film(tmp_path / "first").warn([AlertRecord(1, 100, text, (14, 1))])
     small_film(tmp_path / "second").warn([AlertRecord(0, 50, "A colour.", lowered=1)])
     film(tmp_path / "first")
@@ -299,7 +299,7 @@ def test_warnings_of_a_shortcut_stand_above_the_film(tab, tmp_path):
             heads = ["SaliencyMonitor warned of a shortcut in epoch 1"]
             heads += ["SaliencyMonitor warned of a shortcut in epoch 0, lowered in epoch 1"] * (file != "film.html")
             assert each(tab, ".alert h2", "textContent") == heads
-            assert each(tab, ".alert h2 + p", "textContent")[0] == "In the <b>corner</b>. Look at 'Mean maps' below."
+            assert each(tab, ".alert h2 + p", "textContent")[0] == text
             bottom = tab.run("document.querySelector('.alert').getBoundingClientRect().bottom")
             assert bottom <= tab.run("document.getElementById('deck').getBoundingClientRect().top")
     # The place: below and left in the square.

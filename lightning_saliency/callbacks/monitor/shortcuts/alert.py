@@ -99,7 +99,7 @@ class AlertState:
                 f"At the start of this run {name}/position_bias is {found.bias:.2f} (in {place_name(found.cell)}) and "
                 f"{name}/content_bias {found.content:.2f}. This may be a shortcut that the network has learnt before, "
                 "and it may be the images: things that always lie at one place, or colours that belong to the classes. "
-                "Look at 'Mean maps' on the page of this run (film.html): is it the object that stands out, or a mark? "
+                "Look at 'Mean maps' in film.html, the page of this run: is it the object that stands out, or a mark? "
                 "SaliencyMonitor warns of a shortcut only if these numbers grow."
             )
 

@@ -35,7 +35,7 @@ def place_text(found: PositionBias, name: str, start: str = "", hiding: Hiding |
         "this place among the tenth with the highest values of their map, and the class explains "
         f"{found.explained:.0%} of how the images differ there: {name}/position_bias is {found.bias:.2f}."
     )
-    look = "Look at 'Mean maps' on the page of this run (film.html)."
+    look = "Look at 'Mean maps' in film.html, the page of this run."
     cure = (
         "If that place has nothing to do with the classes, train on with MaskTune('smoe', share=0.1, maps='mean'), "
         "which hides it."
@@ -51,7 +51,7 @@ def content_text(found: PositionBias, name: str, start: str = "", hiding: Hiding
         f"{name}/content_bias is {found.content:.2f}."
     )
     look = (
-        "Look at the overlays on the page of this run (film.html). Where colours are what the classes are, as in "
+        "Look at the overlays in film.html, the page of this run. Where colours are what the classes are, as in "
         "flowers, that is as it should be."
     )
     cure = (
