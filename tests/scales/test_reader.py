@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from lightning_saliency.data import DigitScenes
 from lightning_saliency.scales import NoScalesError, ScaleTaps, find_scales, named_scales
 from lightning_saliency.scales.reader import ScaleReader
 from lightning_saliency.scales.taps import TapError
@@ -505,6 +506,32 @@ def test_a_mirrored_pass_of_sparse_images_is_not_taken_for_theirs(kind):
     network = Net().eval()
     _, found = read(network, lambda net: (net(batch.flip(-1)), net(batch)), batch)
     assert_maps(found, literal(network, batch))
+
+
+NOISE = torch.Generator().manual_seed(5)
+#: What a step makes of its images -> whether they are others then.
+CHANGES = {
+    "noise": (lambda images: images + 0.05 * torch.randn(images.shape, generator=NOISE), False),
+    "gamma": (torch.sqrt, False),
+    "logarithm": (lambda images: (images + 0.02).log(), False),
+    "blur": (lambda images: nn.functional.avg_pool2d(images, 3, 1, 1), False),
+    "mirrored": (lambda images: images.flip(-1), True),
+    "turned": (lambda images: images.rot90(dims=(2, 3)), True),
+    "cropped": (lambda images: nn.functional.interpolate(images[:, :, 8:40, 16:48], size=(64, 64)), True),
+    "mixed": (lambda images: (images + images.roll(1, 0)) / 2, True),
+    "pasted": (lambda images: torch.cat([images[:, :, :32], images.roll(1, 0)[:, :, 32:]], dim=2), True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_images_that_became_others_are_told_from_those_in_other_colours(change):
+    data = DigitScenes(train_size=16, val_size=1, test_size=1, size=64, batch_size=16)
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))["image"]
+    batch = (batch - batch.amin()) / (batch.amax() - batch.amin())
+    function, others = CHANGES[change]
+    assert BatchImages(batch).rows(function(batch)).changed == others
 
 
 class Copies(TorchDispatchMode):

