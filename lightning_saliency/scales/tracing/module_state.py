@@ -7,6 +7,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,11 @@ def _tensor_restore(tensor: Tensor) -> _Restore:
 def _refill(value: Any, content: Any) -> None:
     """Give a container its former entries back, touching it only if an entry is not the same object."""
     if isinstance(value, dict):
-        if list(map(id, value.values())) != list(map(id, content.values())) or list(value) != list(content):
+        if not (
+            len(value) == len(content)
+            and all(map(is_, value.values(), content.values()))
+            and (all(map(is_, value, content)) or list(value) == list(content))
+        ):
             for key in [key for key in value if key not in content]:
                 del value[key]
             value.update(content)
@@ -192,7 +197,7 @@ def _refill(value: Any, content: Any) -> None:
                 value.clear()
                 value.update(content)
     elif isinstance(value, (list, deque)):
-        if list(map(id, value)) != list(map(id, content)):
+        if len(value) != len(content) or not all(map(is_, value, content)):
             value.clear()
             value.extend(content)
     elif value != content:
