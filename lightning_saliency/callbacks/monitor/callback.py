@@ -215,6 +215,7 @@ class SaliencyMonitor(StageHooks):
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         # The trainer of the last run; None before the first.
         self._run: Callable[[], pl.Trainer | None] | None = None
+        self._fitted = False  # whether it has trained a network
         self._output = output
         self._watching = self._new_watching()
 
@@ -235,8 +236,11 @@ class SaliencyMonitor(StageHooks):
             self._shortcuts.begin_run()
             self._values.latest = {}
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
+            self._fitted = False
         self._run = weakref.ref(trainer)
         self._begin_run()
+        self._fitted |= stage == "fit"
+        self._watching.aside = self._fitted and stage == "validate"
         if not builds_late(pl_module):
             check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
         if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:
@@ -247,10 +251,11 @@ class SaliencyMonitor(StageHooks):
                     "SaliencyMonitor watches validation, but this run has none: give validation data and a "
                     "validation_step, or watch training with SaliencyMonitor(stage='train')."
                 )
-        try:
-            self._film.open(trainer)
-        except ValueError as error:
-            raise MonitorConfigurationError(str(error)) from None
+        if not self._watching.aside:
+            try:
+                self._film.open(trainer)
+            except ValueError as error:
+                raise MonitorConfigurationError(str(error)) from None
         self._watching.mind_shards(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -317,7 +322,7 @@ class SaliencyMonitor(StageHooks):
 
     def _finish(self, trainer: pl.Trainer) -> None:
         self._watching.close()
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self._watching.aside:
             self._film.finish(trainer, self._watching.attempts)
 
     def _begin_run(self) -> None:

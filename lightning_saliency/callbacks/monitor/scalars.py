@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytorch_lightning as pl
 import torch
@@ -65,7 +65,7 @@ class EpochScalars(EpochMeans):
             self.add("content_bias", torch.tensor(found.content))
 
 
-def values_to_log(measured: dict[str, float], trainer: pl.Trainer, prefix: str) -> dict[str, float]:
+def values_to_log(measured: Mapping[str, float], trainer: pl.Trainer, prefix: str) -> dict[str, float]:
     """The values of this epoch's log, by their full keys.
 
     Once there was a value there is one in every validation, the last one that was measured. Of a value that another

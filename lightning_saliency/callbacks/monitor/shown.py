@@ -97,8 +97,8 @@ class ShownImages:
         if attempts.wants(READING) and self.sample.end():
             self._warn_once(
                 "images do not come back",
-                "SaliencyMonitor did not find the film's images again: the loader seems to change them at random. "
-                "Each epoch's first images are shown instead, and no drift is measured.",
+                "SaliencyMonitor did not find the film's images again: the loader changes them at random, or holds "
+                "others. Each epoch's first images are shown instead, and no drift is measured.",
             )
         records = self.sample.present()
         if not records:

@@ -25,17 +25,20 @@ class MonitorValues:
         self._prefix = prefix
         self._page = page
 
-    def log(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str, *, own: bool) -> None:
-        """Log the latest values with ``module.log``.
+    def log(
+        self, trainer: pl.Trainer, module: pl.LightningModule, stage: str, measured: Mapping[str, float], *, own: bool
+    ) -> None:
+        """Log values with ``module.log``.
 
         Args:
             trainer: The run.
             module: Its module.
             stage: Whose epoch ends.
+            measured: The values by name.
             own: Whether the monitor watches it. Else other callbacks get what they watch and do not have yet, and
                 loggers nothing.
         """
-        values = values_to_log(self.latest, trainer, self._prefix)
+        values = values_to_log(measured, trainer, self._prefix)
         if not own:
             # For a callback that looks after a validation before the watched stage had its first values.
             in_fit = stage == "validate" and trainer.state.fn == "fit"

@@ -48,6 +48,7 @@ class Watching:
         reading: The maps of the batches.
         predictions: The network's own predictions for them.
         attempts: What failed.
+        aside: Whether this is a validation beside a training run whose film it must not change: it is measured alone.
         scalars: The values of the epoch that goes on.
         off: Whether nothing is watched for the rest of the run.
         trained: Whether an epoch of training has begun.
@@ -65,6 +66,7 @@ class Watching:
     reading: BatchReading
     predictions: NetworkPredictions
     attempts: Attempts = field(default_factory=Attempts)
+    aside: bool = False
     scalars: EpochScalars = field(default_factory=EpochScalars)
     off: bool = False
     trained: bool = False
@@ -109,7 +111,8 @@ class Watching:
                     with trainer.precision_plugin.forward_context():
                         self.reading.open(network, content, compiled=self._compiled, sharded=sharded)
                 if wanted:
-                    sample = self.shown.wanted_of(content) if trainer.is_global_zero else None
+                    shows = trainer.is_global_zero and not self.aside
+                    sample = self.shown.wanted_of(content) if shows else None
                     positions = self.shortcuts.positions(trainer, stage, dataloader_idx)
                     self.reading.start(content, dataloader_idx, sample, positions)
                     # A part of the module that was named may return features; a compiled one has its hooks.
@@ -153,32 +156,35 @@ class Watching:
         """Log the epoch: pictures where it has a frame, and the values, new or old, in any case."""
         # An endless epoch of training is cut where validations come.
         endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
+        measured = {} if self.aside else self.values.latest
         if self._active and (stage == self.stage or endless):
             self._active = False
             with self.attempts.trying("add up where the maps of all images point"):
-                self.shortcuts.end_epoch(trainer)
-            if trainer.is_global_zero:
-                self._show(trainer)
-            with self.attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
-                self.shortcuts.judge(trainer, self.scalars)
-            if trainer.is_global_zero and self.attempts.wants(KEEPING):
-                with self.attempts.trying(KEEPING):
-                    self.film.page.warn(trainer, self.shortcuts.history)
-            self.schedule.took(trainer)
+                self.shortcuts.end_epoch(trainer, self.scalars)
+            if not self.aside:
+                self._end_frame(trainer)
             with self.attempts.trying("add up its values"):
                 # Every process takes part, also one whose monitor failed: the others wait for it.
                 means = self.scalars.reduced(trainer)
-                self.values.latest.update(means)
+                measured.update(means)
                 if trainer.sanity_checking and trainer.is_global_zero:
                     self.values.log_start(trainer, means, self.attempts)
         if not trainer.sanity_checking:
             with self.attempts.trying("log its values"):
-                self.values.log(trainer, pl_module, stage, own=stage == self.stage or endless)
+                self.values.log(trainer, pl_module, stage, measured, own=stage == self.stage or endless)
         if endless:
             self.begin_epoch(trainer, self.stage)
 
-    def _show(self, trainer: pl.Trainer) -> None:
-        self.shown.show(trainer, self.reading, self.attempts, self.scalars, self.shortcuts.sums)
+    def _end_frame(self, trainer: pl.Trainer) -> None:
+        """Draw and keep the frame, and judge it."""
+        if trainer.is_global_zero:
+            self.shown.show(trainer, self.reading, self.attempts, self.scalars, self.shortcuts.sums)
+        with self.attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
+            self.shortcuts.judge(trainer, self.scalars)
+        if trainer.is_global_zero and self.attempts.wants(KEEPING):
+            with self.attempts.trying(KEEPING):
+                self.film.page.warn(trainer, self.shortcuts.history)
+        self.schedule.took(trainer)
 
     def _score(self, found: PassMaps, objects: Tensor) -> None:
         combined = combined_statistics(found.maps, self.weights)
@@ -229,7 +235,7 @@ class Watching:
 
     def keep_values(self, trainer: pl.Trainer, validated: bool) -> None:
         """Keep what was logged for the page; ``validated``: at the end of a validation."""
-        if not self.off:
+        if not self.off and not self.aside:
             self.values.keep(trainer, self.attempts, validated=validated)
 
     def close(self) -> None:

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
-from lightning_saliency.callbacks.monitor.scalars import EpochScalars
+from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars
 from lightning_saliency.pictures.film import Film
+from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trainer
 
 
@@ -213,15 +214,44 @@ def test_another_trainer_begins_anew(tmp_path):
     assert all(value < 1 for each in drifts for value in each[1:])
 
 
-def test_the_same_trainer_goes_on(tmp_path):
+@pytest.mark.parametrize("kind", ["the same images", "other images", "other classes", "another trainer"])
+def test_a_validation_after_the_run_is_measured_and_leaves_its_film_alone(tmp_path, kind):
     monitor = SaliencyMonitor(num_images=2)
     run, recorder = _fit(tmp_path, monitor, epochs=2)
-    before = len(recorder.values("saliency/drift"))
-    run.validate(ckpt_path=None, model=run.lightning_module, dataloaders=loader(form="dict"), verbose=False)
-    values = [value for _, value in recorder.values("saliency/drift")]
-    assert len(values) == before + 1
-    # The same images, and the weights of the last validation but one step: nothing has changed since.
-    assert values[-1] == pytest.approx(0, abs=1e-4)
+    folder = tmp_path / "recorder" / "v" / "saliency"
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    latest, sample = dict(monitor._values.latest), list(monitor._sample.fingerprints)
+    data = loader(form="dict")
+    if kind != "the same images":
+        data = DataLoader(torch.utils.data.Subset(Pictures(48, form="dict"), range(36, 48)), 4)
+    if kind == "other classes":
+        data = DataLoader([{**row, "label": 1} for row in data.dataset], 4)
+    count = {name: len(recorder.values(f"saliency/{name}")) for name in NOT_MEASURED}
+    if kind == "another trainer":
+        again = trainer(tmp_path / "again", monitor, logger=Recorder(tmp_path / "again"))
+        again.validate(run.lightning_module, data, verbose=False)
+        assert len(list((tmp_path / "again").rglob("film.html"))) == 1
+    else:
+        (printed,) = run.validate(run.lightning_module, data, verbose=False)
+        # What belongs to the film is not measured, and no value of the training run stands for it.
+        measured = {name for name in NOT_MEASURED if f"saliency/{name}" in printed}
+        assert measured == {"energy_in_box", "pointing_game", "position_bias", "content_bias"} - (
+            {"position_bias", "content_bias"} if kind == "other classes" else set()
+        )
+        assert {name for name in NOT_MEASURED if len(recorder.values(f"saliency/{name}")) > count[name]} == measured
+        assert (monitor._values.latest, list(monitor._sample.fingerprints)) == (latest, sample)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_training_goes_on_after_such_a_validation(tmp_path):
+    run, recorder = _fit(tmp_path, SaliencyMonitor(num_images=2), epochs=2)
+    module, others = run.lightning_module, DataLoader(Pictures(12, form="dict"), 4)
+    run.validate(module, others, verbose=False)
+    run.fit_loop.max_epochs = 4
+    run.fit(module, loader(form="dict"), loader(form="dict"))
+    frames = FilmRecords(tmp_path / "recorder" / "v" / "saliency" / "film").frames()
+    assert [frame.epoch for frame in frames] == [-1, 0, 1, 2, 3]
+    assert all(value < 1 for _, value in recorder.values("saliency/drift")[2:])
 
 
 def test_a_fast_dev_run_writes_nothing(tmp_path):

@@ -30,7 +30,7 @@ def small_film(
             photos[name] = content
             maps = [torch.rand(side // 2**k, side // 2**k, generator=generator) for k in range(3)]
             records.append(ImageRecord(name, [*maps, torch.rand(8, 8, generator=generator)], label, prediction))
-        means = [MeanMap("cat", torch.rand(8, 8, generator=generator), 12)]
+        means = [MeanMap("cat", torch.rand(8, 8, generator=generator) / 2, 12)]
         frame = FrameRecord(
             epoch=number - 1,
             step=50 * number,

@@ -232,7 +232,13 @@ def test_tables_mean_maps_and_texts_for_those_who_do_not_see(tab, run):
     first = each(tab, "#scales tbody tr:first-child > *", "textContent")
     assert first[:5] == ["1", "layer1", "16 × 16", "33 %", "3"]
     assert 0 < float(first[5]) < 2
-    assert tab.run("document.querySelector('#means figcaption').textContent") == "cat (12)"
+    store = FilmRecords(run / "film")
+    (mean,) = store.read(store.frames()[-1]).means
+    most = f"cat (12): up to {100 * float(mean.map.max()):.0f} %"
+    assert tab.run("document.querySelector('#means figcaption').textContent") == most
+    # Shares as they are, not stretched to the largest one.
+    shares = as_pixels(heatmap(resize_maps(mean.map[None], (120, 120)), "inferno"))
+    assert np.abs(pixels(tab, "document.querySelector('#means canvas')") - shares).mean() < 4
     # Rows are drawn when they come near the window.
     tab.wait("document.querySelectorAll('.row canvas[aria-label]').length === 12")
     labels = each(tab, ".row canvas", "getAttribute('aria-label')")
@@ -266,7 +272,7 @@ def test_the_mean_maps_of_two_runs_stand_under_their_names(tab, run):
         heads = each(tab, "#means h3", "textContent")
         assert [name.rpartition("/")[2] for name in heads] == ["first", "second"]
         assert each(tab, "#means .of-run", "children.length") == [1, 1]
-        assert each(tab, "#means figcaption", "textContent") == ["cat (12)"] * 2
+        assert [text.partition(":")[0] for text in each(tab, "#means figcaption", "textContent")] == ["cat (12)"] * 2
         tops = each(tab, "#means > *", "getBoundingClientRect().top")
         assert tops == sorted(tops)
         colours = tab.run(

@@ -31,9 +31,9 @@ def place_text(found: PositionBias, name: str, start: str = "", hiding: Hiding |
     seen = (
         f"{_sees(hiding)} what lies in {place_name(found.cell)} of the image, {(column + 0.5) * side:.0f} % of the "
         f"width from the left and {(row + 0.5) * side:.0f} % of the height from the top. "
-        f"Of {found.count} images, {found.share:.0%} (95 % interval {low:.0%} to {high:.0%}) have "
-        "this place among the tenth with the highest values of their map, and the class explains "
-        f"{found.explained:.0%} of how the images differ there: {name}/position_bias is {found.bias:.2f}."
+        f"In {100 * found.share:.0f} % of {found.count} images (95 % interval {100 * low:.0f} to {100 * high:.0f} %) "
+        "this place is in the brightest tenth of the map, and the class explains "
+        f"{100 * found.explained:.0f} % of how the images differ there: {name}/position_bias is {found.bias:.2f}."
     )
     look = "Look at 'Mean maps' in film.html, the page of this run."
     cure = (
@@ -47,7 +47,7 @@ def content_text(found: PositionBias, name: str, start: str = "", hiding: Hiding
     """What an alert says of marks that have no place of their own; see `place_text`."""
     seen = (
         f"{_sees(hiding)} a colour or texture, wherever it is. In {found.count} images the class explains "
-        f"{found.content:.0%} of how the most salient 2 % differ in colour or contrast: "
+        f"{100 * found.content:.0f} % of how the most salient 2 % differ in colour or contrast: "
         f"{name}/content_bias is {found.content:.2f}."
     )
     look = (

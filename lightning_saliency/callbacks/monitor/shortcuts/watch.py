@@ -87,21 +87,26 @@ class ShortcutWatch:
             maps = coarse_statistics(found.maps, (POSITION_GRID, POSITION_GRID))
             self._positions.sums.add(maps, labels, pending.cells[rows])
 
-    def end_epoch(self, trainer: pl.Trainer) -> None:
-        """Add the epoch up over all processes. Called on every process alike, also on one without a batch."""
-        self.sums = PositionSums()
-        if self.images:
-            self.sums = (self._positions or EpochPositions(0)).reduced(trainer)
-
-    def judge(self, trainer: pl.Trainer, scalars: EpochScalars) -> None:
-        """Take in the numbers of an epoch, warn, and end the run where that was asked for.
+    def end_epoch(self, trainer: pl.Trainer, scalars: EpochScalars) -> None:
+        """Add the epoch up over all processes. Called on every process alike, also on one without a batch.
 
         Args:
             trainer: The run.
             scalars: Gets the numbers.
         """
+        self.sums = PositionSums()
+        if self.images:
+            self.sums = (self._positions or EpochPositions(0)).reduced(trainer)
+        scalars.add_positions(self.sums.result())
+
+    def judge(self, trainer: pl.Trainer, scalars: EpochScalars) -> None:
+        """Judge a frame of the film: warn, and end the run where that was asked for.
+
+        Args:
+            trainer: The run.
+            scalars: Gets whether the warning stands.
+        """
         found = self.sums.result()
-        scalars.add_positions(found)
         if self._state is None:
             return
         if trainer.sanity_checking:

@@ -302,8 +302,9 @@
       const tiles = frame.means.map((mean, row) => {
         const map = maps.means[row], side = 120, height = Math.round(side * map.h / map.w);
         const canvas = element("canvas", {width: side, height, role: "img", "aria-label": `Mean map of ${mean.title}${two ? `, ${run.name}` : ""}, ${named(stops[state.at])}`});
-        canvas.getContext("2d").putImageData(new ImageData(colored(stretched(enlarge(map, height, side)), tables.heat), side, height), 0, 0);
-        return element("figure", {className: "tile"}, canvas, element("figcaption", {textContent: `${mean.title} (${mean.count})`, title: mean.title}));
+        canvas.getContext("2d").putImageData(new ImageData(colored(enlarge(map, height, side), tables.heat), side, height), 0, 0);
+        const most = Math.round(100 * map.values.reduce((a, b) => Math.max(a, b), 0) / LEVELS);
+        return element("figure", {className: "tile"}, canvas, element("figcaption", {textContent: `${mean.title} (${mean.count}): up to ${most} %`, title: mean.title}));
       });
       if (two) blocks.push(called(run, number, "h3"));
       blocks.push(element("div", {className: "of-run"}, ...tiles));
