@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_saliency.files import file_of_this_machine
 from lightning_saliency.functional.curves import auc
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.functional.visualization import heatmap, overlay
+from lightning_saliency.functional.visualization import highlight
 from lightning_saliency.reports.tables import Column, Estimate
 
 __all__ = ["Example", "bar_plot", "curve_plot", "example_sheet", "save_figure"]
@@ -29,17 +29,17 @@ _DASHES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Example:
-    """An image, a method's map of it, and the map's score.
+    """An image, a method's map of it or none, and the map's score.
 
     Args:
         image: ``[3, H, W]`` in [0, 1].
-        saliency: ``[h, w]`` in [0, 1], any size.
+        saliency: ``[h, w]`` in [0, 1], any size; ``None``: the image alone.
         boxes: ``[n, 4]`` as x1, y1, x2, y2 in the image's pixels, or ``None``.
         title: Text above the image.
     """
 
     image: Tensor
-    saliency: Tensor
+    saliency: Tensor | None
     boxes: Tensor | None
     title: str
 
@@ -120,8 +120,10 @@ def example_sheet(rows: Mapping[str, Sequence[Example]], headings: Sequence[str]
     for row, (method, examples) in enumerate(rows.items()):
         for column, example in enumerate(examples):
             axis: Axes = grid[row, column]
-            saliency = resize_maps(example.saliency, (example.image.shape[1], example.image.shape[2]))
-            shown = overlay(example.image[None], heatmap(saliency[None]), alpha=0.5)[0]
+            shown = example.image
+            if example.saliency is not None:
+                saliency = resize_maps(example.saliency, (shown.shape[1], shown.shape[2]))
+                shown = highlight(shown[None], saliency[None])[0]
             axis.imshow(shown.permute(1, 2, 0).clamp(0, 1).cpu().numpy())
             for x1, y1, x2, y2 in [] if example.boxes is None else example.boxes.tolist():
                 axis.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor="white"))

@@ -56,8 +56,9 @@ class Column:
 def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, digits: int) -> dict[str, int]:
     """The methods that are best (1) and second best (2).
 
-    Values are compared as they are printed: values that look the same share a rank. Where all methods look the same,
-    or there is one alone, none is better than another, and none has a rank.
+    Values are compared as they are printed: values that look the same share a rank, and behind two that share the
+    first there is no second. Where all methods look the same, or there is one alone, none is better than another, and
+    none has a rank.
 
     Args:
         values: Method -> value.
@@ -66,7 +67,9 @@ def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, d
 
     Example:
         >>> ranked({"a": 1.004, "b": 1.001, "c": 0.5, "d": 0.1}, "high", 2)
-        {'a': 1, 'b': 1, 'c': 2}
+        {'a': 1, 'b': 1}
+        >>> ranked({"a": 1.0, "b": 0.5, "c": 0.5, "d": 0.1}, "high", 2)
+        {'a': 1, 'b': 2, 'c': 2}
         >>> ranked({"a": 1.004, "b": 1.001}, "high", 2)
         {}
     """
@@ -75,7 +78,8 @@ def ranked(values: Mapping[str, float], better: Literal["high", "low"] | None, d
     rounded = {name: round(value, digits) for name, value in values.items()}
     if len(set(rounded.values())) < 2:
         return {}
-    best = sorted(set(rounded.values()), reverse=better == "high")[:2]
+    first, second = sorted(set(rounded.values()), reverse=better == "high")[:2]
+    best = [first] if list(rounded.values()).count(first) > 1 else [first, second]
     return {name: best.index(value) + 1 for name, value in rounded.items() if value in best}
 
 

@@ -68,7 +68,8 @@ def test_rows_beside_the_others_are_not_marked_and_a_column_may_do_without_inter
 
 def test_ranks():
     assert ranked({"a": 1.0, "b": 2.0, "c": 3.0}, "low", 2) == {"a": 1, "b": 2}
-    assert ranked({"a": 1.0, "b": 1.0, "c": 0.5}, "high", 2) == {"a": 1, "b": 1, "c": 2}
+    assert ranked({"a": 1.0, "b": 1.0, "c": 0.5}, "high", 2) == {"a": 1, "b": 1}
+    assert ranked({"a": 1.0, "b": 0.5, "c": 0.5, "d": 0.1}, "high", 2) == {"a": 1, "b": 2, "c": 2}
     assert ranked({"a": 1.0}, "high", 2) == {}
     assert ranked({"a": 1.0}, None, 2) == {}
 

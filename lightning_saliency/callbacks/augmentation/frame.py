@@ -187,5 +187,5 @@ def draw_augmentation(
     originals, guessed = displayable(images.float().cpu(), normalization)
     blended, _ = displayable(augmented.float().cpu(), normalization)
     originals, blended = resize_images(originals, size), resize_images(blended, size)
-    colored = overlay(originals, heatmap(resize_maps(maps.float().cpu(), size)))
+    colored = overlay(originals, heatmap(resize_maps(maps.float().cpu(), size), "inferno"))
     return sheet([list(originals), list(colored), list(blended)], captions, tile), guessed

@@ -70,8 +70,8 @@ def _draw(sums: PositionSums, rows: list[int], captions: list[str], normalizatio
     shown, _ = displayable(images[:, :present], normalization if _fits(normalization, present) else None)
     maps = sums.maps[rows] / count
     spread = (maps.amax() - maps.amin()).clamp_min(torch.finfo(torch.float32).tiny)
-    stretched = heatmap(resize_maps((maps - maps.amin()) / spread, (tile, tile)).clamp(0, 1))
-    shares = heatmap(resize_maps(sums.top[rows] / count, (tile, tile)).clamp(0, 1))
+    stretched = heatmap(resize_maps((maps - maps.amin()) / spread, (tile, tile)).clamp(0, 1), "inferno")
+    shares = heatmap(resize_maps(sums.top[rows] / count, (tile, tile)).clamp(0, 1), "inferno")
     colours = F.interpolate(shown, (tile, tile), mode="nearest")
     return sheet([list(colours), list(stretched), list(shares)], captions, tile)
 

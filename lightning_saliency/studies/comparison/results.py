@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -132,17 +133,26 @@ class ComparisonResult:
         return found
 
     def examples(self, network: str) -> dict[str, list[Example]]:
-        """Explainer -> its best, its median and its worst map by the over-all score, or another where it is missing."""
-        column = self._ordering()
+        """``"photo"`` and each explainer -> the same three images, without and with its maps.
+
+        Those on which the explainers' mean score is best, median and worst: the over-all score, or another where it is
+        missing.
+        """
+        column, methods = self._ordering(), self.rows[network]
+        scores = [
+            [row["scores"].get(column.key, math.nan) for row in rows] for rows in zip(*methods.values(), strict=True)
+        ]
         sign = 1 if column.better == "low" else -1
-        found: dict[str, list[Example]] = {}
-        for name, rows in self.rows[network].items():
-            scored = sorted(
-                (row for row in rows if column.key in row["scores"]), key=lambda row: sign * row["scores"][column.key]
-            )
-            chosen = [scored[0], scored[(len(scored) - 1) // 2], scored[-1]]
-            found[name] = [self._example(row, column) for row in chosen]
-        return found
+        means = {place: sign * sum(each) / len(each) for place, each in enumerate(scores) if not math.isnan(sum(each))}
+        ordered = sorted(means, key=lambda place: means[place])
+        chosen = [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]]
+        found = {name: [self._example(rows[place], column) for place in chosen] for name, rows in methods.items()}
+        labels = [next(iter(methods.values()))[place]["label"] for place in chosen]
+        photos = [
+            replace(example, saliency=None, title=label)
+            for example, label in zip(next(iter(found.values())), labels, strict=True)
+        ]
+        return {"photo": photos, **found}
 
     def notices(self) -> list[str]:
         """Which networks are at chance, and whether there are too few images for intervals."""
@@ -209,8 +219,9 @@ class ComparisonResult:
             ),
             "examples": (
                 example_sheet(self.examples(network), HEADINGS, f"{network}, by {self._ordering().title.lower()}"),
-                f"The best, the median and the worst map of each explainer by {self._ordering().title.lower()}; above "
-                "each the image's class and the score, in white the object's box. Blue: little, red: much.",
+                f"Three images: those on which the explainers' mean score ({self._ordering().title.lower()}) is best, "
+                "median and worst. Above each map its own score; in white the object's box. Purple: some, yellow: "
+                "most; each map is stretched to its own range.",
             ),
         }
         if curves := self.curves(network):
@@ -276,7 +287,7 @@ class ComparisonResult:
     def _example(self, row: dict[str, Any], column: Column) -> Example:
         sample = self.samples[row["sample"]]
         shown, _ = displayable(sample.image[None], self.samples.normalization)
-        title = f"{row['label']}: {row['scores'][column.key]:.1f}"
+        title = f"{row['scores'][column.key]:.1f}"
         return Example(shown[0], decoded_map(row["map"]), sample.boxes[sample.labels.index(row["label"])], title)
 
     def _summary(self) -> str:

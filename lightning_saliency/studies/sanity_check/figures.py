@@ -133,7 +133,7 @@ def similarity_sheet(image: Tensor, maps: Mapping[str, Tensor], layers: Sequence
     rows, constant = {}, {}
     for name, own in maps.items():
         small = resize_images(own[:, None].float(), size)[:, 0].clamp(0, 1)
-        rows[name] = [photo[0], *overlay(photo.expand(len(own), -1, -1, -1), heatmap(small))]
+        rows[name] = [photo[0], *overlay(photo.expand(len(own), -1, -1, -1), heatmap(small, "inferno"))]
         constant[name] = [
             place for place, saliency in enumerate(own, 1) if bool((saliency == saliency.flatten()[0]).all())
         ]

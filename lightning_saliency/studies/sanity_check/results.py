@@ -217,7 +217,7 @@ def _caption(name: str) -> str:
     """The caption of a sheet by the name of its file.
 
     >>> _caption("independent_0")
-    'Image 1: its maps with one group of layers random at a time (independent). Blue: little, red: much.'
+    'Image 1: its maps with one group of layers random at a time (independent). Dark: little, yellow: much.'
     """
     mode, _, index = name.partition("_")
-    return f"Image {int(index) + 1}: its maps {_SHEETS[mode]}. Blue: little, red: much."
+    return f"Image {int(index) + 1}: its maps {_SHEETS[mode]}. Dark: little, yellow: much."

@@ -116,7 +116,7 @@ def test_images_that_never_come_back_are_said_and_replaced(tmp_path):
             return image + torch.rand(()), label
 
     val = torch.utils.data.DataLoader(Noisy(8), batch_size=4)
-    with pytest.warns(UserWarning, match="change them at random"):
+    with pytest.warns(UserWarning, match="changes them at random"):
         _fit(tmp_path, SaliencyMonitor(num_images=2), val=val, epochs=3)
     # The epoch in which nothing came back has no frame; the ones after it do.
     assert [frame.epoch for frame in _film(tmp_path).frames("overview")] == [-1, 1, 2]

@@ -173,7 +173,7 @@ def test_one_remedy_and_where_there_is_a_cure_that_it_is_under_way(found, number
     plain = _warned(AlertState(ShortcutAlert(frames=1)), found)
     assert plain.count("MaskTune(") == 1
     assert "SaliencyAugmentation" not in plain
-    assert "page of this run (film.html)" in plain
+    assert "in film.html, the page of this run" in plain
     assert ("'Mean maps'" in plain) == (number == "position_bias")
     cured = _warned(AlertState(ShortcutAlert(frames=1)), found, hiding=Hiding("MaskTune", True))
     assert "MaskTune(" not in cured

@@ -391,14 +391,21 @@ def test_everything_is_written(tmp_path):
 def test_the_sheet_shows_the_best_the_median_and_the_worst():
     images, targets = torch.randn(5, 3, SIDE, SIDE), torch.tensor([0, 1, 2, 3, 0])
     comparison = run_comparison(
-        models=Net(), data=images, explainers=["random"], metrics=METRICS, targets=targets, progress=False
+        models=Net(), data=images, explainers=["random", "smoe"], metrics=METRICS, targets=targets, progress=False
     )
-    rows = comparison.rows["Net"]["random"]
-    ordered = sorted(rows, key=lambda row: -row["scores"]["overall"])
-    examples = comparison.examples("Net")["random"]
-    for example, row in zip(examples, (ordered[0], ordered[2], ordered[4]), strict=True):
-        assert torch.equal(example.saliency, decoded_map(row["map"]))
-        assert example.title.startswith(f"{row['label']}: ")
+    methods = comparison.rows["Net"]
+    means = [sum(row["scores"]["overall"] for row in rows) / 2 for rows in zip(*methods.values(), strict=True)]
+    ordered = sorted(range(5), key=lambda place: -means[place])
+    examples = comparison.examples("Net")
+    assert list(examples) == ["photo", "random", "smoe"]
+    for column, place in enumerate((ordered[0], ordered[2], ordered[4])):
+        photo = examples["photo"][column]
+        assert (photo.saliency, photo.title) == (None, methods["smoe"][place]["label"])
+        for name in ("random", "smoe"):
+            example, row = examples[name][column], methods[name][place]
+            assert torch.equal(example.saliency, decoded_map(row["map"]))
+            assert torch.equal(example.image, photo.image)
+            assert example.title == f"{row['scores']['overall']:.1f}"
 
 
 def test_the_network_is_left_as_it_was():
