@@ -67,7 +67,7 @@ def test_the_sheet_holds_every_map_in_its_place():
         top = 18 + row * (40 + 18 + 4) + 18
         assert np.array_equal(sheet[top : top + 40, 8:48], to_uint8(image))
         for column in range(4):
-            expected = to_uint8(overlay(image[None], heatmap(own[column : column + 1]))[0])
+            expected = to_uint8(overlay(image[None], heatmap(own[column : column + 1], "inferno"))[0])
             left = 8 + (column + 1) * 44
             assert np.array_equal(sheet[top : top + 40, left : left + 40], expected)
 
@@ -75,7 +75,7 @@ def test_the_sheet_holds_every_map_in_its_place():
 def test_a_constant_map_is_marked():
     image, maps = torch.zeros(3, 64, 64), torch.rand(4, 64, 64)
     maps[2] = 0
-    plain = to_uint8(overlay(image[None], heatmap(maps[2:3]))[0])
+    plain = to_uint8(overlay(image[None], heatmap(maps[2:3], "inferno"))[0])
     sheet = similarity_sheet(image, {"cam": maps}, LAYERS, tile=64)
     tile = sheet[36:100, 8 + 3 * 68 : 8 + 3 * 68 + 64]
     assert not np.array_equal(tile, plain)
