@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +11,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from lightning_saliency.callbacks._run_folder import begin_here, run_folder, version_of
 from lightning_saliency.files import Location, safe_name
 from lightning_saliency.pictures.film import Film
-from lightning_saliency.pictures.tensors import Picture
+from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
+
+Normalization = tuple[Sequence[float], Sequence[float]]
 
 
 class RunFilm:
@@ -21,14 +23,22 @@ class RunFilm:
         name: Prefix of the pictures' keys; the film's folder is named after it.
         megabytes: Largest size of the film on disk, in 10⁶ bytes.
         views: Names of the views.
+        denormalize: How images become colours again, see ``SaliencyMonitor``.
 
     Attributes:
         opened: Whether a run has begun with it.
     """
 
-    def __init__(self, name: str, megabytes: float, views: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        megabytes: float,
+        views: Iterable[str] = (),
+        denormalize: str | Sequence[Sequence[float]] = "auto",
+    ) -> None:
         self.name = name
         self.megabytes = megabytes
+        self.denormalize = denormalize
         self.opened = False
         self._views = tuple(views)
         self._film: Film | None = None
@@ -68,6 +78,22 @@ class RunFilm:
         """The film's folder, ``None`` where there is none to write to. To be called on global rank zero."""
         film = self._opened(trainer, step)
         return None if film is None else film.folder
+
+    def normalization_of(self, trainer: pl.Trainer, loaders: object) -> Normalization | None:
+        """``(mean, std)`` of the images of some loaders; ``None`` where they have none, or none is known.
+
+        As the film's own ``denormalize`` says; with ``"auto"`` as the data's transforms say, and where they say
+        nothing, as another film of the trainer was told.
+
+        Args:
+            trainer: The run.
+            loaders: The loaders.
+        """
+        if self.denormalize != "auto":
+            return parse_denormalize(self.denormalize)
+        found = find_normalization(getattr(trainer, "datamodule", None), loaders)
+        told = (film.denormalize for _, film in _films(trainer) if film.denormalize != "auto")
+        return next(map(parse_denormalize, told), None) if found is None else found
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the run's folder, where it has one of its own."""

@@ -20,7 +20,6 @@ from lightning_saliency.pictures.loggers import log_picture
 from lightning_saliency.pictures.tensors import (
     Picture,
     displayable,
-    find_normalization,
     fitted_size,
     parse_denormalize,
     resize_images,
@@ -91,7 +90,7 @@ class AugmentationFilm(RunFilm):
     """
 
     def __init__(self, name: str, config: FilmConfig) -> None:
-        super().__init__(name, config.megabytes)
+        super().__init__(name, config.megabytes, denormalize=config.denormalize)
         self.config = config
         self.sample: tuple[Tensor, Tensor] | None = None
 
@@ -140,9 +139,7 @@ class AugmentationFilm(RunFilm):
             _caption(names, target, share)
             for target, share in zip(targets.tolist(), changed.masks.mean((-2, -1)).tolist(), strict=True)
         ]
-        normalization = parse_denormalize(self.config.denormalize)
-        if self.config.denormalize == "auto":
-            normalization = find_normalization(getattr(trainer, "datamodule", None), trainer.train_dataloader)
+        normalization = self.normalization_of(trainer, trainer.train_dataloader)
         picture, guessed = draw_augmentation(
             images, maps, changed.pixels, captions, normalization, self.config.picture_width
         )

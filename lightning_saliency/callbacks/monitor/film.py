@@ -30,7 +30,7 @@ from lightning_saliency.pictures.loggers import (
     shows_tables,
     viewing_hint,
 )
-from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
+from lightning_saliency.pictures.tensors import Picture, parse_denormalize
 
 _COMPARING = "see which part of the module the class views run"
 _REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
@@ -68,7 +68,11 @@ class MonitorFilm(RunFilm):
         class_names: Sequence[str] | None = None,
         alpha: float = 0.8,
     ) -> None:
-        super().__init__(name, megabytes, views)
+        try:
+            parse_denormalize(denormalize)
+        except ValueError as error:
+            raise MonitorConfigurationError(str(error)) from None
+        super().__init__(name, megabytes, views, denormalize)
         self.page = MonitorPage(self)
         if isinstance(class_names, str):
             raise MonitorConfigurationError(f"Got class_names={class_names!r}. Allowed are lists of names; give one.")
@@ -80,11 +84,6 @@ class MonitorFilm(RunFilm):
         self.weights = weights
         self.model = model
         self.stage = stage
-        self.denormalize = denormalize
-        try:
-            self._normalization = parse_denormalize(denormalize)
-        except ValueError as error:
-            raise MonitorConfigurationError(str(error)) from None
         self.tile = positive("tile", tile)
         if not 0 <= alpha <= 1:
             raise MonitorConfigurationError(f"Got alpha={alpha}. Allowed are opacities in [0, 1]; give one.")
@@ -287,14 +286,12 @@ class MonitorFilm(RunFilm):
 
     def normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
         """``(mean, std)`` of the stage's images; ``None`` where they have none, or none is known."""
-        if self.denormalize != "auto":
-            return self._normalization
         loaders = {
             "train": trainer.train_dataloader,
             "validate": trainer.val_dataloaders,
             "test": trainer.test_dataloaders,
         }
-        return find_normalization(getattr(trainer, "datamodule", None), loaders[self.stage])
+        return self.normalization_of(trainer, loaders[self.stage])
 
 
 def _takes(trainer: pl.Trainer, network: nn.Module, image: Tensor) -> bool:

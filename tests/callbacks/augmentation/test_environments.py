@@ -41,6 +41,20 @@ def test_queries_in_half_precision_beside_training_in_single(tmp_path):
     assert seen == {True: {torch.float32}, False: {torch.bfloat16}}
 
 
+@pytest.mark.parametrize(
+    ("monitors", "augmentations", "said"),
+    [("auto", "auto", True), ("imagenet", "auto", False), ("auto", [[0.5], [0.2]], False), ("none", "imagenet", False)],
+)
+def test_how_images_were_normalised_is_said_once_for_all_films(tmp_path, recwarn, monitors, augmentations, said):
+    data = [{"image": 3 * image - 1, "label": label} for image, label in map(loader().dataset.__getitem__, range(8))]
+    monitor = SaliencyMonitor(num_images=2, denormalize=monitors)
+    augmentation = SaliencyAugmentation("smoe", film={"denormalize": augmentations})
+    run = trainer(tmp_path, monitor, augmentation, epochs=1)
+    run.fit(Watching(), DataLoader(data, 4), DataLoader(data, 4))
+    warned = [str(one.message) for one in recwarn if "stretche" in str(one.message)]
+    assert len(warned) == (2 if said else 0)
+
+
 CURE = {"explainer": "smoe", "action": "hide", "guide_network": "start", "reuse_epochs": "all", "start_epoch": 1}
 
 

@@ -265,6 +265,19 @@ def test_two_runs_stand_side_by_side(tab, run):
     assert left == right
 
 
+def test_of_a_run_that_ended_earlier_it_is_said_which_frame_is_shown(tab, run):
+    opened(tab, run / "film_of_two.html")
+    settled(tab, 2)
+    late = (
+        "[...document.querySelectorAll('.row:first-child .side')].map(one => one.querySelector('.gone')?.textContent)"
+    )
+    assert tab.run(late) == [None, "still epoch 0"]
+    slider = "document.getElementById('slider')"
+    tab.run(f"{slider}.value = 1, {slider}.dispatchEvent(new Event('input'))")
+    settled(tab, 1)
+    assert tab.run(late) == [None, None]
+
+
 def test_the_mean_maps_of_two_runs_stand_under_their_names(tab, run):
     for width in (390, 1400):
         opened(tab, run / "film_of_two.html", width)

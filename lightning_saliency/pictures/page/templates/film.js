@@ -122,6 +122,8 @@
     const side = row.sides[number], frame = side.run.frames[frameAt(side.run, state.at)], image = frame.images[side.slot];
     const parts = [];
     if (two) parts.push(called(side.run, number));
+    // A run that ended earlier, or has fewer frames, shows its latest one.
+    if (placeOf(frame) !== stops[state.at]) parts.push(element("span", {className: "gone", textContent: `still ${named(placeOf(frame))}`}));
     parts.push(element("span", {className: "number", textContent: `#${row.slot + 1}`}));
     if (!image) {
       parts.push(element("span", {className: "gone", textContent: "not in this run"}));
