@@ -33,6 +33,11 @@ class ReportPicture:
     content: Figure | Picture
     caption: str
 
+    @property
+    def is_plot(self) -> bool:
+        """Whether it holds lines and bars alone, whose colours may be turned for a dark page."""
+        return isinstance(self.content, Figure) and not any(axes.images for axes in self.content.axes)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -88,7 +93,10 @@ def render_page(
             "heading": section.heading,
             "text": section.text,
             "tables": [part for table in section.tables for part in _table_parts(table)],
-            "pictures": [{"uri": Markup(data_uri(one.content)), "caption": one.caption} for one in section.pictures],
+            "pictures": [
+                {"uri": Markup(data_uri(one.content)), "caption": one.caption, "plot": one.is_plot}
+                for one in section.pictures
+            ],
         }
         for section in sections
     ]
