@@ -261,11 +261,16 @@ class BatchContent(BatchImages):
         return None
 
     def rows(self) -> list[Node]:
-        """The parts of the branch beside the images that hold something for each: tensors ``[B, …]`` and lists of B."""
+        """The parts of the branch beside the images that hold something for each: tensors ``[B, …]`` and lists of B.
+
+        What lies under several names is one part.
+        """
         found: list[Node] = []
         for node in self._nodes:
             held = isinstance(node.value, list) or (isinstance(node.value, Tensor) and node.value.ndim > 0)
             if not held or node.path == self.path[: len(node.path)] or len(node.value) != self.count:
+                continue
+            if node.value is self._images or any(node.value is other.value for other in found):
                 continue
             if not any(node.path[: len(other.path)] == other.path for other in found):
                 found.append(node)

@@ -10,7 +10,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.explainers.running.capture import activations_and_gradients, activations_only, as_ordinary
+from lightning_saliency.explainers.running.capture import (
+    activations_and_gradients,
+    activations_only,
+    as_ordinary,
+    as_taken,
+)
 from lightning_saliency.explainers.running.layer import explained_scale
 from lightning_saliency.explainers.running.outputs import (
     Output,
@@ -35,6 +40,7 @@ __all__ = [
     "activations_and_gradients",
     "activations_only",
     "as_ordinary",
+    "as_taken",
     "check_images",
     "check_range",
     "checked_targets",
@@ -110,8 +116,8 @@ class Explainer(ABC):
         """The saliency maps of a batch.
 
         Args:
-            images: ``[B, C, H, W]``, floating point, on the network's device and normalised as the network takes them;
-                where ``takes_volumes``, also ``[B, C, T, H, W]``; where ``takes_integers``, also integers.
+            images: ``[B, C, H, W]``, floating point of any type, on the network's device and normalised as the network
+                takes them; where ``takes_volumes``, also ``[B, C, T, H, W]``; where ``takes_integers``, also integers.
             targets: ``[B]`` int64, one class per image; an int, the same for all; ``None``: the predicted classes.
 
         Returns:
@@ -148,7 +154,7 @@ class Explainer(ABC):
         What they say of the classes is told by ``class_scores`` and ``predicted_classes`` of ``functional``.
         """
         with undisturbed(self.model), torch.no_grad():
-            images = as_ordinary(images)
+            images = as_taken(images, self.model)
             return class_logits(self.model(images), self.output, images)
 
     def _run(
@@ -164,7 +170,7 @@ class Explainer(ABC):
             classes = checked_targets(targets, images.shape[0])
             if images.shape[0] == 0:
                 return images.new_zeros((0, *size), dtype=torch.float32)
-            images = as_ordinary(images)
+            images = as_taken(images, self.model)
             try:
                 raw = explain(images, classes if classes is None else classes.to(images.device))
             except RuntimeError as error:

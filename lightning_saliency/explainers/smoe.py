@@ -12,7 +12,7 @@ from lightning_saliency.explainers.base import (
     Explainer,
     Layer,
     Output,
-    as_ordinary,
+    as_taken,
     check_images,
     named_layer,
     undisturbed,
@@ -98,13 +98,13 @@ class SMOE(Explainer):
         """
         check_images(images, self.takes_volumes, self.takes_integers)
         with undisturbed(self.model):
-            return self._scales(as_ordinary(images))
+            return self._scales(as_taken(images, self.model))
 
     def statistics(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[str]]:
         """The raw map ``[B, h, w]`` (``[B, t, h, w]``) of each scale, and the scales' names; as ``scales``."""
         check_images(images, self.takes_volumes, self.takes_integers)
         with undisturbed(self.model):
-            return self._statistics(as_ordinary(images))
+            return self._statistics(as_taken(images, self.model))
 
     def taps(self, images: Tensor) -> ScaleTaps:
         """Taps on the scales for images of this size, to be closed by the caller."""

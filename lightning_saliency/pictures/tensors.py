@@ -182,7 +182,8 @@ def text_font(size: int = 10) -> ImageFont.FreeTypeFont:
 
 
 def shortened(text: str, width: int, draw: ImageDraw.ImageDraw, font: Any) -> str:
-    """A text cut so that it is at most so many pixels wide."""
+    """A text in one line, cut so that it is at most so many pixels wide."""
+    text = " ".join(text.split())
     if draw.textlength(text, font=font) <= width:
         return text
     while text and draw.textlength(text + "…", font=font) > width:

@@ -21,7 +21,7 @@ from typing_extensions import Self
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import NoScalesError, Scale
 from lightning_saliency.scales.kept_maps import KeptMaps, channel_dims
-from lightning_saliency.scales.taps import ACTIVATION_MODULES, TapError
+from lightning_saliency.scales.taps import ACTIVATION_MODULES, NoPassError, TapError
 from lightning_saliency.scales.tracing.grids import Grids
 from lightning_saliency.scales.tracing.hooks import Hook
 from lightning_saliency.scales.tracing.origins import Origins, Shape
@@ -113,6 +113,7 @@ class FirstPass:
 
         Raises:
             NoScalesError: If the network has no scales, as an MLP.
+            NoPassError: If no module was called at all.
             TapError: If no pass over images came by, or a hook failed; the original error is its cause.
             ValueError: If a layer was named that cannot be read.
         """
@@ -124,7 +125,7 @@ class FirstPass:
         if not calls:
             volumes = self._images.ndim == 5
             wanted = "volumes [B, C, T, H, W]" if volumes else "images [B, C, H, W]"
-            raise TapError(
+            raise (TapError if self._top else NoPassError)(
                 f"No module of {type(self.model).__name__} was called with {wanted} in this step, so that nothing "
                 "could be read. Name the network that the step runs with model=."
                 + " Where it takes them apart (into crops, or frames), let the batch hold one image of each, too, and "

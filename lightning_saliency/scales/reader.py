@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_saliency.functional.statistics import Statistic, get_statistic
 from lightning_saliency.scales.find import Scale, find_scales, named_scales
 from lightning_saliency.scales.first_pass import FirstPass
-from lightning_saliency.scales.taps import ScaleTaps, TapError
+from lightning_saliency.scales.taps import NoPassError, ScaleTaps, TapError
 from lightning_saliency.scales.tracing.hooks import Hook
 from lightning_saliency.scales.tracing.passes import (
     BatchImages,
@@ -23,7 +23,7 @@ from lightning_saliency.scales.tracing.passes import (
     rows_of,
 )
 
-__all__ = ["BatchImages", "CompiledReader", "Layers", "PassMaps", "ScaleReader", "entering_images"]
+__all__ = ["BatchImages", "CompiledReader", "Layers", "NoPassError", "PassMaps", "ScaleReader", "entering_images"]
 
 #: ``"auto"``, or the modules whose outputs are scales: themselves, or by their dotted paths.
 Layers = str | nn.Module | Sequence[str | nn.Module]
@@ -98,6 +98,7 @@ class ScaleReader:
 
         Raises:
             NoScalesError: If the network has no scales.
+            NoPassError: If the network was not run.
             TapError: If the images passed through no module of the network, or an activation could not be read.
             ValueError: If a layer was named that cannot be read.
         """
@@ -162,7 +163,8 @@ class CompiledReader:
         """The maps of the recorded pass.
 
         Raises:
-            TapError: If a scale was not reached, as where the network had been compiled and run before.
+            NoPassError: If no scale was reached: the network was not run, or it had been compiled and run before.
+            TapError: If one was not.
         """
         maps = self._taps.take()
         rows = list(range(maps[0].shape[0])) if self._rows is None else self._rows
@@ -198,6 +200,7 @@ class _LaterPass:
         self._open: Entrance | None = None
         self._passes: list[tuple[Entrance, list[Tensor]]] = []
         self._error: Exception | None = None
+        self._entered = False
         self._handles: list[RemovableHandle] = [
             Hook.on(module.register_forward_pre_hook, self._enter, with_kwargs=True),
             Hook.on(module.register_forward_hook, self._leave),
@@ -207,7 +210,9 @@ class _LaterPass:
         if not self._passes:
             if self._error is not None:
                 raise TapError(f"Reading the activations failed: {self._error}") from self._error
-            raise TapError(f"The images passed through {self._name} in none of this step's passes.")
+            raise (TapError if self._entered else NoPassError)(
+                f"The images passed through {self._name} in none of this step's passes."
+            )
         chosen = choose_passes([entrance for entrance, _ in self._passes], self._images.count)
         return joined([(entrance, self._passes[position][1]) for position, entrance in chosen], self._wanted)
 
@@ -217,6 +222,7 @@ class _LaterPass:
             handle.remove()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._entered = True
         # Where the module is entered once more before it is left, as by Lightning's detour of a step through `forward`
         # under DDP, the inner pass is meant.
         try:

@@ -44,6 +44,10 @@ class TapError(RuntimeError):
     """A recorded forward pass did not deliver a map for every scale; the message says which and why."""
 
 
+class NoPassError(TapError):
+    """The network was not run while recording was on."""
+
+
 class ScaleTaps:
     """Taps on the scales of a network: register once, switch on for a forward pass, take the maps.
 
@@ -129,7 +133,8 @@ class ScaleTaps:
             float64 activations), detached.
 
         Raises:
-            TapError: If a scale was not reached, or a tap failed; the original error is its cause.
+            NoPassError: If no scale was reached.
+            TapError: If one was not, or a tap failed; the original error is its cause.
         """
         self.recording = False
         maps, error = self._maps, self._error
@@ -142,7 +147,7 @@ class ScaleTaps:
             if map_ is None
         ]
         if missing:
-            raise TapError(
+            raise (NoPassError if len(missing) == len(maps) else TapError)(
                 f"No forward pass reached {', '.join(missing)} while recording was on. Either the module was not "
                 "called, or it had been compiled and called before the taps were registered: register them before the "
                 "first compiled call, or call torch.compiler.reset() first."

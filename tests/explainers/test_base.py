@@ -213,3 +213,31 @@ def test_other_methods_say_what_they_take():
     network = Bytes(build_network("small_cnn", 4, options={"width": 4}))
     with pytest.raises(TypeError, match=r"Got images of torch.uint8\. Allowed are floating-point.*by SMOE, the class"):
         build_explainer("group_cam", network)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["grad_cam", "fast_cam", "group_cam", "smoe", "gradient"])
+def test_images_of_another_floating_point_type_are_taken_as_the_network_takes_them(name, dtype) -> None:
+    pytest.importorskip("captum")
+    explainer, inputs = build_explainer(name, network()), images(2).to(dtype)
+    expected = explainer(inputs.float(), 1)
+    found = explainer(inputs, 1)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    assert torch.equal(explainer.logits(inputs), explainer.logits(inputs.float()))
+
+
+def test_a_network_of_several_types_gets_images_of_any_of_them_as_they_are() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.conv = nn.Conv2d(3, 4, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.dtype)
+            return (self.conv(x) * self.scale).mean((2, 3))
+
+    seen: list[torch.dtype] = []
+    GradCAM(Mixed(), "conv")(images(2).double(), 1)
+    assert set(seen) == {torch.float64}

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torchvision.transforms import v2
 
 from lightning_saliency.pictures.tensors import (
@@ -8,6 +9,8 @@ from lightning_saliency.pictures.tensors import (
     find_normalization,
     fitted_size,
     sheet,
+    shortened,
+    text_font,
     tile_width,
     to_uint8,
 )
@@ -127,3 +130,10 @@ def test_captions_have_arrows():
     # Letters a font lacks all look alike; the arrow must not look like them.
     assert (box == other).all()
     assert not (arrow == box).all()
+
+
+@pytest.mark.parametrize("name", ["golden\nretriever", "\n", "a\r\nb\tc", ""])
+def test_captions_are_one_line(name):
+    draw, font = ImageDraw.Draw(Image.new("RGB", (9, 9))), text_font()
+    assert shortened(name, 500, draw, font) == " ".join(name.split())
+    assert "\n" not in shortened(name * 40, 30, draw, font)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lightning_saliency.data import DigitScenes
+from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.scales import NoScalesError, ScaleTaps, find_scales, named_scales
 from lightning_saliency.scales.reader import ScaleReader
 from lightning_saliency.scales.taps import TapError
@@ -601,3 +602,45 @@ def test_a_forward_that_was_compiled_and_run_before_is_told_of():
     with pytest.raises(NoScalesError, match=r"none of the layers in it was called by itself.*torch\.compiler\.reset"):
         reader.take()
     torch.compiler.reset()
+
+
+class Refined(nn.Module):
+    """Its cell is called three times in a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.cell = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(3):
+            x = x + self.cell(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Pair(Refined):
+    """Its stem sees the images and then their mirror images, and layers of its own work on both."""
+
+    def forward(self, x):
+        return self.head(self.cell(self.stem(x) - self.stem(x.flip(-1))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [(Refined, "cell"), (Refined, "cell:input"), (Refined, "cell.0"), (Pair, "stem"), (Pair, "stem.0")],
+)
+def test_of_a_layer_that_is_called_several_times_the_first_call_is_read_from_the_first_batch_on(kind, layer):
+    torch.manual_seed(0)
+    network, batch = kind(), images()
+    _, found = read(network, lambda net: net(batch), batch, times=3, layers=(layer,))
+    called = []
+    name, _, side = layer.partition(":")
+    with torch.no_grad():
+        handle = network.get_submodule(name).register_forward_hook(
+            lambda _, args, output: called.append(args[0] if side else output)
+        )
+        network(batch)
+        handle.remove()
+    torch.testing.assert_close(found.maps[0], STATISTICS["smoe_scale"](called[0]))

@@ -256,12 +256,13 @@ class BatchStep:
         guide, generator = self.recipe.guide, batch_generator(self.seed, 0, -1)
         guide.settle(begun=False)
         targets = self._classes_of(content, generator) if self._classless else self.truth.classes(content, generator)
-        if targets is None or not (self._classless or bool((targets >= 0).any())):
-            return images, torch.full((len(images),), NO_CLASS)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             self._classes = guide.class_count(images[:1].detach(), always=self.recipe.changes_labels)
-        known = self._known(targets)
-        if not (self._classless or bool((known >= 0).any())):
+        none = torch.full((len(images),), NO_CLASS)
+        known = none if targets is None else self._known(targets)
+        if targets is None or not (self._classless or bool((known >= 0).any())):
+            if targets is None or not bool(((targets >= 0) & (targets != IGNORED)).any()):
+                return images, none
             raise ValueError(
                 f"Got labels such as {int(targets.max())}, none of them from 0 to {(self._classes or 0) - 1}, the "
                 f"network's {self._classes} classes. Allowed are integer classes, and 0 and 1 for a network with one "

@@ -26,7 +26,7 @@ from lightning_saliency.callbacks.monitor.shown import READING, ShownImages
 from lightning_saliency.callbacks.monitor.values import MonitorValues
 from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.scales.maps import combined_statistics
-from lightning_saliency.scales.reader import PassMaps
+from lightning_saliency.scales.reader import NoPassError, PassMaps
 
 _LOCATING = "measure where the maps of all images point"
 
@@ -74,6 +74,9 @@ class Watching:
     _begun: bool = False
     _compiled: bool | None = None
     _nothing_to_lose: bool = True
+    # Of the epoch's steps: one that made no pass through the network, and whether any did.
+    _no_pass: NoPassError | None = None
+    _passed: bool = False
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
@@ -83,6 +86,7 @@ class Watching:
         self.shown.sample.begin()
         self.scalars = EpochScalars()
         self.shortcuts.begin_epoch()
+        self._no_pass, self._passed = None, False
         if self._active:
             self.attempts.begin_frame()
 
@@ -131,9 +135,17 @@ class Watching:
                 predicted, losses = self.predictions.take()
             if predicted is not None and self.predictions.output is not None:
                 outputs = None  # The user says where the logits are.
-            read = self.reading.take()
+            shows = self.reading.shows
+            try:
+                read = self.reading.take()
+            except NoPassError as error:  # as of a step that leaves its batch out
+                self._no_pass = error
+                if shows:
+                    self.shown.sample.release()
+                return
             if read is None:
                 return
+            self._passed = True
             pending, found = read
             if not begun:
                 scale_weights(self.weights, len(self.reading.names))
@@ -159,6 +171,9 @@ class Watching:
         measured = {} if self.aside else self.values.latest
         if self._active and (stage == self.stage or endless):
             self._active = False
+            if self._no_pass is not None and not self._passed and self.attempts.wants(READING):
+                self.attempts.fail(READING, self._no_pass)
+                self.reading.failed()
             with self.attempts.trying("add up where the maps of all images point"):
                 self.shortcuts.end_epoch(trainer, self.scalars)
             if not self.aside:

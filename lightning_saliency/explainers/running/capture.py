@@ -15,6 +15,7 @@ from lightning_saliency.explainers.running.outputs import Output, class_logits, 
 from lightning_saliency.explainers.running.state import undisturbed, unwrap
 from lightning_saliency.scales.find import Scale, as_grid, plain_name
 from lightning_saliency.scales.taps import ScaleTaps
+from lightning_saliency.scales.tracing.trace import taken_type
 
 
 def activations_and_gradients(
@@ -152,6 +153,20 @@ def depends_on(model: nn.Module, images: Tensor, scales: Sequence[Scale], output
 def as_ordinary(tensor: Tensor) -> Tensor:
     """The tensor, detached; copied if it is an inference tensor, which autograd could not save."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def as_taken(images: Tensor, model: nn.Module) -> Tensor:
+    """The images as ordinary ones, see `as_ordinary`, in a floating-point type that the network has.
+
+    Images of another type, which its parameters would refuse, are converted as whoever runs the network does it, see
+    `taken_type`. Integers stay as they are.
+
+    Example:
+        >>> as_taken(torch.zeros(1, 3, 8, 8, dtype=torch.float64), nn.Conv2d(3, 4, 3)).dtype
+        torch.float32
+    """
+    images = as_ordinary(images)
+    return images.to(taken_type(model, images)) if images.is_floating_point() else images
 
 
 @contextmanager

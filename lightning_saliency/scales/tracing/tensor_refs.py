@@ -115,7 +115,7 @@ def split_layer(model: nn.Module, layer: str | nn.Module) -> tuple[nn.Module, st
 
 
 def named_tensor_ref(root: Call, grids: Grids, module: nn.Module, name: str, side: Side) -> TensorRef:
-    """What is read at a module that the user named.
+    """What is read at a module that the user named; of several calls in one pass the first.
 
     Args:
         root: The network's own call.
@@ -142,7 +142,8 @@ def named_tensor_ref(root: Call, grids: Grids, module: nn.Module, name: str, sid
             f"The module {name!r} is called {len(calls)} times in one forward pass, its {side}s having the different "
             f"shapes {different}. Name a module that is called once."
         )
-    grid, shape = grids.of(calls[-1], side), shapes.pop()
+    # Of several calls the first is meant, as by the taps that read it later.
+    grid, shape = grids.of(calls[0], side), shapes.pop()
     # One position is a grid where the image itself has no more.
     one_pixel = grids.image.is_vector and shape is not None and len(shape) == 4
     if grid is None or (grid.is_vector and not one_pixel):
@@ -152,7 +153,7 @@ def named_tensor_ref(root: Call, grids: Grids, module: nn.Module, name: str, sid
             "C] of more than one position, in the image's proportions; name a module nearer to the image, whose "
             "tensor is not pooled, flattened or cut into windows."
         )
-    return TensorRef(calls[-1], side, grid)
+    return TensorRef(calls[0], side, grid)
 
 
 def _numbered(root: Call) -> Iterator[tuple[tuple[str, int], Call]]:

@@ -194,13 +194,28 @@ def prepared(model: nn.Module, example_input: Tensor) -> Tensor:
             "would give them one. Run the network once on real images first."
         )
     parameter = next((each for each in model.parameters() if each.is_floating_point()), None)
-    dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
-    device = example_input.device
-    if parameter is not None:
-        dtype, device = parameter.dtype, parameter.device
+    device = example_input.device if parameter is None else parameter.device
+    dtype = taken_type(model, example_input if example_input.is_floating_point() else None)
     # An ordinary tensor, even under inference_mode: what a network caches of an inference tensor breaks its training.
     with torch.inference_mode(False), torch.no_grad():
         return example_input[:1].clone().to(device=device, dtype=dtype)
+
+
+def taken_type(model: nn.Module, images: Tensor | None) -> torch.dtype:
+    """The floating-point type in which a network takes images: their own, or that of its first parameter.
+
+    Args:
+        model: The network.
+        images: Floating-point images; ``None``: of no type that counts.
+
+    Example:
+        >>> taken_type(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+        torch.float32
+    """
+    types = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
+    if images is not None and (images.dtype in types or not types):
+        return images.dtype
+    return types[0] if types else torch.get_default_dtype()
 
 
 @contextmanager

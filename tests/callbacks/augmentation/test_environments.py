@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_saliency.callbacks import (
     AugmentationConfigurationError,
     GroupCAMAugmentation,
+    KeepAugment,
+    MaskTune,
     SaliencyAugmentation,
     SaliencyMonitor,
 )
@@ -319,3 +321,26 @@ def test_a_forward_that_takes_something_else_is_told_of_model(tmp_path):
     with pytest.raises(AugmentationConfigurationError, match=r"cannot augment this run.*name the network.*model="):
         fit(tmp_path, GroupCAMAugmentation(groups=4, film=False), Generator())
     fit(tmp_path, GroupCAMAugmentation(groups=4, film=False, model="net"), Generator())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [quiet, MaskTune, KeepAugment])
+def test_a_step_that_converts_the_images_itself(tmp_path, dtype, make):
+    class Converts(Watching):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return [batch[0].to(dtype), batch[1]]
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            self.given.append(batch[0].detach().clone())
+            return torch.nn.functional.cross_entropy(self(batch[0].float()), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            self(batch[0].float())
+
+    module = Converts()
+    fit(tmp_path, make(**({"start_epoch": 0} if make is MaskTune else {})), module)
+    assert module.given[0].dtype == dtype
+    assert not torch.equal(torch.cat(module.given), originals().to(dtype))

@@ -328,3 +328,50 @@ def test_copies_made_in_a_step_keep_statistics_of_their_own(copied):
     statistics.close()
     assert equal(dict(twin[0].state_dict()), dict(fresh.state_dict()))
     assert not equal(dict(network[0].state_dict()), dict(fresh.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("unlabelled", "labels"),
+    [
+        (torch.full((4,), -1), LABELS[:4]),
+        (torch.full((4,), 255), LABELS[:4]),
+        (torch.zeros(4, 4), EYE[LABELS[:4]]),
+    ],
+)
+def test_pairs_are_mixed_though_the_first_batch_has_no_class(tmp_path, recwarn, unlabelled, labels):
+    class Unlabelled(Labelled):
+        def training_step(self, batch, batch_idx):
+            images, labels = batch
+            self.given.append(images.detach().clone())
+            self.labels.append(labels.clone())
+            return self(images).mean()
+
+    images, module = originals(8), Unlabelled()
+    fit(tmp_path, mixing(), module, ready_made([[images[:4], unlabelled], [images[4:], labels]]))
+    assert equal(module.given[0], images[:4])
+    assert not equal(module.given[1], images[4:])
+    assert module.labels[1].shape == (4, 4)
+    assert not [str(each.message) for each in recwarn if "goes on unaugmented" in str(each.message)]
+
+
+@pytest.mark.parametrize("twice", ["image", "label", "both", "listed"])
+def test_what_lies_in_a_batch_under_two_names_is_made_longer_once(tmp_path, twice):
+    images, labels, names = originals(8)[:4], LABELS[:4].clone(), list("abcd")
+    batch = {"image": images, "label": labels}
+    if twice == "listed":
+        batch |= {"names": names, "files": names}
+    if twice in ("image", "both"):
+        batch["input"] = images
+    if twice in ("label", "both"):
+        batch["target"] = labels
+    lengths = []
+
+    class Lengths(Labelled):
+        def training_step(self, batch, batch_idx):
+            lengths.append({len(part) for part in batch.values()})
+            return super().training_step(batch, batch_idx)
+
+    hiding = SaliencyAugmentation("smoe", action="hide", keep_original=True, film=False, image_key="image")
+    fit(tmp_path, hiding, Lengths(), ready_made([batch]))
+    assert lengths == [{8}]
+    assert {len(part) for part in batch.values()} == {4}

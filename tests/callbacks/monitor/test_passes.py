@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyMonitor
+from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation, SaliencyMonitor
 from lightning_saliency.functional.statistics import STATISTICS
 from tests.callbacks.monitor.helpers import Module, Pictures, SmallNet, loader, trainer
 
@@ -301,3 +301,109 @@ def test_a_network_that_the_forward_runs_in_parts_is_not_told_of(tmp_path, recwa
     monitor = SaliencyMonitor(num_images=2, views=("lovi", "grad_cam"))
     trainer(tmp_path, monitor).fit(InParts(), loader(), loader())
     assert not [str(each.message) for each in recwarn if "other weights" in str(each.message)]
+
+
+class FirstBatchOnly(Module):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return None if batch_idx else super().validation_step(batch, batch_idx)
+
+
+class LaterBatchesOnly(Module):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return super().validation_step(batch, batch_idx) if batch_idx else None
+
+
+class FirstLoaderOnly(Module):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return None if dataloader_idx else super().validation_step(batch, batch_idx)
+
+
+class Alternating(Module):
+    """Trains one of its networks a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = SmallNet()
+
+    def training_step(self, batch, batch_idx):
+        return self.other(batch[0]).mean() if batch_idx % 2 else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "compiled"),
+    [
+        (FirstBatchOnly, {}, False),
+        (LaterBatchesOnly, {}, False),
+        (LaterBatchesOnly, {}, True),
+        (LaterBatchesOnly, {"indices": "one_per_class"}, False),
+        (FirstLoaderOnly, {}, False),
+        (Alternating, {"stage": "train", "model": "net"}, False),
+    ],
+)
+def test_steps_that_leave_batches_out_are_no_failures(tmp_path, recwarn, kind, options, compiled):
+    monitor, module = SaliencyMonitor(num_images=4, **options), kind()
+    if compiled:
+        module.net.compile(backend="eager")
+    shown = []
+    show = monitor._shown.show
+    monitor._shown.show = lambda *args: shown.append(dict(monitor._sample.records)) or show(*args)
+    val = [loader(), loader()] if kind is FirstLoaderOnly else loader()
+    _fit(tmp_path, module, monitor, val=val, epochs=5)
+    first = 4 if kind is LaterBatchesOnly else 0
+    assert len(shown) == 5 + (kind is not Alternating)
+    for records in shown:
+        assert [records[slot].label for slot in range(4)] == [0, 1, 2, 3]
+        if kind is not Alternating:
+            torch.testing.assert_close(records[1].image, Pictures()[first + 1][0])
+    assert not [str(each.message) for each in recwarn if "could not" in str(each.message)]
+
+
+def test_a_frame_without_any_pass_is_said_and_the_next_one_is_read(tmp_path, recwarn):
+    class EverySecondEpoch(Module):
+        def validation_step(self, batch, batch_idx):
+            return None if self.trainer.current_epoch % 2 else super().validation_step(batch, batch_idx)
+
+    _fit(tmp_path, EverySecondEpoch(), SaliencyMonitor(num_images=2), epochs=4)
+    frames = sorted(path.name[:10] for path in (tmp_path / "recorder" / "v" / "saliency" / "overview").iterdir())
+    assert frames == ["epoch=0000", "epoch=0002", "start-step"]
+    assert len([each for each in recwarn if "none of this step's passes" in str(each.message)]) == 1
+    assert not [each for each in recwarn if "did not find the film's images" in str(each.message)]
+
+
+class PopsLabels(Module):
+    def validation_step(self, batch, batch_idx):
+        self(batch["image"])
+        batch.pop("label")
+
+
+class WritesLabels(Module):
+    def validation_step(self, batch, batch_idx):
+        self(batch["image"])
+        batch["label"].add_(1)
+
+
+class ClearsBatch(Module):
+    def validation_step(self, batch, batch_idx):
+        self(batch["image"])
+        batch.clear()
+
+
+class ReplacesLabels(Module):
+    def validation_step(self, batch, batch_idx):
+        self(batch["image"])
+        batch["label"] = torch.nn.functional.one_hot(3 - batch["label"], 4).float()
+
+
+@pytest.mark.parametrize("kind", [PopsLabels, WritesLabels, ClearsBatch, ReplacesLabels])
+def test_what_belongs_to_the_images_is_what_the_batch_held_before_the_step(tmp_path, kind):
+    records = _records(tmp_path, kind(), loader(form="dict"), label_key="label")
+    assert [record.label for record in records] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_batch_that_an_augmentation_makes_longer(tmp_path, recwarn, first):
+    monitor = SaliencyMonitor(num_images=4, stage="train")
+    beside = SaliencyAugmentation("smoe", action="hide", keep_original=True)
+    run = _fit(tmp_path, Module(), *([monitor, beside] if first else [beside, monitor]))
+    assert "saliency/position_bias" in run.callback_metrics
+    assert not [str(each.message) for each in recwarn if "could not" in str(each.message)]

@@ -28,7 +28,9 @@ class Pending:
         shown: The images to show, on the CPU.
         pairs: Their rows in the batch and slots in the sample.
         objects: ``[B, H, W]`` bool, or ``[B, T, H, W]`` of volumes, where every image is to be scored.
-        content: What else is known of the images.
+        count: The number of the batch's images.
+        classes: Their classes ``[B]``, ``None`` where there are no labels. Read before the step, which may change
+            the batch.
         cells: What lies in the cells of every image, ``[B, 5, 16, 16]``, where it is to be known; see `cell_features`.
             Of volumes, in those of the mean over T.
     """
@@ -36,7 +38,8 @@ class Pending:
     shown: Tensor
     pairs: list[tuple[int, int]]
     objects: Tensor | None
-    content: BatchContent
+    count: int
+    classes: Tensor | None
     cells: Tensor | None
 
 
@@ -150,7 +153,9 @@ class BatchReading:
         cells = None
         if located:
             cells = cell_features(pictures.float().mean(2) if pictures.ndim == 5 else pictures)
-        self._pending = Pending(shown, pairs, objects, content, cells)
+        classes = content.classes() if pairs or located else None
+        classes = None if classes is None else classes.clone()
+        self._pending = Pending(shown, pairs, objects, content.count, classes, cells)
         self._reader.start(images, None if objects is not None or located else [row for row, _ in pairs])
 
     def take(self) -> tuple[Pending, PassMaps] | None:
@@ -207,7 +212,7 @@ def worst_of(pending: Pending, sample: FixedSample, outputs: Any, seen: Tensor |
     Raises:
         ValueError: If nothing tells the losses.
     """
-    labels = pending.content.classes()
+    labels = pending.classes
     losses = None if labels is None else find_losses(outputs, labels)
     losses = seen if losses is None else losses
     if losses is None:
@@ -235,12 +240,12 @@ def sample_records(
             What a regression finds is no class.
     """
     place = {image: position for position, image in enumerate(found.images)}
-    labels, predictions = pending.content.classes(), find_predictions(outputs, pending.content.count)
+    labels, predictions = pending.classes, find_predictions(outputs, pending.count)
     predictions = predicted if predictions is None else predictions
     numbers = labels is not None and bool((labels < NO_CLASS).any())
     classes = [
         None if numbers or class_ < 0 else class_
-        for class_ in ([-1] * pending.content.count if predictions is None else predictions.tolist())
+        for class_ in ([-1] * pending.count if predictions is None else predictions.tolist())
     ]
     return {
         slot: SampleRecord(

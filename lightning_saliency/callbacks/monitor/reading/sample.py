@@ -66,6 +66,8 @@ class FixedSample:
         self.worst = indices == WORST
         self._classes: set[int] = set()
         self._passed = 0
+        # What `place` took anew of the latest batch: slots, and classes.
+        self._taken: tuple[list[int], set[int]] = [], set()
         # The worst so far: slot -> loss and fingerprint.
         self._ranked: dict[int, tuple[float, Tensor]] = {}
         # ``None`` for an image that has not come by yet.
@@ -107,6 +109,7 @@ class FixedSample:
                 f"Got indices={wanted!r} with batches that carry no classes. Allowed are batches with labels; "
                 "say where they are with label_key=, or give the images' numbers with indices=[...]."
             )
+        self._taken = [], set()
         if self.chooses:
             return [(row, row) for row in range(len(images))]
         first = self._passed
@@ -127,10 +130,20 @@ class FixedSample:
                     taken.add(row)
                     pairs.append((row, slot))
         free = [slot for slot, known in enumerate(self.fingerprints) if known is None and not self.worst]
+        before = set(self._classes)
         fresh = self._fresh(first, len(images), free, taken, classes)
+        self._taken = [slot for _, slot in fresh], self._classes - before
         for row, slot in fresh:
             self.fingerprints[slot] = prints[row]
         return pairs + fresh
+
+    def release(self) -> None:
+        """The latest batch could not be read: others may take the slots that its images took anew."""
+        slots, classes = self._taken
+        for slot in slots:
+            self.fingerprints[slot] = None
+        self._classes -= classes
+        self._taken = [], set()
 
     def choose(self, images: Tensor | Sequence[Tensor], losses: Sequence[float]) -> list[tuple[int, int]]:
         """Which rows of a batch are among the worst images so far, as pairs (row, slot); those in their slots go.

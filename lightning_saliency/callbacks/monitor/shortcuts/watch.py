@@ -82,7 +82,7 @@ class ShortcutWatch:
             found: The maps.
         """
         if pending.cells is not None and self._positions is not None:
-            rows, classes = list(found.images), pending.content.classes()
+            rows, classes = list(found.images), pending.classes
             labels = None if classes is None else classes[rows]
             maps = coarse_statistics(found.maps, (POSITION_GRID, POSITION_GRID))
             self._positions.sums.add(maps, labels, pending.cells[rows])
