@@ -20,11 +20,11 @@ from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import highlight
 from lightning_saliency.reports.tables import Column, Estimate
 
-__all__ = ["Example", "bar_plot", "curve_plot", "example_sheet", "save_figure"]
+__all__ = ["COLORS", "DASHES", "Example", "bar_plot", "curve_plot", "example_sheet", "save_figure"]
 
-# Nine that the colour-blind can distinguish, too (Okabe and Ito, 2008), with dashes from the tenth method on.
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800", "#777777")
-_DASHES = ("-", "--", ":", "-.")
+#: Nine that the colour-blind can distinguish, too (Okabe and Ito, 2008), with dashes from the tenth method on.
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800", "#777777")
+DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def curve_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str =
                 np.linspace(0, 100, len(values)),
                 values,
                 label=f"{method} ({100 * float(auc(torch.tensor(values))):.1f})",
-                color=_COLORS[number % len(_COLORS)],
-                linestyle=_DASHES[number // len(_COLORS) % len(_DASHES)],
+                color=COLORS[number % len(COLORS)],
+                linestyle=DASHES[number // len(COLORS) % len(DASHES)],
             )
         axis.set(xlabel=f"pixels {verbs.get(kind, kind)} in %", ylabel="score of the class", title=kind, xlim=(0, 100))
         axis.legend(fontsize="x-small", title="area below, in %", title_fontsize="x-small")
@@ -91,7 +91,7 @@ def bar_plot(columns: Sequence[Column], values: Mapping[str, Mapping[str, Estima
                 continue
             # A percentile interval need not contain the estimate itself.
             error = [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
-            axis.barh(place, estimate.value, xerr=error, color=_COLORS[place % len(_COLORS)], capsize=2, height=0.75)
+            axis.barh(place, estimate.value, xerr=error, color=COLORS[place % len(COLORS)], capsize=2, height=0.75)
         axis.set_yticks(range(len(names)), names, fontsize="x-small")
         axis.invert_yaxis()
         if column.better is None and any(row[column.key].value > 0 for row in values.values() if column.key in row):

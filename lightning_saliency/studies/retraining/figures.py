@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient
 from lightning_saliency.pictures.grid import picture_grid
 from lightning_saliency.pictures.tensors import Picture
-from lightning_saliency.reports.plots import _COLORS, _DASHES
+from lightning_saliency.reports.plots import COLORS, DASHES
 from lightning_saliency.reports.tables import Column, Estimate, difference_columns
 
 __all__ = [
@@ -228,8 +228,8 @@ def scale_bars(
             heights,
             width,
             label=method,
-            color=_COLORS[number % len(_COLORS)],
-            hatch="//" if number >= len(_COLORS) else None,
+            color=COLORS[number % len(COLORS)],
+            hatch="//" if number >= len(COLORS) else None,
             yerr=errors if shown else None,
             error_kw={"linewidth": 0.7},
         )
@@ -279,4 +279,4 @@ def mask_sheet(
 
 
 def _style(number: int) -> tuple[str, str]:
-    return _COLORS[number % len(_COLORS)], _DASHES[number // len(_COLORS) % len(_DASHES)]
+    return COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from lightning_saliency.functional.visualization import heatmap, overlay
 from lightning_saliency.pictures.grid import picture_grid
 from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images
+from lightning_saliency.reports.plots import COLORS
 
 #: A mean and the ends of its interval.
 Band = tuple[float, float, float]
@@ -26,7 +26,8 @@ def similarity_figure(
     """The similarity of maps to the original ones over the layers randomised.
 
     One row of panels per way of randomising, one column per similarity, one line per explainer with its interval
-    shaded. To the right of the first row's lines stands the level of random networks, with its interval as a bar.
+    shaded, over the numbers of the layers' groups; 0 is the original. To the right of the first row's lines stands the
+    level of random networks, with its interval as a bar.
 
     Args:
         layers: Names of the L layers, top to bottom.
@@ -50,11 +51,10 @@ def similarity_figure(
         raise ValueError("Got no curve. Give at least one explainer's.")
     first = next(iter(curves.values()))
     modes, measures = list(first), list(next(iter(first.values())))
-    wide = max(3.6, 0.27 * (len(layers) + 2))
+    wide = max(3.6, 0.2 * (len(layers) + 2))
     figure = Figure(figsize=(wide * len(measures) + 0.6, 3.5 * len(modes) + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(modes), len(measures), squeeze=False)
-    colors = colormaps["tab10"]
     beyond = len(layers) + 1
     handles = {}
     for row, mode in enumerate(modes):
@@ -66,7 +66,7 @@ def similarity_figure(
                     raise ValueError(
                         f"Got {len(points)} points of {name!r} for {len(layers)} layers. Give one for each, or none."
                     )
-                color = colors(number % 10)
+                color = COLORS[number % len(COLORS)]
                 if points:
                     # Of one step a line alone would not be seen.
                     mean, low, high = np.asarray([(1.0, 1.0, 1.0), *points]).T
@@ -80,13 +80,15 @@ def similarity_figure(
                     position = beyond + 0.3 + 0.9 * number / max(1, len(curves) - 1)
                     axes.plot([position, position], level[1:], color=color, linewidth=2.2, solid_capstyle="butt")
                     axes.plot([position], level[:1], color=color, marker="D", markersize=4)
-            labels = ["original", *(_shortened(layer, 24) for layer in layers)]
-            ticks: list[float] = list(range(beyond))
+            numbers = range(0, beyond, -(-beyond // 16))
+            ticks, labels = [float(number) for number in numbers], [str(number) for number in numbers]
             if row == 0:
                 axes.axvspan(beyond - 0.1, beyond + 1.6, color="0.93", zorder=0)
-                labels.append("level of\nrandom weights")
+                labels.append("level of\nrandom\nweights")
                 ticks.append(beyond + 0.75)
-            axes.set_xticks(ticks, labels, rotation=90, fontsize=7)
+            axes.set_xticks(ticks, labels, fontsize=8)
+            if row == len(modes) - 1:
+                axes.set_xlabel("groups of layers, from the output on", fontsize=9)
             axes.set_xlim(-0.4, beyond + 1.6 if row == 0 else beyond - 0.6)
             axes.set_title(f"{measure}, {mode}", fontsize=10)
             axes.grid(axis="y", alpha=0.3)
@@ -138,7 +140,3 @@ def similarity_sheet(image: Tensor, maps: Mapping[str, Tensor], layers: Sequence
             place for place, saliency in enumerate(own, 1) if bool((saliency == saliency.flatten()[0]).all())
         ]
     return picture_grid(["image", "original", *layers], rows, tile, constant, "constant")
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -162,7 +162,8 @@ class SanityCheckResult:
         ]
         about = (
             "Similarity to the original maps as more and more layers have random weights (cascading, above), and with "
-            "each group of layers random by itself (independent, below); 1: the same map. Shaded: 95 % intervals."
+            "each group of layers random by itself (independent, below); 1: the same map. Shaded: 95 % intervals. "
+            f"The groups: {', '.join(f'{number} {layer}' for number, layer in enumerate(self.layers, start=1))}."
         )
         curves = ReportPicture(self.figure(), about)
         parts = [Section("Similarity under random weights", text, self.tables(), [curves])]

@@ -25,7 +25,9 @@ def test_a_panel_for_each_similarity_and_way():
     assert titles == ["Spearman, cascading", "SSIM, cascading", "Spearman, independent", "SSIM, independent"]
     line = next(line for line in figure.axes[0].lines if line.get_label() == "smoe")
     assert list(line.get_ydata()) == [1.0, 0.8, 0.5, 0.2]
-    assert [text.get_text() for text in figure.axes[2].get_xticklabels()] == ["original", *LAYERS]
+    assert [text.get_text() for text in figure.axes[2].get_xticklabels()] == [
+        str(number) for number in range(len(LAYERS) + 1)
+    ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["smoe"]
 
 
