@@ -15,6 +15,7 @@ from lightning_saliency.explainers import SMOE
 from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 from lightning_saliency.scales.taps import ScaleTaps
+from lightning_saliency.scales.tracing.trace import taken_type
 
 #: What makes of a tile ``[C, h, w]`` of the image what the network is given.
 Prepare = Callable[[Tensor], Tensor]
@@ -133,8 +134,8 @@ def _tiled_statistics(
     def read(rows: slice, columns: slice) -> Tensor:
         part = image[:, rows, columns]
         part = part.clone() if prepare is None else prepare(part)
-        like = next((each for each in smoe.model.parameters() if each.is_floating_point()), part)
-        return part[None].to(like)
+        like = next(smoe.model.parameters(), part)
+        return part[None].to(like.device, taken_type(smoe.model, part if part.is_floating_point() else None))
 
     with undisturbed(smoe.model), torch.no_grad():
         example = read(slice(tile), slice(tile))

@@ -75,6 +75,8 @@ def map_cost(explainer: Explainer, images: Tensor, targets: Tensor | None = None
     if run * larger > budget:
         again, _ = _timed(explainer, tried, targets, budget, _IMAGES)
         return MapCost(again.passes, again.seconds * larger)
+    if tried is not images:
+        _timed(explainer, images, targets, 0.0, 1)
     fast = first.seconds * larger * len(images) < budget
     return _timed(explainer, images, targets, budget, len(images) if fast else _IMAGES)[0]
 

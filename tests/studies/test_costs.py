@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_saliency.explainers import RISE, SISE, CaptumExplainer, GroupCAM, ScoreCAM
+from lightning_saliency.explainers import RISE, SISE, CaptumExplainer, GroupCAM, ScoreCAM, build_explainer
 from lightning_saliency.explainers.mask_scoring import limited_scoring
 from lightning_saliency.networks import build_network
 from lightning_saliency.studies.costs import map_cost, timing_cell
@@ -30,6 +30,15 @@ def test_passes_told_by_a_few_are_those_that_a_whole_map_takes(name):
     told = map_cost(explainer, images, targets, budget=0.0)
     assert told.passes == count[0] / 2 > 10
     assert told.seconds > 0
+
+
+@pytest.mark.parametrize("side", [64, 128, 192])
+@pytest.mark.parametrize("name", ["smoe", "grad_cam", "fast_cam"])
+def test_a_fast_map_is_told_without_the_search_for_its_layers(name, side):
+    network, targets = build_network("small_cnn", 10).eval(), torch.tensor([1])
+    for budget in (0.0, 60.0):
+        explainer = build_explainer(name, network)
+        assert map_cost(explainer, torch.rand(1, 3, side, side), targets, budget=budget).passes == 1
 
 
 def test_a_timing_of_other_options_is_another_one():

@@ -259,9 +259,11 @@ class BatchStep:
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             self._classes = guide.class_count(images[:1].detach(), always=self.recipe.changes_labels)
         none = torch.full((len(images),), NO_CLASS)
-        known = none if targets is None else self._known(targets)
-        if targets is None or not (self._classless or bool((known >= 0).any())):
-            if targets is None or not bool(((targets >= 0) & (targets != IGNORED)).any()):
+        if targets is None:
+            return images, none
+        known = self._known(targets)
+        if not (self._classless or bool((known >= 0).any())):
+            if not bool(((targets >= 0) & (targets != IGNORED)).any()):
                 return images, none
             raise ValueError(
                 f"Got labels such as {int(targets.max())}, none of them from 0 to {(self._classes or 0) - 1}, the "

@@ -69,7 +69,8 @@ class SaliencyMonitor(StageHooks):
     Acts in ``setup`` (checks), around the batches of its stage that are wanted (hooks are on the network during their
     steps alone), and at the end of the stage's epochs. The first such step also finds the scales. Only a compiled
     network is prepared before the run's first pass, and keeps its hooks until ``teardown`` or ``on_exception``. Saves
-    the sample's fingerprints, last maps and last values in the checkpoint. In another trainer it begins anew.
+    the sample's fingerprints, last maps and last values in the checkpoint. In another trainer it begins anew. A
+    validation beside a fit of the same trainer is measured and logged, and leaves film, drift and warnings as they are.
 
     Volumes and clips ``[B, C, T, H, W]`` are watched alike. The film shows the frame T // 2 of each and the maps there;
     drift and the scores of objects, which are masks ``[B, T, H, W]``, take the whole volume, ``position_bias`` and
@@ -115,7 +116,7 @@ class SaliencyMonitor(StageHooks):
         ignore_index: The number of pixels without a label in masks; ``None``: there are none.
         denormalize: Conversion to colours: ``"imagenet"``, ``(mean, std)``, ``"none"`` (they are in [0, 1]), or
             ``"auto"``: the first ``Normalize`` in the data module's or the data sets' transforms, else as
-            ``displayable`` guesses.
+            another film of the trainer was told, else as ``displayable`` guesses.
         name: Prefix of every key, and the film's folder.
         tile: The longer side of an image in pictures, in pixels. Pictures have up to four tiles in a line.
         alpha: Opacity of overlays where the map is highest, in [0, 1].
@@ -215,7 +216,7 @@ class SaliencyMonitor(StageHooks):
         self._schedule = Schedule(self.every_n_epochs, stage, log_at_start)
         # The trainer of the last run; None before the first.
         self._run: Callable[[], pl.Trainer | None] | None = None
-        self._fitted = False  # whether it has trained a network
+        self._fitted = False  # whether its film is that of a training run
         self._output = output
         self._watching = self._new_watching()
 
@@ -238,9 +239,7 @@ class SaliencyMonitor(StageHooks):
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
             self._fitted = False
         self._run = weakref.ref(trainer)
-        self._begin_run()
-        self._fitted |= stage == "fit"
-        self._watching.aside = self._fitted and stage == "validate"
+        self._begin_run(aside=self._fitted and stage == "validate")
         if not builds_late(pl_module):
             check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
         if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:
@@ -277,6 +276,10 @@ class SaliencyMonitor(StageHooks):
         self._watching.trained = True
         super().on_train_epoch_start(trainer, pl_module)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From now on the film is that of a training run."""
+        self._fitted |= not self._watching.off
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was logged at the end of the last epoch."""
         self._watching.keep_values(trainer, validated=False)
@@ -292,7 +295,9 @@ class SaliencyMonitor(StageHooks):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the film of the checkpoint."""
+        """Go on with the film of the checkpoint; a validation beside a training run has none."""
+        if self._watching.aside:
+            return
         self._sample.load_state_dict(state_dict)
         self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
         self._film.load_state_dict(state_dict["film"])
@@ -325,12 +330,13 @@ class SaliencyMonitor(StageHooks):
         if trainer.is_global_zero and not self._watching.aside:
             self._film.finish(trainer, self._watching.attempts)
 
-    def _begin_run(self) -> None:
+    def _begin_run(self, aside: bool) -> None:
         self._watching.close()
-        self._watching = self._new_watching()
+        self._watching = self._new_watching(aside)
         self._shown.begin_run()
 
-    def _new_watching(self) -> Watching:
+    def _new_watching(self, aside: bool = False) -> Watching:
+        shortcuts = ShortcutWatch(self._shortcuts.images, None, self.name) if aside else self._shortcuts
         return Watching(
             stage=self.stage,
             model=self.model,
@@ -338,9 +344,10 @@ class SaliencyMonitor(StageHooks):
             weights=self.weights,
             film=self._film,
             shown=self._shown,
-            shortcuts=self._shortcuts,
+            shortcuts=shortcuts,
             values=self._values,
             schedule=self._schedule,
             reading=BatchReading(self.statistic, self.layers, self._batches),
             predictions=NetworkPredictions(self._output),
+            aside=aside,
         )

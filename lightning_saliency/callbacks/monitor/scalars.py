@@ -70,15 +70,16 @@ def values_to_log(measured: Mapping[str, float], trainer: pl.Trainer, prefix: st
 
     Once there was a value there is one in every validation, the last one that was measured. Of a value that another
     callback or a scheduler of the learning rate watches (``EarlyStopping``, ``ModelCheckpoint``,
-    ``ReduceLROnPlateau``) there is one from the first validation on, the one in ``NOT_MEASURED`` if there is no other:
-    who does not find what it watches ends the run.
+    ``ReduceLROnPlateau``) there is one from the first validation of a fit on, the one in ``NOT_MEASURED`` if there is
+    no other: who does not find what it watches ends the run.
 
     Args:
         measured: The latest measured values by name.
         trainer: The run; its callbacks and schedulers are asked for their ``monitor``.
         prefix: The monitor's name.
     """
-    watching = [*trainer.callbacks, *trainer.lr_scheduler_configs]  # type: ignore[attr-defined]
+    fits = trainer.state.fn == "fit"
+    watching = [*trainer.callbacks, *trainer.lr_scheduler_configs] if fits else []  # type: ignore[attr-defined]
     keys = [getattr(each, "monitor", None) for each in watching]
     watched = {key for key in keys if isinstance(key, str)}
     waiting = {name: value for name, value in NOT_MEASURED.items() if f"{prefix}/{name}" in watched}

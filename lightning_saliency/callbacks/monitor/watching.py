@@ -28,6 +28,8 @@ from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.scales.maps import combined_statistics
 from lightning_saliency.scales.reader import NoPassError, PassMaps
 
+# So many steps without a pass through the network, and none with one, are no exception.
+_PATIENCE = 20
 _LOCATING = "measure where the maps of all images point"
 
 
@@ -74,8 +76,9 @@ class Watching:
     _begun: bool = False
     _compiled: bool | None = None
     _nothing_to_lose: bool = True
-    # Of the epoch's steps: one that made no pass through the network, and whether any did.
+    # Of the epoch's steps: one that made no pass through the network, how many such, and whether any made one.
     _no_pass: NoPassError | None = None
+    _skipped: int = 0
     _passed: bool = False
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
@@ -86,7 +89,7 @@ class Watching:
         self.shown.sample.begin()
         self.scalars = EpochScalars()
         self.shortcuts.begin_epoch()
-        self._no_pass, self._passed = None, False
+        self._no_pass, self._passed, self._skipped = None, False, 0
         if self._active:
             self.attempts.begin_frame()
 
@@ -139,9 +142,11 @@ class Watching:
             try:
                 read = self.reading.take()
             except NoPassError as error:  # as of a step that leaves its batch out
-                self._no_pass = error
+                self._no_pass, self._skipped = error, self._skipped + 1
                 if shows:
                     self.shown.sample.release()
+                if self._skipped == _PATIENCE and not self._passed:
+                    raise
                 return
             if read is None:
                 return

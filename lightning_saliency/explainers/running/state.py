@@ -44,7 +44,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     On leaving, also by an exception, each parameter has its ``requires_grad`` back, each module what it kept before
     (its training flag, buffers, counters, queues, caches, generators of its own, the states of metrics), and the random
     number generators of Python, NumPy, the CPU and the model's CUDA devices their state. What a LightningModule logs in
-    its ``forward`` is not logged. ``.grad`` is not touched. Calls may be nested.
+    its ``forward`` is not logged. ``.grad`` is not touched. Calls may be nested; the
+    outermost one of a network sets aside and restores.
 
     Args:
         model: The network; wrappers are allowed, see ``unwrap``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,16 @@ from lightning_saliency.randomness import isolated_rng
 from lightning_saliency.scales.tracing.module_state import kept_state
 from lightning_saliency.scales.tracing.recording import recording_paused
 
-#: The networks that passes of our own are going on through.
-_UNDER_WAY: ContextVar[tuple[nn.Module, ...]] = ContextVar("under_way", default=())
+
+@dataclass(eq=False)
+class _Pass:
+    """A pass of our own through a network; whoever ended it, and in which thread, it is not open any more."""
+
+    model: nn.Module
+    open: bool = True
+
+
+_UNDER_WAY: ContextVar[tuple[_Pass, ...]] = ContextVar("under_way", default=())
 
 
 @contextmanager
@@ -24,13 +33,13 @@ def eval_pass(model: nn.Module, *images: Tensor) -> Iterator[None]:
     On leaving, also by an exception, each submodule has its own training flag and what else it keeps back (see
     `kept_state`), and the random number generators of Python, NumPy, the CPU and the CUDA devices in use their state.
     Modes are set by attribute, not by ``model.eval()``: some networks merge weights or freeze layers in there. A pass
-    inside another one of the same network keeps nothing by itself: what the outer one leaves is the outer one's state.
+    inside another one of the same network changes and keeps nothing by itself, and relies on the outer one for it.
 
     Args:
         model: The network.
         images: Images; only their device is used.
     """
-    if any(model is each for each in _UNDER_WAY.get()):
+    if any(each.open and each.model is model for each in _UNDER_WAY.get()):
         with torch.inference_mode(False):
             yield
         return
@@ -44,8 +53,10 @@ def eval_pass(model: nn.Module, *images: Tensor) -> Iterator[None]:
         for module in model.modules():
             if getattr(module, "training", True):  # nn.Module looks long at what it is given; a frozen script has none
                 module.training = False
-        token = _UNDER_WAY.set((*_UNDER_WAY.get(), model))
+        own = _Pass(model)
+        _UNDER_WAY.set((*_UNDER_WAY.get(), own))
         try:
             yield
         finally:
-            _UNDER_WAY.reset(token)
+            own.open = False
+            _UNDER_WAY.set(tuple(each for each in _UNDER_WAY.get() if each.open))

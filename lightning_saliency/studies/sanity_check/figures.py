@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_saliency.functional.visualization import heatmap, overlay
 from lightning_saliency.pictures.grid import picture_grid
 from lightning_saliency.pictures.tensors import Picture, fitted_size, resize_images
-from lightning_saliency.reports.plots import COLORS
+from lightning_saliency.reports.plots import COLORS, DASHES
 
 #: A mean and the ends of its interval.
 Band = tuple[float, float, float]
@@ -66,12 +66,19 @@ def similarity_figure(
                     raise ValueError(
                         f"Got {len(points)} points of {name!r} for {len(layers)} layers. Give one for each, or none."
                     )
-                color = COLORS[number % len(COLORS)]
+                color, dashes = COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
                 if points:
                     # Of one step a line alone would not be seen.
                     mean, low, high = np.asarray([(1.0, 1.0, 1.0), *points]).T
                     (handles[name],) = axes.plot(
-                        range(beyond), mean, color=color, marker="o", markersize=3, linewidth=1.4, label=name
+                        range(beyond),
+                        mean,
+                        dashes,
+                        color=color,
+                        marker="o",
+                        markersize=3,
+                        linewidth=1.4,
+                        label=name,
                     )
                     axes.fill_between(range(beyond), low, high, color=color, alpha=0.15, linewidth=0)
                 level = levels.get(name, {}).get(measure)

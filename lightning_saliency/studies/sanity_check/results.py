@@ -99,7 +99,7 @@ class SanityCheckResult:
         return [self.table()]
 
     def __str__(self) -> str:
-        return "\n".join([*(table.markdown() for table in self.tables()), *self.verdicts()])
+        return "\n".join([*(table.markdown() for table in self.tables()), *self.verdicts(), self._groups()])
 
     def figure(self) -> Figure:
         """The similarities over the layers, see `similarity_figure`."""
@@ -163,7 +163,7 @@ class SanityCheckResult:
         about = (
             "Similarity to the original maps as more and more layers have random weights (cascading, above), and with "
             "each group of layers random by itself (independent, below); 1: the same map. Shaded: 95 % intervals. "
-            f"The groups: {', '.join(f'{number} {layer}' for number, layer in enumerate(self.layers, start=1))}."
+            + self._groups()
         )
         curves = ReportPicture(self.figure(), about)
         parts = [Section("Similarity under random weights", text, self.tables(), [curves])]
@@ -207,6 +207,11 @@ class SanityCheckResult:
             "checks": [check.as_dict() for check in self.checks],
             "facts": dict(self.facts),
         }
+
+    def _groups(self) -> str:
+        return (
+            f"Groups of layers: {', '.join(f'{number} {layer}' for number, layer in enumerate(self.layers, start=1))}."
+        )
 
     def _csv(self) -> str:
         fields = ("explainer", "mode", "step", "layers", "measure", "mean", "low", "high", "images", "constant_maps")

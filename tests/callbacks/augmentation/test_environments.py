@@ -47,7 +47,9 @@ def test_queries_in_half_precision_beside_training_in_single(tmp_path):
     ("monitors", "augmentations", "said"),
     [("auto", "auto", True), ("imagenet", "auto", False), ("auto", [[0.5], [0.2]], False), ("none", "imagenet", False)],
 )
-def test_how_images_were_normalised_is_said_once_for_all_films(tmp_path, recwarn, monitors, augmentations, said):
+def test_a_film_that_is_not_told_how_images_were_normalised_asks_the_others(
+    tmp_path, recwarn, monitors, augmentations, said
+):
     data = [{"image": 3 * image - 1, "label": label} for image, label in map(loader().dataset.__getitem__, range(8))]
     monitor = SaliencyMonitor(num_images=2, denormalize=monitors)
     augmentation = SaliencyAugmentation("smoe", film={"denormalize": augmentations})

@@ -214,10 +214,14 @@ def test_another_trainer_begins_anew(tmp_path):
     assert all(value < 1 for each in drifts for value in each[1:])
 
 
-@pytest.mark.parametrize("kind", ["the same images", "other images", "other classes", "another trainer"])
+@pytest.mark.parametrize(
+    "kind", ["the same images", "other images", "other classes", "another trainer", "an earlier checkpoint"]
+)
 def test_a_validation_after_the_run_is_measured_and_leaves_its_film_alone(tmp_path, kind):
     monitor = SaliencyMonitor(num_images=2)
-    run, recorder = _fit(tmp_path, monitor, epochs=2)
+    kept = ModelCheckpoint(tmp_path / "kept", save_top_k=-1)
+    watchers = (kept, EarlyStopping("saliency/drift", patience=9))
+    run, recorder = _fit(tmp_path, monitor, *watchers, epochs=2, enable_checkpointing=True)
     folder = tmp_path / "recorder" / "v" / "saliency"
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     latest, sample = dict(monitor._values.latest), list(monitor._sample.fingerprints)
@@ -232,7 +236,10 @@ def test_a_validation_after_the_run_is_measured_and_leaves_its_film_alone(tmp_pa
         again.validate(run.lightning_module, data, verbose=False)
         assert len(list((tmp_path / "again").rglob("film.html"))) == 1
     else:
-        (printed,) = run.validate(run.lightning_module, data, verbose=False)
+        checkpoint = min((tmp_path / "kept").iterdir()) if kind == "an earlier checkpoint" else None
+        state = repr(monitor.state_dict())
+        (printed,) = run.validate(run.lightning_module, data, ckpt_path=checkpoint, verbose=False)
+        assert repr(monitor.state_dict()) == state
         # What belongs to the film is not measured, and no value of the training run stands for it.
         measured = {name for name in NOT_MEASURED if f"saliency/{name}" in printed}
         assert measured == {"energy_in_box", "pointing_game", "position_bias", "content_bias"} - (
@@ -241,6 +248,27 @@ def test_a_validation_after_the_run_is_measured_and_leaves_its_film_alone(tmp_pa
         assert {name for name in NOT_MEASURED if len(recorder.values(f"saliency/{name}")) > count[name]} == measured
         assert (monitor._values.latest, list(monitor._sample.fingerprints)) == (latest, sample)
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("before", ["a fit without validation", "a fit that failed", "a validation"])
+def test_where_no_training_was_filmed_a_validation_is(tmp_path, before):
+    class Failing(Module):
+        def setup(self, stage):
+            if stage == "fit":
+                raise KeyError("nothing was read")
+
+    run = trainer(tmp_path, SaliencyMonitor(num_images=2))
+    if before == "a fit without validation":
+        run.limit_val_batches = 0
+        run.fit(Module(), loader(), loader())
+        run.limit_val_batches = 1.0
+    elif before == "a fit that failed":
+        with pytest.raises(KeyError):
+            run.fit(Failing(), loader(), loader())
+    else:
+        run.validate(Module(), loader(), verbose=False)
+    run.validate(Module(), loader(), verbose=False)
+    assert len(list(tmp_path.rglob("film.html"))) == 1
 
 
 def test_training_goes_on_after_such_a_validation(tmp_path):

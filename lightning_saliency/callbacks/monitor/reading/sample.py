@@ -116,9 +116,12 @@ class FixedSample:
         self._passed += len(images)
         if self.complete:
             return []
+        before = set(self._classes)
         if not self.followed:
             begin = len(self.records) if self.indices is None else 0
-            return self._fresh(first, len(images), range(begin, self.size), set(), classes)
+            fresh = self._fresh(first, len(images), range(begin, self.size), set(), classes)
+            self._taken = [], self._classes - before
+            return fresh
         prints = fingerprint(images)
         pairs: list[tuple[int, int]] = []
         taken: set[int] = set()
@@ -130,7 +133,6 @@ class FixedSample:
                     taken.add(row)
                     pairs.append((row, slot))
         free = [slot for slot, known in enumerate(self.fingerprints) if known is None and not self.worst]
-        before = set(self._classes)
         fresh = self._fresh(first, len(images), free, taken, classes)
         self._taken = [slot for _, slot in fresh], self._classes - before
         for row, slot in fresh:

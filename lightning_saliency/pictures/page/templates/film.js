@@ -118,12 +118,14 @@
     }
   }
 
+  // A run that ended earlier, or has fewer frames, shows its latest one.
+  const still = frame => placeOf(frame) === stops[state.at] ? [] : [element("span", {className: "gone", textContent: `still ${named(placeOf(frame))}`})];
+
   function describe(row, number) {
     const side = row.sides[number], frame = side.run.frames[frameAt(side.run, state.at)], image = frame.images[side.slot];
     const parts = [];
     if (two) parts.push(called(side.run, number));
-    // A run that ended earlier, or has fewer frames, shows its latest one.
-    if (placeOf(frame) !== stops[state.at]) parts.push(element("span", {className: "gone", textContent: `still ${named(placeOf(frame))}`}));
+    parts.push(...still(frame));
     parts.push(element("span", {className: "number", textContent: `#${row.slot + 1}`}));
     if (!image) {
       parts.push(element("span", {className: "gone", textContent: "not in this run"}));
@@ -303,12 +305,12 @@
       if (frameAt(run, state.at) !== index) return;
       const tiles = frame.means.map((mean, row) => {
         const map = maps.means[row], side = 120, height = Math.round(side * map.h / map.w);
-        const canvas = element("canvas", {width: side, height, role: "img", "aria-label": `Mean map of ${mean.title}${two ? `, ${run.name}` : ""}, ${named(stops[state.at])}`});
+        const canvas = element("canvas", {width: side, height, role: "img", "aria-label": `Mean map of ${mean.title}${two ? `, ${run.name}` : ""}, ${named(placeOf(frame))}`});
         canvas.getContext("2d").putImageData(new ImageData(colored(enlarge(map, height, side), tables.heat), side, height), 0, 0);
         const most = Math.round(100 * map.values.reduce((a, b) => Math.max(a, b), 0) / LEVELS);
         return element("figure", {className: "tile"}, canvas, element("figcaption", {textContent: `${mean.title} (${mean.count}): up to ${most} %`, title: mean.title}));
       });
-      if (two) blocks.push(called(run, number, "h3"));
+      if (two) blocks.push(called(run, number, "h3"), ...still(frame));
       blocks.push(element("div", {className: "of-run"}, ...tiles));
     }
     $("means").replaceChildren(...blocks);
