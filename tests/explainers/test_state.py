@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -146,23 +146,6 @@ def test_taps_wait_for_the_callers_own_pass(explainer: type[Explainer]) -> None:
         model(inputs)
         [map_] = taps.take()
     torch.testing.assert_close(map_, smoe_scale(model[:6](inputs)))
-
-
-@pytest.mark.parametrize("end", ["in turn", "the outer one first", "by an error"])
-def test_passes_may_end_in_any_order(end) -> None:
-    """Whatever was ended how, the next pass of a network sets its state aside."""
-    one, other = nn.Sequential(nn.Dropout()), nn.Sequential(nn.Dropout())
-    outer, inner = ExitStack(), ExitStack()
-    outer.enter_context(undisturbed(one))
-    inner.enter_context(undisturbed(other))
-    error = KeyError("of the network's") if end == "by an error" else None
-    for stack in (outer, inner) if end == "the outer one first" else (inner, outer):
-        stack.__exit__(None if error is None else type(error), error, None)
-    for model in (one, other):
-        assert model[0].training
-        with undisturbed(model):
-            assert not model[0].training
-        assert model[0].training
 
 
 def test_undisturbed_may_be_nested() -> None:

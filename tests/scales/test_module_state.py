@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -336,3 +337,20 @@ def test_weights_that_no_pass_changes_are_copied_once(monkeypatch: pytest.Monkey
         with kept_state(network), torch.no_grad():
             network(images)
         assert len(copied) == expected
+
+
+@pytest.mark.parametrize("end", ["in turn", "the outer one first", "by an error"])
+def test_passes_may_end_in_any_order(end):
+    """Whatever was ended how, the next pass of a network sets its state aside."""
+    one, other = nn.Sequential(nn.Dropout()), nn.Sequential(nn.Dropout())
+    outer, inner = ExitStack(), ExitStack()
+    outer.enter_context(eval_pass(one))
+    inner.enter_context(eval_pass(other))
+    error = KeyError("of the network's") if end == "by an error" else None
+    for stack in (outer, inner) if end == "the outer one first" else (inner, outer):
+        stack.__exit__(None if error is None else type(error), error, None)
+    for model in (one, other):
+        assert model[0].training
+        with eval_pass(model):
+            assert not model[0].training
+        assert model[0].training
