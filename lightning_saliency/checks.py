@@ -79,21 +79,33 @@ def _letters(name: str) -> str:
 
 
 def check_minimum(name: str, value: float, minimum: int, advice: str = "give one", kind: str = "whole numbers") -> None:
-    """Raise a ValueError unless ``value`` is ``minimum`` or more (NaN is not).
+    """Raise a ValueError unless ``value`` is a number of that kind and ``minimum`` or more (NaN and texts are not).
 
     >>> check_minimum("steps", 0, 1)
     Traceback (most recent call last):
     ...
     ValueError: Got steps=0. Allowed are whole numbers from 1; give one.
     """
-    if not value >= minimum:
-        raise ValueError(f"Got {name}={value}. Allowed are {kind} from {minimum}; {advice}.")
+    if (kind == "whole numbers" and not hasattr(value, "__index__")) or not is_within(value, minimum, math.inf):
+        raise ValueError(f"Got {name}={value!r}. Allowed are {kind} from {minimum}; {advice}.")
+
+
+def is_within(value: object, low: float, high: float) -> bool:
+    """Whether ``value`` is a number in [``low``, ``high``].
+
+    >>> is_within(0.5, 0, 1), is_within(float("nan"), 0, 1), is_within("0.5", 0, 1), is_within(None, 0, 1)
+    (True, False, False, False)
+    """
+    try:
+        return bool(low <= value <= high)  # type: ignore[operator]  # what cannot be compared is no number
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def check_fraction(fraction: float) -> None:
     """Raise a ValueError unless ``fraction`` is a share of an image's pixels."""
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"Got fraction={fraction}. Allowed are shares of pixels in [0, 1]; divide per cent by 100.")
+    if not is_within(fraction, 0, 1):
+        raise ValueError(f"Got fraction={fraction!r}. Allowed are shares of pixels in [0, 1]; divide per cent by 100.")
 
 
 def check_eps(eps: float) -> None:

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.cli.parsing.errors import UsageError
-from lightning_saliency.cli.parsing.networks import add_network_arguments, load_network
+from lightning_saliency.cli.parsing.networks import add_network_arguments, image_shape, load_network
 from lightning_saliency.cli.parsing.overrides import listed
 from lightning_saliency.cli.parsing.parser import command_parser, parse
 from lightning_saliency.explainers import EXPLAINERS
@@ -30,8 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: If a name or an option is wrong, or no scales are found in the network.
     """
     options = Namespace(**parse(_parser(), arguments, ["explainers"]))
-    if len(options.size) > 2:
-        raise UsageError(f"Got --size with {len(options.size)} numbers. Allowed are one or two, height and width.")
+    channels, height, width = image_shape(options)
     explainers = options.explainers
     if isinstance(explainers, (str, list)):
         explainers = listed("--explainers", explainers)
@@ -40,8 +39,8 @@ def run(arguments: Sequence[str]) -> int:
             load_network(options),
             explainers,
             name=options.model,
-            size=(options.size[0], options.size[-1]),
-            channels=options.channels,
+            size=(height, width),
+            channels=channels,
             batch_size=options.batch_size,
             rounds=options.rounds,
             budget=options.budget,

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_saliency.cli.parsing.errors import UsageError
-from lightning_saliency.cli.parsing.networks import add_network_arguments, load_network
+from lightning_saliency.cli.parsing.networks import add_network_arguments, image_shape, load_network
 from lightning_saliency.cli.parsing.overrides import listed, scale_weights_option
 from lightning_saliency.cli.parsing.parser import command_parser
 from lightning_saliency.deployment import Exported, ExportError, ExportFormat, export_network
@@ -30,11 +30,11 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: If an option is wrong, a package is missing, or torch cannot export the network.
     """
     options = _parser().parse_args(arguments)
-    height, width = options.size[0], options.size[-1]
+    shape = image_shape(options)
     try:
         network = load_network(options)
         # Two images, so that the length of the batch is not taken for a constant.
-        images = torch.rand(2, options.channels, height, width)
+        images = torch.rand(2, *shape)
         exported = export_network(
             network,
             options.output,

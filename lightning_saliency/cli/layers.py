@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_saliency.cli.parsing.errors import UsageError
-from lightning_saliency.cli.parsing.networks import add_network_arguments, load_network
+from lightning_saliency.cli.parsing.networks import add_network_arguments, image_shape, load_network
 from lightning_saliency.cli.parsing.parser import command_parser
 from lightning_saliency.scales.find import SCALE_COLUMNS, find_scales, scale_table
 
@@ -33,9 +33,9 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(
             "Got no model. Allowed is one name, such as resnet50; write: lightning-saliency layers resnet50"
         )
-    height, width = options.size[0], options.size[-1]
+    channels, height, width = image_shape(options)
     try:
-        scales = find_scales(load_network(options), torch.rand(2, options.channels, height, width))
+        scales = find_scales(load_network(options), torch.rand(2, channels, height, width))
     except (ValueError, ImportError, FileNotFoundError, RuntimeError) as error:
         raise UsageError(str(error)) from error
     table = Table(title=f"Scales of {options.model} at {height}×{width}")

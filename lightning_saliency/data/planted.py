@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_saliency.batches import BatchReader, describe
+from lightning_saliency.checks import check_minimum, is_within
 from lightning_saliency.data.masked.loaders import with_dataset
 from lightning_saliency.data.shortcuts import CornerMark, Shortcut
 from lightning_saliency.lightning_bases import AnyDataModule, LightningDataModule, is_data_module
@@ -166,10 +167,9 @@ class PlantedShortcut(LightningDataModule):
                 f"Got shortcut of type {type(shortcut).__name__}. Allowed are the classes of "
                 "lightning_saliency.data.shortcuts and your own of its Shortcut; give an object of one."
             )
-        if not 0 <= share <= 1:
-            raise ValueError(f"Got share={share}. Allowed are shares of the images in [0, 1]; give one of them.")
-        if seed < 0:
-            raise ValueError(f"Got seed={seed}. Allowed are whole numbers from 0; give one of them.")
+        if not is_within(share, 0, 1):
+            raise ValueError(f"Got share={share!r}. Allowed are shares of the images in [0, 1]; give one of them.")
+        check_minimum("seed", seed, 0, "give one of them")
         self.data = data
         self.shortcut = CornerMark() if shortcut is None else shortcut
         self.share = float(share)

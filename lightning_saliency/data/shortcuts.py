@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_saliency.checks import check_choice
+from lightning_saliency.checks import check_choice, is_within
 
 Corner = Literal["upper_left", "upper_right", "lower_left", "lower_right"]
 CORNERS: tuple[Corner, ...] = ("upper_left", "upper_right", "lower_left", "lower_right")
@@ -288,5 +288,5 @@ def _squares(images: Tensor, size: float, places: Tensor) -> Tensor:
 
 
 def _check_share(name: str, value: float, highest: float = 1.0) -> None:
-    if not 0 < value <= highest:
-        raise ValueError(f"Got {name}={value}. Allowed are shares in (0, {highest:g}]; give one of them.")
+    if not is_within(value, 0, highest) or value == 0:
+        raise ValueError(f"Got {name}={value!r}. Allowed are shares in (0, {highest:g}]; give one of them.")

@@ -7,6 +7,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from lightning_saliency.checks import check_minimum
+from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.networks import build_network, load_weights, weights_fingerprint
 
 
@@ -17,6 +19,23 @@ def add_network_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--library", choices=("torchvision", "timm"), default="torchvision", help="library in which MODEL is looked up"
     )
+
+
+def image_shape(options: Any) -> tuple[int, int, int]:
+    """Channels, height and width of the images that ``options.channels`` and ``options.size`` ask for.
+
+    Raises:
+        UsageError: If there are more or fewer numbers, or one is out of range.
+    """
+    if len(options.size) not in (1, 2):
+        raise UsageError(f"Got --size with {len(options.size)} numbers. Allowed are one or two, height and width.")
+    try:
+        check_minimum("channels", options.channels, 1)
+        for side in options.size:
+            check_minimum("size", side, 1)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return options.channels, options.size[0], options.size[-1]
 
 
 def load_network(options: Any) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lightning_saliency.batches import BatchError, BatchReader, NoImagesError, describe
-from lightning_saliency.checks import check_choice, check_fraction
+from lightning_saliency.checks import check_choice, check_fraction, check_minimum
 from lightning_saliency.data.masked.channel_mean import channel_mean, is_data_mean
 from lightning_saliency.data.masked.loaders import batch_form, leaves, map_batches, map_loaders, with_dataset
 from lightning_saliency.data.masked.moving import MODES, MaskedDataset, Masking, Mode
@@ -132,11 +132,16 @@ class RoarKarDataModule(LightningDataModule):
         check_choice("targets", targets, get_args(Targets))
         check_choice("geometry", geometry, ("auto", "fixed"))
         check_fraction(fraction)
-        if isinstance(fill, str) and fill not in ("data_mean", *get_args(NamedFill)):
-            raise ValueError(
-                f"Got fill={fill!r}. Allowed are 'data_mean', {', '.join(map(repr, get_args(NamedFill)))}, a number, "
-                "one number per channel, or a tensor; use one of them."
+        check_minimum("seed", seed, 0)
+        described = _described(fill)
+        if fingerprints is not None and not isinstance(fingerprints, Mapping):
+            raise TypeError(
+                f"Got fingerprints of type {type(fingerprints).__name__}. Allowed is a mapping from what a store was "
+                "made of to its fingerprint, such as {'weights': weights_fingerprint(network)}; give one."
             )
+        for stage in maps if isinstance(maps, Mapping) else ():
+            # Before training: the stores of a mistyped stage would be missed after it.
+            check_choice("a stage of saliency", stage, tuple(LOADER_HOOKS))
         super().__init__()
         self.base = base
         self.saliency = maps
@@ -153,7 +158,6 @@ class RoarKarDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = (
             base.allow_zero_length_dataloader_with_multiple_devices
         )
-        described = fill if isinstance(fill, (str, int, float)) else torch.as_tensor(fill).tolist()
         settings = {"mode": mode, "fraction": self.fraction, "fill": described}
         self.save_hyperparameters({**_own_hyperparameters(base), "roar_kar": settings})
         self._maps = (
@@ -342,6 +346,23 @@ class RoarKarDataModule(LightningDataModule):
         for hook in ("prepare_data", *LOADER_HOOKS.values(), *_TRANSFER_HOOKS):
             if not overrides(self.base, hook) and not (hook == _AFTER and self._maps is not None):
                 setattr(self, hook, partial(getattr(default, hook), self))
+
+
+def _described(fill: object) -> Any:
+    """A fill as a hyperparameter.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(fill, (int, float)) or (isinstance(fill, str) and fill in ("data_mean", *get_args(NamedFill))):
+        return fill
+    try:
+        return torch.as_tensor(fill).tolist()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"Got fill={fill!r}. Allowed are 'data_mean', {', '.join(map(repr, get_args(NamedFill)))}, a number, "
+            "one number per channel, or a tensor; use one of them."
+        ) from error
 
 
 def _own_hyperparameters(base: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.lightning_bases import LightningDataModule
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
@@ -78,11 +79,10 @@ def check_min(minimum: Mapping[str, tuple[int, int]]) -> None:
         minimum: By name, the number given and the smallest one allowed.
 
     Raises:
-        ValueError: If a number is below its minimum.
+        ValueError: If a number is below its minimum, or none.
     """
     for name, (number, allowed) in minimum.items():
-        if number < allowed:
-            raise ValueError(f"Got {name}={number}. Allowed are whole numbers from {allowed}; give one of them.")
+        check_minimum(name, number, allowed, "give one of them")
 
 
 def normalization(mean: Channels, std: Channels) -> v2.Normalize:

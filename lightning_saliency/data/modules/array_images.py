@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import is_within
 from lightning_saliency.data.modules._image_tensors import ImageTensors
 from lightning_saliency.data.modules._split_data import Channels, PathLike, SplitDataModule, check_min, normalization
 from lightning_saliency.data.modules.image_folder import hold_out
@@ -68,8 +69,8 @@ class ArrayImagesDataModule(SplitDataModule):
         check_min({"padding": (padding, 0)})
         if train_size is not None:
             check_min({"train_size": (train_size, 1)})
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"Got val_fraction={val_fraction}. Allowed are numbers in (0, 1); give one of them.")
+        if not is_within(val_fraction, 0, 1) or val_fraction in (0, 1):
+            raise ValueError(f"Got val_fraction={val_fraction!r}. Allowed are numbers in (0, 1); give one of them.")
         self.save_hyperparameters()
         self.path = Path(path)
         self.augment = augment

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from lightning_saliency.checks import is_within
 from lightning_saliency.data.modules._scenes import (
     SPLITS,
     Split,
@@ -200,9 +201,14 @@ class DigitScenes(SplitDataModule):
                 "seed": (seed, 0),
             }
         )
-        if not 0 <= shortcut <= 1:
-            raise ValueError(f"Got shortcut={shortcut}. Allowed is a share of the images in [0, 1]; give one.")
-        if len(digit_scale) != 2 or not 0 < digit_scale[0] <= digit_scale[1] <= 0.8:
+        if not is_within(shortcut, 0, 1):
+            raise ValueError(f"Got shortcut={shortcut!r}. Allowed is a share of the images in [0, 1]; give one.")
+        if (
+            not isinstance(digit_scale, Sequence)
+            or len(digit_scale) != 2
+            or not all(is_within(share, 0, 0.8) for share in digit_scale)
+            or not 0 < digit_scale[0] <= digit_scale[1]
+        ):
             raise ValueError(
                 f"Got digit_scale={digit_scale}. Allowed are (minimum, maximum) with 0 < minimum <= maximum <= 0.8, so "
                 "that a digit fits into its image; give two such shares of the image's side."

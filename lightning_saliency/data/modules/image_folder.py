@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from lightning_saliency.checks import is_within
 from lightning_saliency.data.image_files import read_picture
 from lightning_saliency.data.modules._split_data import (
     RESIZE_RATIO,
@@ -77,8 +78,8 @@ class ImageFolderDataModule(SplitDataModule):
         check_min({"image_size": (image_size, 1)})
         if root is None and train_dir is None and val_dir is None and test_dir is None:
             raise ValueError("Got no folder: give `root`, or at least one of `train_dir`, `val_dir` and `test_dir`")
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"Got val_fraction={val_fraction}. Allowed are numbers in (0, 1); give one of them.")
+        if not is_within(val_fraction, 0, 1) or val_fraction in (0, 1):
+            raise ValueError(f"Got val_fraction={val_fraction!r}. Allowed are numbers in (0, 1); give one of them.")
         self.save_hyperparameters()
         self.root = root
         self.given = {"train": train_dir, "val": val_dir, "test": test_dir}

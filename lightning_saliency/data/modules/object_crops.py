@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lightning_saliency.checks import is_within
 from lightning_saliency.data.annotations import AnnotationFormat, Box, LabelledImage, plain_name, read_annotations
 from lightning_saliency.data.image_files import read_picture
 from lightning_saliency.data.modules._image_tensors import ImageTensors
@@ -102,12 +104,13 @@ class ObjectCropsDataModule(SplitDataModule):
                 "image_size": (image_size, 1),
             }
         )
-        if not context >= 0:
-            raise ValueError(f"Got context={context}. Allowed is a share of the box's side from 0; give one.")
-        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
+        if not is_within(context, 0, math.inf):
+            raise ValueError(f"Got context={context!r}. Allowed is a share of the box's side from 0; give one.")
+        shares = (val_fraction, test_fraction)
+        if not all(is_within(share, 0, 1) and share > 0 for share in shares) or not sum(shares) < 1:
             raise ValueError(
-                f"Got val_fraction={val_fraction} and test_fraction={test_fraction}. Allowed are positive shares that "
-                "add up to less than 1; leave some for training."
+                f"Got val_fraction={val_fraction!r} and test_fraction={test_fraction!r}. Allowed are positive shares "
+                "that add up to less than 1; leave some for training."
             )
         self.save_hyperparameters()
         self.annotations = Path(annotations)
