@@ -33,7 +33,6 @@ from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalar
 from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
-from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
 from lightning_saliency.lightning_bases import Callback
 
 
@@ -97,7 +96,6 @@ class SaliencyAugmentation(Callback):
             as it is when images are first replaced (in ``start_epoch``), kept in checkpoints; ``"untrained"``, a copy
             with random weights; or the path of a checkpoint that fits the network.
         start_epoch: The first epoch, from 0, in which images are replaced.
-        every_n_steps: Look only at every n-th training batch.
         keep_original: Show the training step each image as it came, too: the batch is made longer by what became of the
             images, and what belongs to them (labels, boxes, ...) with it. With ``probability=1`` a step sees twice as
             many images and takes twice as long: with half the loader's ``batch_size`` it is a batch of pairs at the
@@ -107,8 +105,6 @@ class SaliencyAugmentation(Callback):
             A batch without any then leaves the statistics as they are.
         model: Dotted path of the network within the module; ``None`` takes the module itself if it defines
             ``forward``, else its only child with parameters.
-        precision: ``"bf16"`` or ``"fp16"``: autocast the queries. ``None``: the trainer's own precision.
-        resolution: Side of the images that the guide sees, as a share of the training images', in (0, 1].
         reuse_epochs: Number of epochs for which a map is used, the one it was made in included; ``"all"``: with a
             ``guide_network`` that does not change, each image is then asked for once. Needs images that come back
             unchanged: one that looks different gets a new map. The kept maps are not part of a checkpoint.
@@ -154,12 +150,9 @@ class SaliencyAugmentation(Callback):
         maps: Literal["own", "mean"] = "own",
         guide_network: str | Path = "present",
         start_epoch: int = 0,
-        every_n_steps: int = 1,
         keep_original: bool = False,
         batch_norm: Literal["trained_on", "original"] = "trained_on",
         model: str | None = None,
-        precision: Precision | None = None,
-        resolution: float = 1.0,
         reuse_epochs: int | Literal["all"] = 1,
         image_key: str | int | None = None,
         label_key: str | int | None = None,
@@ -178,14 +171,11 @@ class SaliencyAugmentation(Callback):
             maps=maps,
             network=guide_network,
             share=chosen.fixed_share,
-            precision=precision,
-            resolution=resolution,
             output=output,
             seed=self.seed,
         )
         self.recipe = Recipe(self.guide, chosen.action)
         self.start_epoch = whole_number("start_epoch", start_epoch, 0)
-        self.every_n_steps = whole_number("every_n_steps", every_n_steps, 1)
         self.reuse_epochs = parse_reuse(reuse_epochs)
         self.model = model
         self.name = _key(self.guide.spec.name) if name is None else name
@@ -289,7 +279,7 @@ class SaliencyAugmentation(Callback):
                     self._begun = True
                     self._begin(trainer, content)
                 probability = self.probability(trainer.current_epoch)
-                if probability > 0 and batch_idx % self.every_n_steps == 0:
+                if probability > 0:
                     drawn = self._augment(trainer, content, probability, number)
         except AugmentationConfigurationError:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,8 @@ from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
-from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision
 from lightning_saliency.functional.class_scores import Score, class_count, class_scores
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.pictures.tensors import resize_images
 
 #: The guides that have a name: every explainer, and random blobs.
 GUIDES = (*EXPLAINERS, "random_blobs")
@@ -38,8 +36,6 @@ class Guide:
         network: Whose maps they are, see `GuideNetwork`.
         share: The share of the pixels that the action calls salient; the area of ``"random_blobs"`` unless that is
             given. ``None``: it is not fixed.
-        precision: Autocast the queries to it; also the explainer's ``precision``, if it takes one and none is given.
-        resolution: Side of the queried images, as a share of the images' side, in (0, 1].
         output: What takes the logits out of what the network returns, see ``Explainer``; an ``output`` among the
             explainer's own arguments comes first.
         seed: Of the weights of ``network="untrained"``.
@@ -56,8 +52,6 @@ class Guide:
         maps: str = OWN,
         network: str | Path = PRESENT,
         share: float | None = None,
-        precision: Precision | None = None,
-        resolution: float = 1.0,
         output: Output = None,
         seed: int = 0,
     ) -> None:
@@ -69,16 +63,7 @@ class Guide:
             raise AugmentationConfigurationError(
                 f"Got maps={maps!r}. Allowed are {OWN!r} and {MEAN!r}; use one of them."
             )
-        if precision is not None and precision not in PRECISIONS:
-            raise AugmentationConfigurationError(
-                f"Got precision={precision!r}. Allowed are None (the trainer's own), {', '.join(map(repr, PRECISIONS))}"
-                "; use one of them."
-            )
-        if not 0 < resolution <= 1:
-            raise AugmentationConfigurationError(
-                f"Got resolution={resolution}. Allowed are shares of the images' side in (0, 1]; 1 is the full size."
-            )
-        spec = _parsed(explainer).with_defaults(**({} if precision is None else {"precision": precision}))
+        spec = _parsed(explainer)
         if spec.factory is RandomBlobs and share is not None:
             spec = spec.with_defaults(area=share)
         try:
@@ -87,11 +72,9 @@ class Guide:
             raise AugmentationConfigurationError(f"{spec.name} cannot be the guide. {error}") from error
         self.control = control
         self.network = GuideNetwork(network, seed)
-        self.precision = precision
-        self.resolution = resolution
         self._mean = MeanMap() if maps == MEAN else None
         self._other = OtherImage()
-        self._explainers: dict[tuple[object, ...], Explainer] = {}
+        self._explainers: dict[tuple[bool, bool], Explainer] = {}
         self._model: nn.Module | None = None
         #: Whether its maps need no class; `bind` finds out for sure. Random blobs keep to images with a class.
         self.class_free = not self.spec.class_specific and not self.is_random
@@ -115,7 +98,7 @@ class Guide:
         self._model = model
         self._explainers = {}
         try:
-            built = self._explainer(multi_label=False, size=None)
+            built = self._explainer(multi_label=False)
         except (TypeError, ValueError, ImportError) as error:
             raise AugmentationConfigurationError(f"{self.spec.name} cannot be the guide. {error}") from error
         self.class_free = not built.class_specific and not self.is_random
@@ -146,16 +129,11 @@ class Guide:
             ``[n, H, W]`` float32, each from 0 to 1; constant where the guide has nothing to say, NaN where the
             network's activations are not finite.
         """
-        size = (images.shape[2], images.shape[3])
-        queried = images
-        if self.resolution < 1:
-            small = tuple(max(1, round(side * self.resolution)) for side in size)
-            queried = resize_images(images.float(), (small[0], small[1])).to(images.dtype)
-        explainer = self._explainer(multi_label, (queried.shape[2], queried.shape[3]))
+        explainer = self._explainer(multi_label)
         if isinstance(explainer, RandomBlobs):
             explainer.generator = generator
-        with self._precise(images):
-            return resize_maps(explainer(queried, None if self.class_free else targets), size)
+        maps = explainer(images, None if self.class_free else targets)
+        return resize_maps(maps, (images.shape[2], images.shape[3]))
 
     def controlled(self, maps: Tensor, generator: torch.Generator) -> Tensor:
         """The maps that are used: the images' own or the mean of all, or those of the control.
@@ -201,7 +179,7 @@ class Guide:
 
         It is the class's softmax, or of multi-label heads its sigmoid.
         """
-        explainer = self._explainer(multi_label, (images.shape[2], images.shape[3]), present=True)
+        explainer = self._explainer(multi_label, present=True)
         logits = explainer.logits(images)
         score: Score = getattr(explainer, "score", "sigmoid" if multi_label else "softmax")
         scores = class_scores(logits, "softmax" if score == "logit" else score)
@@ -217,42 +195,25 @@ class Guide:
             images: ``[n, C, H, W]``.
             always: Ask the network also if the guide needs no classes.
         """
-        explainer = self._explainer(False, (images.shape[2], images.shape[3]), present=True)
+        explainer = self._explainer(False, present=True)
         if not explainer.class_specific and not always:
             return None
-        with self._precise(images):
-            return class_count(explainer.logits(images))
-
-    def _precise(self, images: Tensor) -> AbstractContextManager[object]:
-        """The precision of the queries."""
-        if self.precision is None:
-            return nullcontext()
-        return torch.autocast(images.device.type, dtype=PRECISIONS[self.precision])
+        return class_count(explainer.logits(images))
 
     def _bound(self) -> nn.Module:
         if self._model is None:
             raise RuntimeError("The guide was asked for maps before it was given a network: call bind() first.")
         return self._model
 
-    def _explainer(self, multi_label: bool, size: tuple[int, int] | None, present: bool = False) -> Explainer:
+    def _explainer(self, multi_label: bool, present: bool = False) -> Explainer:
         """The explainer round the network that makes the maps, or, ``present``, round the one in training."""
         present = present and self.network.is_fixed
-        key = (multi_label, size if self.resolution < 1 else None, present)
+        key = (multi_label, present)
         if key not in self._explainers:
             model = self._bound()
-            self._explainers[key] = self._scaled(multi_label)(model if present else self.network.of(model))
+            spec = self.spec.with_defaults(score="sigmoid") if multi_label else self.spec
+            self._explainers[key] = spec(model if present else self.network.of(model))
         return self._explainers[key]
-
-    def _scaled(self, multi_label: bool) -> ExplainerSpec:
-        """The explainer for this kind of labels, its blur scaled to the queries' resolution."""
-        spec = self.spec.with_defaults(score="sigmoid") if multi_label else self.spec
-        if self.resolution < 1:
-            # A blur in pixels must hide as much of a small image as it does of a large one; shares do by themselves.
-            if spec.takes("kernel_size") and spec.option("kernel_size") >= 1:
-                spec = spec.with_options(kernel_size=2 * int(spec.option("kernel_size") * self.resolution / 2) + 1)
-            if spec.takes("sigma") and spec.option("sigma") >= 1:
-                spec = spec.with_options(sigma=max(1.0, spec.option("sigma") * self.resolution))
-        return spec
 
 
 def _parsed(explainer: ExplainerOption) -> ExplainerSpec:

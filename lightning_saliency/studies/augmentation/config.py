@@ -72,8 +72,7 @@ class CostConfig:
     """How the study measures what a step of each arm costs.
 
     Two kinds of steps are timed: a plain one, and one in which the arm does the most. They give the cost of each
-    planned step: an arm may act in some epochs only (``start_epoch``), with a probability that changes with the epoch,
-    or in every n-th step (``every_n_steps``).
+    planned step: an arm may act in some epochs only (``start_epoch``), with a probability that changes with the epoch.
 
     Args:
         steps: Timed steps of each arm in each round, after two that are not timed.

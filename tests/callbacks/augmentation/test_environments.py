@@ -39,8 +39,10 @@ def test_queries_in_half_precision_beside_training_in_single(tmp_path):
     module = Watching()
     seen = {True: set(), False: set()}
     module.net.features[0].register_forward_hook(lambda m, _, out: seen[m.training].add(out.dtype))
-    fit(tmp_path, quiet(precision="bf16"), module)
-    assert seen == {True: {torch.float32}, False: {torch.bfloat16}}
+    guide = {"class_path": "group_cam", "init_args": {"groups": 4, "precision": "bf16"}}
+    fit(tmp_path, SaliencyAugmentation(guide, film=False), module)
+    # The layer itself is read in single precision, the masked images are scored in half.
+    assert seen == {True: {torch.float32}, False: {torch.float32, torch.bfloat16}}
 
 
 @pytest.mark.parametrize(

@@ -382,8 +382,6 @@ def test_the_ratio_is_the_median_of_the_rounds():
         ({"start_epoch": 3}, {"start_epoch": 2}, [0.0] * 9 + [1.0] * 3, 2.0),
         ({"start_epoch": 1}, {"start_epoch": 2}, [0.0] * 3 + [1.0] * 9, 3.0),
         ({"start_epoch": 9}, {}, [0.0] * 12, 1.0),
-        ({"every_n_steps": 2}, {}, [1.0, 0.0, 1.0] * 4, 7 / 3),
-        ({"every_n_steps": 8}, {}, [1.0, 0.0, 0.0] * 4, 5 / 3),
         ({"probability": 0.2}, {}, [1.0] * 12, 3.0),  # timed as it is
         ({"probability": 0.0}, {}, [0.0] * 12, 1.0),
         ({"probability": [[0, 0.0], [2, 0.5]]}, {}, [0.0] * 3 + [0.5] * 3 + [1.0] * 6, 1 + 2 * 7.5 / 12),
@@ -413,13 +411,13 @@ def test_other_augmentations_pay_for_what_they_do():
 
 
 def test_what_is_timed_is_a_step_at_full_duty(config):
-    late = {"probability": [[0, 0.0], [5, 0.5]], "every_n_steps": 8, "start_epoch": 3, "reuse_epochs": 2}
+    late = {"probability": [[0, 0.0], [5, 0.5]], "start_epoch": 3, "reuse_epochs": 2}
     arms = {"plain": {}, "late": given("grad_cam", **late), "economic": arm("group_cam", economy=True)}
     planned = AugmentationGrid(replace(config, arms=arms, controls=[], budgets=["steps"]))
     timed = {name: planned.cost_cells["Net", name].arguments["arms"][name] for name in arms}
     callback = timed["late"].callback(0, 7)
     assert [callback.probability(epoch) for epoch in (0, 9)] == [0.5, 0.5]
-    assert (callback.every_n_steps, callback.start_epoch, callback.reuse_epochs) == (1, 0, 1)
+    assert (callback.start_epoch, callback.reuse_epochs) == (0, 1)
     assert timed["economic"].callback(0, 0).probability(0) == ECONOMY["probability"]
     # It is timed once for all that differ in their duties alone.
     for probability, same in ((0.5, True), ([[0, 0.1], [3, 0.5]], True), (0.25, False)):

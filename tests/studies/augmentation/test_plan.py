@@ -50,7 +50,7 @@ def test_arms_that_do_the_same_are_timed_once(config, timed):
         "random mask": {"control": "random_blobs"},
         "other image": {"control": "other_image"},
         "half": {"probability": 0.5},
-        "late": {"start_epoch": 1, "every_n_steps": 2},
+        "late": {"start_epoch": 1},
     }
     arms = {
         "plain": None,

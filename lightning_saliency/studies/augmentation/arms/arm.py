@@ -70,13 +70,13 @@ class Arm:
     def at_full_duty(self) -> Arm:
         """The arm as it is in a step in which it does most.
 
-        It acts from the first epoch on, in every step, with the highest probability of its schedule, and makes each
+        It acts from the first epoch on, with the highest probability of its schedule, and makes each
         map anew; CutMix and MixUp mix every batch. A probability of each image stays as it is: that share of the
         images is part of each step.
         """
         init_args = dict(self.init_args)
         if isinstance(self.callback(0, 0), SaliencyAugmentation):
-            init_args |= {"start_epoch": 0, "every_n_steps": 1, "reuse_epochs": 1}
+            init_args |= {"start_epoch": 0, "reuse_epochs": 1}
             if isinstance(init_args.get("probability"), (list, tuple)):
                 init_args["probability"] = max(value for _, value in parse_schedule(init_args["probability"]))
         elif self.kind in ("cutmix", "mixup"):
@@ -115,17 +115,13 @@ class Arm:
             start_epoch: The first epoch in which arms act, unless they have their own ``start_epoch``.
 
         Example:
-            >>> options = {"probability": [[0, 0.0], [2, 0.5]], "every_n_steps": 2}
-            >>> Arm("cam", "saliency", options).duties(6, 2, 0)
-            [0.0, 0.0, 0.5, 0.0, 1.0, 0.0]
+            >>> Arm("cam", "saliency", {"probability": [[0, 0.0], [2, 0.5]]}).duties(6, 2, 0)
+            [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
         """
         callback, full = self.callback(0, start_epoch), self.at_full_duty().callback(0, 0)
         if isinstance(callback, SaliencyAugmentation) and isinstance(full, SaliencyAugmentation):
             highest = full.probability(0) or 1.0
-            return [
-                callback.probability(step // epoch) / highest if step % epoch % callback.every_n_steps == 0 else 0.0
-                for step in range(steps)
-            ]
+            return [callback.probability(step // epoch) / highest for step in range(steps)]
         batch = self.augment(2, 0)
         share = 0.0 if batch is None and callback is None else 1.0
         if self.kind in ("cutmix", "mixup") and batch is not None:
