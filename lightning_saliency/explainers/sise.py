@@ -35,8 +35,8 @@ class SISE(MaskScoringExplainer):
 
     Args:
         model: The network, see ``Explainer``.
-        mu: μ in [0, 1): 0 keeps all maps with a positive gradient, 0.3 to 0.5 is several times faster at little loss
-            (the paper's Table 6).
+        mu: μ in [0, 1): 0 keeps all maps with a positive gradient, 0.3 to 0.5 is several times faster, in the paper's
+            Table 6 at little loss.
         layers: The blocks, shallow to deep: names of modules whose outputs are read (``"name:input"``: their inputs).
             ``"auto"``: the network's scales.
         block: ``None``: the fused map. A number from 0 (shallow; negative ones count from the deepest): the
