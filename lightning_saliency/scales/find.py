@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.scales.tracing.grids import Grids, Layout, Side, patch_grid
+from lightning_saliency.scales.tracing.grids import MAX_PREFIX, MAX_PREFIX_GUESSED, Grids, Layout, Side, patch_grid
 from lightning_saliency.scales.tracing.tensor_refs import TensorRef, layer_name, named_tensor_ref, settle, split_layer
 from lightning_saliency.scales.tracing.trace import Call, plain_name, prepared, trace
 from lightning_saliency.scales.tracing.trunk import scale_refs
@@ -52,9 +52,11 @@ class Scale:
             tuple, a list, a mapping), the first one is meant.
         grid: (h, w), of a volume (t, h, w), as seen for the example input; another image size gives another grid.
         channels: C.
-        layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens"`` for ``[B, prefix_tokens + h·w, C]`` in row-major order; of
-            volumes ``"NCTHW"`` or ``"NTHWC"``.
-        prefix_tokens: Class and register tokens before the h·w patch tokens.
+        layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens"`` for ``[B, prefix_tokens + h·w + suffix_tokens, C]``, the h·w
+            patch tokens in row-major order; of volumes ``"NCTHW"`` or ``"NTHWC"``.
+        prefix_tokens: Class and register tokens before the patch tokens; or a text's, which may be longer or shorter
+            for another batch, while the images keep the example's size.
+        suffix_tokens: Tokens behind the patch tokens, likewise.
     """
 
     module: str
@@ -63,6 +65,7 @@ class Scale:
     channels: int
     layout: Layout
     prefix_tokens: int = 0
+    suffix_tokens: int = 0
 
     @property
     def name(self) -> str:
@@ -207,7 +210,7 @@ def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = No
 
     Args:
         activations: The tensor read at ``scale``: ``[B, C, h, w]``, ``[B, h, w, C]`` or
-            ``[B, prefix_tokens + h·w, C]``, by its layout.
+            ``[B, prefix_tokens + h·w + suffix_tokens, C]``, by its layout.
         scale: The scale.
         size: (H, W) of the images, from whose proportions h and w of tokens are inferred; needed only where the number
             of patch tokens or the images' proportions are not those of the example input. Other layouts do not use it.
@@ -237,10 +240,31 @@ def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = No
         )
     if scale.layout != "tokens":
         return activations, scale.layout.index("C")
-    count = activations.shape[1] - scale.prefix_tokens
-    grid = _token_grid(count, scale, size)
-    tokens = activations[:, scale.prefix_tokens :]
-    return tokens.view(activations.shape[0], *grid, activations.shape[2]), 1 + len(grid)
+    patches, grid = patch_tokens(activations.shape[1], scale, size)
+    return activations[:, patches].view(activations.shape[0], *grid, activations.shape[2]), 1 + len(grid)
+
+
+def patch_tokens(count: int, scale: Scale, size: tuple[int, int] | None = None) -> tuple[slice, tuple[int, ...]]:
+    """Where the patch tokens lie in a sequence of ``count`` tokens, and their grid; arguments and errors of `as_grid`.
+
+    Example:
+        >>> patch_tokens(1 + 16 + 20, Scale("blocks.11", "output", (4, 4), 8, "tokens", 1, suffix_tokens=12))
+        (slice(1, 17, None), (4, 4))
+    """
+    before, behind = scale.prefix_tokens, scale.suffix_tokens
+    # More than class tokens: a text, whose length is what may differ.
+    if behind > MAX_PREFIX_GUESSED or before > MAX_PREFIX:
+        others = count - math.prod(scale.grid)
+        before = before if behind > MAX_PREFIX_GUESSED else others - behind
+        behind = others - before
+        if min(before, behind) < 0:
+            raise ValueError(
+                f"Got {count} tokens as the {scale.read} of {scale.module!r}. Allowed are the "
+                f"{math.prod(scale.grid)} patch tokens of the example input, with a text of any length beside them; "
+                "find the scales anew with images of this size."
+            )
+    grid = _token_grid(count - before - behind, scale, size)
+    return slice(before, count - behind), grid
 
 
 def scale_table(scales: Sequence[Scale]) -> list[tuple[str, ...]]:
@@ -257,7 +281,7 @@ def scale_table(scales: Sequence[Scale]) -> list[tuple[str, ...]]:
             scale.read,
             "×".join(map(str, scale.grid)),
             str(scale.channels),
-            f"{scale.layout} ({scale.prefix_tokens} prefix)" if scale.prefix_tokens else scale.layout,
+            scale.layout + _others(scale),
         )
         for number, scale in enumerate(scales, start=1)
     ]
@@ -275,7 +299,7 @@ def share_one_grid(scales: Sequence[Scale]) -> bool:
 
 def scale_of(ref: TensorRef) -> Scale:
     grid = ref.grid
-    return Scale(ref.call.name, ref.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens)
+    return Scale(ref.call.name, ref.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens, grid.suffix_tokens)
 
 
 def traced(model: nn.Module, images: Tensor) -> Call:
@@ -287,6 +311,13 @@ def traced(model: nn.Module, images: Tensor) -> Call:
         return trace(model, twice)
     except (AssertionError, IndexError, RuntimeError, ValueError):  # how shapes are refused
         return trace(model, images)
+
+
+def _others(scale: Scale) -> str:
+    """The other tokens of a scale, in words."""
+    counts = {"prefix": scale.prefix_tokens, "suffix": scale.suffix_tokens}
+    words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f" ({words})" if words else ""
 
 
 def _token_grid(count: int, scale: Scale, size: tuple[int, int] | None) -> tuple[int, ...]:

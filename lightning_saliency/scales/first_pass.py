@@ -35,6 +35,7 @@ from lightning_saliency.scales.tracing.passes import (
 )
 from lightning_saliency.scales.tracing.recording import register_recorder
 from lightning_saliency.scales.tracing.tensor_refs import named_tensor_ref, split_layer
+from lightning_saliency.scales.tracing.token_order import TokenOrder
 from lightning_saliency.scales.tracing.trace import Call, TensorNumbers, plain_name, shape_of, tensors_in
 from lightning_saliency.scales.tracing.trunk import scale_refs
 
@@ -80,6 +81,7 @@ class FirstPass:
         self._names = {id(module): plain_name(name) for name, module in model.named_modules()}
         self._numbers = TensorNumbers()
         self._origins = Origins()
+        self._order = TokenOrder()
         self._stack: list[Call] = []
         self._top: list[Call] = []
         self._entered: dict[int, Entrance] = {}
@@ -167,10 +169,12 @@ class FirstPass:
             try:
                 if self._current() is None:
                     self._origins.begin(self.model, images, tensors)
+                    self._order = TokenOrder(self.model)
                 self._note_entrance(call, images)
             except Exception as error:  # reported by result() where no other pass could be read
                 self._unread, self._closed = error, call
-        call.inputs, call.entered = self._shape(entering), self._numbers.of(entering)
+        call.inputs, call.entered, call.order = self._shape(entering), self._numbers.of(entering), self._order
+        call.order.note(entering, call.inputs)
         call.origin = self._origins.enter(
             self._with_shapes(tensors), None if call.parent is None else call.parent.origin
         )
@@ -192,6 +196,7 @@ class FirstPass:
                 call.outputs = tuple(shape for _, shape in leaving)
                 self._origins.leave(call.origin, leaving)
                 call.left = self._numbers.of(tensors[0] if tensors else None)
+                call.order.note(tensors[0] if tensors else None, next(iter(call.outputs), None))
                 with self._or_closed():
                     if (wanted := self._wanted_of(tensors[0] if tensors else None)) is not None:
                         self._maps.note(call, "output", *wanted)

@@ -101,7 +101,7 @@ class KeptMaps:
                 f"No activation module was called before {scale.module!r}; {self.statistic.name} is read at its input."
             )
         if grid.layout == "tokens" and not self.statistic.pre_activation:
-            map_ = map_[:, grid.prefix_tokens :].reshape(map_.shape[0], *grid.size)
+            map_ = map_[:, grid.prefix_tokens :][:, : math.prod(grid.size)].reshape(map_.shape[0], *grid.size)
         if tuple(map_.shape[1:]) != grid.size:
             raise TapError(
                 f"The last activation module before {scale.module!r} works on a grid {tuple(map_.shape[1:])}, not on "

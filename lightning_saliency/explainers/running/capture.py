@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.running.outputs import Output, class_logits, plain_logits, select_scores
 from lightning_saliency.explainers.running.state import undisturbed, unwrap
-from lightning_saliency.scales.find import Scale, as_grid, plain_name
+from lightning_saliency.scales.find import Scale, as_grid, patch_tokens, plain_name
 from lightning_saliency.scales.taps import ScaleTaps
 from lightning_saliency.scales.tracing.trace import taken_type
 
@@ -145,8 +145,10 @@ def depends_on(model: nn.Module, images: Tensor, scales: Sequence[Scale], output
     answers = [False] * len(scales)
     for index, gradient in zip(captured, gradients, strict=False):
         if gradient is not None:
-            tokens = gradient[:, scales[index].prefix_tokens :] if scales[index].layout == "tokens" else gradient
-            answers[index] = bool((tokens != 0).any())
+            if scales[index].layout == "tokens":
+                size = (images.shape[-2], images.shape[-1])
+                gradient = gradient[:, patch_tokens(gradient.shape[1], scales[index], size)[0]]
+            answers[index] = bool((gradient != 0).any())
     return answers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -22,6 +23,8 @@ MAX_PREFIX, MAX_PREFIX_GUESSED = 16, 5
 #: By what factor a patch's height and width may differ where a grid of tokens is inferred from the image's size: an
 #: image that is no multiple of the patch is padded or cut.
 PATCH_TOLERANCE = 1.25
+#: The largest share of a grid's positions that every second row and column, and the like, are.
+_LATTICE = 0.5
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -49,6 +52,7 @@ class Grid:
         layout: Order of the tensor's dimensions.
         prefix_tokens: Tokens before the h·w patch tokens.
         ambiguous: The shape fits NCHW and NHWC alike.
+        suffix_tokens: Tokens behind the h·w patch tokens.
     """
 
     size: tuple[int, ...]
@@ -56,6 +60,7 @@ class Grid:
     layout: Layout
     prefix_tokens: int = 0
     ambiguous: bool = False
+    suffix_tokens: int = 0
 
     @property
     def is_vector(self) -> bool:
@@ -79,9 +84,11 @@ class Grids:
 
     The batch must have been one image. A tensor ``[1, a, b, c]`` is NCHW if b×c has the image's proportions, NHWC if
     a×b has; the type of the module (a convolution, a linear layer) decides where both or neither do. A tensor
-    ``[1, N, C]`` is a sequence of tokens if N is, up to a few prefix tokens, a grid seen before, such a grid reduced by
-    an integer, or, while none has been seen, the image's size divided by a patch size. Anything else, such as a batch
-    of windows, is no grid.
+    ``[1, N, C]`` is a sequence of tokens if N is, up to a few other tokens, a grid seen before, such a grid reduced by
+    an integer, or, while none has been seen, the image's size divided by a patch size. The other tokens stand before
+    the patches, unless the pass has shown that they stand behind them or around them; then they may be many, as a text
+    is (see `TokenOrder`). Patches that were shuffled, or of which some were dropped, are no grid, nor is anything
+    else, such as a batch of windows.
 
     Of a volume ``[1, C, T, H, W]`` the tensors of five dimensions are looked at in the same way, and tokens that are,
     up to prefix tokens, such a grid seen before.
@@ -107,6 +114,8 @@ class Grids:
         self._of: dict[tuple[int, Side], Grid | None] = {}
         self._several: set[int] = set()
         self._beside = beside
+        self._order = root.order
+        self._astray = False
         self._visit(root)
 
     def of(self, call: Call, side: Side) -> Grid | None:
@@ -194,12 +203,34 @@ class Grids:
             for size in reversed(self._seen)
             if 0 <= (prefix := count - math.prod(size)) <= MAX_PREFIX and prefix < math.prod(size)
         ]
+        exact = any(prefix == 0 for prefix, _ in fitting)
+        if not exact and (found := self._among_others(count)) is not None:
+            size, before = found
+            return Grid(size, channels, "tokens", before, suffix_tokens=count - math.prod(size) - before)
+        self._astray = self._astray or self._scattered(count)
         if not fitting and len(self.image.size) == 2:
             fitting = self._reduced(count) if self._seen else self._patches(count)
-        if not fitting:
+            # What is made of scattered patches is not on a coarser grid of theirs.
+            fitting = [] if self._astray else fitting
+        if not fitting or self._scattered(count):
             return None
         prefix, size = min(fitting, key=lambda each: each[0])
         return Grid(size, channels, "tokens", prefix)
+
+    def _among_others(self, count: int) -> tuple[tuple[int, ...], int] | None:
+        """The grid whose patches were seen among so many tokens, the latest first, and how many stand before them."""
+        for size in reversed(self._seen):
+            before = self._order.before(count, math.prod(size))
+            if before is not None:
+                return size, before
+        return None
+
+    def _scattered(self, count: int) -> bool:
+        """Whether a grid's patches were shuffled into a sequence, or some left out and not whole rows and columns."""
+        found = ((size, self._order.scattered(count, math.prod(size))) for size in self._seen)
+        return any(
+            rows and (len(rows) > _LATTICE * math.prod(size) or not _is_lattice(rows, size[-1])) for size, rows in found
+        )
 
     def _reduced(self, count: int) -> list[tuple[int, tuple[int, ...]]]:
         """Grids seen before, the latest first, reduced by an integer, with the prefix tokens that they had."""
@@ -223,6 +254,13 @@ class Grids:
             for size in sizes
             if 0 <= (prefix := count - math.prod(size)) <= MAX_PREFIX_GUESSED and prefix < math.prod(size)
         ]
+
+
+def _is_lattice(positions: tuple[int, ...], width: int) -> bool:
+    """Whether positions of a grid so wide are evenly spaced rows and columns of it."""
+    rows, columns = sorted({each // width for each in positions}), sorted({each % width for each in positions})
+    even = all(len({b - a for a, b in pairwise(each)}) <= 1 for each in (rows, columns))
+    return even and len(rows) * len(columns) == len(positions)
 
 
 def settled(grid: Grid, shape: Shape, wider: Shape | None) -> Grid:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.scales.tracing.eval_pass import eval_pass
 from lightning_saliency.scales.tracing.origins import Origin, Origins, Shape
+from lightning_saliency.scales.tracing.token_order import TokenOrder
 
 # What is inside of `torch.compile`, Fabric's `setup`, FSDP's wrapper and that of its activation checkpointing.
 _WRAPPED = frozenset({"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -35,6 +36,7 @@ class Call:
         left: That of the first tensor that came out.
         children: The calls made inside, in the order they were made.
         origin: What entered and came out of the images, and what of something beside them.
+        order: Where the patches lie among other tokens, in the pass that the call is part of.
         weighted: Whether the module has weights of its own as it begins, see `has_weights`.
 
     Shapes are those for one image: the first dimension is 1 where it is the batch's, and -1 where it is not (windows,
@@ -50,6 +52,7 @@ class Call:
     left: int = 0
     children: list[Call] = field(default_factory=list)
     origin: Origin = field(default_factory=Origin)
+    order: TokenOrder = field(default_factory=TokenOrder)
     weighted: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,7 +122,8 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
         The network's own call, the root of the tree.
     """
     numbers = TensorNumbers()
-    root = Call("", model, inputs=(1, *images.shape[1:]), entered=numbers.of(images))
+    order = TokenOrder(model)
+    root = Call("", model, inputs=(1, *images.shape[1:]), entered=numbers.of(images), order=order)
     stack = [root]
     origins = Origins()
     origins.begin(model, images)
@@ -128,7 +132,8 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entering = [(tensor, shape_of(tensor, images.shape[0])) for tensor in tensors_in((args, kwargs))]
         first, shape = entering[0] if entering else (None, None)
-        call = Call(names[id(module)], module, parent=stack[-1], inputs=shape, entered=numbers.of(first))
+        call = Call(names[id(module)], module, stack[-1], shape, entered=numbers.of(first), order=order)
+        order.note(first, shape)
         call.origin = origins.enter(entering, stack[-1].origin)
         stack[-1].children.append(call)
         stack.append(call)
@@ -136,7 +141,9 @@ def trace(model: nn.Module, images: Tensor, *, may_fail: bool = False) -> Call:
     def left(call: Call, output: object) -> None:
         leaving = [(tensor, shape_of(tensor, images.shape[0])) for tensor in tensors_in(output)]
         call.outputs = tuple(shape for _, shape in leaving)
-        call.left = numbers.of(leaving[0][0] if leaving else None)
+        first, shape = leaving[0] if leaving else (None, None)
+        call.left = numbers.of(first)
+        order.note(first, shape)
         origins.leave(call.origin, leaving)
 
     def after(module: nn.Module, _args: tuple[Any, ...], output: object) -> None:

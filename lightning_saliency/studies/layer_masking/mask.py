@@ -14,7 +14,7 @@ from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.functional.masking import top_fraction
 from lightning_saliency.lightning_bases import Callback
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.find import Scale, patch_tokens
 from lightning_saliency.scales.taps import ScaleTaps
 from lightning_saliency.scales.tracing.trace import tensors_in
 
@@ -207,8 +207,10 @@ class _Installed:
             return activations.masked_fill(~passed[:, None], 0)
         if self.scale.layout == "NHWC":
             return activations.masked_fill(~passed[..., None], 0)
-        prefix, patches = activations[:, : self.scale.prefix_tokens], activations[:, self.scale.prefix_tokens :]
-        return torch.cat([prefix, patches.masked_fill(~passed.flatten(1)[..., None], 0)], dim=1)
+        patches, _ = patch_tokens(activations.shape[1], self.scale)
+        kept = torch.ones(activations.shape[:2], dtype=torch.bool, device=activations.device)
+        kept[:, patches] = passed.flatten(1)
+        return activations.masked_fill(~kept[..., None], 0)
 
     def _passed(self, activations: Tensor) -> Tensor:
         """Which positions are let through, ``[B, h, w]`` in the activations' dtype."""
