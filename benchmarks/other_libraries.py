@@ -45,12 +45,14 @@ class Member:
         make: Makes the module, the same each time.
         sample: Makes the sample at an index.
         augment: Whether its batches carry classes, so that the augmentation and masked retraining apply.
+        collate: Gives what makes a batch of samples; ``None``: as torch does.
     """
 
     package: str
     make: Callable[[], Any]
     sample: Callable[[int], Any]
     augment: bool = True
+    collate: Callable[[], Any] | None = None
 
 
 class Samples(Dataset):  # type: ignore[type-arg]
@@ -152,7 +154,7 @@ def monai_classifier() -> Member:
 
         return {"image": MetaTensor(image(index, 1)), "label": label(index)}
 
-    return Member("monai", make, sample)
+    return Member("monai", make, sample, collate=_monai_collate)
 
 
 def monai_unet() -> Member:
@@ -167,7 +169,13 @@ def monai_unet() -> Member:
 
         return {"image": MetaTensor(image(index, 1)), "label": MetaTensor(mask(index)[None].float())}
 
-    return Member("monai", make, sample)
+    return Member("monai", make, sample, collate=_monai_collate)
+
+
+def _monai_collate() -> Any:
+    from monai.data import list_data_collate
+
+    return list_data_collate
 
 
 def lightly_simclr() -> Member:
@@ -209,6 +217,28 @@ def lightly_simclr() -> Member:
     )
 
 
+def anomalib(name: str, **options: Any) -> Member:
+    def make() -> Any:
+        from anomalib import models
+
+        return getattr(models, name)("resnet18", pre_trained=False, **options)
+
+    def sample(index: int) -> Any:
+        from anomalib.data import ImageItem
+
+        found = mask(index) > 0
+        return ImageItem(
+            image=image(index).clamp(max=1), gt_label=found.any(), gt_mask=found, image_path=f"{index}.png"
+        )
+
+    def collate() -> Any:
+        from anomalib.data import ImageBatch
+
+        return ImageBatch.collate
+
+    return Member("anomalib", make, sample, False, collate)
+
+
 MEMBERS: dict[str, Callable[[], Member]] = {
     "torchgeo ClassificationTask, RGB": lambda: torchgeo_classification(3),
     "torchgeo ClassificationTask, 13 bands": lambda: torchgeo_classification(13),
@@ -217,32 +247,30 @@ MEMBERS: dict[str, Callable[[], Member]] = {
     "MONAI DenseNet121": monai_classifier,
     "MONAI UNet": monai_unet,
     "lightly SimCLR": lightly_simclr,
+    "anomalib PaDiM": lambda: anomalib("Padim", layers=["layer1", "layer2"], n_features=20),
+    "anomalib FastFlow": lambda: anomalib("Fastflow"),
+    "anomalib reverse distillation": lambda: anomalib("ReverseDistillation"),
 }
-
-
-def _collate(member: Member) -> Any:
-    if member.package == "monai":
-        from monai.data import list_data_collate
-
-        return list_data_collate
-    return None
 
 
 def train(member: Member, folder: Path, callbacks: list[Any], mode: str | None = None) -> dict[str, Tensor]:
     """Train two epochs and return the weights; with a mode on data of which the maps' top half is masked so."""
     torch.manual_seed(0)
     module = member.make()
-    trainer = trainer_class(module)(
-        max_epochs=2,
-        accelerator="cpu",
-        callbacks=callbacks,
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    loaders = [DataLoader(Samples(member.sample), 8, collate_fn=_collate(member)) for _ in range(2)]
+    options: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "callbacks": callbacks,
+        "default_root_dir": folder,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    # What anomalib's modules ask of their trainer.
+    trainer = trainer_class(module)(**options | getattr(module, "trainer_arguments", {}))
+    collate = None if member.collate is None else member.collate()
+    loaders = [DataLoader(Samples(member.sample), 8, collate_fn=collate) for _ in range(2)]
     if mode is None:
         trainer.fit(module, *loaders)
     else:
