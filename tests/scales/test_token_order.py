@@ -157,6 +157,30 @@ def test_patches_that_look_alike_are_in_order():
     assert {scale.prefix_tokens for scale in scales if scale.layout == "tokens"} == {1}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_images_that_say_nothing_leave_a_class_token_before_the_patches(value):
+    images = IMAGES.clone()
+    images[0, :, :8] = value
+    scales, _ = read(network("ci"), images)
+
+    assert {(scale.prefix_tokens, scale.suffix_tokens) for scale in scales} == {(1, 0)}
+
+
+class Labelled(torch.Tensor):
+    """A tensor of a type of its own, as MONAI's, which has no single images."""
+
+    def __getitem__(self, index):
+        if isinstance(index, int):
+            raise KeyError(index)
+        return super().__getitem__(index)
+
+
+def test_tensors_of_other_types_are_looked_at_as_plain_ones():
+    scales, _ = read(network("ic"), IMAGES.as_subclass(Labelled))
+
+    assert {(scale.prefix_tokens, scale.suffix_tokens) for scale in scales} == {(0, 1)}
+
+
 def test_tokens_inside_vmap_are_taken_as_class_tokens():
     model = network("ci")
     with FirstPass(model, IMAGES) as first:

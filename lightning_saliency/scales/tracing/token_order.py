@@ -62,8 +62,8 @@ class TokenOrder:
             return
         try:
             with torch.no_grad():
-                self._note(tensor.detach()[0], shape)
-        except RuntimeError:  # inside `torch.func.vmap` tensors have no numbers of their own
+                self._note(tensor.detach().as_subclass(Tensor)[0], shape)
+        except Exception:  # as inside `torch.func.vmap`: what cannot be looked at says nothing of its order
             return
 
     def _note(self, image: Tensor, shape: Shape) -> None:
@@ -109,10 +109,10 @@ class TokenOrder:
                     made = patches + (table if len(table) == count else table[place : place + count])
                 score = _correlation(tokens[place : place + count], made)
                 scores[place] = torch.maximum(scores[place], score)
+        scores = scores.nan_to_num(-1)
         best = int(scores.argmax())
-        if scores[best] < _CORRELATED or (best != surplus and scores[best] - scores[surplus] < _CLEARLY):
-            return None
-        return best
+        clear = best == surplus or scores[best] - scores[surplus] >= _CLEARLY
+        return best if clear and scores[best] >= _CORRELATED else None
 
     def _rows(self, tokens: Tensor, patches: Tensor, channels: int) -> tuple[int, ...]:
         """The patches that are among the tokens, in whatever order, if they are most of the fewer; else none."""
