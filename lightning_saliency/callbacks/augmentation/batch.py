@@ -83,12 +83,17 @@ class GroundTruth:
         """Go on with what a checkpoint holds, unless something was given."""
         self.multi_label = multi_label if self._given is None else self._given
 
-    def settle(self, trainer: pl.Trainer, content: BatchContent) -> None:
-        """Find out, once for the run and for all processes, whether classes exclude each other."""
+    def settle(self, trainer: pl.Trainer, content: BatchContent | None) -> None:
+        """Find out, once for the run and for all processes, whether classes exclude each other.
+
+        Args:
+            trainer: The run.
+            content: The first images; ``None`` where this process has none.
+        """
         if self.multi_label is not None:
             return
         try:
-            found = looks_multi_label(content.ground_truth())
+            found = content is not None and looks_multi_label(content.ground_truth())
         except BatchError:
             # Raised again where the classes are needed; meanwhile the other processes wait for this one.
             found = False
