@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.batches import BatchContent, BatchError, BatchReader, follow
-from lightning_saliency.batches.tree import Path, dotted, plain
+from lightning_saliency.batches import BatchContent, BatchError, BatchReader
+from lightning_saliency.batches.tree import Path, plain
 from lightning_saliency.callbacks._trainer_lookups import loaders_form
 from lightning_saliency.callbacks.augmentation.actions.basic import Changed
-from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, mixed_labels
+from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, labels_at, mixed_labels
 from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON, SharpStatistics
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.callbacks.augmentation.guide import Recipe
@@ -189,8 +189,7 @@ class BatchStep:
         assert changed.partners is not None
         assert changed.weights is not None
         truth, path = content.truth_and_place()
-        own = follow(content.batch, dotted(path))[0]
-        labels = own if isinstance(own, Tensor) else torch.as_tensor(own)
+        labels = labels_at(content.batch, path, len(truth))
         weights = changed.weights.detach().float().cpu()
         if self.keep_original:
             at = torch.cat([torch.arange(len(truth)), rows])
