@@ -18,6 +18,7 @@ from lightning_saliency.callbacks._trainer_lookups import watched_module
 from lightning_saliency.data.masked.loaders import leaves
 from lightning_saliency.data.masked.online import OnlineMaps, Targets
 from lightning_saliency.data.masked.store import SaliencyStore
+from lightning_saliency.data.masked.store_files import maps_path, sidecar_path
 from lightning_saliency.data.masked.transforms import SaliencyGeometryError, image_size, split_image
 from lightning_saliency.data.masked.whole_images import WholeImages, check_whole, data_fingerprint
 from lightning_saliency.explainers import Explainer, ExplainerOption, ExplainerSpec
@@ -121,7 +122,7 @@ class SaliencyWriter(Callback):
         plans: list[tuple[Path, int, tuple[int, int], dict[str, str]] | None] = []
         loaders = self._loaders(trainer)
         seen = [self._shows_images(loader) for loader in loaders]
-        for path, loader, shows in zip(self._paths(trainer.predict_dataloaders), loaders, seen, strict=True):
+        for path, loader, shows in zip(self.files(trainer.predict_dataloaders), loaders, seen, strict=True):
             if any(seen) and not shows:
                 rank_zero_info(f"SaliencyWriter passes over a loader of {type(loader.dataset).__name__}: no images.")
                 plans.append(None)
@@ -194,8 +195,12 @@ class SaliencyWriter(Callback):
     def _loaders(self, trainer: pl.Trainer) -> list[Any]:
         return leaves(trainer.predict_dataloaders)
 
-    def _paths(self, loaders: Any) -> list[Path]:
-        """The store of each loader."""
+    def files(self, loaders: Any) -> list[Path]:
+        """The file of each loader's store, whether or not it is written.
+
+        Args:
+            loaders: One loader or several, as they are given to ``Trainer.predict``.
+        """
         count = len(leaves(loaders))
         stages = self.stages
         if stages is None and isinstance(loaders, Mapping):
@@ -270,7 +275,9 @@ def write_maps(
         trainer.predict(_Silent(), loaders, return_predictions=False)
     finally:
         trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
-    return writer.paths
+    # What other processes have noted of their own, as under strategy="ddp_spawn", does not come back.
+    files = map(maps_path, writer.files(loaders))
+    return writer.paths or [path for path in files if sidecar_path(path).exists()]
 
 
 def describe_explainer(explainer: Explainer) -> str:

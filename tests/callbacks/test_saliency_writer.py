@@ -160,9 +160,19 @@ def test_precisions(tmp_path, precision):
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork")
 @pytest.mark.usefixtures("_one_thread")
 def test_two_processes_write_what_one_would(tmp_path):
-    write_maps(tmp_path / "two", explainer(), loader(11, batch_size=1), run(strategy="ddp_fork", devices=2))
-    write_maps(tmp_path / "one", explainer(), loader(11, batch_size=1), run())
+    two = write_maps(tmp_path / "two", explainer(), loader(11, batch_size=1), run(strategy="ddp_fork", devices=2))
+    one = write_maps(tmp_path / "one", explainer(), loader(11, batch_size=1), run())
+    assert [path.with_name("one.npy") for path in two] == one
     assert torch.equal(SaliencyStore.open(tmp_path / "two")[:], SaliencyStore.open(tmp_path / "one")[:])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork")
+@pytest.mark.usefixtures("_one_thread")
+def test_two_processes_tell_the_stores_of_several_loaders(tmp_path):
+    several = {"images": loader(5), "features": DataLoader(TensorDataset(torch.rand(4, 7)), batch_size=2)}
+    written = write_maps(tmp_path, explainer(), several, run(strategy="ddp_fork", devices=2))
+    assert written == [tmp_path / "images.npy"]
 
 
 def test_rows_that_are_there_are_not_explained_again(tmp_path):

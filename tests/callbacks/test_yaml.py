@@ -245,3 +245,20 @@ def test_callbacks_survive_pickle_and_copies(callback):
             assert again.views == callback.views
         else:
             assert again.explainer == callback.explainer
+
+
+@pytest.mark.parametrize("given", [BLURRED, {"class_path": "torchvision.transforms.v2.RandomErasing"}, "RandomErasing"])
+def test_a_presets_transform_in_every_form(tmp_path, package, given):
+    assert _callback("KeepAugment", {"transform": given}, tmp_path, package).action == Protect(given, share=0.25)
+
+
+OUTPUTS = [("logits", "logits"), ("heads.color", "heads.color"), (1, 1), ("torch.sum", torch.sum)]
+
+
+@pytest.mark.filterwarnings("error:.*serialize")
+@pytest.mark.parametrize(("given", "output"), OUTPUTS)
+def test_where_the_logits_are(tmp_path, package, given, output):
+    watching = _callback("SaliencyMonitor", {"views": "lovi", "output": given}, tmp_path, package)
+    assert watching._watching.predictions.output == output
+    changing = _callback("SaliencyAugmentation", {"explainer": "grad_cam", "output": given}, tmp_path, package)
+    assert changing.guide.spec.init_args["output"] == given

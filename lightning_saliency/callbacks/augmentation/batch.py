@@ -83,12 +83,17 @@ class GroundTruth:
         """Go on with what a checkpoint holds, unless something was given."""
         self.multi_label = multi_label if self._given is None else self._given
 
-    def settle(self, trainer: pl.Trainer, content: BatchContent) -> None:
-        """Find out, once for the run and for all processes, whether classes exclude each other."""
+    def settle(self, trainer: pl.Trainer, content: BatchContent | None) -> None:
+        """Find out, once for the run and for all processes, whether classes exclude each other.
+
+        Args:
+            trainer: The run.
+            content: The first images; ``None`` where this process has none.
+        """
         if self.multi_label is not None:
             return
         try:
-            found = looks_multi_label(content.ground_truth())
+            found = content is not None and looks_multi_label(content.ground_truth())
         except BatchError:
             # Raised again where the classes are needed; meanwhile the other processes wait for this one.
             found = False
@@ -173,11 +178,7 @@ class Swap:
             listed = range(len(container)) if isinstance(container, list) else list(container)
             keys = [key for key in listed if str(key) == str(path[-1])]
         if not keys:
-            raise BatchError(
-                f"Got labels in a {type(container).__name__}, where {describe(own)} cannot be replaced by class "
-                f"probabilities {list(labels.shape)}. Allowed are lists and dictionaries: let collate_fn return one, "
-                "or let the data set return class probabilities (a float tensor [B, N])."
-            )
+            raise _kept_by(container, own, labels)
         container[keys[0]] = labels
         self._undo.append(partial(container.__setitem__, keys[0], own))
 
@@ -192,6 +193,43 @@ class Swap:
             original = tensor.detach()
             tensor.data = other
         self._undo.append(partial(_point_back, tensor, original))
+
+
+def labels_at(batch: Any, path: Path, count: int) -> Tensor:
+    """The labels of a whole batch, where they lie together.
+
+    Args:
+        batch: The batch.
+        path: Where they are.
+        count: The number of its images.
+
+    Raises:
+        BatchError: If each lies beside its image, as in a list of pairs.
+
+    Example:
+        >>> labels_at([torch.zeros(2, 1, 4, 4), [3, 1]], (1,), 2)
+        tensor([3, 1])
+    """
+    own = follow(batch, dotted(path))[0]
+    if isinstance(own, Tensor):
+        return own
+    try:
+        labels = torch.as_tensor(own)
+    except (TypeError, ValueError, RuntimeError):
+        labels = torch.zeros(0)
+    if len(labels) != count:
+        raise _kept_by(batch, own)
+    return labels
+
+
+def _kept_by(container: Any, own: Any, labels: Tensor | None = None) -> BatchError:
+    """The error of labels that cannot be replaced where they are."""
+    shape = "" if labels is None else f" {list(labels.shape)}"
+    return BatchError(
+        f"Got labels in a {type(container).__name__}, where {describe(own)} cannot be replaced by class "
+        f"probabilities{shape}. Allowed are lists and dictionaries that hold the labels of the whole batch together: "
+        "let collate_fn return one, or let the data set return class probabilities (a float tensor [B, N])."
+    )
 
 
 def _point_back(tensor: Tensor, original: Tensor) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_saliency.batches import BatchContent, BatchReader
@@ -17,6 +16,7 @@ from lightning_saliency.callbacks.augmentation.actions.basic import Action
 from lightning_saliency.callbacks.augmentation.actions.options import ActionOption, ActionSpec
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
 from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON
+from lightning_saliency.callbacks.augmentation.first_images import FirstImages
 from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig
 from lightning_saliency.callbacks.augmentation.guide import Guide, Recipe
 from lightning_saliency.callbacks.augmentation.options import (
@@ -200,7 +200,13 @@ class SaliencyAugmentation(Callback):
         )
         self._scalars = AugmentationScalars(self.recipe)
         self._batches = 0
-        self._begun = False
+        self._first = FirstImages(
+            self.guide,
+            self._step,
+            self._film if self.shown else None,
+            self._failures,
+            acts=max(value for _, value in self._points) > 0,
+        )
 
     @property
     def state_key(self) -> str:
@@ -224,8 +230,7 @@ class SaliencyAugmentation(Callback):
         """Check what can be checked without data; nothing is touched yet."""
         if stage != "fit":
             return
-        self._begun = False
-        for part in (self._step, self._truth, self._failures):
+        for part in (self._step, self._truth, self._failures, self._first):
             part.begin()
         refuse_shards(trainer, pl_module)
         self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
@@ -272,14 +277,15 @@ class SaliencyAugmentation(Callback):
         content = drawn = None
         count = 0
         try:
-            content = self._step.read(trainer, batch, self._begun)
+            content = self._first.read(trainer, batch)
+            if self._first.shows and trainer.global_step == 0:
+                self._show(trainer)
             count = 0 if content is None else content.count
-            if content is not None and not self._failures.off:
-                if not self._begun:
-                    self._begun = True
-                    self._begin(trainer, content)
-                probability = self.probability(trainer.current_epoch)
-                if probability > 0:
+            probability = self.probability(trainer.current_epoch)
+            if probability > 0 and self._first.begun and not self._failures.off:
+                # In every process at the same step, whether or not it has images.
+                self.guide.settle(begun=True)
+                if content is not None:
                     drawn = self._augment(trainer, content, probability, number)
         except AugmentationConfigurationError:
             raise
@@ -322,22 +328,7 @@ class SaliencyAugmentation(Callback):
         changed, maps = self.recipe.augmented(images, targets, generator, multi_label)
         return changed.pixels, maps, changed.masks
 
-    def _begin(self, trainer: pl.Trainer, content: BatchContent) -> None:
-        """Try the guide on the run's first batch, before anything can be lost, and show the film's first frame."""
-        if max(value for _, value in self._points) == 0:
-            return
-        # Some strategies tell by what they have made of the modules alone.
-        refuse_shards(trainer, trainer.lightning_module)
-        self._truth.settle(trainer, content)
-        images, targets = self._step.tried(trainer, content)
-        rank_zero_info(f"{type(self).__name__} guides training by {self.guide.spec}.")
-        if trainer.is_global_zero:
-            self._film.take(images, targets, self.guide.class_free)
-            if self.shown and trainer.global_step == 0:
-                self._show(trainer)
-
     def _augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:
-        self.guide.settle(begun=True)
         drawn = self._step.augment(trainer, content, probability, number)
         if drawn is not None:
             if self.shown:

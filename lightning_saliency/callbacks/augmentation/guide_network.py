@@ -73,7 +73,7 @@ class GuideNetwork:
         copied = inference_copy(model)
         try:
             if self._loaded is not None:
-                copied.load_state_dict(dict(self._loaded))
+                self._load(copied, self._loaded)
             elif self.which == UNTRAINED:
                 randomize(copied, [name for name, _ in copied.named_modules()], self.seed)
             elif self.which != START:
@@ -82,6 +82,16 @@ class GuideNetwork:
             raise AugmentationConfigurationError(f"Got guide_network={self.which!r}. {error}") from error
         self._copy, self._loaded = copied, None
         return True
+
+    def _load(self, copied: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        try:
+            copied.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise ValueError(
+                "The checkpoint of this run keeps the network as it was at the start, which was another one. Allowed "
+                "are the layers of then: begin a run of its own with the new layers, without ckpt_path, or resume "
+                f"without this callback. {error}"
+            ) from error
 
     def release(self) -> None:
         """Let go of the copy."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_saliency.callbacks.augmentation.actions.basic import Hide, Keep
-from lightning_saliency.callbacks.augmentation.actions.more import Protect
+from lightning_saliency.callbacks.augmentation.actions.more import Protect, TransformOption
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
 from lightning_saliency.explainers import ExplainerOption, XGradCAM
@@ -152,7 +152,7 @@ class KeepAugment(SaliencyAugmentation):
 
     def __init__(
         self,
-        transform: Any = "RandomErasing",
+        transform: TransformOption = "RandomErasing",
         explainer: ExplainerOption = "grad_cam",
         *,
         share: float = 0.25,

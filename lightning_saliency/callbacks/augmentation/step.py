@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.batches import BatchContent, BatchError, BatchReader, follow
-from lightning_saliency.batches.tree import Path, dotted, plain
+from lightning_saliency.batches import BatchContent, BatchError, BatchReader
+from lightning_saliency.batches.tree import Path, plain
 from lightning_saliency.callbacks._trainer_lookups import loaders_form
 from lightning_saliency.callbacks.augmentation.actions.basic import Changed
-from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, mixed_labels
+from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, labels_at, mixed_labels
 from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON, SharpStatistics
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.callbacks.augmentation.guide import Recipe
@@ -106,53 +106,34 @@ class BatchStep:
         if self.statistics is not None:
             self.statistics.close()
 
-    def read(self, trainer: pl.Trainer, batch: Any, begun: bool) -> BatchContent | None:
-        """The images of a batch; ``None`` where it has none, but others had.
+    def read(self, trainer: pl.Trainer, batch: Any) -> BatchContent:
+        """The images of a batch.
 
         Args:
             trainer: The run.
             batch: The batch.
-            begun: Whether there were images before.
 
         Raises:
-            AugmentationConfigurationError: If the run's first batch shows that there will be none.
+            BatchError: If it has none.
         """
-        try:
-            return self.reader.read(batch, loaders_form(trainer, "train"))
-        except BatchError as error:
-            if not begun:
-                self._refuse(trainer, error)
-                raise
-            self.failures.note_once("no images", f"Batches without images are passed over. {error}")
+        return self.reader.read(batch, loaders_form(trainer, "train"))
+
+    def refusal(self, trainer: pl.Trainer, error: Exception | None) -> AugmentationConfigurationError | None:
+        """What ends the run for an error of its first batch; ``None`` without one, and once the run has made a step."""
+        if error is None or trainer.global_step > 0 or trainer.fit_loop.total_batch_idx > 0:
             return None
-
-    def tried(self, trainer: pl.Trainer, content: BatchContent) -> tuple[Tensor, Tensor]:
-        """Try the recipe on an image of a batch, which stays as it is; returns its images and their classes, -1: none.
-
-        Raises:
-            AugmentationConfigurationError: If anything goes wrong while the run has made no step.
-        """
-        try:
-            return self._tried(trainer, content)
-        except Exception as error:
-            self._refuse(trainer, error)
-            raise
-
-    def _refuse(self, trainer: pl.Trainer, error: Exception) -> None:
-        """Raise an error of the configuration while the run has made no step."""
-        if trainer.global_step == 0 and trainer.fit_loop.total_batch_idx <= 0:
-            # What the network itself raises on the images says nothing of the callback's options.
-            remedy = (
-                " If the module's forward takes something else than the images, name the network that takes them with "
-                "model=."
-                if isinstance(error, (RuntimeError, TypeError, NoScalesError))
-                else ""
-            )
-            said = str(error)
-            said += "" if said.endswith((".", "!", "?")) else "."
-            raise AugmentationConfigurationError(
-                f"{self.failures.owner} cannot augment this run. {said}{remedy}"
-            ) from error
+        # What the network itself raises on the images says nothing of the callback's options.
+        remedy = (
+            " If the module's forward takes something else than the images, name the network that takes them with "
+            "model=."
+            if isinstance(error, (RuntimeError, TypeError, NoScalesError))
+            else ""
+        )
+        said = str(error)
+        said += "" if said.endswith((".", "!", "?")) else "."
+        refusal = AugmentationConfigurationError(f"{self.failures.owner} cannot augment this run. {said}{remedy}")
+        refusal.__cause__ = error
+        return refusal
 
     def augment(self, trainer: pl.Trainer, content: BatchContent, probability: float, number: int) -> Drawn | None:
         """Draw images of the run's batch of this number and replace them; ``None`` where none is drawn."""
@@ -208,8 +189,7 @@ class BatchStep:
         assert changed.partners is not None
         assert changed.weights is not None
         truth, path = content.truth_and_place()
-        own = follow(content.batch, dotted(path))[0]
-        labels = own if isinstance(own, Tensor) else torch.as_tensor(own)
+        labels = labels_at(content.batch, path, len(truth))
         weights = changed.weights.detach().float().cpu()
         if self.keep_original:
             at = torch.cat([torch.arange(len(truth)), rows])
@@ -234,7 +214,12 @@ class BatchStep:
             self.failures.warn_once("no labels", f"Batches without labels stay as they are. {error}")
             return None
 
-    def _tried(self, trainer: pl.Trainer, content: BatchContent) -> tuple[Tensor, Tensor]:
+    def tried(self, trainer: pl.Trainer, content: BatchContent) -> tuple[Tensor, Tensor]:
+        """Try the recipe on an image of a batch, which stays as it is; returns its images and their classes, -1: none.
+
+        Raises:
+            Exception: Whatever goes wrong.
+        """
         images = content.channels_first()
         if not images.is_floating_point():
             raise ValueError(

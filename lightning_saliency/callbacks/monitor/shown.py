@@ -77,6 +77,47 @@ class ShownImages:
         self._like = tuple(content.pictures[0].shape)
         return self.sample if self.own is None else None
 
+    def handed_over(self) -> tuple[FixedSample, tuple[int, ...] | None]:
+        """What another process needs to show the images that this one has met."""
+        return self.sample, self._like
+
+    def take_over(self, given: tuple[FixedSample, tuple[int, ...] | None]) -> None:
+        """Go on with what another process has met; the maps that its own are compared with are known here alone."""
+        given[0].drift_maps = self.sample.drift_maps
+        self.sample, self._like = given
+
+    def end(self, trainer: pl.Trainer, attempts: Attempts) -> bool:
+        """Close the sample's epoch; returns whether there may be something to show.
+
+        Args:
+            trainer: The run.
+            attempts: Whether all batches could be read.
+        """
+        # Which images are the worst is known after a whole epoch of training, all of whose batches could be read.
+        if self.sample.chooses and (trainer.sanity_checking or not attempts.wants(READING)):
+            return False
+        # Images that could not be read are not lost.
+        if attempts.wants(READING) and self.sample.end():
+            self._warn_once(
+                "images do not come back",
+                "SaliencyMonitor did not find the film's images again: the loader changes them at random, or holds "
+                "others. Each epoch's first images are shown instead, and no drift is measured.",
+            )
+        return True
+
+    def say_who_shows(self, without: str, rank: int) -> None:
+        """Say, once, that some processes met no images.
+
+        Args:
+            without: These processes, named.
+            rank: The process whose images are shown.
+        """
+        self._warn_once(
+            "processes",
+            f"SaliencyMonitor found images in no batch of {without}. What it measures is of the others, and the film "
+            f"shows images of process {rank}.",
+        )
+
     def show(
         self, trainer: pl.Trainer, reading: BatchReading, attempts: Attempts, scalars: EpochScalars, sums: PositionSums
     ) -> None:
@@ -90,16 +131,8 @@ class ShownImages:
             sums: Those of all images, for the views of their means.
         """
         self._read_own(trainer, attempts)
-        # Which images are the worst is known after a whole epoch of training, all of whose batches could be read.
-        if self.sample.chooses and (trainer.sanity_checking or not attempts.wants(READING)):
+        if not self.end(trainer, attempts):
             return
-        # Images that could not be read are not lost.
-        if attempts.wants(READING) and self.sample.end():
-            self._warn_once(
-                "images do not come back",
-                "SaliencyMonitor did not find the film's images again: the loader changes them at random, or holds "
-                "others. Each epoch's first images are shown instead, and no drift is measured.",
-            )
         records = self.sample.present()
         if not records:
             self._say_what_is_missing(trainer, reading)

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_saliency.callbacks._processes import agree_to_refuse, named, of_process, which
 from lightning_saliency.callbacks._trainer_lookups import is_compiled, is_sharded, watched_module
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
@@ -80,6 +81,12 @@ class Watching:
     _no_pass: NoPassError | None = None
     _skipped: int = 0
     _passed: bool = False
+    # With several processes: why this one cannot watch the run, while the others are not asked yet; how often they
+    # were; whether the epoch had images here; and the process whose images are shown, where that is known.
+    _refusal: MonitorConfigurationError | None = None
+    _asked: int = 0
+    _met: bool = False
+    _shower: int | None = None
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:
         """Decide whether this epoch is logged."""
@@ -89,7 +96,7 @@ class Watching:
         self.shown.sample.begin()
         self.scalars = EpochScalars()
         self.shortcuts.begin_epoch()
-        self._no_pass, self._passed, self._skipped = None, False, 0
+        self._no_pass, self._passed, self._skipped, self._met = None, False, 0, False
         if self._active:
             self.attempts.begin_frame()
 
@@ -99,18 +106,27 @@ class Watching:
         """Watch the passes to come, where this batch is wanted."""
         if self.off:
             return
-        wanted = stage == self.stage and self._active and self.attempts.wants(READING)
+        self._watch(trainer, pl_module, batch, stage, dataloader_idx)
+        # In training each process has a second batch where the others have one, and what came of the first is known.
+        if stage == self.stage == "train" and self._active and self._asked < 2:
+            self._ask_the_others(trainer)
+
+    def _watch(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
+    ) -> None:
+        wanted = stage == self.stage and self._active and self.attempts.wants(READING) and self._refusal is None
         # What is compiled is compiled with its hooks: they come before the run's first pass, whatever its stage.
         if self._compiled is None:
             self._compiled = is_compiled(pl_module)
         early = self._compiled and self.reading.network is None and trainer.state.fn == "fit"
         if wanted or early:
             self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
-            with self._guarded(quiet=not wanted):
+            with self._guarded(trainer, quiet=not wanted):
                 network = watched_module(pl_module, self.model, MonitorConfigurationError)
                 content = self.reading.read(trainer, batch, stage)
                 if content is None:
                     return
+                self._met |= wanted
                 if self.reading.network is not network:
                     # Some strategies tell by what they have made of the modules alone.
                     sharded = self.mind_shards(trainer, pl_module)
@@ -118,7 +134,7 @@ class Watching:
                     with trainer.precision_plugin.forward_context():
                         self.reading.open(network, content, compiled=self._compiled, sharded=sharded)
                 if wanted:
-                    shows = trainer.is_global_zero and not self.aside
+                    shows = self._shower in (None, trainer.global_rank) and not self.aside
                     sample = self.shown.wanted_of(content) if shows else None
                     positions = self.shortcuts.positions(trainer, stage, dataloader_idx)
                     self.reading.start(content, dataloader_idx, sample, positions)
@@ -131,7 +147,7 @@ class Watching:
     def after_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
         """Take the maps, and make the class-specific views of the same images with the same weights."""
         records: dict[int, SampleRecord] = {}
-        with self._guarded():
+        with self._guarded(trainer):
             begun = bool(self.reading.names)
             predicted, losses = None, None
             with self.attempts.trying("read the network's predictions", "Correct output=."):
@@ -176,6 +192,7 @@ class Watching:
         measured = {} if self.aside else self.values.latest
         if self._active and (stage == self.stage or endless):
             self._active = False
+            self._ask_the_others(trainer)
             if self._no_pass is not None and not self._passed and self.attempts.wants(READING):
                 self.attempts.fail(READING, self._no_pass)
                 self.reading.failed()
@@ -197,6 +214,7 @@ class Watching:
 
     def _end_frame(self, trainer: pl.Trainer) -> None:
         """Draw and keep the frame, and judge it."""
+        self._gather(trainer)
         if trainer.is_global_zero:
             self.shown.show(trainer, self.reading, self.attempts, self.scalars, self.shortcuts.sums)
         with self.attempts.trying("look for a shortcut", "Leave it out with position_images=0."):
@@ -232,8 +250,11 @@ class Watching:
         return True
 
     @contextmanager
-    def _guarded(self, quiet: bool = False) -> Iterator[None]:
-        """Inside, an error ends the reading of this frame; before training, options that cannot work end the run."""
+    def _guarded(self, trainer: pl.Trainer, quiet: bool = False) -> Iterator[None]:
+        """Inside, an error ends the reading of this frame; before training, options that cannot work end the run.
+
+        With several processes they do where they work in none, see `_ask_the_others`.
+        """
         try:
             yield
         except Exception as error:
@@ -242,10 +263,51 @@ class Watching:
             if quiet:
                 return  # A training batch of another form: the stage's own first batch decides.
             if self._nothing_to_lose and not self._begun and isinstance(error, (TypeError, ValueError)):
-                if isinstance(error, MonitorConfigurationError):
-                    raise
-                raise MonitorConfigurationError(f"SaliencyMonitor cannot watch this run. {error}") from error
+                refusal = error
+                if not isinstance(refusal, MonitorConfigurationError):
+                    refusal = MonitorConfigurationError(f"SaliencyMonitor cannot watch this run. {error}")
+                    refusal.__cause__ = error
+                if trainer.world_size == 1:
+                    raise refusal from refusal.__cause__
+                self._refusal = refusal
+                return
             self.attempts.fail(READING, error)
+
+    def _ask_the_others(self, trainer: pl.Trainer) -> None:
+        """Whether each process could read something. Called on every process alike, and does nothing for one alone.
+
+        A loader gives each process its own share of the data, which may have no images while those of the others do.
+
+        Raises:
+            MonitorConfigurationError: If none of them can watch the run.
+        """
+        if trainer.world_size == 1:
+            return
+        self._asked += 1
+        refusal, self._refusal = self._refusal, None
+        said = agree_to_refuse(trainer, refusal)
+        if refusal is not None:
+            self.attempts.fail(READING, MonitorConfigurationError(said))
+        elif said is not None:
+            rank_zero_warn(f"SaliencyMonitor could not {READING} everywhere. {said}")
+
+    def _gather(self, trainer: pl.Trainer) -> None:
+        """Bring the images to show to the process that draws them. Called on every process alike.
+
+        They are those of the first process, or, where its loader has no images, of the first that met some.
+        """
+        met = [rank for rank, images in enumerate(which(trainer, self._met)) if images]
+        if self._shower not in met:
+            self._shower = met[0] if met else None
+        missing = [rank for rank in range(trainer.world_size) if rank not in met]
+        if met and missing:
+            self.shown.say_who_shows(named(missing, trainer.world_size), met[0])
+        if self._shower:
+            mine = (self.shown.handed_over(), self.reading.names, self.reading.loader)
+            given, self.reading.names, self.reading.loader = of_process(trainer, self._shower, mine)
+            self.shown.take_over(given)
+            if trainer.global_rank == self._shower:
+                self.shown.end(trainer, self.attempts)
 
     def switch_off(self, reason: str) -> None:
         """Watch nothing for the rest of the run, and say why."""

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,14 @@ plain_logits: Callable[[Tensor], Tensor] = partial(class_scores, score="logit")
 #: Keys under which dictionaries usually carry the logits, the likeliest first.
 LOGIT_KEYS = ("logits", "out", "output", "preds", "predictions", "scores")
 
-#: What takes the logits out of what a network returns: a function; or a key, the name of an attribute, a position, or a
-#: dotted path of these, such as ``"heads.color"``; ``None``: `logits_of`.
-Output = Callable[[Any], Tensor] | str | int | None
+if TYPE_CHECKING:
+    #: What takes the logits out of what a network returns: a function; or a key, the name of an attribute, a position,
+    #: or a dotted path of these, such as ``"heads.color"``; ``None``: `logits_of`.
+    Output = Callable[[Any], Tensor] | str | int | None
+else:
+    # What jsonargparse, and so LightningCLI, sees: `parse_output` reads the path of a function. As a member of the type
+    # it would take every text for itself, and could not write a key or a position back into the run's configuration.
+    Output = str | int | None
 
 
 def parse_output(output: Output) -> Output:

@@ -233,6 +233,15 @@ def test_random_weights_depend_on_the_seed_alone():
     assert not equal(networks[0], networks[2])
 
 
+@pytest.mark.parametrize("other", [SmallNet(classes=7), SmallNet(channels=1), torch.nn.Linear(3, 2)])
+def test_a_checkpoints_guide_of_another_network_is_told_so(other):
+    first, resumed = GuideNetwork("start"), GuideNetwork("start")
+    first.settle(SmallNet(), begun=True)
+    resumed.load_state_dict(first.state_dict())
+    with pytest.raises(AugmentationConfigurationError, match=r"which was another one\. Allowed are the layers of then"):
+        resumed.settle(other, begun=False)
+
+
 @pytest.mark.parametrize("stop", [6, 7])
 def test_a_resumed_run_has_the_same_fixed_guide(tmp_path, stop):
     data = DataLoader([(image, index) for index, image in enumerate(originals(4))] * 2, batch_size=4)

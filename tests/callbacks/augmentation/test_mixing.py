@@ -98,6 +98,10 @@ def test_labels_that_cannot_be_replaced_end_the_run_at_once(tmp_path):
     for batch, message in (
         ((originals(4), LABELS[:4]), "Got labels in a tuple.*let collate_fn return one"),
         ([originals(4), torch.ones(4, 16, 16, dtype=torch.int64)], "look like masks"),
+        # Each beside its image.
+        (list(zip(originals(4), LABELS[:4], strict=True)), "Got labels in a .*of the whole batch together"),
+        (list(zip(originals(2), [0, 1], strict=True)), "Got labels in a .*of the whole batch together"),
+        ([{"image": image, "label": 1} for image in originals(4)], "Got labels in a .*of the whole batch together"),
     ):
         module = InTuples()
         with pytest.raises(AugmentationConfigurationError, match=message):

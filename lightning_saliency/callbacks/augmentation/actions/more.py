@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import register_type
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -22,6 +23,38 @@ from lightning_saliency.randomness import isolated_rng
 
 #: Share of the pixels that is the salient region, where neither a share nor a threshold is given: room for an object.
 OBJECT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class TransformSpec:
+    """A transform as a configuration writes it: by its name, or as a mapping of ``class_path`` and ``init_args``."""
+
+    written: str | Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, given: Any) -> TransformSpec:
+        """Read what stands in a configuration; what it means is found out by `Protect`.
+
+        Raises:
+            TypeError: If it is neither a name nor a mapping.
+        """
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, (str, Mapping)):
+            raise TypeError(
+                f"Got transform={given!r}. Allowed are a name and a mapping of class_path and init_args; write for "
+                "example {class_path: GaussianBlur, init_args: {kernel_size: 3}}."
+            )
+        return cls(given)
+
+
+if TYPE_CHECKING:
+    #: The type of an argument that takes a transform in any form, from Python and from YAML.
+    TransformOption = str | Mapping[str, Any] | Callable[[Tensor], Tensor] | TransformSpec
+else:
+    # What jsonargparse, and so LightningCLI, sees, as for explainers and actions.
+    TransformOption = TransformSpec | str
+    register_type(TransformSpec, lambda spec: spec.written, TransformSpec.parse, (TypeError,))
 
 
 def _object(share: float | None, sigmas: float | None, softness: float) -> Region:
@@ -54,7 +87,7 @@ class Protect(Action):
         tensor([[[[0., 0., 0., 1.]]]])
     """
 
-    transform: Any = "RandomErasing"
+    transform: TransformOption = "RandomErasing"
     share: float | None = None
     sigmas: float | None = None
     softness: float = 0.0
@@ -64,6 +97,8 @@ class Protect(Action):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "region", _object(self.share, self.sigmas, self.softness))
+        if isinstance(self.transform, TransformSpec):
+            object.__setattr__(self, "transform", self.transform.written)
         object.__setattr__(self, "call", _transform(self.transform))
         if self.normalization is not None:
             try:
