@@ -3,16 +3,17 @@
 100 photographs with their classes (those that `configs/evaluate_imagenet.yaml` chooses with `--limit 100`), two
 networks. The map of each photograph's class with all groups, exactly, is set beside that of `SETTLED`: Spearman's
 correlation, the passes, and the areas under the insertion and deletion curves, in per cent, differences paired by
-photograph. Also, without curves, all groups with `fast`, and as few groups as take about as many passes. What lies in
-the file is not computed again. The photographs and networks lie in the folder of real data beside the project.
+photograph. What lies in the file is not computed again; photographs are taken in an order that does not depend on
+where they come from. They and the networks lie in the folder of real data beside the project.
 
-    python -m benchmarks.group_cam_passes [--photographs N] [--file FILE]
+    python -m benchmarks.group_cam_passes [--photographs N] [--steps N] [--file FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import random
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,10 @@ EXACT, SETTLED = "exact", "settled"
 SETTINGS: dict[str, dict[str, Any]] = {
     EXACT: {},
     SETTLED: {"settled": 0.98, "fast": True},
-    "fast": {"fast": True},
-    "14 groups": {"groups": 14, "fast": True},
 }
-CURVES = ("insertion", "deletion", "overall")
-FIELDS = ("network", "explainer", "image", "target", "passes", "spearman", *CURVES)
+CURVES = {"insertion": insertion_curve, "deletion": deletion_curve}
+SCORES = (*CURVES, "overall")
+FIELDS = ("network", "explainer", "image", "target", "passes", "spearman", *SCORES)
 FOLDERS = ("imagenet_nips17", "imagenet_sample")
 
 
@@ -47,11 +47,12 @@ class Measuring:
 
     Args:
         name: Name of a trained network.
+        steps: Of the curves.
         stack: Closed when all photographs are done.
     """
 
-    def __init__(self, name: str, stack: ExitStack) -> None:
-        self.name = name
+    def __init__(self, name: str, steps: int, stack: ExitStack) -> None:
+        self.name, self.steps = name, steps
         model: nn.Module = network(name)[0]
         self.explainers = {key: GroupCAM(model, **options) for key, options in SETTINGS.items()}
         for explainer in self.explainers.values():  # finds the layer, which takes passes, once
@@ -68,27 +69,27 @@ class Measuring:
             exact = maps if exact is None else exact
             row = {"network": self.name, "explainer": key, "target": int(target), "passes": passes[0]}
             row["spearman"] = round(spearman(maps, exact).item(), 6)
-            if key in (EXACT, SETTLED):
-                curves = (insertion_curve, deletion_curve)
-                areas = [100 * auc(curve(self.score_fn, image, maps, target)).item() for curve in curves]
-                row |= {"insertion": areas[0], "deletion": areas[1], "overall": areas[0] - areas[1]}
+            curves = [curve(self.score_fn, image, maps, target, steps=self.steps) for curve in CURVES.values()]
+            insertion, deletion = (100 * auc(curve).item() for curve in curves)
+            row |= {"insertion": insertion, "deletion": deletion, "overall": insertion - deletion}
             rows.append(row)
         return rows
 
 
-def measure(file: Path, photographs: int) -> list[dict[str, str]]:
+def measure(file: Path, photographs: int, steps: int) -> list[dict[str, str]]:
     """Measure what the file does not hold yet; all rows that it holds then."""
     paths = [str(SHARED_DATA / folder / "labels.csv") for folder in FOLDERS]
     images = AnnotatedImages(paths, "csv", limit=photographs, seed=0)
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["network"], row["image"]) for row in read(file)} if file.is_file() else set()
     with ExitStack() as stack:
-        networks = [Measuring(name, stack) for name in TRAINED]
+        networks = [Measuring(name, steps, stack) for name in TRAINED]
         opened = stack.enter_context(file.open("a", newline=""))
         writer = csv.DictWriter(opened, FIELDS)
         if not done:
             writer.writeheader()
-        for sample in images:
+        for index in random.Random(0).sample(range(len(images)), len(images)):
+            sample = images[index]
             target = torch.tensor([sample.candidates[0][0]])
             for one in networks:
                 if (one.name, sample.name) not in done:
@@ -111,13 +112,11 @@ def summarized(rows: list[dict[str, str]], name: str) -> list[tuple[str, ...]]:
         found = {row["image"]: row for row in own if row["explainer"] == key}
         passes, correlations = ([float(row[column]) for row in found.values()] for column in ("passes", "spearman"))
         cells = [key, f"{sum(passes) / len(passes):.1f}", interval(correlations, 3), f"{min(correlations):.3f}"]
-        for column in CURVES:
-            values = [float(row[column]) for row in found.values() if row[column]]
-            cells.append(interval(values) if values else "–")
-        for column in CURVES:
-            pairs = [(row[column], exact[image][column]) for image, row in found.items() if row[column]]
-            differences = [float(value) - float(reference) for value, reference in pairs]
-            cells.append(interval(differences, 2) if differences and key != EXACT else "–")
+        for column in SCORES:
+            cells.append(interval([float(row[column]) for row in found.values()]))
+        for column in SCORES:
+            differences = [float(row[column]) - float(exact[image][column]) for image, row in found.items()]
+            cells.append("–" if key == EXACT else interval(differences, 2))
         table.append(tuple(cells))
     return table
 
@@ -130,10 +129,11 @@ def interval(values: list[float], digits: int = 1) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20, help="steps of each curve")
     parser.add_argument("--file", type=Path, default=Path("runs/group_cam_passes.csv"))
     options = parser.parse_args()
-    rows = measure(options.file, options.photographs)
-    header = ("", "passes", "Spearman", "lowest", *CURVES, *(f"Δ {name}" for name in CURVES))
+    rows = measure(options.file, options.photographs, options.steps)
+    header = ("", "passes", "Spearman", "lowest", *SCORES, *(f"Δ {name}" for name in SCORES))
     for name in TRAINED:
         print_table(name, header, summarized(rows, name))
 

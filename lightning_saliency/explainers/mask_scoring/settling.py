@@ -69,6 +69,7 @@ def settled_scores(
         if maps is not None:
             left &= spearman(now, maps) < settled
         active, maps, done = active[left], now[left], until
+    estimates = torch.where(torch.arange(order.shape[1]) < shown[:, None], estimates, estimates[:, :1])
     return torch.zeros_like(estimates).scatter(1, order, estimates).to(queries)
 
 
