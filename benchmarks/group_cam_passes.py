@@ -6,7 +6,7 @@ correlation, the passes, and the areas under the insertion and deletion curves, 
 photograph. What lies in the file is not computed again; photographs are taken in an order that does not depend on
 where they come from. They and the networks lie in the folder of real data beside the project.
 
-    python -m benchmarks.group_cam_passes [--photographs N] [--steps N] [--file FILE]
+    python -m benchmarks.group_cam_passes [--photographs N] [--skip N] [--settled S] [--steps N] [--file FILE]
 """
 
 from __future__ import annotations
@@ -32,10 +32,6 @@ from lightning_saliency.studies.estimates import bootstrap_mean
 from lightning_saliency.studies.passes import counted_passes
 
 EXACT, SETTLED = "exact", "settled"
-SETTINGS: dict[str, dict[str, Any]] = {
-    EXACT: {},
-    SETTLED: {"settled": 0.98, "fast": True},
-}
 CURVES = {"insertion": insertion_curve, "deletion": deletion_curve}
 SCORES = (*CURVES, "overall")
 FIELDS = ("network", "explainer", "image", "target", "passes", "spearman", *SCORES)
@@ -47,14 +43,15 @@ class Measuring:
 
     Args:
         name: Name of a trained network.
-        steps: Of the curves.
+        settled: What is compared with all groups.
+        steps: Of the curves; 0: none.
         stack: Closed when all photographs are done.
     """
 
-    def __init__(self, name: str, steps: int, stack: ExitStack) -> None:
+    def __init__(self, name: str, settled: float, steps: int, stack: ExitStack) -> None:
         self.name, self.steps = name, steps
         model: nn.Module = network(name)[0]
-        self.explainers = {key: GroupCAM(model, **options) for key, options in SETTINGS.items()}
+        self.explainers = {EXACT: GroupCAM(model), SETTLED: GroupCAM(model, settled=settled, fast=True)}
         for explainer in self.explainers.values():  # finds the layer, which takes passes, once
             explainer(torch.randn(1, 3, 224, 224), 0)
         self.score_fn = stack.enter_context(scoring(model, "native"))
@@ -69,6 +66,9 @@ class Measuring:
             exact = maps if exact is None else exact
             row = {"network": self.name, "explainer": key, "target": int(target), "passes": passes[0]}
             row["spearman"] = round(spearman(maps, exact).item(), 6)
+            if not self.steps:
+                rows.append(row)
+                continue
             curves = [curve(self.score_fn, image, maps, target, steps=self.steps) for curve in CURVES.values()]
             insertion, deletion = (100 * auc(curve).item() for curve in curves)
             row |= {"insertion": insertion, "deletion": deletion, "overall": insertion - deletion}
@@ -76,14 +76,17 @@ class Measuring:
         return rows
 
 
-def measure(file: Path, photographs: int, steps: int) -> list[dict[str, str]]:
+def measure(options: argparse.Namespace) -> list[dict[str, str]]:
     """Measure what the file does not hold yet; all rows that it holds then."""
     paths = [str(SHARED_DATA / folder / "labels.csv") for folder in FOLDERS]
-    images = AnnotatedImages(paths, "csv", limit=photographs, seed=0)
+    images = AnnotatedImages(paths, "csv", limit=options.skip + options.photographs, seed=0)
+    before = AnnotatedImages(paths, "csv", limit=options.skip, seed=0) if options.skip else []
+    skipped = {sample.name for sample in before}
+    file: Path = options.file
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["network"], row["image"]) for row in read(file)} if file.is_file() else set()
     with ExitStack() as stack:
-        networks = [Measuring(name, steps, stack) for name in TRAINED]
+        networks = [Measuring(name, options.settled, options.steps, stack) for name in TRAINED]
         opened = stack.enter_context(file.open("a", newline=""))
         writer = csv.DictWriter(opened, FIELDS)
         if not done:
@@ -92,7 +95,7 @@ def measure(file: Path, photographs: int, steps: int) -> list[dict[str, str]]:
             sample = images[index]
             target = torch.tensor([sample.candidates[0][0]])
             for one in networks:
-                if (one.name, sample.name) not in done:
+                if sample.name not in skipped and (one.name, sample.name) not in done:
                     writer.writerows({"image": sample.name, **row} for row in one.rows(sample.image[None], target))
                     opened.flush()
     return read(file)
@@ -108,13 +111,13 @@ def summarized(rows: list[dict[str, str]], name: str) -> list[tuple[str, ...]]:
     own = [row for row in rows if row["network"] == name]
     exact = {row["image"]: row for row in own if row["explainer"] == EXACT}
     table = []
-    for key in SETTINGS:
+    for key in (EXACT, SETTLED):
         found = {row["image"]: row for row in own if row["explainer"] == key}
         passes, correlations = ([float(row[column]) for row in found.values()] for column in ("passes", "spearman"))
         cells = [key, f"{sum(passes) / len(passes):.1f}", interval(correlations, 3), f"{min(correlations):.3f}"]
-        for column in SCORES:
+        for column in SCORES if all(row["overall"] for row in own) else ():
             cells.append(interval([float(row[column]) for row in found.values()]))
-        for column in SCORES:
+        for column in SCORES if all(row["overall"] for row in own) else ():
             differences = [float(row[column]) - float(exact[image][column]) for image, row in found.items()]
             cells.append("–" if key == EXACT else interval(differences, 2))
         table.append(tuple(cells))
@@ -129,13 +132,16 @@ def interval(values: list[float], digits: int = 1) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=20, help="steps of each curve")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many that a run with the same seed takes")
+    parser.add_argument("--settled", type=float, default=0.98)
+    parser.add_argument("--steps", type=int, default=20, help="steps of each curve; 0: no curves")
     parser.add_argument("--file", type=Path, default=Path("runs/group_cam_passes.csv"))
     options = parser.parse_args()
-    rows = measure(options.file, options.photographs, options.steps)
+    rows = measure(options)
     header = ("", "passes", "Spearman", "lowest", *SCORES, *(f"Δ {name}" for name in SCORES))
     for name in TRAINED:
-        print_table(name, header, summarized(rows, name))
+        table = summarized(rows, name)
+        print_table(name, header[: len(table[0])], table)
 
 
 if __name__ == "__main__":

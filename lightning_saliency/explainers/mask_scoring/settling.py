@@ -22,8 +22,9 @@ def settled_scores(
 
     The masks are scored farthest first, see `spread_order`. After each round the scores of the masks left are
     estimated, see `estimated_scores`, and the map ReLU(Σ gain × mask), the gains being over the empty mask, is compared
-    with that of the round before. An image whose two maps correlate at least as ``settled`` says is done. Masks that
-    show nothing are never scored: their score is the empty mask's.
+    with that of the round before. An image whose two maps correlate at least as ``settled`` says is done. A map
+    without a ranking, zero everywhere, has not settled. Masks that show nothing are never scored: their score is the
+    empty mask's.
 
     Args:
         score: The scores ``[N]`` of masks ``[N, h, w]``, the n-th on image ``owners[n]``, such as a `MaskScorer`.
@@ -67,7 +68,7 @@ def settled_scores(
         now = (gains[..., None, None] * masks[active, 1:]).sum(1).relu()
         left = until < shown[active]
         if maps is not None:
-            left &= spearman(now, maps) < settled
+            left &= (spearman(now, maps) < settled) | (now.amax((1, 2)) == 0)
         active, maps, done = active[left], now[left], until
     estimates = torch.where(torch.arange(order.shape[1]) < shown[:, None], estimates, estimates[:, :1])
     return torch.zeros_like(estimates).scatter(1, order, estimates).to(queries)

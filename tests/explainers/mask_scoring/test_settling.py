@@ -86,6 +86,13 @@ def test_where_nothing_settles_each_mask_is_scored_once_and_the_scores_are_kept(
     assert torch.allclose(found, 0.1 + 0.01 * _queries(masks).sum((2, 3)))
 
 
+def test_a_map_of_nothing_has_not_settled():
+    masks = torch.rand(2, 17, 6, 6, generator=torch.Generator().manual_seed(1))
+    score = Linear(torch.full((6, 6), -0.001))  # every mask lowers the score
+    settled_scores(score, _queries(masks), settled=0.98)
+    assert score.rounds == [[7, 7], [4, 4], [4, 4], [3, 3]]
+
+
 def test_masks_that_show_nothing_are_never_scored_and_add_nothing():
     masks = torch.zeros(2, 12, 2, 2)
     masks[0, 3], masks[0, 7] = torch.eye(2), 1 - torch.eye(2)
