@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks._settled import SettledGroupCAM
 from benchmarks._shared_data import SHARED_DATA, TRAINED, network
 from benchmarks._timing import print_table
 from lightning_saliency.data import AnnotatedImages
@@ -51,7 +52,7 @@ class Measuring:
     def __init__(self, name: str, settled: float, steps: int, stack: ExitStack) -> None:
         self.name, self.steps = name, steps
         model: nn.Module = network(name)[0]
-        self.explainers = {EXACT: GroupCAM(model), SETTLED: GroupCAM(model, settled=settled, fast=True)}
+        self.explainers = {EXACT: GroupCAM(model), SETTLED: SettledGroupCAM(model, settled=settled, fast=True)}
         for explainer in self.explainers.values():  # finds the layer, which takes passes, once
             explainer(torch.randn(1, 3, 224, 224), 0)
         self.score_fn = stack.enter_context(scoring(model, "native"))

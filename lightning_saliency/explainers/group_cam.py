@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
-from lightning_saliency.explainers.mask_scoring.settling import settled_scores
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, blur
 from lightning_saliency.functional.masking import resize_maps
@@ -42,10 +41,6 @@ class GroupCAM(MaskScoringExplainer):
         sigma: Standard deviation of that Gaussian, likewise; by default the paper's 50 pixels at 224.
         gradients: ``False``: no weights and no backward pass, plain sums of the activations (Sec. 5, with
             ``theta=None``).
-        settled: Spearman's correlation in (0, 1] at which the ranking of an image's map counts as settled. The groups
-            are scored a few at a time, those first whose masks differ most; the scores of the others are estimated from
-            them, and an image whose map hardly changes from one round to the next is done, see `settled_scores`. 0.98
-            takes about half the passes. ``None``: all groups are scored.
         output: Takes the logits out of what the network returns, see ``Explainer``.
         score: Ψ: ``"softmax"``, ``"sigmoid"`` (multi-label heads) or ``"logit"``.
         batch_size: Masked images in one pass, see `score_masks`.
@@ -54,7 +49,7 @@ class GroupCAM(MaskScoringExplainer):
             masks and gradients are computed with the network itself. ``"compiled"``: compile the copy, too. In half
             precision, images whose class hardly survives any mask (no score reaches a tenth of the whole image's) are
             scored again exactly: their gains are differences of numbers so small that the rounding of half precision
-            would decide the map. Not with ``settled``, which estimates anyway.
+            would decide the map.
         progress: Show a progress bar.
 
     Raises:
@@ -76,7 +71,6 @@ class GroupCAM(MaskScoringExplainer):
         sigma: float = BLUR_SIGMA,
         gradients: bool = True,
         *,
-        settled: float | None = None,
         output: Output = None,
         score: Score = "softmax",
         batch_size: int | Literal["auto"] = "auto",
@@ -98,16 +92,11 @@ class GroupCAM(MaskScoringExplainer):
             raise ValueError(f"Got groups={groups}. Allowed are whole numbers from 1; the paper uses 32.")
         if theta is not None and not 0 <= theta <= 100:
             raise ValueError(f"Got theta={theta}. Allowed are percentiles in [0, 100] and None (no de-noising).")
-        if settled is not None and not 0 < settled <= 1:
-            raise ValueError(
-                f"Got settled={settled}. Allowed are correlations in (0, 1] and None (all groups are scored)."
-            )
         self.groups = groups
         self.theta = theta
         self.kernel_size = kernel_size
         self.sigma = sigma
         self.gradients = gradients
-        self.settled = settled
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         return self._maps(images, targets)
@@ -129,7 +118,7 @@ class GroupCAM(MaskScoringExplainer):
         # Under an empty mask nothing but the blurred image is seen.
         queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], dim=1)
         scores = self._scores(images, targets, blurred, queries)
-        if self.settled is None and self.score != "logit" and self._halved:
+        if self.score != "logit" and self._halved:
             own = class_scores(logits, self.score).gather(1, targets[:, None])[:, 0]
             faint = scores.amax(1) < FAINT * own
             if faint.any():
@@ -142,9 +131,7 @@ class GroupCAM(MaskScoringExplainer):
 
     def _scores(self, images: Tensor, targets: Tensor, fill: Tensor, queries: Tensor, exact: bool = False) -> Tensor:
         with self._scorer(images, targets, fill, total=queries.shape[0] * queries.shape[1], exact=exact) as scorer:
-            if self.settled is None:
-                return scorer.score_block(queries)
-            return settled_scores(scorer, queries, self.settled, odds=self.score != "logit")
+            return scorer.score_block(queries)
 
 
 def initial_masks(activations: Tensor, gradients: Tensor | None, groups: int, theta: float | None) -> Tensor:

@@ -13,10 +13,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from lightning_saliency.explainers import group_cam
-from lightning_saliency.explainers.base import stretched
 from lightning_saliency.explainers.cam import GradCAM
 from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, percentile
-from lightning_saliency.explainers.mask_scoring import score_masks
 from lightning_saliency.functional.fills import blur
 from lightning_saliency.scales.find import Scale
 
@@ -287,8 +285,6 @@ def test_token_sequences(fast):
         ({"groups": 0}, "groups=0"),
         ({"theta": 101}, "theta=101"),
         ({"theta": -1.0}, "theta=-1.0"),
-        ({"settled": 0}, "settled=0"),
-        ({"settled": 1.5}, "settled=1.5"),
         ({"score": "margin"}, "score='margin'"),
     ],
 )
@@ -339,37 +335,3 @@ def test_only_shares_in_half_precision_or_of_a_faster_copy_are_scored_again(
 
 def test_the_highest_percentile_is_allowed(network, images):
     assert GroupCAM(network, "block2", groups=2, theta=100.0)(images[:1], 1).max() == 0
-
-
-def test_all_groups_are_scored_by_default_as_they_were_before_some_could_be_left_out(network, images):
-    network.eval()
-    explainer = GroupCAM(network, "block2", groups=4)
-    [(activations, gradients)], _ = explainer._gradients(images, TARGETS, [explainer._last_scale(images)])
-    masks = initial_masks(activations, gradients, 4, 70.0)
-    queries = torch.cat([masks, torch.zeros_like(masks[:, :1])], dim=1)
-    scores = score_masks(network, images, queries, TARGETS, fill=blur(images))
-    gains = scores[:, :-1] - scores[:, -1:]
-    expected = interpolate((gains[..., None, None] * masks).sum(1)[:, None], size=(24, 20), mode="bilinear")[:, 0]
-    assert torch.equal(explainer(images, TARGETS), stretched(expected.relu()))
-
-
-def test_settled_takes_fewer_passes_and_keeps_the_ranking(network, images):
-    network.eval()
-    exact = GroupCAM(network, "block2", groups=10)(images, TARGETS)
-    for options in ({}, {"score": "logit"}, {"fast": True, "precision": "bf16"}):
-        explainer = GroupCAM(network, "block2", groups=10, settled=0.9, **options)
-        explainer(images[:1], 0)  # Finds the layer's shape, once.
-        network.noted.seen = 0
-        maps = explainer(images, TARGETS)
-        assert network.noted.seen < 8 * (10 + 2)
-        assert maps.shape == (8, 24, 20)
-        if "score" not in options:
-            assert _mean_correlation(maps, exact) > 0.8
-
-
-def test_settled_with_one_group_and_with_no_image(network, images):
-    assert torch.equal(
-        GroupCAM(network, "block2", groups=1, settled=0.98)(images, TARGETS),
-        GroupCAM(network, "block2", groups=1)(images, TARGETS),
-    )
-    assert GroupCAM(network, "block2", settled=0.98)(images[:0]).shape == (0, 24, 20)

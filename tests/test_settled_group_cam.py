@@ -7,13 +7,7 @@ import math
 import pytest
 import torch
 
-from lightning_saliency.explainers.mask_scoring.settling import (
-    FIRST,
-    STEP,
-    estimated_scores,
-    settled_scores,
-    spread_order,
-)
+from benchmarks._settled import FIRST, STEP, estimated_scores, settled_scores, spread_order
 
 
 def _queries(masks: torch.Tensor) -> torch.Tensor:
@@ -46,22 +40,18 @@ def test_each_image_has_its_own_order_and_equal_masks_come_last():
     assert spread_order(_queries(masks)).tolist() == [[3, 0, 1, 2], [3, 1, 2, 0]]
 
 
-@pytest.mark.parametrize("odds", [True, False])
-def test_an_estimate_by_hand(odds):
+def test_an_estimate_by_hand():
     # One mask is scored and the empty one; the median of the distances 1, 0.5, 0.5 is 0.5.
     masks = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64).view(1, 3, 1, 1)
     known = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
-    near, far = math.exp(-0.5), math.exp(-1.0)
-    # By symmetry the third lies half way between the two, on either scale.
-    assert estimated_scores(masks, known, odds=odds)[0].tolist() == pytest.approx([0.25, 0.75, 0.5])
+    # By symmetry the third lies half way between the two.
+    assert estimated_scores(masks, known)[0].tolist() == pytest.approx([0.25, 0.75, 0.5])
     # At a quarter of the way: the covariances 10 + e^(−d / 2m) with m = 0.75.
     masks[0, 2] = 0.25
     near, far = math.exp(-0.25 / 1.5), math.exp(-0.75 / 1.5)
     among = 1 + 1e-3 - math.exp(-1 / 1.5)
-    value = math.log(3) if odds else 0.25
-    expected = value * (far - near) / among
-    expected = 1 / (1 + math.exp(-expected)) if odds else 0.5 + expected
-    assert estimated_scores(masks, known, odds=odds)[0, 2].item() == pytest.approx(expected)
+    expected = 1 / (1 + math.exp(-math.log(3) * (far - near) / among))
+    assert estimated_scores(masks, known)[0, 2].item() == pytest.approx(expected)
 
 
 def test_an_image_is_done_once_its_ranking_has_settled_and_the_others_go_on():

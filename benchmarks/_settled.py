@@ -1,12 +1,17 @@
-"""Scores of an image's masks of which not all are computed: the others are estimated once the map's ranking settles."""
+"""Group-CAM that scores a few groups at a time until its map's ranking settles, and estimates the other groups' scores.
+
+It does not keep the ranking well enough to be an explainer of the package: docs/results/group_cam_passes.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_saliency.explainers import GroupCAM
 from lightning_saliency.functional.similarity import spearman
 
 #: Masks scored before the ranking is looked at for the first time, and from then on between two looks.
@@ -15,9 +20,29 @@ FIRST, STEP = 6, 4
 _NUGGET, _CONSTANT = 1e-3, 10.0
 
 
-def settled_scores(
-    score: Callable[[Tensor, Tensor], Tensor], queries: Tensor, settled: float, *, odds: bool = True
-) -> Tensor:
+class SettledGroupCAM(GroupCAM):
+    """Group-CAM whose groups' scores are those of `settled_scores`; in half precision no image is scored again exactly.
+
+    Args:
+        model: The network.
+        settled: Spearman's correlation in (0, 1] of the maps of two rounds at which an image is done.
+        **options: Those of ``GroupCAM``; its ``score`` must be a probability.
+    """
+
+    def __init__(self, model: nn.Module, layer: Any = None, *, settled: float, **options: Any) -> None:
+        super().__init__(model, layer, **options)
+        self.settled = settled
+
+    @property
+    def _halved(self) -> bool:
+        return False
+
+    def _scores(self, images: Tensor, targets: Tensor, fill: Tensor, queries: Tensor, exact: bool = False) -> Tensor:
+        with self._scorer(images, targets, fill, total=queries.shape[0] * queries.shape[1], exact=exact) as scorer:
+            return settled_scores(scorer, queries, self.settled)
+
+
+def settled_scores(score: Callable[[Tensor, Tensor], Tensor], queries: Tensor, settled: float) -> Tensor:
     """Scores of masks in an order in which each says most beyond those before it, until the map's ranking has settled.
 
     The masks are scored farthest first, see `spread_order`. After each round the scores of the masks left are
@@ -27,10 +52,9 @@ def settled_scores(
     empty mask's.
 
     Args:
-        score: The scores ``[N]`` of masks ``[N, h, w]``, the n-th on image ``owners[n]``, such as a `MaskScorer`.
+        score: The scores ``[N]``, probabilities, of masks ``[N, h, w]``, the n-th on image ``owners[n]``.
         queries: ``[B, M + 1, h, w]`` in [0, 1], the last one empty.
         settled: Spearman's correlation in (0, 1] at which an image is done.
-        odds: Whether scores are probabilities, whose log-odds are estimated instead of themselves.
 
     Returns:
         ``[B, M + 1]``, in the order of ``queries``.
@@ -63,7 +87,7 @@ def settled_scores(
         scores = score(ordered[there, mask.to(queries.device)], there)
         known[image, mask] = scores.to("cpu", torch.float64)
         known[active, done:until] = torch.where(unseen, known[active, :1], known[active, done:until])
-        estimates[active] = estimated_scores(masks[active], known[active, :until], odds=odds)
+        estimates[active] = estimated_scores(masks[active], known[active, :until])
         gains = estimates[active, 1:] - estimates[active, :1]
         now = (gains[..., None, None] * masks[active, 1:]).sum(1).relu()
         left = until < shown[active]
@@ -103,16 +127,15 @@ def spread_order(queries: Tensor) -> Tensor:
     return torch.stack(chosen, dim=1)
 
 
-def estimated_scores(masks: Tensor, known: Tensor, *, odds: bool = True) -> Tensor:
+def estimated_scores(masks: Tensor, known: Tensor) -> Tensor:
     """Scores of all masks from those of the first ones, by kriging: what is alike scores alike.
 
-    The covariance of two masks' scores is exp(−d / 2m), d being their Euclidean distance and m the median of all such
+    The covariance of two masks' log-odds is exp(−d / 2m), d being their Euclidean distance and m the median of all such
     distances, around a constant that is left free.
 
     Args:
         masks: ``[B, M, h, w]`` float64.
-        known: ``[B, K]`` float64, the scores of the first K ≤ M masks.
-        odds: Whether scores are probabilities, whose log-odds are estimated.
+        known: ``[B, K]`` float64, the scores of the first K ≤ M masks, probabilities.
 
     Returns:
         ``[B, M]``; the first K as they are.
@@ -126,13 +149,12 @@ def estimated_scores(masks: Tensor, known: Tensor, *, odds: bool = True) -> Tens
     distances = _distances(masks.flatten(2))
     median = distances.masked_fill(distances == 0, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(1.0)
     covariance = torch.exp(-distances / (2 * median[:, None, None])) + _CONSTANT
-    values = known.logit(eps=1e-12) if odds else known
+    values = known.logit(eps=1e-12)
     mean = values.mean(1, keepdim=True)
     among = covariance[:, :count, :count] + _NUGGET * torch.eye(count, dtype=covariance.dtype)
     weights = torch.linalg.solve(among, (values - mean)[..., None])
     found = mean + (covariance[:, :, :count] @ weights)[..., 0]
-    found = found.sigmoid() if odds else found
-    return torch.cat([known, found[:, count:]], dim=1)
+    return torch.cat([known, found[:, count:].sigmoid()], dim=1)
 
 
 def _distances(masks: Tensor) -> Tensor:
