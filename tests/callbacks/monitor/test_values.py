@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
-from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars
+from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars, values_to_log
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trainer
@@ -29,6 +30,26 @@ def _fit(tmp_path, *callbacks, module=None, train=None, val=None, **options):
 
 def _frames(tmp_path, name="saliency"):
     return [frame.epoch for frame in Film(tmp_path / "recorder" / "v" / name).frames("overview")]
+
+
+def test_what_is_logged_for_those_who_watch_before_it_was_measured():
+    expected = {
+        "s/energy_in_box": 0.0,
+        "s/pointing_game": 0.0,
+        "s/drift": 1.0,
+        "s/position_bias": 0.0,
+        "s/content_bias": 0.0,
+        "s/shortcut_alert": 0.0,
+    }
+    watching = [SimpleNamespace(monitor=key) for key in (*expected, "val/loss")]
+    run = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"), callbacks=[*watching[:3], object()], lr_scheduler_configs=watching[3:]
+    )
+    assert values_to_log({}, run, "s") == expected
+    assert values_to_log({"drift": 0.25}, run, "s") == {**expected, "s/drift": 0.25}
+    assert values_to_log({"drift": 0.25}, run, "other") == {"other/drift": 0.25}
+    run.state.fn = "validate"
+    assert values_to_log({}, run, "s") == {}
 
 
 NAMES = ["drift", "energy_in_box", "pointing_game"]

@@ -356,4 +356,5 @@ def test_the_lowest_and_the_highest_percentile_are_allowed(network, images):
     assert GroupCAM(network, "block2", groups=2, theta=0.0)(images[:1], 1).isfinite().all()
     masks = initial_masks(torch.tensor([[[[1.0, 3.0, 5.0]]]]), None, groups=1, theta=0.0)  # the lowest is set to zero
     assert masks.flatten().tolist() == pytest.approx([0.0, 0.6, 1.0])
+    assert initial_masks(masks.double(), None, groups=1, theta=0.0).dtype == torch.float64
     assert GroupCAM(network, "block2", groups=2, theta=100.0)(images[:1], 1).max() == 0
