@@ -176,6 +176,26 @@ def test_cells_belong_to_an_object_that_covers_half_of_them():
     scalars = EpochScalars()
     scalars.add_objects("energy_in_box", maps, objects)
     assert scalars.local() == {"energy_in_box": pytest.approx(1 / 15)}
+    # Of objects on a grid of the maps' height, the left cells.
+    scalars = EpochScalars()
+    scalars.add_objects("energy_in_box", maps, torch.tensor([[[True, True, True, False, False, False]] * 2]))
+    assert scalars.local() == {"energy_in_box": pytest.approx(5 / 15)}
+
+
+def test_images_without_an_object_do_not_count():
+    objects = torch.tensor([[[True, False]] * 2, [[False, False]] * 2])
+    scalars = EpochScalars()
+    for score in ("energy_in_box", "pointing_game"):
+        scalars.add_objects(score, torch.tensor([[[1.0, 2.0], [4.0, 1.0]]] * 2), objects)
+    assert scalars.local() == {"energy_in_box": pytest.approx(5 / 8), "pointing_game": 1.0}
+
+
+def test_positions_are_logged_where_they_were_found():
+    scalars = EpochScalars()
+    scalars.add_positions(None)
+    assert scalars.local() == {}
+    scalars.add_positions(SimpleNamespace(bias=0.75, content=0.25))
+    assert scalars.local() == {"position_bias": 0.75, "content_bias": 0.25}
 
 
 def test_no_drift_in_training(tmp_path):
