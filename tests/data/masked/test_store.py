@@ -106,6 +106,8 @@ def test_other_maps_are_refused_by_name(tmp_path, part):
     with pytest.raises(SaliencyStoreError, match="other number of images, size of maps than"):
         SaliencyStore.create(tmp_path / "a", 7, (4, 4), FINGERPRINTS)
     SaliencyStore.open(tmp_path / "a", {"data": "c"})
+    with pytest.raises(SaliencyStoreError, match="maps of other labels than"):
+        SaliencyStore.open(tmp_path / "a", {"data": "c", "labels": "d"})
 
 
 def test_truncated_files_are_refused(tmp_path):
@@ -157,6 +159,14 @@ def test_a_file_that_was_lost_or_made_anew_is_noticed_and_its_maps_are_missing(t
         SaliencyStore.open(tmp_path / "a")
     again.write(lost, maps[lost])
     assert torch.equal(SaliencyStore.open(tmp_path / "a")[:], rank_levels(maps))
+
+
+def test_of_a_store_whose_maps_are_lost_none_is_left_by_the_chance_of_its_checksum(tmp_path):
+    """Of a thousand maps, some have the checksum of the zeros that take their place."""
+    written(tmp_path / "a", count=1000)
+    (tmp_path / "a.npy").unlink()
+    with pytest.warns(RuntimeWarning, match="All 1000 are missing now"):
+        assert len(SaliencyStore.create(tmp_path / "a", 1000, (4, 5), FINGERPRINTS).missing()) == 1000
 
 
 def test_a_map_that_was_changed_is_never_handed_out(tmp_path):
