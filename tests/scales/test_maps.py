@@ -71,15 +71,18 @@ LOW, HIGH = 0.158655, 0.841345
 
 
 def test_on_a_coarse_grid_finer_scales_are_averaged_and_coarser_ones_interpolated():
-    finer = torch.tensor([[2.0, 2, 2, 0], [2, 2, 2, 2], [0, 2, 0, 0], [0, 0, 0, 0]])
+    finer = torch.zeros(6, 6)
+    finer[:3, :3] = 2.0  # all of the first cell
+    finer[:3, 4:] = 2.0  # two thirds of the second
+    finer[3:, :1] = 2.0  # a third of the third
     coarser = torch.tensor([[2.0, 0.0]])
-    averaged = torch.tensor([[HIGH, 0.75 * HIGH + 0.25 * LOW], [0.25 * HIGH + 0.75 * LOW, LOW]])
-    interpolated = torch.tensor([[HIGH, LOW], [HIGH, LOW]])
+    averaged = torch.tensor([[HIGH, (2 * HIGH + LOW) / 3], [(HIGH + 2 * LOW) / 3, LOW]])
+    interpolated = torch.tensor([[HIGH, 0.75 * HIGH + 0.25 * LOW, 0.25 * HIGH + 0.75 * LOW, LOW]] * 2)
     options = {"atol": 1e-5, "rtol": 0}
     torch.testing.assert_close(coarse_statistics([finer[None]], (2, 2))[0], averaged, **options)
-    torch.testing.assert_close(coarse_statistics([coarser[None]], (2, 2))[0], interpolated, **options)
+    torch.testing.assert_close(coarse_statistics([coarser[None]], (2, 4))[0], interpolated, **options)
     both = coarse_statistics([finer[None], coarser[None]], (2, 2))[0]
-    torch.testing.assert_close(both, (averaged + interpolated) / 2, **options)
+    torch.testing.assert_close(both, (averaged + interpolated[:, [0, 3]]) / 2, **options)
 
 
 def test_a_coarse_map_of_a_volume_is_the_mean_of_its_slices():
