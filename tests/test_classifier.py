@@ -360,6 +360,22 @@ def test_another_networks_checkpoint_is_refused_with_the_keys(tmp_path: Path) ->
     assert equal(untouched, before)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("head.weight", None, r"Missing keys: head\.weight\. Unexpected keys: none\. Of another shape: none"),
+        ("tail.weight", torch.ones(3), r"Missing keys: none\. Unexpected keys: tail\.weight\. Of another shape: none"),
+        ("head.weight", torch.ones(16, 5), r"Unexpected keys: none\. Of another shape: head\.weight \[16, 5\] for"),
+    ],
+)
+def test_one_key_that_does_not_fit_is_enough(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    network = small_cnn(5, width=2)
+    state = {**network.state_dict(), name: value}
+    torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=message):
+        load_weights(network, tmp_path / "weights.pth")
+
+
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="where there is no file"):
         load_weights(small_cnn(), tmp_path / "weights.pth")

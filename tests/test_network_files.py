@@ -61,6 +61,22 @@ def test_what_makes_no_network(file, name, match):
         build_network(f"{file}:{name}", 3)
 
 
+@pytest.mark.parametrize(("name", "bias"), [("mobilenet_v3_small", False), ("squeezenet1_1", True)])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_network_of_torchvisions_differs_by_the_channels_of_its_first_layer_alone(name, bias, channels):
+    network, usual = build_network(name, 5, in_channels=channels), build_network(name, 5)
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    expected = {key: value.shape for key, value in usual.state_dict().items()}
+    first = next(key for key, shape in expected.items() if len(shape) == 4)
+    assert shapes == {**expected, first: (expected[first][0], channels, *expected[first][2:])}
+    layer, other = (
+        next(part for part in each.modules() if isinstance(part, torch.nn.Conv2d)) for each in (network, usual)
+    )
+    assert (layer.bias is not None) is bias
+    assert (layer.kernel_size, layer.stride, layer.padding) == (other.kernel_size, other.stride, other.padding)
+    assert network.eval()(torch.rand(2, channels, 64, 64)).shape == (2, 5)
+
+
 class Unpickled:
     """Makes a folder when it is unpickled."""
 

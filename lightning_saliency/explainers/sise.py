@@ -116,6 +116,8 @@ class SISE(MaskScoringExplainer):
                 )
             scales = [scales[self.block]]
         pairs, logits = self._gradients(images, targets, scales, scores=partial(log_odds, score=self.score))
+        if self.layers == "auto" and len(pairs) > 1 and torch.equal(pairs[-1][0], pairs[-2][0]):
+            del pairs[-2]  # what enters the last block may be what leaves the scale before, and is one block's
         targets = select_targets(logits, targets)
         kept = [select_feature_maps(gradients, self.mu, self.max_masks) for _, gradients in pairs]
         blocks = [activations for activations, _ in pairs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_saliency.batches import fingerprint, same_images
+from lightning_saliency.batches import content_keys, fingerprint, fingerprints, same_images
 
 EYE = torch.eye(16, dtype=torch.bool)
 
@@ -92,3 +92,29 @@ def test_what_is_not_finite_is_the_same_again():
     images = torch.rand(3, 1, 8, 8)
     images[0, 0, 0, 0], images[1, 0, 1, 1], images[2, 0, 2, 2] = float("nan"), float("inf"), float("-inf")
     assert torch.equal(same_images(fingerprint(images), fingerprint(images)), EYE[:3, :3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_key_is_that_of_the_bits_and_of_their_places(dtype):
+    image = torch.arange(1.0, 17.0).reshape(1, 1, 2, 8).to(dtype)
+    negative = image.clone()
+    negative[0, 0, 1, 3] *= -1
+    others = [image.flip(-1), image.flip(-2), image.roll(1, -1), negative, image.reshape(1, 1, 8, 2), image * 0]
+    keys = [key for other in (image, *others) for key in content_keys(other)]
+    assert len(set(keys)) == 7
+    assert content_keys(torch.cat([image] * 20)) == keys[:1] * 20
+    wide = image.repeat(1, 3, 1, 1)
+    assert content_keys(wide.contiguous(memory_format=torch.channels_last)) == content_keys(wide)
+
+
+def test_prints_and_keys_are_the_same_in_every_run():
+    images = torch.rand(2, 3, 8, 12)
+    found = []
+    for seed in (1, 2):
+        fingerprints._projection.cache_clear()
+        fingerprints._odd_numbers.cache_clear()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.append((fingerprint(images).tolist(), content_keys(images)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0] == found[1]

@@ -46,6 +46,13 @@ def test_otsu_in_single_precision_finds_the_same_pixels(scale):
     assert torch.equal(maps * scale > otsu_threshold(maps * scale)[:, None, None], expected)
 
 
+def test_otsu_of_values_far_from_zero():
+    """3000, 3000, 2000 and 2000 of 0, 1, 3 and 4 parts in 1024, 1024 away: between 1 and 3 lie the two groups."""
+    parts = torch.tensor([0.0] * 3000 + [1.0] * 3000 + [3.0] * 2000 + [4.0] * 2000).reshape(100, 100)
+    # n₀ · n₁ · (μ₀ − μ₁)²: 0.6 · 0.4 · 3² = 2.2 there, 0.3 · 0.7 · 2.4² = 1.2 and 0.8 · 0.2 · 2.9² = 1.3 beside.
+    assert otsu_threshold(1024 + parts / 1024).item() == 1024 + 1 / 1024
+
+
 def test_otsu_of_a_batch_is_that_of_each_map():
     maps = _two_humps(2, (2, 3, 17, 19)).float()
     together = otsu_threshold(maps)

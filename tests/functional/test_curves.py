@@ -136,6 +136,21 @@ def test_equal_values_come_in_reading_order() -> None:
     assert summed.tolist() == [[0, 2, 6, 7, 10, 15, 21]]
 
 
+@pytest.mark.parametrize("batch_size", ["auto", 5])
+def test_pixels_are_scored_where_the_whole_image_shows_the_class(batch_size: int | str) -> None:
+    images = torch.zeros(2, 1, 4, 4)
+    images[0, :, :2] = images[1, :, :1] = 1.0  # eight pixels of class 1, and four
+
+    def score_fn(images: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(images), 4 * images - 2], dim=1)
+
+    options = {"steps": 16, "fill": "zero", "score": "logit", "batch_size": batch_size}
+    curves = insertion_curve(score_fn, images, images[:, 0], 1, **options)
+    # Their mean goes from -2 to 2, by 4 / 8 for each of eight pixels and by 4 / 4 for each of four, and stays there.
+    steps = torch.arange(17)
+    torch.testing.assert_close(curves, torch.stack([steps / 2 - 2, steps - 2.0]).clamp(max=2))
+
+
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_scores_are_turned_into_probabilities_in_float32(curve: Curve, dtype: torch.dtype) -> None:
@@ -202,6 +217,7 @@ def test_auc_of_curves() -> None:
         ({"saliency": torch.rand(2, 4, 4)}, ValueError, r"resize the maps"),
         ({"saliency": torch.rand(8, 8)}, ValueError, r"Got saliency maps \[8, 8\]"),
         ({"saliency": torch.full((2, 8, 8), torch.nan)}, ValueError, "finite"),
+        ({"saliency": torch.full((2, 8, 8), torch.inf)}, ValueError, "finite"),
         ({"targets": torch.tensor([0, 4])}, ValueError, "0 to 4"),
         ({"targets": -1}, ValueError, "-1 to -1"),
         ({"targets": torch.tensor([0])}, ValueError, r"Got targets \[1\].*int64 \[2\]"),

@@ -51,6 +51,14 @@ def test_energy_of_constant_and_empty_maps_is_the_area_of_the_object() -> None:
         torch.testing.assert_close(energy_pointing_game(torch.full(masks.shape, value), masks), area)
 
 
+def test_negative_values_have_energy_too() -> None:
+    saliency = torch.tensor([[[3.0, -1.0], [-2.0, 4.0]]])
+    assert energy_pointing_game(saliency, torch.tensor([[[True, False], [True, False]]])).tolist() == [0.5]
+    assert energy_pointing_game(saliency, torch.tensor([[[True, True], [False, False]]])).tolist() == [
+        pytest.approx(0.4)
+    ]
+
+
 def test_energy_does_not_depend_on_the_maps_size() -> None:
     saliency, masks = maps_and_masks()
     saliency, plain = saliency.double(), energy_pointing_game(saliency.double(), masks)
@@ -74,6 +82,15 @@ def test_scores_by_rank_are_unchanged_by_monotone_transformations(score: Against
 def test_flipping_map_and_mask_together_changes_nothing(score: AgainstMasks) -> None:
     saliency, masks = maps_and_masks()
     torch.testing.assert_close(score(saliency.flip(1, 2), masks.flip(1, 2)), score(saliency, masks))
+
+
+def test_rounding_finds_no_more_energy_than_there_is() -> None:
+    assert energy_pointing_game(torch.rand(200, 17, 19), torch.ones(200, 17, 19, dtype=torch.bool)).max() <= 1
+
+
+def test_no_pixel_and_no_object_share_nothing() -> None:
+    saliency, masks = maps_and_masks()
+    assert top_fraction_iou(saliency, torch.zeros_like(masks), fraction=0.0).tolist() == [0.0] * 6
 
 
 @ALL

@@ -11,11 +11,14 @@ from scipy.ndimage import correlate1d
 
 from lightning_saliency.functional.fills import blur, fill_images
 from lightning_saliency.functional.masking import (
+    above_mean,
     attribution_masks,
     blend,
     keep_most_salient,
     remove_most_salient,
     resize_maps,
+    salient_patches,
+    soft_edges,
     top_fraction,
 )
 
@@ -79,6 +82,29 @@ def test_removing_and_keeping_share_the_pixels_out():
     assert torch.equal(removed + kept, images)
     assert ((kept != 0).all(1).sum((1, 2)) == round(0.3 * 35)).all()
     assert torch.equal(removed == 0, top_fraction(saliency, 0.3)[:, None].expand_as(images))
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "above"),
+    [(0.0, [0, 0, 0, 1]), (1.3, [0, 0, 0, 1]), (1.5, [0, 0, 0, 0]), (-1.0, [0, 1, 1, 1]), (-1.5, [1, 1, 1, 1])],
+)
+def test_pixels_above_the_mean_by_hand(sigmas, above):
+    maps = torch.tensor([[[0.0, 2.0], [2.0, 4.0]], [[7.0, 7.0], [7.0, 7.0]]])  # means 2 and 7, deviations √2 and 0
+    assert above_mean(maps, sigmas).flatten(1).int().tolist() == [above, [0, 0, 0, 0]]
+
+
+def test_a_patch_of_whole_sides_loses_no_pixel_to_rounding():
+    """√(36/289) · 17 is 6, and 5.999… in double precision."""
+    maps = torch.zeros(1, 17, 17)
+    maps[0, 8, 8] = 1.0
+    expected = torch.zeros(1, 17, 17, dtype=torch.bool)
+    expected[0, 5:11, 5:11] = True
+    assert torch.equal(salient_patches(maps, torch.tensor([36 / 289], dtype=torch.float64)), expected)
+
+
+@pytest.mark.parametrize(("side", "softness"), [(8, 0.2), (16, 0.1), (56, 0.02)])
+def test_rounding_makes_no_region_more_than_whole(side, softness):
+    assert soft_edges(torch.ones(1, side, side), softness).max() <= 1
 
 
 def test_fills():

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import normal_cdf
-from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
+from lightning_saliency.scales.maps import ScaleMaps, coarse_statistics, combined_statistics
 
 
 def test_maps_are_normalised_before_they_are_resized():
@@ -42,6 +42,53 @@ def test_views_have_the_images_size_and_range():
         assert picture.shape == (2, 3, 16, 16)
         assert picture.min() >= 0
         assert picture.max() <= 1
+
+
+def test_scales_weigh_the_same_unless_told_otherwise():
+    statistics = [torch.rand(2, 8, 9), torch.rand(2, 4, 5)]
+    maps = ScaleMaps.from_statistics(statistics, ["a", "b"])
+    assert maps.weights == (1, 1)
+    assert maps.grids == ((8, 9), (4, 5))
+    torch.testing.assert_close(combined_statistics(statistics), maps.maps.mean(1))
+
+
+def test_overlays_show_the_deeper_half_of_the_scales_that_say_where():
+    known = ScaleMaps.from_statistics([torch.rand(2, side, side) for side in (8, 4, 2)], "abc")
+    torch.testing.assert_close(known.deep(), known.maps[:, 1])
+    unknown = ScaleMaps(known.maps, ("a", "b", "c"), (1.0, 1.0, 1.0))
+    torch.testing.assert_close(unknown.deep(), known.maps[:, 2])
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, [0.625, 0.25, 0.25]), ({"alpha": 0.5}, [0.75, 0.5, 0.5])])
+def test_an_overlay_is_a_quarter_the_image_unless_told_otherwise(given, expected):
+    """The colour of 1 is (0.5, 0, 0)."""
+    maps = ScaleMaps(torch.ones(1, 2, 4, 4), ("a", "b"), (1.0, 1.0))
+    torch.testing.assert_close(maps.overlay(torch.ones(1, 3, 4, 4), **given)[0, :, 2, 2], torch.tensor(expected))
+
+
+# Φ(−1) and Φ(1), what becomes of two values that are equally frequent.
+LOW, HIGH = 0.158655, 0.841345
+
+
+def test_on_a_coarse_grid_finer_scales_are_averaged_and_coarser_ones_interpolated():
+    finer = torch.zeros(6, 6)
+    finer[:3, :3] = 2.0  # all of the first cell
+    finer[:3, 4:] = 2.0  # two thirds of the second
+    finer[3:, :1] = 2.0  # a third of the third
+    coarser = torch.tensor([[2.0, 0.0]])
+    averaged = torch.tensor([[HIGH, (2 * HIGH + LOW) / 3], [(HIGH + 2 * LOW) / 3, LOW]])
+    interpolated = torch.tensor([[HIGH, 0.75 * HIGH + 0.25 * LOW, 0.25 * HIGH + 0.75 * LOW, LOW]] * 2)
+    options = {"atol": 1e-5, "rtol": 0}
+    torch.testing.assert_close(coarse_statistics([finer[None]], (2, 2))[0], averaged, **options)
+    torch.testing.assert_close(coarse_statistics([coarser[None]], (2, 4))[0], interpolated, **options)
+    both = coarse_statistics([finer[None], coarser[None]], (2, 2))[0]
+    torch.testing.assert_close(both, (averaged + interpolated[:, [0, 3]]) / 2, **options)
+
+
+def test_a_coarse_map_of_a_volume_is_the_mean_of_its_slices():
+    volume = torch.tensor([[[0.0, 2.0]], [[2.0, 2.0]], [[0.0, 0.0]]])
+    expected = torch.tensor([[(HIGH + 2 * LOW) / 3, (2 * HIGH + LOW) / 3]])
+    torch.testing.assert_close(coarse_statistics([volume[None]], (1, 2))[0], expected, atol=1e-5, rtol=0)
 
 
 def test_names_and_weights_must_fit():

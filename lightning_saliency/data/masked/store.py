@@ -240,6 +240,8 @@ class SaliencyStore:
     def finish(self) -> bool:
         """Whether every map is there as it was written; all are read, and damaged ones are missing from now on.
 
+        Of a store that was opened for reading the files stay as they are.
+
         Where processes on several machines write one store, call it once all are done.
 
         Warns:
@@ -248,8 +250,7 @@ class SaliencyStore:
         # Files are opened anew: on a network file system, one that is mapped may be older than what others wrote.
         self._maps = mapped_maps(self.path, (self._count, *self.size))
         self._written = mapped_marks(self.path, self._count)
-        self._forget_damaged()
-        return self.complete
+        return not self._forget_damaged() and self.complete
 
     @property
     def complete(self) -> bool:
@@ -271,7 +272,8 @@ class SaliencyStore:
             f"{int(rows[0])}. Run what writes it again, which makes those maps anew; or delete it."
         )
 
-    def _forget_damaged(self) -> None:
+    def _forget_damaged(self) -> int:
+        """The number of damaged maps, which are missing from now on."""
         chunks = np.array_split(np.arange(self._count), max(1, -(-self._count // _CHUNK)))
         damaged = np.concatenate([self._damaged(chunk) for chunk in chunks])
         if len(damaged) and self._writable:
@@ -283,6 +285,7 @@ class SaliencyStore:
             )
             rows = torch.from_numpy(damaged)
             write_pieces(marks_path(self.path), _pieces(rows, np.zeros(len(damaged), np.uint8), 1, 0))
+        return len(damaged)
 
 
 def rank_levels(maps: Tensor) -> Tensor:

@@ -263,6 +263,18 @@ def test_mixed_labels_beside_the_own_ones(tmp_path):
     assert ((labels[4:] > 0) & (labels[4:] < 1)).any()
 
 
+def test_of_images_of_which_some_have_a_class_those_are_mixed_beside_all(tmp_path):
+    module = Labelled(learning_rate=0.0)
+    batch = [originals(4), torch.tensor([-100, 0, -100, 2])]
+    fit(tmp_path, mixing(keep_original=True), module, ready_made([batch]))
+    [labels] = module.labels
+    assert torch.equal(labels[:4], torch.stack([EYE[0] * 0, EYE[0], EYE[0] * 0, EYE[2]]))
+    # The two are each other's partners.
+    first, second = labels[4, 0].item(), labels[5, 2].item()
+    assert 0 < min(first, second) < 1
+    torch.testing.assert_close(labels[4:], torch.tensor([[first, 0, 1 - first, 0], [1 - second, 0, second, 0]]))
+
+
 def test_a_list_of_images_cannot_be_made_longer(tmp_path):
     batch = {"image": list(originals(4)), "label": LABELS[:4]}
     with pytest.raises(AugmentationConfigurationError, match="keep_original=True and a list of 4 images"):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
-from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars
+from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars, values_to_log
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trainer
@@ -29,6 +30,26 @@ def _fit(tmp_path, *callbacks, module=None, train=None, val=None, **options):
 
 def _frames(tmp_path, name="saliency"):
     return [frame.epoch for frame in Film(tmp_path / "recorder" / "v" / name).frames("overview")]
+
+
+def test_what_is_logged_for_those_who_watch_before_it_was_measured():
+    expected = {
+        "s/energy_in_box": 0.0,
+        "s/pointing_game": 0.0,
+        "s/drift": 1.0,
+        "s/position_bias": 0.0,
+        "s/content_bias": 0.0,
+        "s/shortcut_alert": 0.0,
+    }
+    watching = [SimpleNamespace(monitor=key) for key in (*expected, "val/loss")]
+    run = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"), callbacks=[*watching[:3], object()], lr_scheduler_configs=watching[3:]
+    )
+    assert values_to_log({}, run, "s") == expected
+    assert values_to_log({"drift": 0.25}, run, "s") == {**expected, "s/drift": 0.25}
+    assert values_to_log({"drift": 0.25}, run, "other") == {"other/drift": 0.25}
+    run.state.fn = "validate"
+    assert values_to_log({}, run, "s") == {}
 
 
 NAMES = ["drift", "energy_in_box", "pointing_game"]
@@ -155,6 +176,26 @@ def test_cells_belong_to_an_object_that_covers_half_of_them():
     scalars = EpochScalars()
     scalars.add_objects("energy_in_box", maps, objects)
     assert scalars.local() == {"energy_in_box": pytest.approx(1 / 15)}
+    # Of objects on a grid of the maps' height, the left cells.
+    scalars = EpochScalars()
+    scalars.add_objects("energy_in_box", maps, torch.tensor([[[True, True, True, False, False, False]] * 2]))
+    assert scalars.local() == {"energy_in_box": pytest.approx(5 / 15)}
+
+
+def test_images_without_an_object_do_not_count():
+    objects = torch.tensor([[[True, False]] * 2, [[False, False]] * 2])
+    scalars = EpochScalars()
+    for score in ("energy_in_box", "pointing_game"):
+        scalars.add_objects(score, torch.tensor([[[1.0, 2.0], [4.0, 1.0]]] * 2), objects)
+    assert scalars.local() == {"energy_in_box": pytest.approx(5 / 8), "pointing_game": 1.0}
+
+
+def test_positions_are_logged_where_they_were_found():
+    scalars = EpochScalars()
+    scalars.add_positions(None)
+    assert scalars.local() == {}
+    scalars.add_positions(SimpleNamespace(bias=0.75, content=0.25))
+    assert scalars.local() == {"position_bias": 0.75, "content_bias": 0.25}
 
 
 def test_no_drift_in_training(tmp_path):

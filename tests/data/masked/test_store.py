@@ -78,7 +78,9 @@ def test_rows_come_in_any_order_and_twice(tmp_path):
     assert (store.has([1, 3]), store.has([1, 2]), store.complete) == (True, False, False)
     store.write([1, 0], maps[[1, 0]])
     store.write([], maps[:0])
-    assert not store.finish()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what is not written yet is not damaged
+        assert not store.finish()
     store.write([2], maps[2:3])
     assert store.finish()
     assert torch.equal(SaliencyStore.open(tmp_path / "a")[:], rank_levels(maps))
@@ -106,6 +108,8 @@ def test_other_maps_are_refused_by_name(tmp_path, part):
     with pytest.raises(SaliencyStoreError, match="other number of images, size of maps than"):
         SaliencyStore.create(tmp_path / "a", 7, (4, 4), FINGERPRINTS)
     SaliencyStore.open(tmp_path / "a", {"data": "c"})
+    with pytest.raises(SaliencyStoreError, match="maps of other labels than"):
+        SaliencyStore.open(tmp_path / "a", {"data": "c", "labels": "d"})
 
 
 def test_truncated_files_are_refused(tmp_path):
@@ -159,6 +163,14 @@ def test_a_file_that_was_lost_or_made_anew_is_noticed_and_its_maps_are_missing(t
     assert torch.equal(SaliencyStore.open(tmp_path / "a")[:], rank_levels(maps))
 
 
+def test_of_a_store_whose_maps_are_lost_none_is_left_by_the_chance_of_its_checksum(tmp_path):
+    """Of a thousand maps, some have the checksum of the zeros that take their place."""
+    written(tmp_path / "a", count=1000)
+    (tmp_path / "a.npy").unlink()
+    with pytest.warns(RuntimeWarning, match="All 1000 are missing now"):
+        assert len(SaliencyStore.create(tmp_path / "a", 1000, (4, 5), FINGERPRINTS).missing()) == 1000
+
+
 def test_a_map_that_was_changed_is_never_handed_out(tmp_path):
     _, maps = written(tmp_path / "a", count=300)
     data = bytearray((tmp_path / "a.npy").read_bytes())
@@ -177,6 +189,18 @@ def test_a_map_that_was_changed_is_never_handed_out(tmp_path):
     assert again.missing().tolist() == [7]
     again.write([7], maps[7:8])
     assert again.finish()
+
+
+def test_a_store_that_was_opened_for_reading_is_looked_through_and_not_changed(tmp_path):
+    written(tmp_path / "a", count=300)
+    opened = SaliencyStore.open(tmp_path / "a")
+    assert opened.finish()
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    data[-20 * (300 - 7)] ^= 1
+    (tmp_path / "a.npy").write_bytes(data)
+    marks = (tmp_path / "a.written").read_bytes()
+    assert not opened.finish()
+    assert (tmp_path / "a.written").read_bytes() == marks
 
 
 def test_a_map_that_is_written_anew_is_missing_until_it_is_there(tmp_path, monkeypatch):
@@ -279,7 +303,8 @@ def test_no_byte_is_written_but_those_of_the_rows(tmp_path, monkeypatch, rows):
     assert sorted(set(range(10)) - set(store.missing().tolist())) == sorted(last)
 
 
-def test_what_another_machine_wrote_is_seen_at_the_end(tmp_path):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_another_machine_wrote_is_seen_at_the_end(tmp_path, damaged):
     maps = torch.rand(2, 2, 2)
     store = SaliencyStore.create(tmp_path / "a", 2, (2, 2), FINGERPRINTS)
     store.write([0], maps[:1])
@@ -290,8 +315,15 @@ def test_what_another_machine_wrote_is_seen_at_the_end(tmp_path):
         (tmp_path / f"a.{file}").rename(tmp_path / f"old.{file}")
         (tmp_path / f"whole.{file}").rename(tmp_path / f"a.{file}")
     assert store.missing().tolist() == [1]
-    assert store.finish()
-    assert store.complete
+    if damaged:
+        data = bytearray((tmp_path / "a.npy").read_bytes())
+        data[-1] ^= 1
+        (tmp_path / "a.npy").write_bytes(data)
+        with pytest.warns(RuntimeWarning, match="1 of the 2 maps"):
+            assert not store.finish()
+    else:
+        assert store.finish()
+    assert store.complete is not damaged
 
 
 def test_wrong_arguments_are_refused(tmp_path):

@@ -302,8 +302,27 @@ def test_other_scores_and_a_head_with_one_output(images, score):
         assert torch.equal(GroupCAM(network, "block2", groups=4)(images), maps)
 
 
-def test_faint_images_are_scored_again_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faint_is_an_image_none_of_whose_scores_reaches_a_tenth_of_its_own(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    nn.init.zeros_(model[-1].weight)
+    model[-1].bias.data = torch.tensor([0.8, 0.2]).log()  # the whole images' probabilities
+    scores = torch.tensor([[0.019, 0.001, 0.0], [0.0, 0.021, 0.0], [0.001, 0.002, 0.021]])
+    given = []
 
+    def scored(self, images, *others, exact=False):
+        given.append((images, exact))
+        return scores[: len(images)].clone()
+
+    monkeypatch.setattr(GroupCAM, "_scores", scored)
+    images = torch.rand(3, 3, 8, 8)
+    GroupCAM(model, "1", groups=2, gradients=False, precision="bf16")(images, 1)
+    (first, exact), (again, exactly) = given
+    assert (exact, exactly) == (False, True)
+    assert torch.equal(first, images)
+    assert torch.equal(again, images[:1])
+
+
+def test_faint_images_are_scored_again_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
@@ -333,5 +352,9 @@ def test_only_shares_in_half_precision_or_of_a_faster_copy_are_scored_again(
     assert len(scored) == 1 + again
 
 
-def test_the_highest_percentile_is_allowed(network, images):
+def test_the_lowest_and_the_highest_percentile_are_allowed(network, images):
+    assert GroupCAM(network, "block2", groups=2, theta=0.0)(images[:1], 1).isfinite().all()
+    masks = initial_masks(torch.tensor([[[[1.0, 3.0, 5.0]]]]), None, groups=1, theta=0.0)  # the lowest is set to zero
+    assert masks.flatten().tolist() == pytest.approx([0.0, 0.6, 1.0])
+    assert initial_masks(masks.double(), None, groups=1, theta=0.0).dtype == torch.float64
     assert GroupCAM(network, "block2", groups=2, theta=100.0)(images[:1], 1).max() == 0

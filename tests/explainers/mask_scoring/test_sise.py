@@ -10,6 +10,7 @@ import torch
 from skimage.filters import threshold_otsu
 from torch import nn
 from torch.nn.functional import interpolate
+from torchvision.models import VisionTransformer
 
 from lightning_saliency.explainers import sise
 from lightning_saliency.explainers.sise import SISE, select_feature_maps
@@ -49,7 +50,7 @@ TARGETS = torch.tensor([0, 3, 1, 1])
 LAYERS = ("0", "2", "4")
 
 
-def _literal(network, image, target, mu):
+def _literal(network, image, target, mu=0.0, fill=0.0):
     """The four phases for one image, one mask at a time; also the number of masks."""
     size, maps, count = image.shape[1:], [], 0
     for layer in (1, 3, 5):
@@ -70,7 +71,7 @@ def _literal(network, image, target, mu):
                 continue
             mask = (mask - mask.min()) / (mask.max() - mask.min())
             with torch.no_grad():
-                total += network((image * mask)[None]).softmax(1)[0, target] * mask / mask.sum()
+                total += network((image * mask + fill * (1 - mask))[None]).softmax(1)[0, target] * mask / mask.sum()
             kept += 1
         count += kept
         maps.append((total / max(kept, 1)).numpy())
@@ -82,11 +83,11 @@ def _literal(network, image, target, mu):
     return (fused - fused.min()) / (fused.max() - fused.min()), count
 
 
-@pytest.mark.parametrize("mu", [0.0, 0.3, 0.75])
-def test_it_is_the_four_phases_with_one_pass_a_mask_and_one_more(network, images, mu):
-    explainer = SISE(network, mu=mu, layers=LAYERS)
+@pytest.mark.parametrize("options", [{}, {"mu": 0.3}, {"mu": 0.75}, {"fill": 0.25}])
+def test_it_is_the_four_phases_with_one_pass_a_mask_and_one_more(network, images, options):
+    explainer = SISE(network, layers=LAYERS, **options)
     explainer(images[:1])
-    expected = [_literal(network, image, target, mu) for image, target in zip(images, TARGETS, strict=True)]
+    expected = [_literal(network, image, target, **options) for image, target in zip(images, TARGETS, strict=True)]
     seen = []
     network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
     maps = explainer(images, TARGETS)
@@ -95,7 +96,7 @@ def test_it_is_the_four_phases_with_one_pass_a_mask_and_one_more(network, images
         assert np.allclose(found.numpy(), literal, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", [0, 1, -1])
+@pytest.mark.parametrize("block", [0, 1, -1, -3])
 def test_the_map_of_one_block_costs_that_blocks_masks_alone(network, images, block):
     explainer = SISE(network, layers=LAYERS, block=block)
     alone = SISE(network, layers=LAYERS[block : block + 1 or None])
@@ -141,6 +142,20 @@ def test_automatic_layers_are_the_inputs_of_the_poolings(network, images):
     assert torch.allclose(SISE(network)(images, TARGETS), SISE(network, layers=LAYERS)(images, TARGETS), atol=1e-6)
 
 
+@pytest.mark.parametrize(("depth", "blocks"), [(4, ("0", "1", "3:input")), (6, ("0", "2", "3", "5:input"))])
+def test_what_enters_the_last_block_of_tokens_is_one_block(depth, blocks):
+    """Where the block before is a scale, too, it is the same tensor, and counts once."""
+    network = VisionTransformer(
+        image_size=16, patch_size=4, num_layers=depth, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=4
+    ).eval()
+    nn.init.normal_(network.heads.head.weight, std=3)
+    images = torch.randn(2, 3, 16, 16)
+    named = SISE(network, layers=[f"encoder.layers.encoder_layer_{block}" for block in blocks])
+    expected = named(images, 1)
+    assert expected.amax() == 1
+    torch.testing.assert_close(SISE(network)(images, 1), expected)
+
+
 def test_selection_keeps_what_lies_strictly_above_the_threshold():
     gradients = torch.tensor([[-1.0, 0.0, 0.5, 1.0, 2.0], [-3.0, -2.0, -1.0, -1.0, -4.0]]).view(2, 5, 1, 1) / 4
     gradients = gradients.expand(2, 5, 2, 2)
@@ -149,13 +164,8 @@ def test_selection_keeps_what_lies_strictly_above_the_threshold():
     assert select_feature_maps(gradients, 0.5).tolist() == [[False, False, False, False, True], [False] * 5]
     assert select_feature_maps(gradients, 0.0, max_masks=2).sum(1).tolist() == [2, 0]
     assert select_feature_maps(torch.zeros(1, 5, 1, 1), 0.3).sum() == 0
-    assert select_feature_maps(torch.ones(1, 5, 1, 1), 0.3, max_masks=2)[0].tolist() == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
+    # Of equal ones the first.
+    assert select_feature_maps(torch.ones(1, 500, 1, 1), 0.3, max_masks=2).nonzero().tolist() == [[0, 0], [0, 1]]
 
 
 def test_max_masks_bounds_the_passes(network, images):
@@ -205,6 +215,14 @@ def test_dead_feature_maps_and_blocks_without_masks(network, images):
 def test_constant_images_are_finite(network):
     assert SISE(network, layers=LAYERS)(torch.zeros(2, 3, 24, 24, dtype=torch.float64)).isfinite().all()
     assert SISE(network, layers=LAYERS)(torch.full((2, 3, 24, 24), 0.5, dtype=torch.float64)).isfinite().all()
+
+
+def test_a_network_in_half_precision(network, images):
+    maps = SISE(network.bfloat16(), layers=LAYERS)(images.bfloat16(), TARGETS)
+    assert maps.dtype == torch.float32
+    exact = SISE(network.float(), layers=LAYERS)(images.bfloat16().float(), TARGETS)
+    for half, one in zip(maps, exact, strict=True):
+        assert np.corrcoef(half.flatten(), one.flatten())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("channels", [8, 64])
