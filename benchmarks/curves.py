@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks._shared_data import TRAINED, network, photographs
 from benchmarks._timing import compare, print_table, write_results
 from lightning_saliency.explainers import GradCAM
-from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring.precisions import Precision
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.studies.timing import interleaved

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks._shared_data import network
 from benchmarks._timing import compare, machine, print_table, write_results
 from lightning_saliency.explainers.mask_scoring import fast_inference, native_precision
-from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, Precision
+from lightning_saliency.explainers.mask_scoring.precisions import PRECISIONS, Precision
 from lightning_saliency.studies.timing import interleaved
 
 COPIES: dict[str, Precision | None] = {"float32": None, "bf16": "bf16", "fp16": "fp16"}
@@ -57,9 +57,11 @@ def main() -> None:
     rows = [(arm, *(results[name][arm]["ratio"] for name in results)) for arm in arms]
     chosen = native_precision(options.device) or "float32"
     print_table(f"A pass, against the network's own; fast=True takes {chosen} here", header, rows)
-    print(f"CPU capability: {machine()['cpu_capability']}")
+    capability = machine()["cpu_capability"]
+    print(f"CPU capability: {capability}")
     if not options.quick:
-        write_results("precisions", {"device": options.device, "chosen": chosen, "passes": results})
+        kind = capability.lower() if options.device == "cpu" else torch.device(options.device).type
+        write_results(f"precisions_{kind}", {"device": options.device, "chosen": chosen, "passes": results})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
-from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring.precisions import Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, blur
 from lightning_saliency.functional.masking import resize_maps

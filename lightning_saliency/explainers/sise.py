@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Output, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringExplainer
-from lightning_saliency.explainers.mask_scoring.fast_forward import Precision
+from lightning_saliency.explainers.mask_scoring.precisions import Precision
 from lightning_saliency.functional.class_scores import Score, log_odds
 from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.fusion import cascade_fusion

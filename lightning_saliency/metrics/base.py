@@ -14,12 +14,8 @@ from torchmetrics import Metric
 
 from lightning_saliency.checks import check_choice, classes_of_images
 from lightning_saliency.explainers.base import Output, class_logits, parse_output, undisturbed, unwrap
-from lightning_saliency.explainers.mask_scoring.fast_forward import (
-    PRECISIONS,
-    ScoringPrecision,
-    fast_inference,
-    native_precision,
-)
+from lightning_saliency.explainers.mask_scoring.fast_forward import fast_inference
+from lightning_saliency.explainers.mask_scoring.precisions import PRECISIONS, ScoringPrecision, native_precision
 
 Average = Literal["micro", "macro", "none"]
 

@@ -2,7 +2,8 @@
 
 from lightning_saliency.explainers.mask_scoring.budget import ScoringBudget, limited_scoring
 from lightning_saliency.explainers.mask_scoring.explainer import MaskScoringExplainer
-from lightning_saliency.explainers.mask_scoring.fast_forward import fast_inference, native_precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import fast_inference
+from lightning_saliency.explainers.mask_scoring.precisions import native_precision
 from lightning_saliency.explainers.mask_scoring.scorer import MaskScorer, score_masks
 
 __all__ = [

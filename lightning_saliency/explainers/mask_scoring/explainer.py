@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice
 from lightning_saliency.explainers.base import Explainer, Output
-from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, Precision, native_precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
+from lightning_saliency.explainers.mask_scoring.precisions import Precision, native_precision
 from lightning_saliency.explainers.mask_scoring.scorer import MaskScorer, check_scoring
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.fills import Fill

@@ -6,7 +6,7 @@ import copy
 import operator
 import warnings
 from collections import Counter, OrderedDict
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,34 +15,11 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_map_only
 
 from lightning_saliency.explainers.base import unwrap
+from lightning_saliency.explainers.mask_scoring.precisions import PRECISIONS, Precision
 from lightning_saliency.explainers.mask_scoring.whole_calls import calls_whole
-
-Precision = Literal["bf16", "fp16"]
-#: A precision, or the one in which the device is fastest, see `native_precision`.
-ScoringPrecision = Literal["bf16", "fp16", "native"]
-PRECISIONS: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def native_precision(device: torch.device | str) -> Precision | None:
-    """The precision in which a device is fastest.
-
-    bfloat16 where the device computes it itself, float16 on GPUs that do not, and ``None``, float32, on processors that
-    do not (those without AVX-512 or Arm's bfloat16): PyTorch has bfloat16 there, too, but convolutions take
-    many times as long in it.
-
-    Example:
-        >>> native_precision("cpu") in ("bf16", None)
-        True
-    """
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if kind == "cpu":
-        return "bf16" if torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
-    return "bf16"
 
 
 def fast_inference(model: nn.Module, precision: Precision | None = "bf16") -> nn.Module:

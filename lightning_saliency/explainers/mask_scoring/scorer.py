@@ -26,7 +26,8 @@ from lightning_saliency.explainers.base import (
     unwrap,
 )
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
-from lightning_saliency.explainers.mask_scoring.fast_forward import PRECISIONS, FastCopy, Precision, native_precision
+from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
+from lightning_saliency.explainers.mask_scoring.precisions import PRECISIONS, Precision, native_precision
 from lightning_saliency.functional.class_scores import Score, class_regions, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
 from lightning_saliency.functional.masking import blend

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers import Explainer
-from lightning_saliency.explainers.mask_scoring.fast_forward import ScoringPrecision
+from lightning_saliency.explainers.mask_scoring.precisions import ScoringPrecision
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.curves import auc, deletion_curve, insertion_curve, target_scores
 from lightning_saliency.functional.fills import NamedFill

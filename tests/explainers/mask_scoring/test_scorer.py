@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from lightning_saliency.explainers import RISE, build_explainer, rise, score_cam, sise
-from lightning_saliency.explainers.mask_scoring import MaskScorer, fast_forward, native_precision, score_masks
+from lightning_saliency.explainers.mask_scoring import (
+    MaskScorer,
+    fast_forward,
+    native_precision,
+    precisions,
+    score_masks,
+)
 from lightning_saliency.functional.fills import fill_images
 from lightning_saliency.functional.masking import blend
 
@@ -277,12 +283,16 @@ def test_fast_scores_are_close_and_of_a_snapshot(network, images, masks):
 
 
 @pytest.mark.filterwarnings("ignore:torch.fx cannot follow Network")
-@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_faster_copy_is_in_the_precision_that_the_processor_computes(
-    network, images, masks, monkeypatch, native, dtype
+@pytest.mark.parametrize(
+    ("supported", "time_in_bf16", "dtype"),
+    [(True, 0.5, torch.bfloat16), (True, 0.85, torch.float32), (True, 1.9, torch.float32), (False, 0.5, torch.float32)],
+)
+def test_a_faster_copy_is_in_the_precision_in_which_the_processor_is_faster(
+    network, images, masks, monkeypatch, supported, time_in_bf16, dtype
 ):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
-    assert native_precision("cpu") == ("bf16" if native else None)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(precisions, "_time_in_bf16", lambda: time_in_bf16)
+    assert native_precision("cpu") == ("bf16" if dtype is torch.bfloat16 else None)
     copied = []
     own = fast_forward.FastCopy.current
     monkeypatch.setattr(fast_forward.FastCopy, "current", lambda self: copied.append(own(self)) or copied[-1])
@@ -291,6 +301,20 @@ def test_a_faster_copy_is_in_the_precision_that_the_processor_computes(
     score_masks(network, images, masks, TARGETS, fast=True, precision="fp16")
     types = [next(each for each in found.modules() if isinstance(each, nn.Conv2d)).weight.dtype for found in copied]
     assert types == [dtype, dtype, torch.float16]
+
+
+def test_what_is_timed_is_asked_once_and_draws_no_random_number(monkeypatch):
+    precisions._time_in_bf16.cache_clear()
+    dtypes = []
+    fastest = precisions._fastest
+    monkeypatch.setattr(precisions, "_fastest", lambda dtype: dtypes.append(dtype) or fastest(dtype))
+    state = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        first = precisions._time_in_bf16()
+    assert first > 0
+    assert precisions._time_in_bf16() == first
+    assert dtypes == [torch.bfloat16, torch.float32]
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lightning_saliency.explainers import Explainer, GradCAM, build_explainer
+from lightning_saliency.explainers.mask_scoring import precisions
 from lightning_saliency.metrics import base as metrics_base
 from lightning_saliency.scales.find import find_scales
 from lightning_saliency.studies import MetricConfig, StaleResultsError, run_comparison
@@ -224,6 +225,7 @@ def test_half_precision_touches_the_curves_alone_and_hardly():
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_the_native_precision_is_that_of_the_processor(monkeypatch, supported, dtype):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(precisions, "_time_in_bf16", lambda: 0.5)
     copied = []
     own = metrics_base.fast_inference
     monkeypatch.setattr(metrics_base, "fast_inference", lambda *given: copied.append(own(*given)) or copied[-1])
