@@ -9,6 +9,7 @@ from lightning_saliency.explainers import SMOE, FastCAM
 from lightning_saliency.scales.find import Scale, patch_tokens
 from lightning_saliency.scales.first_pass import FirstPass
 from lightning_saliency.scales.reader import ScaleReader
+from lightning_saliency.scales.tracing.token_order import pooled_cells
 
 WIDTH, PATCHES = 12, 16
 
@@ -127,21 +128,59 @@ def test_patches_that_were_dropped_or_shuffled_are_no_grid(order, positions, cho
 
 
 class Windows(Mixed):
-    """As Hiera: the patches of each window lie apart from one another, and are pooled into one token later on."""
+    """As Hiera: the patches of each window lie apart from one another, and are pooled step by step.
+
+    After the last step the tokens lie in row-major order again. `turned`: not even then.
+    """
+
+    def __init__(self, turned=False):
+        super().__init__("i")
+        self.patch, self.turned = nn.Conv2d(3, WIDTH, 4, 4), turned
+        self.positions = nn.Parameter(torch.randn(1, 64, WIDTH))
 
     def forward(self, images):
         tokens = self.patch(images).flatten(2).transpose(1, 2) + self.positions
-        windows = tokens.unflatten(1, (2, 2, 2, 2)).permute(0, 2, 4, 1, 3, 5).flatten(1, 4)
-        pooled = self.blocks[1](self.blocks[0](windows)).unflatten(1, (4, 4)).amax(dim=1)
-        return self.head(self.blocks[3](self.blocks[2](pooled)).mean(1))
+        # Of each cell of the 2×2 grid the four windows, and of each window the four patches.
+        cells = tokens.unflatten(1, (2, 2, 2, 2, 2, 2))
+        order = (0, 3, 6, 2, 5, 4, 1, 7) if self.turned else (0, 3, 6, 2, 5, 1, 4, 7)
+        tokens = self.blocks[0](cells.permute(*order).flatten(1, 6))
+        for block in self.blocks[1:3]:
+            tokens = block(tokens.unflatten(1, (4, -1)).amax(dim=1))
+        return self.head(self.blocks[3](tokens).mean(1))
 
 
-def test_what_is_pooled_of_shuffled_patches_is_no_coarser_grid():
+@pytest.mark.parametrize(("turned", "grids"), [(False, [(8, 8), (2, 2)]), (True, [(8, 8)])])
+def test_what_is_pooled_of_shuffled_patches_is_a_grid_where_it_is_in_order_again(turned, grids):
     torch.manual_seed(3)
-    model = Windows("i").eval()
+    model = Windows(turned).eval()
+    scales, maps = read(model)
 
-    assert [scale.grid for scale in read(model)[0]] == [(4, 4)]
-    assert [scale.grid for scale in find_scales(model, IMAGES)] == [(4, 4)]
+    assert [scale.grid for scale in scales] == grids
+    assert [scale.grid for scale in find_scales(model, IMAGES)] == grids
+    if turned:
+        return
+    # A change in one quarter of the image is one in that quarter of the map.
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        images = IMAGES.clone()
+        images[:, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] += 1
+        changed = (read(model, images)[1][-1] != maps[-1]).nonzero()
+        assert {tuple(place) for place in changed[:, 1:].tolist()} == {(row, column)}
+
+
+@pytest.mark.parametrize(
+    ("cells", "size", "smaller", "expected"),
+    [
+        ([0, 1, 2, 3], (2, 2), (1, 1), (0,)),
+        ([0, 1, 4, 5, 2, 3, 6, 7], (2, 4), (1, 2), (0, 1)),
+        ([2, 3, 6, 7, 0, 1, 4, 5], (2, 4), (1, 2), (1, 0)),
+        ([0, 2, 1, 3, 4, 6, 5, 7], (2, 4), (1, 2), (0, 1)),
+        ([0, 4, 1, 2, 3, 5, 6, 7], (2, 4), (1, 2), ()),
+        ([0, 1, 2, 3], (2, 2), (2, 3), ()),
+        ([0, 1, 2], (2, 2), (1, 1), ()),
+    ],
+)
+def test_where_pooled_tokens_lie(cells, size, smaller, expected):
+    assert pooled_cells(cells, size, smaller) == expected
 
 
 def test_every_second_row_and_column_of_the_patches_is_a_grid():

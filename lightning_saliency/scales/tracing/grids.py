@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 
 from lightning_saliency.scales.tracing.origins import Beside, Shape
+from lightning_saliency.scales.tracing.token_order import pooled_cells
 from lightning_saliency.scales.tracing.trace import Call
 
 Layout = Literal["NCHW", "NHWC", "tokens", "NCTHW", "NTHWC"]
@@ -116,6 +117,7 @@ class Grids:
         self._beside = beside
         self._order = root.order
         self._astray = False
+        self._cells: dict[tuple[int, ...], tuple[int, ...]] = {}  # of shuffled tokens, where on its grid each lies
         self._visit(root)
 
     def of(self, call: Call, side: Side) -> Grid | None:
@@ -207,12 +209,13 @@ class Grids:
         if not exact and (found := self._among_others(count)) is not None:
             size, before = found
             return Grid(size, channels, "tokens", before, suffix_tokens=count - math.prod(size) - before)
-        self._astray = self._astray or self._scattered(count)
+        scattered = self._scattered(count)
+        self._astray = self._astray or scattered
         if not fitting and len(self.image.size) == 2:
             fitting = self._reduced(count) if self._seen else self._patches(count)
-            # What is made of scattered patches is not on a coarser grid of theirs.
-            fitting = [] if self._astray else fitting
-        if not fitting or self._scattered(count):
+            # What is pooled of scattered patches is on a coarser grid only where it is in order again.
+            fitting = [each for each in fitting if not self._astray or self._in_order(*each)]
+        if not fitting or scattered:
             return None
         prefix, size = min(fitting, key=lambda each: each[0])
         return Grid(size, channels, "tokens", prefix)
@@ -227,10 +230,21 @@ class Grids:
 
     def _scattered(self, count: int) -> bool:
         """Whether a grid's patches were shuffled into a sequence, or some left out and not whole rows and columns."""
-        found = ((size, self._order.scattered(count, math.prod(size))) for size in self._seen)
-        return any(
-            rows and (len(rows) > _LATTICE * math.prod(size) or not _is_lattice(rows, size[-1])) for size, rows in found
-        )
+        for size in self._seen:
+            rows = self._order.scattered(count, math.prod(size))
+            if rows and (len(rows) > _LATTICE * math.prod(size) or not _is_lattice(rows, size[-1])):
+                if len(rows) == count:
+                    self._cells.setdefault(size, rows)
+                return True
+        return False
+
+    def _in_order(self, prefix: int, size: tuple[int, ...]) -> bool:
+        """Whether tokens that were pooled of shuffled patches, step by step, lie in row-major order (Hiera's last)."""
+        if size not in self._cells and len(size) == 2:
+            larger = [(other, cells) for other, cells in self._cells.items() if math.prod(other) > math.prod(size)]
+            other, cells = min(larger, key=lambda each: math.prod(each[0]), default=(size, ()))
+            self._cells[size] = pooled_cells(cells, other, size)
+        return prefix == 0 and self._cells.get(size) == tuple(range(math.prod(size)))
 
     def _reduced(self, count: int) -> list[tuple[int, tuple[int, ...]]]:
         """Grids seen before, the latest first, reduced by an integer, with the prefix tokens that they had."""

@@ -8,7 +8,7 @@ before. So the tokens themselves are compared with the patches from which they w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class TokenOrder:
         return self._places.get((tokens, patches))
 
     def scattered(self, tokens: int, patches: int) -> tuple[int, ...]:
-        """Which patches are there where they do not lie side by side, shuffled or some left out; else none."""
+        """Which patches the tokens are, in their order, where they do not lie side by side; else none."""
         return self._scattered.get((tokens, patches), ())
 
     def _compare(self, image: Tensor, tokens: int, channels: int) -> None:
@@ -123,15 +123,40 @@ class TokenOrder:
             made = patches if table is None else patches + table[len(table) - count :]
             distances, rows = (torch.cdist(tokens, made).square() / tokens.shape[1]).min(dim=1)
             same = distances <= _SAME * size
-            found = {int(row) for row in rows[same]}
-            if len(found) >= _LEFT * min(len(tokens), count):
-                return tuple(sorted(found))
+            found = rows[same].tolist()
+            if len(set(found)) >= _LEFT * min(len(tokens), count):
+                return tuple(found)
         return ()
 
     def _tables_of(self, channels: int, lengths: set[int] | None = None) -> Iterator[Tensor]:
         for table in self._tables:
             if table.shape[2] == channels and (lengths is None or table.shape[1] in lengths):
                 yield _few(table[0])
+
+
+def pooled_cells(cells: Sequence[int], size: Sequence[int], smaller: Sequence[int]) -> tuple[int, ...]:
+    """Where tokens lie on a smaller grid, each of which was pooled of tokens of a grid that fill one of its cells.
+
+    Args:
+        cells: Where the tokens that were pooled lie, in their order, as positions of their grid in row-major order.
+        size: (h, w) of that grid.
+        smaller: (h, w) of the smaller one.
+
+    Returns:
+        The same for the smaller grid; empty if neither the tokens in a row nor those so many apart make one cell.
+
+    Example:
+        >>> pooled_cells([0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15], (4, 4), (2, 2))
+        (0, 1, 2, 3)
+    """
+    (h, w), (rows, columns) = size, smaller
+    if h % rows or w % columns or len(cells) != h * w:
+        return ()
+    blocks = torch.tensor([cell // w * rows // h * columns + cell % w * columns // w for cell in cells])
+    for groups in (blocks.view(-1, rows * columns).T, blocks.view(rows * columns, -1)):
+        if bool((groups == groups[:, :1]).all()):
+            return tuple(groups[:, 0].tolist())
+    return ()
 
 
 def _few(tokens: Tensor) -> Tensor:
