@@ -183,6 +183,34 @@ def test_where_pooled_tokens_lie(cells, size, smaller, expected):
     assert pooled_cells(cells, size, smaller) == expected
 
 
+class Queries(nn.Module):
+    """As DETR: grids of 32×32, 16×16 and 8×8, then 100 objects that are asked for, which are no grid of 10×10."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.Sequential(*(nn.Conv2d(3 if n == 0 else WIDTH, WIDTH, 2, 2) for n in range(3)))
+        self.encoder, self.decoder = Block(), Block()
+        self.queries = nn.Parameter(torch.randn(1, 100, WIDTH))
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, images):
+        memory = self.encoder(self.stages(images).flatten(2).transpose(1, 2))
+        queries = self.queries.expand(len(images), -1, -1)
+        return self.head(self.decoder(queries + (queries @ memory.mT).softmax(-1) @ memory).mean(1))
+
+
+def test_what_is_asked_for_is_no_coarser_grid_of_an_early_layer():
+    torch.manual_seed(3)
+    model = Queries().eval()
+
+    scales = find_scales(model, torch.rand(1, 3, 64, 64))
+    assert [(scale.module.split(".")[0], scale.grid) for scale in scales] == [
+        ("stages", (32, 32)),
+        ("stages", (16, 16)),
+        ("encoder", (8, 8)),
+    ]
+
+
 def test_every_second_row_and_column_of_the_patches_is_a_grid():
     every_second = torch.arange(PATCHES).view(4, 4)[::2, ::2].flatten()
     scales, _ = read(network("i", choose=every_second))

@@ -85,8 +85,8 @@ class Grids:
 
     The batch must have been one image. A tensor ``[1, a, b, c]`` is NCHW if b×c has the image's proportions, NHWC if
     a×b has; the type of the module (a convolution, a linear layer) decides where both or neither do. A tensor
-    ``[1, N, C]`` is a sequence of tokens if N is, up to a few other tokens, a grid seen before, such a grid reduced by
-    an integer, or, while none has been seen, the image's size divided by a patch size. The other tokens stand before
+    ``[1, N, C]`` is a sequence of tokens if N is, up to a few other tokens, a grid seen before, the latest one reduced
+    by an integer, or, while none has been seen, the image's size divided by a patch size. The other tokens stand before
     the patches, unless the pass has shown that they stand behind them or around them; then they may be many, as a text
     is (see `TokenOrder`). Patches that were shuffled, or of which some were dropped, are no grid, nor is anything
     else, such as a batch of windows.
@@ -247,13 +247,14 @@ class Grids:
         return prefix == 0 and self._cells.get(size) == tuple(range(math.prod(size)))
 
     def _reduced(self, count: int) -> list[tuple[int, tuple[int, ...]]]:
-        """Grids seen before, the latest first, reduced by an integer, with the prefix tokens that they had."""
-        found: list[tuple[int, tuple[int, ...]]] = []
-        for (h, w), seen_prefix in reversed(self._seen.items()):
-            for factor in range(2, min(h, w) + 1):
-                for size in ((-(-h // factor), -(-w // factor)), (h // factor, w // factor)):
-                    found += [(prefix, size) for prefix in {0, seen_prefix} if size[0] * size[1] + prefix == count]
-        return found
+        """The grid seen latest, reduced by an integer, with the prefix tokens that it had, or without."""
+        (h, w), seen_prefix = next(reversed(self._seen.items()))
+        sizes = {
+            size
+            for factor in range(2, min(h, w) + 1)
+            for size in ((-(-h // factor), -(-w // factor)), (h // factor, w // factor))
+        }
+        return [(prefix, size) for prefix in {0, seen_prefix} for size in sizes if math.prod(size) + prefix == count]
 
     def _patches(self, count: int) -> list[tuple[int, tuple[int, ...]]]:
         """The image's size divided by a patch size."""

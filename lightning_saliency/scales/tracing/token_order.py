@@ -72,7 +72,10 @@ class TokenOrder:
         for dim in {1, len(shape) - 1} if len(shape) > 3 else {2}:
             count = math.prod(shape[1:]) // max(shape[dim], 1)
             if 1 < count <= _MOST_TOKENS and (count, shape[dim]) not in self._patches:
-                self._patches[count, shape[dim]] = _few(image.movedim(dim - 1, -1))
+                patches = _few(image.movedim(dim - 1, -1))
+                # Patches that are all alike, as of an empty image, cannot be known again.
+                if (patches - patches.mean(0)).square().mean() > _SAME * patches.square().mean():
+                    self._patches[count, shape[dim]] = patches
 
     def before(self, tokens: int, patches: int) -> int | None:
         """How many other tokens stand before so many patch tokens in a sequence of ``tokens``; ``None``: unknown."""
@@ -124,8 +127,9 @@ class TokenOrder:
             distances, rows = (torch.cdist(tokens, made).square() / tokens.shape[1]).min(dim=1)
             same = distances <= _SAME * size
             found = rows[same].tolist()
+            side_by_side = len(found) == count and found == sorted(found)
             if len(set(found)) >= _LEFT * min(len(tokens), count):
-                return tuple(found)
+                return () if side_by_side else tuple(found)
         return ()
 
     def _tables_of(self, channels: int, lengths: set[int] | None = None) -> Iterator[Tensor]:
