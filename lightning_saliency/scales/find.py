@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,9 @@ class Scale:
         channels: C.
         layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens"`` for ``[B, prefix_tokens + h·w + suffix_tokens, C]``, the h·w
             patch tokens in row-major order; of volumes ``"NCTHW"`` or ``"NTHWC"``.
-        prefix_tokens: Class and register tokens before the patch tokens; or a text's, which may be longer or shorter
-            for another batch, while the images keep the example's size.
+        prefix_tokens: Class and register tokens before the patch tokens, or a text's.
         suffix_tokens: Tokens behind the patch tokens, likewise.
+        image_size: (H, W), of a volume (T, H, W), of the example input; empty where it is not known or not needed.
     """
 
     module: str
@@ -66,6 +66,7 @@ class Scale:
     layout: Layout
     prefix_tokens: int = 0
     suffix_tokens: int = 0
+    image_size: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -117,8 +118,8 @@ def find_scales(model: nn.Module, example_input: Tensor) -> tuple[Scale, ...]:
     A volume or a clip ``[B, C, T, H, W]`` is an image with one dimension more. Its grids are (t, h, w), of which h and
     w say which is smaller; tokens lie on grids that a convolution or a pooling made before.
 
-    Only shapes are looked at: tokens in another than row-major order (Hiera's) are not recognised; name other modules
-    with ``named_scales``. Scripted modules cannot be looked into.
+    Where the patches lie among other tokens is told by their values. Shuffled or dropped ones are on no grid, see
+    `tracing.token_order`; name other modules with ``named_scales``. Scripted modules cannot be looked into.
 
     Args:
         model: A network that takes one tensor of images. It may be compiled and in any mode.
@@ -244,16 +245,24 @@ def as_grid(activations: Tensor, scale: Scale, size: tuple[int, int] | None = No
     return activations[:, patches].view(activations.shape[0], *grid, activations.shape[2]), 1 + len(grid)
 
 
+def beside_a_text(scale: Scale) -> bool:
+    """Whether a scale's patch tokens have more than class and register tokens beside them."""
+    return scale.suffix_tokens > MAX_PREFIX_GUESSED or scale.prefix_tokens > MAX_PREFIX
+
+
 def patch_tokens(count: int, scale: Scale, size: tuple[int, int] | None = None) -> tuple[slice, tuple[int, ...]]:
     """Where the patch tokens lie in a sequence of ``count`` tokens, and their grid; arguments and errors of `as_grid`.
 
+    Of images of the example's size it is a text beside the patches that may be longer or shorter; of images of another
+    size, it is the patches that may be more or fewer.
+
     Example:
-        >>> patch_tokens(1 + 16 + 20, Scale("blocks.11", "output", (4, 4), 8, "tokens", 1, suffix_tokens=12))
-        (slice(1, 17, None), (4, 4))
+        >>> scale = Scale("blocks.11", "output", (4, 4), 8, "tokens", 1, suffix_tokens=12, image_size=(64, 64))
+        >>> patch_tokens(1 + 16 + 20, scale, size=(64, 64)), patch_tokens(1 + 25 + 12, scale, size=(80, 80))
+        ((slice(1, 17, None), (4, 4)), (slice(1, 26, None), (5, 5)))
     """
     before, behind = scale.prefix_tokens, scale.suffix_tokens
-    # More than class tokens: a text, whose length is what may differ.
-    if behind > MAX_PREFIX_GUESSED or before > MAX_PREFIX:
+    if beside_a_text(scale) and size is not None and size == scale.image_size:
         others = count - math.prod(scale.grid)
         before = before if behind > MAX_PREFIX_GUESSED else others - behind
         behind = others - before
@@ -299,7 +308,8 @@ def share_one_grid(scales: Sequence[Scale]) -> bool:
 
 def scale_of(ref: TensorRef) -> Scale:
     grid = ref.grid
-    return Scale(ref.call.name, ref.side, grid.size, grid.channels, grid.layout, grid.prefix_tokens, grid.suffix_tokens)
+    others = (grid.prefix_tokens, grid.suffix_tokens, grid.image_size)
+    return Scale(ref.call.name, ref.side, grid.size, grid.channels, grid.layout, *others)
 
 
 def traced(model: nn.Module, images: Tensor) -> Call:

@@ -229,8 +229,9 @@ class _LaterPass:
             images = entering_images((args, kwargs), self._images.ndim)
             self._open = None if images is None else Entrance.of(module, images, self._images)
             rows = [] if self._open is None else self._open.read_rows(self._wanted)
-            if rows:
-                self._taps.start(rows=rows)
+            if rows and self._open is not None:
+                height, width = self._open.size[-2:]
+                self._taps.start(rows=rows, size=(height, width))
             else:
                 self._open = None
         except Exception as error:  # reported by result()

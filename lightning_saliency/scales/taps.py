@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales.find import Scale, as_grid
+from lightning_saliency.scales.find import Scale, as_grid, beside_a_text
 from lightning_saliency.scales.tracing.hooks import Hook, being_traced
 from lightning_saliency.scales.tracing.passes import rows_of
 from lightning_saliency.scales.tracing.recording import register_recorder
@@ -97,6 +97,7 @@ class ScaleTaps:
         self.statistic = get_statistic(statistic)
         self.max_images = max_images
         self.rows: Sequence[int] | None = None
+        self._size: tuple[int, int] | None = None
         self.recording = False
         self._traced = False
         register_recorder(self)
@@ -110,16 +111,23 @@ class ScaleTaps:
         for index, (module, scale) in enumerate(zip(modules, self.scales, strict=True)):
             self._tap_scale(module, index, scale)
 
-    def start(self, max_images: int | None = None, rows: Sequence[int] | None = None) -> None:
+    def start(
+        self,
+        max_images: int | None = None,
+        rows: Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """Switch on for the next forward pass, forgetting what was recorded before.
 
         Args:
             max_images: Replaces the constructor's ``max_images`` from now on, if given.
             rows: Read these rows of the pass; ``None``: the first ``max_images``.
+            size: (H, W) of the images, by which a text beside the patches may have another length than the example's.
         """
         if max_images is not None:
             self.max_images = max_images
         self.rows = None if rows is None else list(rows)
+        self._size = size
         self._forget()
         # A graph holds the taps that it switches on itself.
         self._traced = being_traced()
@@ -227,7 +235,7 @@ class ScaleTaps:
         activations = next(tensors_in(value), None)
         if activations is None:
             raise TapError(f"Got no tensor as the {scale.read} of {scale.module!r}. Find the scales anew.")
-        grid, dim = as_grid(self._read(activations), scale)
+        grid, dim = as_grid(self._read(activations), scale, self._size if beside_a_text(scale) else None)
         if not self.statistic.pre_activation:
             self._maps[index] = self.statistic(grid, dim=dim)
             return

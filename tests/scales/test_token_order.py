@@ -258,7 +258,47 @@ def test_tokens_inside_vmap_are_taken_as_class_tokens():
 
 
 def test_fewer_tokens_than_patches_are_refused():
-    scale = Scale("blocks.3", "output", (4, 4), WIDTH, "tokens", 1, suffix_tokens=20)
+    scale = Scale("blocks.3", "output", (4, 4), WIDTH, "tokens", 1, suffix_tokens=20, image_size=(32, 32))
 
     with pytest.raises(ValueError, match=r"Got 15 tokens .* Allowed are the 16 patch tokens"):
-        patch_tokens(15, scale)
+        patch_tokens(15, scale, (32, 32))
+
+
+class Asking(nn.Module):
+    """As YOLOS: behind the patches tokens that ask for objects, always as many; images of any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, WIDTH, 8, 8)
+        self.questions = nn.Parameter(torch.randn(1, 10, WIDTH))
+        self.blocks = nn.ModuleList([Block() for _ in range(4)])
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, images):
+        tokens = self.patch(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens, self.questions.expand(len(images), -1, -1)], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(tokens.mean(1))
+
+
+def test_images_of_another_size_have_more_patches_and_as_many_other_tokens():
+    torch.manual_seed(3)
+    model, larger = Asking().eval(), torch.rand(3, 3, 48, 64)
+    reader = ScaleReader(model)
+    for images, grid in ((IMAGES, (4, 4)), (larger, (6, 8))):
+        reader.start(images)
+        model(images)
+        for map_, expected in zip(reader.take().maps, read(model, images)[1], strict=True):
+            assert tuple(map_.shape[1:]) == grid
+            torch.testing.assert_close(map_, expected)
+    assert SMOE(model)(IMAGES).shape == (3, 32, 32)
+    assert FastCAM(model)(larger, 1).shape == (3, 48, 64)
+
+
+def test_where_the_images_size_is_not_known_another_number_of_tokens_is_refused():
+    scale = Scale("blocks.3", "output", (4, 4), WIDTH, "tokens", 1, suffix_tokens=20)
+
+    assert patch_tokens(37, scale) == (slice(1, 17), (4, 4))
+    with pytest.raises(ValueError, match=r"holds 18 patch tokens.*Give the images' size"):
+        patch_tokens(39, scale)

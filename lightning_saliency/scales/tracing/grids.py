@@ -54,6 +54,7 @@ class Grid:
         prefix_tokens: Tokens before the h·w patch tokens.
         ambiguous: The shape fits NCHW and NHWC alike.
         suffix_tokens: Tokens behind the h·w patch tokens.
+        image_size: (H, W) or (T, H, W) of the image, where tokens lie on the grid; else empty.
     """
 
     size: tuple[int, ...]
@@ -62,6 +63,7 @@ class Grid:
     prefix_tokens: int = 0
     ambiguous: bool = False
     suffix_tokens: int = 0
+    image_size: tuple[int, ...] = ()
 
     @property
     def is_vector(self) -> bool:
@@ -208,7 +210,8 @@ class Grids:
         exact = any(prefix == 0 for prefix, _ in fitting)
         if not exact and (found := self._among_others(count)) is not None:
             size, before = found
-            return Grid(size, channels, "tokens", before, suffix_tokens=count - math.prod(size) - before)
+            behind = count - math.prod(size) - before
+            return Grid(size, channels, "tokens", before, suffix_tokens=behind, image_size=self.image.size)
         scattered = self._scattered(count)
         self._astray = self._astray or scattered
         if not fitting and len(self.image.size) == 2:
@@ -218,7 +221,7 @@ class Grids:
         if not fitting or scattered:
             return None
         prefix, size = min(fitting, key=lambda each: each[0])
-        return Grid(size, channels, "tokens", prefix)
+        return Grid(size, channels, "tokens", prefix, image_size=self.image.size)
 
     def _among_others(self, count: int) -> tuple[tuple[int, ...], int] | None:
         """The grid whose patches were seen among so many tokens, the latest first, and how many stand before them."""
