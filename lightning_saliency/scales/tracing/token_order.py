@@ -127,9 +127,8 @@ class TokenOrder:
             distances, rows = (torch.cdist(tokens, made).square() / tokens.shape[1]).min(dim=1)
             same = distances <= _SAME * size
             found = rows[same].tolist()
-            side_by_side = len(found) == count and found == sorted(found)
             if len(set(found)) >= _LEFT * min(len(tokens), count):
-                return () if side_by_side else tuple(found)
+                return tuple(found)
         return ()
 
     def _tables_of(self, channels: int, lengths: set[int] | None = None) -> Iterator[Tensor]:
