@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Environments beside .venv: what builds the wheel, the wheel alone, and the lowest versions that pyproject.toml allows.
+# Environments beside .venv: what builds the wheel, the wheel alone, the lowest versions that pyproject.toml allows, and
+# DeepSpeed on top of .venv.
 BUILD  := .venv-build
 WHEEL  := .venv-wheel
 LOWEST := .venv-lowest
+SPEED  := .venv-deepspeed
 
 # make test COVERAGE=1 measures the branch coverage in the same run; below the floor in pyproject.toml it fails.
 # ALL_COMBINATIONS=1 runs every combination of the large grids of tests, of which otherwise a part is run.
@@ -14,13 +16,14 @@ ifneq ($(COVERAGE),)
 COVER := --cov --cov-report=term-missing:skip-covered
 endif
 
-.PHONY: help demo test test-lowest lint docs dist wheel bench papers-small nightly clean
+.PHONY: help demo test test-lowest deepspeed test-deepspeed lint docs dist wheel bench papers-small nightly clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         train on the embedded data set with the monitor on, and say where to look"
 	@echo "make test         run the tests; with COVERAGE=1 measure the branch coverage, too"
 	@echo "make test-lowest  run the main tests with the lowest versions that pyproject.toml allows"
+	@echo "make test-deepspeed  install DeepSpeed beside .venv, and run its tests on two processes"
 	@echo "make lint         ruff, mypy and the layers contract"
 	@echo "make docs         build the documentation into site/; a link that leads nowhere is an error"
 	@echo "make dist         build the wheel and the source archive into dist/"
@@ -55,6 +58,20 @@ test-lowest:
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default::DeprecationWarning -W default::FutureWarning -m "not slow" \
 		tests/scales tests/functional tests/explainers \
 		tests/callbacks tests/data tests/metrics tests/pictures tests/literal tests/studies tests/cli tests/test_cli.py
+
+# DeepSpeed comes as source. Without operators of its own to compile it is installed in seconds, and runs on CPUs.
+$(SPEED)/.installed: pyproject.toml | $(VENV)/.installed-dev
+	$(BIN)/python -m venv --clear $(SPEED)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages())' > \
+		"$$($(SPEED)/bin/python -c 'import site; print(*site.getsitepackages())')/beneath.pth"
+	$(SPEED)/bin/python -m pip install --quiet setuptools wheel
+	DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SPEED)/bin/python -m pip install --quiet --no-build-isolation deepspeed
+	@touch $@
+
+deepspeed: $(SPEED)/.installed
+
+test-deepspeed: deepspeed
+	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(SPEED)/bin/python -m pytest tests/callbacks/test_deepspeed.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -99,5 +116,5 @@ nightly: papers-small
 	$(BIN)/python -m benchmarks.peers --quick
 
 clean:
-	rm -rf $(VENV) $(BUILD) $(WHEEL) $(LOWEST) dist site runs .coverage .coverage.* \
+	rm -rf $(VENV) $(BUILD) $(WHEEL) $(LOWEST) $(SPEED) dist site runs .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

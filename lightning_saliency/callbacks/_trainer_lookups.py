@@ -64,10 +64,17 @@ def is_compiled(*modules: nn.Module) -> bool:
     )
 
 
+#: What to do where one process has to run the network by itself.
+WHOLE_STRATEGIES = "Use strategy='ddp' or 'deepspeed_stage_2', which leave it whole in each process"
+
+
 def is_sharded(trainer: pl.Trainer, module: nn.Module) -> bool:
     """Whether parameters are spread over processes, so that one process cannot run the network by itself."""
     strategies = [kind.__name__ for kind in type(trainer.strategy).__mro__]
-    if any(shards in name for name in strategies for shards in ("FSDP", "DeepSpeed", "ModelParallel")):
+    if any(shards in name for name in strategies for shards in ("FSDP", "ModelParallel")):
+        return True
+    # The first two stages of DeepSpeed spread the optimiser's state and the gradients alone.
+    if any("DeepSpeed" in name for name in strategies) and getattr(trainer.strategy, "zero_stage_3", True):
         return True
     kinds = {kind.__name__ for each in module.modules() for kind in type(each).__mro__}
     # `DTensor` of `fully_shard`, and the mark of DeepSpeed's third stage.

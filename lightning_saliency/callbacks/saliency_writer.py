@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lightning_saliency.batches import BatchReader, NoImagesError
-from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks._trainer_lookups import WHOLE_STRATEGIES, is_sharded, watched_module
 from lightning_saliency.data.masked.loaders import leaves
 from lightning_saliency.data.masked.online import OnlineMaps, Targets
 from lightning_saliency.data.masked.store import SaliencyStore
@@ -35,8 +35,9 @@ class SaliencyWriter(Callback):
 
     Row i of a store is the map of item i of the loader's data set, whatever the order. Of several loaders those without
     images, of texts for instance, are passed over. Each process writes the rows of
-    its own batches, under any strategy. A run that was killed goes on where it stopped: batches whose maps are all
-    there are not explained again. A store begun with other weights, another explainer or other images is refused.
+    its own batches, under any strategy that leaves the network whole in each process. A run that was killed goes on
+    where it stopped: batches whose maps are all there are not explained again. A store begun with other weights,
+    another explainer or other images is refused.
 
     The data set must show its images whole, not cropped or flipped; `whole_images` makes one of any data set::
 
@@ -67,7 +68,8 @@ class SaliencyWriter(Callback):
 
     Raises:
         ValueError: If an option is unknown; when prediction starts, if a store holds other maps
-            (`SaliencyStoreError`), or a data set does not show whole images (`SaliencyGeometryError`).
+            (`SaliencyStoreError`), a data set does not show whole images (`SaliencyGeometryError`), or no process holds
+            the whole network.
 
     Example:
         >>> SaliencyWriter("maps/val", {"class_path": "group_cam", "init_args": {"groups": 16}}, size=28).size
@@ -113,6 +115,11 @@ class SaliencyWriter(Callback):
         explainer = self.explainer
         if not isinstance(explainer, Explainer):
             explainer = explainer(watched_module(pl_module, self.model))
+        if is_sharded(trainer, pl_module) and any(each is explainer.model for each in pl_module.modules()):
+            raise ValueError(
+                f"{type(trainer.strategy).__name__} spreads the parameters over processes, so that none can explain "
+                f"its images by itself. {WHOLE_STRATEGIES}, or load the weights into a whole network."
+            )
         self._maps = OnlineMaps(explainer, self.targets, self._reader)
         shared = {
             "weights": weights_fingerprint(explainer.model),

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torchvision.transforms import v2
 
-from lightning_saliency.callbacks._trainer_lookups import is_sharded
+from lightning_saliency.callbacks._trainer_lookups import WHOLE_STRATEGIES, is_sharded
 from lightning_saliency.explainers import EXPLAINERS, Explainer
 
 #: A fixed probability, or points (epoch, probability) between which it is interpolated.
@@ -133,8 +133,8 @@ def refuse_shards(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise an error where no process holds the whole network."""
     if is_sharded(trainer, module):
         raise AugmentationConfigurationError(
-            f"{type(trainer.strategy).__name__} shards the parameters, so that the network cannot be queried by "
-            "itself. Use strategy='ddp', or leave the augmentation out."
+            f"{type(trainer.strategy).__name__} spreads the parameters over processes, so that none can run the "
+            f"network by itself. {WHOLE_STRATEGIES}, or leave the augmentation out."
         )
 
 

@@ -222,7 +222,7 @@ def test_sharded_strategies_are_refused_with_a_reason(tmp_path):
         strategy = FSDPStrategy()
         is_global_zero = True
 
-    with pytest.raises(AugmentationConfigurationError, match="FSDPStrategy shards"):
+    with pytest.raises(AugmentationConfigurationError, match="FSDPStrategy spreads"):
         quiet().setup(Run(), Watching(), "fit")
 
 

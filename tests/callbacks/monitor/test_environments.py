@@ -205,7 +205,7 @@ def test_a_sharded_network_is_never_run_by_one_process(tmp_path, kind):
     with pytest.raises(MonitorConfigurationError, match=r"images= with a network whose parameters are spread"):
         own.fit(module(), loader(), loader())
     augmented = trainer(tmp_path, GroupCAMAugmentation(groups=4), **options())
-    with pytest.raises(AugmentationConfigurationError, match="shards the parameters"):
+    with pytest.raises(AugmentationConfigurationError, match="spreads the parameters"):
         augmented.fit(module(), loader())
 
 
