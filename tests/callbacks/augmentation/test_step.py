@@ -55,7 +55,7 @@ def _step(**settings) -> BatchStep:
 
 
 @pytest.mark.parametrize(
-    ("steps", "batches", "ends"), [(0, 0, True), (0, 1, False), (1, 1, False)], ids=["first", "accumulating", "later"]
+    ("steps", "batches", "ends"), [(0, 0, True), (0, 1, False), (1, 0, False)], ids=["first", "accumulating", "resumed"]
 )
 def test_only_the_first_batch_ends_a_run(steps, batches, ends):
     # With accumulated gradients the optimiser has made no step yet when the second batch comes.
