@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from lightning_saliency.data import DigitScenes, ImageFolderDataModule, RoarKarDataModule, SaliencyStore
     from lightning_saliency.pictures.page import FilmRecorder, film
     from lightning_saliency.reports import explain_images
-    from lightning_saliency.scales.find import NoScalesError, Scale, find_scales, named_scales
+    from lightning_saliency.scales.find import NoScalesError, find_scales, named_scales
     from lightning_saliency.scales.maps import ScaleMaps
+    from lightning_saliency.scales.scale import Scale
     from lightning_saliency.scales.taps import ScaleTaps
 
 __version__ = "0.1.0"
@@ -62,7 +63,8 @@ _ROOMS = {
     "data": ("DigitScenes", "ImageFolderDataModule", "RoarKarDataModule", "SaliencyStore"),
     "pictures.page": ("FilmRecorder", "film"),
     "reports": ("explain_images",),
-    "scales.find": ("NoScalesError", "Scale", "find_scales", "named_scales"),
+    "scales.find": ("NoScalesError", "find_scales", "named_scales"),
+    "scales.scale": ("Scale",),
     "scales.maps": ("ScaleMaps",),
     "scales.taps": ("ScaleTaps",),
 }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 
 
 def conv_block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:

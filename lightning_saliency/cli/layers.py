@@ -13,7 +13,8 @@ from rich.table import Table
 from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.cli.parsing.networks import add_network_arguments, image_shape, load_network
 from lightning_saliency.cli.parsing.parser import command_parser
-from lightning_saliency.scales.find import SCALE_COLUMNS, find_scales, scale_table
+from lightning_saliency.scales.find import find_scales
+from lightning_saliency.scales.scale import SCALE_COLUMNS, scale_table
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -31,7 +31,9 @@ from lightning_saliency.explainers.running.state import undisturbed, unwrap
 from lightning_saliency.functional.class_scores import predicted_classes
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.scales.find import Scale, find_scales, layer_name, named_scales
+from lightning_saliency.scales.find import find_scales, named_scales
+from lightning_saliency.scales.scale import Scale
+from lightning_saliency.scales.tracing.tensor_refs import layer_name
 
 __all__ = [
     "Explainer",

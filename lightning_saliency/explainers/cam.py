@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Explainer, Layer, Output, named_layer, stretched
 from lightning_saliency.functional.masking import resize_maps
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import ScaleTaps
 
 

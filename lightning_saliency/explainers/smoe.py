@@ -18,8 +18,8 @@ from lightning_saliency.explainers.base import (
     undisturbed,
 )
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.maps import NORMALIZATIONS, Normalization, ScaleMaps
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import ScaleTaps
 
 

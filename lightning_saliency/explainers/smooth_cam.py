@@ -12,7 +12,7 @@ from lightning_saliency.explainers.base import Layer, Output, select_targets
 from lightning_saliency.explainers.cam import GradCAMPlusPlus, mean_of_layers, precise, weighted_sum
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.explainers.mask_scoring.noise import NOISY_COPIES, check_noise, noisy_copies
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import ScaleTaps
 
 

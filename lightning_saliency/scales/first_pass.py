@@ -19,8 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales.find import NoScalesError, Scale
+from lightning_saliency.scales.find import NoScalesError
 from lightning_saliency.scales.kept_maps import KeptMaps, channel_dims
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import ACTIVATION_MODULES, NoPassError, TapError
 from lightning_saliency.scales.tracing.grids import Grids
 from lightning_saliency.scales.tracing.hooks import Hook

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from lightning_saliency.functional.statistics import Statistic
-from lightning_saliency.scales.find import Scale, scale_of
+from lightning_saliency.scales.find import scale_of
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import TapError
 from lightning_saliency.scales.tracing.grids import Grid, Side, layout_by_type
 from lightning_saliency.scales.tracing.origins import Shape

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from lightning_saliency.scales.find import Scale, scale_of, traced
+from lightning_saliency.scales.find import scale_of, traced
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.tracing.grids import Grid, Grids
 from lightning_saliency.scales.tracing.tensor_refs import TensorRef
 from lightning_saliency.scales.tracing.trace import Call, prepared

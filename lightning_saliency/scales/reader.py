@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales.find import Scale, find_scales, named_scales
+from lightning_saliency.scales.find import find_scales, named_scales
 from lightning_saliency.scales.first_pass import FirstPass
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import NoPassError, ScaleTaps, TapError
 from lightning_saliency.scales.tracing.hooks import Hook
 from lightning_saliency.scales.tracing.passes import (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales.find import Scale, as_grid, beside_a_text
+from lightning_saliency.scales.scale import Scale, as_grid, beside_a_text
 from lightning_saliency.scales.tracing.hooks import Hook, being_traced
 from lightning_saliency.scales.tracing.passes import rows_of
 from lightning_saliency.scales.tracing.recording import register_recorder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Explainer
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 
 
 def network() -> nn.Sequential:

@@ -26,7 +26,7 @@ from lightning_saliency.explainers import (
 from lightning_saliency.explainers.libraries.baselines import CAPTUM_METHODS
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 
 
 def network() -> nn.Sequential:

@@ -28,7 +28,8 @@ from lightning_saliency.explainers.base import activations_and_gradients
 from lightning_saliency.explainers.cam import ClassActivationMap
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import min_max
-from lightning_saliency.scales.find import Scale, find_scales
+from lightning_saliency.scales.find import find_scales
+from lightning_saliency.scales.scale import Scale
 
 METHODS = [GradCAM, GradCAMPlusPlus, XGradCAM]
 

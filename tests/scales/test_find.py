@@ -14,7 +14,8 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_saliency.scales.find import NoScalesError, Scale, as_grid, find_scales, share_one_grid
+from lightning_saliency.scales.find import NoScalesError, find_scales
+from lightning_saliency.scales.scale import Scale, as_grid, share_one_grid
 from tests.networks import (
     MLP,
     ConvNet,

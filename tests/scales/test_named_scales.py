@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_saliency.scales.find import SCALE_COLUMNS, Scale, as_grid, find_scales, named_scales, scale_table
+from lightning_saliency.scales.find import find_scales, named_scales
+from lightning_saliency.scales.scale import SCALE_COLUMNS, Scale, as_grid, scale_table
 from tests.networks import MLP, Chain, ConvNet, EncoderDecoder, SharedModulesNet, TokenTransformer, brief, conv_block
 
 IMAGES = torch.rand(2, 3, 32, 48)

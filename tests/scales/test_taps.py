@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_saliency.functional.statistics import STATISTICS, Statistic
-from lightning_saliency.scales.find import Scale, find_scales
+from lightning_saliency.scales.find import find_scales
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import ScaleTaps, TapError
 
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from lightning_saliency import find_scales
 from lightning_saliency.explainers import SMOE, FastCAM
-from lightning_saliency.scales.find import Scale, patch_tokens
 from lightning_saliency.scales.first_pass import FirstPass
 from lightning_saliency.scales.reader import ScaleReader
+from lightning_saliency.scales.scale import Scale, patch_tokens
 from lightning_saliency.scales.tracing.token_order import pooled_cells
 
 WIDTH, PATCHES = 12, 16

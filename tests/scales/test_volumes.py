@@ -10,8 +10,9 @@ from lightning_saliency.deployment import SaliencyModule
 from lightning_saliency.explainers import RISE, SMOE, FastCAM, GradCAM, GradCAMPlusPlus, XGradCAM
 from lightning_saliency.functional.normalization import min_max, normal_cdf
 from lightning_saliency.functional.statistics import smoe_scale
-from lightning_saliency.scales.find import as_grid, find_scales, named_scales, scale_table
+from lightning_saliency.scales.find import find_scales, named_scales
 from lightning_saliency.scales.maps import combined_statistics
+from lightning_saliency.scales.scale import as_grid, scale_table
 from tests.networks import TokenTransformer
 
 

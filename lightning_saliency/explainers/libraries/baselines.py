@@ -18,7 +18,7 @@ from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.explainers.mask_scoring.noise import NOISY_COPIES, check_noise, noisy_copies
 from lightning_saliency.functional.class_scores import class_regions
 from lightning_saliency.randomness import seed_generators
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 
 #: The classes of ``captum.attr`` that explain an image by the network as a whole.
 CAPTUM_METHODS = ("Saliency", "InputXGradient", "GuidedBackprop", "Deconvolution", "IntegratedGradients", "Occlusion")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.running.outputs import Output, class_logits, plain_logits, select_scores
 from lightning_saliency.explainers.running.state import undisturbed, unwrap
-from lightning_saliency.scales.find import Scale, as_grid, patch_tokens, plain_name
+from lightning_saliency.scales.scale import Scale, as_grid, patch_tokens
 from lightning_saliency.scales.taps import ScaleTaps
-from lightning_saliency.scales.tracing.trace import taken_type
+from lightning_saliency.scales.tracing.trace import plain_name, taken_type
 
 
 def activations_and_gradients(

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.running.capture import depends_on
 from lightning_saliency.explainers.running.outputs import Output
-from lightning_saliency.scales.find import Scale
 from lightning_saliency.scales.nearby import deepest_alive
+from lightning_saliency.scales.scale import Scale
 
 #: How many images say whether the score depends on a layer: one alone may be without any gradient.
 _IMAGES = 2

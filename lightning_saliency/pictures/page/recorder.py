@@ -17,7 +17,7 @@ from lightning_saliency.pictures.page.records import FrameRecord, ImageRecord, M
 from lightning_saliency.pictures.page.store import FilmRecords
 from lightning_saliency.pictures.tensors import displayable, parse_denormalize
 from lightning_saliency.pictures.volumes import middle_image, middle_map, squashed_map
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 
 Normalization = tuple[Sequence[float], Sequence[float]]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_saliency.networks import load_weights, weights_fingerprint
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.layer_masking.mask import LayerMask, modules_before
 from lightning_saliency.studies.retraining.cells import Training, first_images

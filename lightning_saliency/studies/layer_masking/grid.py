@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning_saliency.data.masked.module import MODES
 from lightning_saliency.files import safe_name
-from lightning_saliency.scales.find import Scale, find_scales, named_scales
+from lightning_saliency.scales.find import find_scales, named_scales
+from lightning_saliency.scales.scale import Scale
 from lightning_saliency.studies.engine.cell import Cell, plain
 from lightning_saliency.studies.isolation import quiet, seeded
 from lightning_saliency.studies.layer_masking.cells import accuracy_unmasked, tune_masked

@@ -14,7 +14,7 @@ from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.functional.masking import top_fraction
 from lightning_saliency.lightning_bases import Callback
-from lightning_saliency.scales.find import Scale, patch_tokens
+from lightning_saliency.scales.scale import Scale, patch_tokens
 from lightning_saliency.scales.taps import ScaleTaps
 from lightning_saliency.scales.tracing.trace import tensors_in
 

@@ -16,7 +16,7 @@ from lightning_saliency.explainers import group_cam
 from lightning_saliency.explainers.cam import GradCAM
 from lightning_saliency.explainers.group_cam import GroupCAM, initial_masks, percentile
 from lightning_saliency.functional.fills import blur
-from lightning_saliency.scales.find import Scale
+from lightning_saliency.scales.scale import Scale
 
 
 class Network(nn.Module):
