@@ -256,6 +256,40 @@ def test_bytes_stay_bytes(tmp_path):
     assert image.unique().tolist() == [13]
 
 
+@pytest.mark.parametrize(("fill", "filled"), [(300.0, 255), (-40.0, 0)])
+def test_bytes_are_filled_in_their_range(tmp_path, fill, filled):
+    data = Pictures(transform=v2.Compose([v2.ToImage()]))
+    image, _ = MaskedDataset(data, stored(tmp_path / "a", data.images), Masking("roar", 0.5, fill))[0]
+    hidden = top_fraction(data.images[0, 0].float(), 0.5)
+    assert image[0][hidden].unique().tolist() == [filled]
+    assert torch.equal(image[0][~hidden], data.images[0, 0][~hidden])
+
+
+@pytest.mark.parametrize("sizes", [(SIDE, SIDE), (SIDE, 12)], ids=["one size", "two sizes"])
+def test_images_that_do_not_move_are_masked_batch_by_batch(tmp_path, sizes):
+    images = grey_images(4).float() / 255
+    items = [(images[n][:, : sizes[n % 2]], n) for n in range(4)]
+    masked = MaskedDataset(items, stored(tmp_path / "a", images), Masking("kar", 0.3, -1.0), fixed=True)
+    batch = next(iter(DataLoader(masked, batch_size=3, collate_fn=list)))
+    assert [label for _, label in batch] == [0, 1, 2]
+    for index, (image, _) in enumerate(batch):
+        assert torch.equal(image, masked[index][0])
+
+
+class _Remembered(ImageTensors):
+    """Its samples of several indices were transformed long ago."""
+
+    def __getitems__(self, indices):
+        return [(torch.zeros(1, 4, 4), 0) for _ in indices]
+
+
+def test_batches_that_pass_by_their_transform_are_refused(tmp_path):
+    data = _Remembered(grey_images(4), torch.arange(4), SIDE, v2.Normalize([0.0], [1.0]))
+    masked = MaskedDataset(data, stored(tmp_path / "a", grey_images(4)), Masking("roar", 0.3, 0.0))
+    with pytest.raises(SaliencyGeometryError, match="called for 0"):
+        masked.__getitems__([0, 1])
+
+
 def test_noise_is_the_images_own(tmp_path):
     data = Pictures(transform=v2.Compose([*TO_TENSOR]))
     store = stored(tmp_path / "a", data.images)
@@ -625,3 +659,5 @@ def test_a_masked_data_set_can_be_copied_and_sent(tmp_path):
     for again in (pickle.loads(pickle.dumps(masked)), copy.deepcopy(masked)):
         assert torch.equal(again[1][0], masked[1][0])
         assert again.targets == data.targets
+    with pytest.raises(AttributeError):
+        MaskedDataset.__new__(MaskedDataset).targets  # noqa: B018  # as pickle makes one
