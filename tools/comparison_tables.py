@@ -49,7 +49,7 @@ def joined(first: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     Raises:
         NotTheSameError: If the networks differ from which the arms go on, or the seeds.
     """
-    merged = json.loads(json.dumps(first))
+    merged: dict[str, Any] = json.loads(json.dumps(first))
     for model, budgets in later["runs"].items():
         for budget, arms in budgets.items():
             own = merged["runs"][model][budget]

@@ -19,7 +19,7 @@ FAINT = 0.1
 
 
 class GroupCAM(MaskScoringExplainer):
-    """Group-CAM (Zhang, Rao and Yang 2021), Algorithm 1: G + 2 forward passes per image and one backward of the head.
+    """Group-CAM (Zhang, Rao and Yang 2021), Algorithm 1: at most G + 2 forward passes per image, and one backward pass.
 
     The channels A of the layer, weighted by the mean gradient of the class's logit (Eq. 1), are summed in G groups and
     rectified (Eq. 2), de-noised (Eq. 3), min-maxed (Eq. 4) and upsampled to masks M. The weight of a mask is the gain
@@ -27,7 +27,7 @@ class GroupCAM(MaskScoringExplainer):
 
     α = Ψ(I ⊙ M + Ĩ ⊙ (1 − M)) − Ψ(Ĩ),  map = ReLU(Σ α M) (Eq. 7).
 
-    A group whose mask is constant contributes nothing.
+    A group whose mask is constant contributes nothing, and costs no pass.
 
     Args:
         model: The network, see ``Explainer``.
@@ -130,7 +130,9 @@ class GroupCAM(MaskScoringExplainer):
         return resize_maps((gains[..., None, None] * masks).sum(1), (images.shape[2], images.shape[3])).relu()
 
     def _scores(self, images: Tensor, targets: Tensor, fill: Tensor, queries: Tensor, exact: bool = False) -> Tensor:
-        with self._scorer(images, targets, fill, total=queries.shape[0] * queries.shape[1], exact=exact) as scorer:
+        filled = queries.flatten(2).any(2)
+        total = int(filled.sum()) + len(filled)
+        with self._scorer(images, targets, fill, total=total, exact=exact) as scorer:
             return scorer.score_block(queries)
 
 

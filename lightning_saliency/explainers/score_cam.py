@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
+from lightning_saliency.explainers.mask_scoring.scorer import distinct_jobs
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.masking import attribution_masks
@@ -81,16 +82,16 @@ class ScoreCAM(MaskScoringExplainer):
         [activations], logits = activations_only(self.model, images, [self._last_scale(images)], self.output)
         targets = select_targets(logits, targets)
         activations = activations if activations.dtype == torch.float64 else activations.float()
-        count, channels = activations.shape[:2]
         size = (images.shape[2], images.shape[3])
-        jobs = torch.arange(count * channels, device=images.device)
+        # A channel that is constant has an empty mask, see `attribution_masks`.
+        owners, which, places = distinct_jobs(activations.amax((2, 3)) == activations.amin((2, 3)))
         scores = []
 
-        def masks_of(owners: Tensor, which: Tensor) -> Tensor:
-            return attribution_masks(activations[owners, which], size)[0]
+        def masks_of(of: Tensor, channels: Tensor) -> Tensor:
+            return attribution_masks(activations[of, channels], size)[0]
 
-        with self._scorer(images, targets, self.fill, total=len(jobs)) as scorer:
-            for (owners, _), masks in scorer.made(masks_of, jobs // channels, jobs % channels):
-                scores.append(scorer(masks, owners))
-        weights = torch.cat(scores).view(count, channels).softmax(dim=1)
+        with self._scorer(images, targets, self.fill, total=len(owners)) as scorer:
+            for (of, _), masks in scorer.made(masks_of, owners, which):
+                scores.append(scorer(masks, of))
+        weights = torch.cat(scores)[places].softmax(dim=1)
         return (weights[..., None, None] * activations).sum(1).relu()

@@ -235,18 +235,19 @@ class MaskScorer:
         return torch.cat(scores) if scores else self.images.new_zeros(0)
 
     def score_block(self, masks: Tensor) -> Tensor:
-        """The scores ``[B, m]`` of masks ``[B, m, h, w]``, which may be an expanded view."""
+        """The scores ``[B, m]`` of masks ``[B, m, h, w]``, which may be an expanded view.
+
+        Masks that are zero everywhere show the fill alone: of an image's, one is scored for all.
+        """
         count = self.images.shape[0]
         if masks.ndim != 4 or masks.shape[0] != count:
             raise ValueError(
                 f"Got masks {list(masks.shape)} for {count} images. Allowed are [B, M, h, w] with B = {count}; expand "
                 "masks common to all images with masks.expand(B, -1, -1, -1)."
             )
-        jobs = torch.arange(count * masks.shape[1], device=masks.device)
-        each = max(masks.shape[1], 1)
-        made = self.made(lambda owners, which: masks[owners, which], jobs // each, jobs % each)
-        parts = [self(part, owners) for (owners, _), part in made]
-        return torch.cat([*parts, self.images.new_zeros(0)]).view(count, masks.shape[1])
+        owners, which, places = distinct_jobs(masks.flatten(2).any(2).logical_not())
+        parts = [self(part, of) for (of, _), part in self.made(lambda of, at: masks[of, at], owners, which)]
+        return torch.cat([*parts, self.images.new_zeros(0)])[places]
 
     def made(
         self, make: Callable[..., Made], *columns: Tensor, images_each: int = 1
@@ -310,6 +311,29 @@ class MaskScorer:
             self._regions = torch.cat([class_regions(pixelwise, classes) for pixelwise, classes in outputs])
         regions = None if self._regions is None else self._regions[owners]
         return select_scores(logits, self._classes[owners], partial(class_scores, score=self.score, regions=regions))[0]
+
+
+def distinct_jobs(empty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which masks have to be scored where an image's empty ones all show the same.
+
+    Args:
+        empty: ``[B, m]`` bool, whether the image's mask is zero everywhere.
+
+    Returns:
+        ``owners`` and ``which``, ``[N]`` int64: the image and the number of each mask to be scored; and ``places``,
+        ``[B, m]`` int64: where among the N the score of each mask is.
+
+    Example:
+        >>> owners, which, places = distinct_jobs(torch.tensor([[False, True, True], [True, False, True]]))
+        >>> owners.tolist(), which.tolist(), places.tolist()
+        ([0, 0, 1, 1], [0, 1, 0, 1], [[0, 1, 1], [2, 3, 2]])
+    """
+    first = empty & (empty.cumsum(1) == 1)
+    kept = ~empty | first
+    owners, which = kept.nonzero(as_tuple=True)
+    own = kept.flatten().cumsum(0).view_as(kept) - 1
+    of_empty = (own * first).sum(1, keepdim=True)
+    return owners, which, torch.where(empty, of_empty, own)
 
 
 def check_scoring(score: str, batch_size: int | str, precision: str | None) -> None:

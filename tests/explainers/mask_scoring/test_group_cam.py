@@ -84,6 +84,45 @@ def test_groups_plus_two_forward_passes_an_image(network, images, targets, gradi
     assert network.noted.seen == 8 * (4 + 2)
 
 
+def test_groups_that_show_nothing_cost_no_pass(network, images):
+    with torch.no_grad():  # of the ten channels in five groups, the last four are dead
+        network.block2[1].weight[6:] = 0
+        network.block2[1].bias[6:] = -1
+    exact = GroupCAM(network, "block2", groups=5, score="logit")
+    exact(images[:1], 0)  # Finds the layer's shape, once.
+    network.noted.seen = 0
+    maps = exact(images, TARGETS)
+    activations, gradients = _read(network, images, TARGETS)
+    masks = initial_masks(activations, gradients, 5, 70.0)
+    shown = int(masks.flatten(2).any(2).sum())
+    assert 8 <= shown <= 8 * 3
+    assert network.noted.seen == 8 * 2 + shown
+    blurred = blur(images, exact.kernel_size, exact.sigma)
+    with torch.no_grad():
+        network.eval()
+        every = [network(images * up + blurred * (1 - up))[range(8), TARGETS] for up in _upsampled(masks, images)]
+        gains = torch.stack(every, 1) - network(blurred)[range(8), TARGETS][:, None]
+    raw = interpolate((gains[..., None, None] * masks).sum(1, keepdim=True), images.shape[2:], mode="bilinear")[:, 0]
+    raw = raw.relu()
+    spans = (raw.amax((1, 2)) - raw.amin((1, 2)))[:, None, None]
+    assert torch.allclose(maps, (raw - raw.amin((1, 2), keepdim=True)) / spans, atol=1e-4)
+
+
+def _read(network, images, targets):
+    """The activations of the second block, and the gradients of the class's logit."""
+    network.eval()
+    hidden = network.block2(network.pool(network.block1(images))).detach().requires_grad_()
+    logits = 4 * network.head(network.average(hidden).flatten(1))
+    gradients = torch.autograd.grad(logits[range(len(images)), targets].sum(), hidden)[0]
+    return hidden.detach(), gradients
+
+
+def _upsampled(masks, images):
+    """The masks of each group in turn, ``[B, 1, H, W]``."""
+    for group in masks.unbind(1):
+        yield interpolate(group[:, None], images.shape[2:], mode="bilinear")
+
+
 def test_no_gradient_is_computed_without_gradients_and_one_backward_pass_of_the_head_with_them(
     network, images, monkeypatch
 ):

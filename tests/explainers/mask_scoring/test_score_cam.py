@@ -64,6 +64,24 @@ def test_it_is_the_formula(network, images, score, function):
         assert torch.allclose(found, (raw - raw.min()) / (raw.max() - raw.min()), atol=1e-4)
 
 
+@pytest.mark.parametrize("dead", [1, 4, 9])
+def test_channels_that_show_nothing_are_scored_as_one(network, images, dead):
+    with torch.no_grad():
+        network[3].bias[9 - dead :] = -100
+    explainer = ScoreCAM(network, "4")
+    explainer(images[:1])
+    seen = []
+    hook = network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    maps = explainer(images, TARGETS)
+    hook.remove()
+    assert sum(seen) == 4 * (1 + 9 - dead + 1)
+    for image, target, found in zip(images, TARGETS, maps, strict=True):
+        raw = _literal(network, image, target, lambda z: z.softmax(1))
+        raw = interpolate(raw[None, None], size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+        span = raw.max() - raw.min()
+        assert torch.allclose(found, (raw - raw.min()) / (span if span > 0 else 1), atol=1e-4)
+
+
 def test_with_logits_it_ranks_pixels_as_torchcam_does(network, images):
     with torchcam.methods.ScoreCAM(network, "4", input_shape=(3, 20, 16)) as reference:
         with torch.no_grad():

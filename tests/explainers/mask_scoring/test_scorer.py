@@ -120,6 +120,21 @@ def test_masks_may_come_in_blocks_and_may_be_views(network, images, masks):
     assert score_masks(network, images[:0], masks[:0], TARGETS[:0]).shape == (0, 7)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_an_images_empty_masks_are_scored_as_one(network, images, masks, chunk):
+    some = masks.clone()
+    some[0, 1] = some[0, 3] = some[2] = 0
+    some[1, 0] = torch.nan  # shows what it shows
+    seen = []
+    hook = network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    scores = score_masks(network, images, some, 1, batch_size=chunk)
+    hook.remove()
+    count, each = some.shape[:2]
+    assert sum(seen) == count * each - 1 - (each - 1)
+    one_by_one = torch.cat([score_masks(network, images, some[:, n : n + 1], 1) for n in range(each)], dim=1)
+    assert torch.allclose(scores, one_by_one, atol=1e-5, equal_nan=True)
+
+
 def test_a_function_as_target_scores_a_segmentation(images, masks):
     network = nn.Conv2d(3, 4, 3, padding=1)
     scores = score_masks(network, images, masks, lambda logits: logits[:, 2].mean((1, 2)), fill="mean")
