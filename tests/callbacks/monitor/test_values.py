@@ -11,9 +11,11 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_saliency.callbacks import SaliencyMonitor
+from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars, values_to_log
+from lightning_saliency.callbacks.monitor.values import MonitorValues
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trainer
@@ -50,6 +52,63 @@ def test_what_is_logged_for_those_who_watch_before_it_was_measured():
     assert values_to_log({"drift": 0.25}, run, "other") == {"other/drift": 0.25}
     run.state.fn = "validate"
     assert values_to_log({}, run, "s") == {}
+
+
+def _run(fn="fit", **settings):
+    settings = {"sanity_checking": False, "global_step": 0, "is_global_zero": True, "callback_metrics": {}, **settings}
+    return SimpleNamespace(
+        state=SimpleNamespace(fn=fn),
+        callbacks=[SimpleNamespace(monitor="s/drift")],
+        lr_scheduler_configs=[],
+        loggers=[],
+        **settings,
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "fn", "there", "logged"),
+    [
+        ("validate", "fit", {}, {"s/drift"}),
+        ("validate", "fit", {"s/drift": 0.5}, set()),
+        ("validate", "validate", {}, set()),
+        ("train", "fit", {}, set()),
+        ("test", "test", {}, set()),
+    ],
+)
+def test_of_a_stage_that_is_not_watched_others_get_what_they_lack(stage, fn, there, logged):
+    given = {}
+    module = SimpleNamespace(log=lambda key, value, **options: given.update({key: (value, options)}))
+    values = MonitorValues("s", SimpleNamespace())
+    values.log(_run(fn, callback_metrics=there), module, stage, {}, own=False)
+    assert set(given) == logged
+    assert all(options["logger"] is False and value == 1.0 for value, options in given.values())
+    values.log(_run(fn, callback_metrics=there), module, stage, {"drift": 0.25, "energy_in_box": 0.5}, own=True)
+    assert {key: value for key, (value, _) in given.items()} == {"s/drift": 0.25, "s/energy_in_box": 0.5}
+    for _, options in given.values():
+        assert options == {
+            "on_step": False,
+            "on_epoch": True,
+            "sync_dist": True,
+            "batch_size": 1,
+            "logger": None,
+        }
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, True),
+        ({"sanity_checking": True}, True),
+        ({"global_step": 5}, True),
+        ({"sanity_checking": True, "global_step": 1}, False),  # of a run that goes on
+        ({"is_global_zero": False}, False),
+    ],
+)
+def test_what_was_logged_is_kept_once_by_one_process(settings, kept):
+    pages = []
+    page = SimpleNamespace(log=lambda run, values, validated: pages.append((values, validated)))
+    MonitorValues("s", page).keep(_run(callback_metrics={"val/loss": 2.0}, **settings), Attempts(), validated=True)
+    assert pages == ([({"val/loss": 2.0}, True)] if kept else [])
 
 
 NAMES = ["drift", "energy_in_box", "pointing_game"]
