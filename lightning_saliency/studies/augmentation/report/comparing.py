@@ -83,7 +83,8 @@ def verdict(keys: Mapping[str, Estimate], names: Mapping[str, str]) -> str:
     parts = [
         f"{_signed(keys[key])} against {name}, {_outcome(keys[key])}" for name, key in names.items() if key in keys
     ]
-    return f"{'; '.join(parts)}. Its step costs {keys['cost'].value:.2f} plain ones."
+    said = f"{'; '.join(parts)}."
+    return f"{said} Its step costs {keys['cost'].value:.2f} plain ones." if "cost" in keys else said
 
 
 def _interval(estimate: Estimate) -> str:
