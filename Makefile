@@ -65,7 +65,7 @@ $(SPEED)/.installed: pyproject.toml | $(VENV)/.installed-dev
 	$(BIN)/python -c 'import site; print(*site.getsitepackages())' > \
 		"$$($(SPEED)/bin/python -c 'import site; print(*site.getsitepackages())')/beneath.pth"
 	$(SPEED)/bin/python -m pip install --quiet setuptools wheel
-	DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SPEED)/bin/python -m pip install --quiet --no-build-isolation deepspeed
+	DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SPEED)/bin/python -m pip install --quiet --no-build-isolation "deepspeed>=0.16,<0.20"
 	@touch $@
 
 deepspeed: $(SPEED)/.installed
