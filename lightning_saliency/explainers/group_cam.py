@@ -19,7 +19,7 @@ FAINT = 0.1
 
 
 class GroupCAM(MaskScoringExplainer):
-    """Group-CAM (Zhang, Rao and Yang 2021), Algorithm 1: at most G + 2 forward passes per image, and one backward pass.
+    """Group-CAM (Zhang, Rao and Yang 2021), Alg. 1: at most G + 2 forward passes an image, one backward of the head.
 
     The channels A of the layer, weighted by the mean gradient of the class's logit (Eq. 1), are summed in G groups and
     rectified (Eq. 2), de-noised (Eq. 3), min-maxed (Eq. 4) and upsampled to masks M. The weight of a mask is the gain

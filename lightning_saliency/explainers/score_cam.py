@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring.distinct_masks import distinct_jobs
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
-from lightning_saliency.explainers.mask_scoring.scorer import distinct_jobs
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.masking import attribution_masks

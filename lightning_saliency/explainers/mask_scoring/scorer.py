@@ -26,6 +26,7 @@ from lightning_saliency.explainers.base import (
     unwrap,
 )
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
+from lightning_saliency.explainers.mask_scoring.distinct_masks import distinct_jobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
 from lightning_saliency.explainers.mask_scoring.precisions import PRECISIONS, Precision, native_precision
 from lightning_saliency.functional.class_scores import Score, class_regions, class_scores
@@ -311,29 +312,6 @@ class MaskScorer:
             self._regions = torch.cat([class_regions(pixelwise, classes) for pixelwise, classes in outputs])
         regions = None if self._regions is None else self._regions[owners]
         return select_scores(logits, self._classes[owners], partial(class_scores, score=self.score, regions=regions))[0]
-
-
-def distinct_jobs(empty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which masks have to be scored where an image's empty ones all show the same.
-
-    Args:
-        empty: ``[B, m]`` bool, whether the image's mask is zero everywhere.
-
-    Returns:
-        ``owners`` and ``which``, ``[N]`` int64: the image and the number of each mask to be scored; and ``places``,
-        ``[B, m]`` int64: where among the N the score of each mask is.
-
-    Example:
-        >>> owners, which, places = distinct_jobs(torch.tensor([[False, True, True], [True, False, True]]))
-        >>> owners.tolist(), which.tolist(), places.tolist()
-        ([0, 0, 1, 1], [0, 1, 0, 1], [[0, 1, 1], [2, 3, 2]])
-    """
-    first = empty & (empty.cumsum(1) == 1)
-    kept = ~empty | first
-    owners, which = kept.nonzero(as_tuple=True)
-    own = kept.flatten().cumsum(0).view_as(kept) - 1
-    of_empty = (own * first).sum(1, keepdim=True)
-    return owners, which, torch.where(empty, of_empty, own)
 
 
 def check_scoring(score: str, batch_size: int | str, precision: str | None) -> None:
