@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -146,6 +147,9 @@ class AugmentationConfig(EngineConfig):
             data.
         budgets: What is equal for all arms: ``"steps"``, wall ``"time"``, or both. With ``"time"``, arms that use a map
             for several epochs are not allowed.
+        lengths: Arm -> how many times ``training.steps`` it is trained where steps are equal, for example
+            ``{"plain, longer": 1.5}``. Where arms that use maps again cost up to 1.5 plain steps, this is plain
+            training of no less time.
         reference: The arm that the others are compared with.
         controls: Further arms that the guided arms are compared with. A mapping gives each guided arm
             its own controls, with the same guide and options; a list is the same for all of them. A control named
@@ -169,6 +173,7 @@ class AugmentationConfig(EngineConfig):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     seeded_data: bool = False
     budgets: list[Budget] = field(default_factory=lambda: list(BUDGETS))
+    lengths: dict[str, float] = field(default_factory=dict)
     reference: str = "plain"
     controls: dict[str, list[str]] | list[str] = field(default_factory=list)
     confidence: float = 0.95
@@ -219,6 +224,7 @@ class AugmentationConfig(EngineConfig):
                 f"Got controls of {', '.join(others)}, which no saliency map of its own guides. Allowed are "
                 f"{', '.join(guided)}; leave the others out."
             )
+        self._check_lengths(arms)
         reusing = [name for name, arm in arms.items() if arm.reuses_maps]
         if "time" in self.budgets and reusing:
             raise ValueError(
@@ -226,6 +232,23 @@ class AugmentationConfig(EngineConfig):
                 "steps do not tell how many images come back unchanged, and so not what its step costs. Allowed are "
                 "budgets=[steps], or reuse_epochs=1; choose one."
             )
+
+    def _check_lengths(self, arms: Mapping[str, Arm]) -> None:
+        if not isinstance(self.lengths, Mapping) or set(self.lengths) - set(arms):
+            raise ValueError(
+                f"Got lengths={self.lengths!r}. Allowed is a mapping from arms to numbers, the arms being "
+                f"{', '.join(arms)}; name these."
+            )
+        unfit = {name: length for name, length in self.lengths.items() if not 0 < length < math.inf}
+        if unfit or min(map(self.steps_of, arms), default=1) < 1:
+            raise ValueError(
+                f"Got lengths={dict(self.lengths)} with steps={self.training.steps}. Allowed are numbers above 0 that "
+                "leave one step at least; raise the smallest."
+            )
+
+    def steps_of(self, arm: str) -> int:
+        """Number of steps of an arm where steps are equal: ``training.steps`` by its entry in ``lengths``."""
+        return round(self.training.steps * self.lengths.get(arm, 1.0))
 
     def parsed_arms(self) -> dict[str, Arm]:
         """Name in the table -> arm."""

@@ -38,6 +38,10 @@ class StepCost:
     reference: Sequence[float]
     evaluation: float
 
+    def seconds_of(self, steps: int) -> float:
+        """Time of so many steps; those beyond the planned ones take as long as the last one."""
+        return math.fsum(self.seconds[:steps]) + max(0, steps - len(self.seconds)) * self.seconds[-1]
+
     @classmethod
     def measured(cls, result: Mapping[str, Any], arm: Arm, reference: Arm, training: FineTuningConfig) -> StepCost:
         """The timings of `measure_steps`, spread over the planned steps.

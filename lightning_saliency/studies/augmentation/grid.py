@@ -163,7 +163,7 @@ class AugmentationGrid:
                 for name, arm in self.arms.items():
                     by_steps: dict[int, list[Budget]] = {}
                     for budget in config.budgets:
-                        steps = config.training.steps
+                        steps = config.steps_of(name)
                         if budget == "time":
                             # A control is there to tell what the map is worth, not what making another one costs.
                             cost = costs[model][config.guide_of(name)]

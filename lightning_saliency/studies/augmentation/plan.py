@@ -37,7 +37,7 @@ def plan_grid(grid: AugmentationGrid) -> Plan:
         groups.setdefault((run.model, run.arm, run.steps), []).append(run)
     for (model, arm, steps), runs in groups.items():
         cost, timing = costs[model][arm], timings[model]
-        seconds = math.fsum(cost.seconds[:steps]) + config.training.validations * cost.evaluation
+        seconds = cost.seconds_of(steps) + config.training.validations * cost.evaluation
         epochs = math.ceil(steps / timing.plain["epoch"])
         cells = [run.cell for run in runs]
         # What the study will measure decides how many steps take equal time.

@@ -35,9 +35,10 @@ def caption(config: AugmentationConfig) -> str:
         f"{config.cost.tolerance:.0%} more time counting as equal"
         + (", and a guide's own controls have as many as the guide" if isinstance(config.controls, Mapping) else "")
     )
+    longer = "".join(f"; {name}: {config.steps_of(name)}" for name in config.lengths)
     return (
         f"{means}; {images}. {_started(config)}"
-        f"{training.steps} steps{equal_time if 'time' in config.budgets else ''}. Cost of a step: relative to "
+        f"{training.steps} steps{longer}{equal_time if 'time' in config.budgets else ''}. Cost of a step: relative to "
         f"{config.reference}, the mean of the planned steps from epoch {training.start_epoch} on; median, minimum and "
         f"maximum of {config.cost.rounds} round{'s' if config.cost.rounds > 1 else ''}."
     )
@@ -71,6 +72,7 @@ def facts(grid: AugmentationGrid) -> list[tuple[str, str]]:
         (
             "training",
             f"{training.steps} steps of {training.optimizer}, learning rate {training.learning_rate:g}{schedule}"
+            + "".join(f"; {name}: {config.steps_of(name)} steps" for name in config.lengths)
             + (f"; plain before epoch {training.start_epoch}" if training.start_epoch else ""),
         ),
         *([] if config.first is None else [("first training", f"{config.first.steps} steps, plain")]),
