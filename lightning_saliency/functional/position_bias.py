@@ -26,7 +26,6 @@ TOP_SHARE = 0.1
 #: The cells whose colours are taken together: 5 of 256.
 CORE_SHARE = 0.02
 
-_CELLS = (POSITION_GRID, POSITION_GRID)
 # Of each cell: the means of up to four channels, and the contrast.
 _COLOURS, _FEATURES = 4, 5
 
@@ -69,14 +68,15 @@ class PositionSums:
 
     Args:
         classes: For how many classes to begin with; more are added as they come.
+        grid: G, the number of cells a side.
 
     Attributes:
         count: ``[C + 1]``, the number of images of each class; the last: of those without a class.
-        maps: ``[C + 1, 16, 16]``, the sums of their maps.
-        top: ``[C + 1, 16, 16]``, how many of them have a cell among the tenth of the cells with the highest values.
-        cells: ``[C + 1, 5, 16, 16]``, the sums of the means of up to four channels, and of the contrast, of each cell.
+        maps: ``[C + 1, G, G]``, the sums of their maps.
+        top: ``[C + 1, G, G]``, how many of them have a cell among the tenth of the cells with the highest values.
+        cells: ``[C + 1, 5, G, G]``, the sums of the means of up to four channels, and of the contrast, of each cell.
         core: ``[C + 1, 5]``, the sums of the same under each map's highest 2 %.
-        cell_squares: ``[5, 16, 16]``, the sums of the squares of ``cells`` over images with a class.
+        cell_squares: ``[5, G, G]``, the sums of the squares of ``cells`` over images with a class.
         core_squares: ``[5]``, of ``core``.
 
     Example:
@@ -91,13 +91,13 @@ class PositionSums:
         (1.0, (0, 0), 1.0, 1.0)
     """
 
-    def __init__(self, classes: int = 0) -> None:
+    def __init__(self, classes: int = 0, grid: int = POSITION_GRID) -> None:
         self.count = torch.zeros(classes + 1, dtype=torch.float32)
-        self.maps = torch.zeros(classes + 1, *_CELLS, dtype=torch.float32)
-        self.top = torch.zeros(classes + 1, *_CELLS, dtype=torch.float32)
-        self.cells = torch.zeros(classes + 1, _FEATURES, *_CELLS, dtype=torch.float32)
+        self.maps = torch.zeros(classes + 1, grid, grid, dtype=torch.float32)
+        self.top = torch.zeros(classes + 1, grid, grid, dtype=torch.float32)
+        self.cells = torch.zeros(classes + 1, _FEATURES, grid, grid, dtype=torch.float32)
         self.core = torch.zeros(classes + 1, _FEATURES, dtype=torch.float32)
-        self.cell_squares = torch.zeros(_FEATURES, *_CELLS, dtype=torch.float32)
+        self.cell_squares = torch.zeros(_FEATURES, grid, grid, dtype=torch.float32)
         self.core_squares = torch.zeros(_FEATURES, dtype=torch.float32)
 
     @property
@@ -126,8 +126,10 @@ class PositionSums:
                 f"{None if labels is None else list(labels.shape)}. Allowed are [B, h, w], [B, C, H, W] and "
                 "[B], or no labels, of the same B; give one of each an image."
             )
-        features = (images if _are_features(images) else cell_features(images)).cpu()
-        cells = F.adaptive_avg_pool2d(maps.detach().float()[:, None], _CELLS)[:, 0].cpu()
+        grid = self.maps.shape[-1]
+        made = images.shape[1:] == (_FEATURES, grid, grid)
+        features = (images if made else cell_features(images, grid)).cpu()
+        cells = F.adaptive_avg_pool2d(maps.detach().float()[:, None], grid)[:, 0].cpu()
         rows = torch.full((len(maps),), -1) if labels is None else labels.detach().cpu().long()
         good = cells.flatten(1).isfinite().all(1) & features.flatten(1).isfinite().all(1)
         cells, features, rows = cells[good], features[good], rows[good]
@@ -164,20 +166,27 @@ class PositionSums:
             setattr(self, name, part.view_as(getattr(self, name)).clone())
 
     def mean_map(self) -> Tensor:
-        """The mean map of all images ``[16, 16]``; NaN without images."""
+        """The mean map of all images ``[G, G]``; NaN without images."""
         return self.maps.sum(0) / self.count.sum()
 
+    def shares(self) -> Tensor:
+        """The share of the images whose map points to each cell ``[G, G]``; NaN without images."""
+        return self.top.sum(0) / self.count.sum()
+
+    def explained(self) -> Tensor:
+        """How much of what lies in each cell depends on the class ``[G, G]``, see `PositionBias`."""
+        return _explained(self.count[:-1], self.cells[:-1], self.cell_squares)
+
     def class_means(self) -> dict[int, Tensor]:
-        """The mean map ``[16, 16]`` of each class that occurred."""
+        """The mean map ``[G, G]`` of each class that occurred."""
         return {row: self.maps[row] / self.count[row] for row in self.count[:-1].nonzero()[:, 0].tolist()}
 
     def result(self) -> PositionBias | None:
         """The numbers; ``None`` where there is no image."""
-        every, count = self.count.sum(), self.count[:-1]
-        if not bool(every > 0):
+        count = self.count[:-1]
+        if not bool(self.count.sum() > 0):
             return None
-        shares = self.top.sum(0) / every
-        explained = _explained(count, self.cells[:-1], self.cell_squares)
+        shares, explained = self.shares(), self.explained()
         if bool(explained.isnan().any()):
             best = int(shares.argmax())
             bias = float("nan")
@@ -185,7 +194,7 @@ class PositionSums:
             products = shares * explained.clamp_min(0)
             best = int(products.argmax())
             bias = float(products.flatten()[best])
-        row, column = divmod(best, POSITION_GRID)
+        row, column = divmod(best, shares.shape[-1])
         return PositionBias(
             bias=bias,
             cell=(row, column),
@@ -228,26 +237,23 @@ def position_bias(maps: Tensor, labels: Tensor, images: Tensor) -> PositionBias:
     return found
 
 
-def cell_features(images: Tensor) -> Tensor:
+def cell_features(images: Tensor, grid: int = POSITION_GRID) -> Tensor:
     """What lies in each cell of the images: the means of the first four channels, and the contrast.
 
     Args:
         images: ``[B, C, H, W]``, any range and dtype. Of more than four channels the mean stands for all.
+        grid: G, the number of cells a side.
 
     Returns:
-        ``[B, 5, 16, 16]`` float32: up to four means, zeros where there are fewer channels, and the standard deviation
+        ``[B, 5, G, G]`` float32: up to four means, zeros where there are fewer channels, and the standard deviation
         of the channels' mean within the cell.
     """
     pixels = images.detach().float()
     grey = pixels.mean(1, keepdim=True)
-    means = F.adaptive_avg_pool2d(pixels if pixels.shape[1] <= _COLOURS else grey, _CELLS)
-    level = F.adaptive_avg_pool2d(grey, _CELLS)
-    contrast = (F.adaptive_avg_pool2d(grey.square(), _CELLS) - level.square()).clamp_min(0).sqrt()
+    means = F.adaptive_avg_pool2d(pixels if pixels.shape[1] <= _COLOURS else grey, grid)
+    level = F.adaptive_avg_pool2d(grey, grid)
+    contrast = (F.adaptive_avg_pool2d(grey.square(), grid) - level.square()).clamp_min(0).sqrt()
     return torch.cat([F.pad(means, (0, 0, 0, 0, 0, _COLOURS - means.shape[1])), contrast], 1)
-
-
-def _are_features(images: Tensor) -> bool:
-    return images.shape[1:] == (_FEATURES, *_CELLS)
 
 
 def _explained(count: Tensor, sums: Tensor, squares: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAIN
 from lightning_saliency.callbacks.augmentation.first_images import FirstImages
 from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig
 from lightning_saliency.callbacks.augmentation.guide import Guide, Recipe
+from lightning_saliency.callbacks.augmentation.mean_map import SHORTCUT
 from lightning_saliency.callbacks.augmentation.options import (
     AugmentationConfigurationError,
     Failures,
@@ -90,8 +91,11 @@ class SaliencyAugmentation(Callback):
             own that is called as an `Action` is.
         control: ``None``, ``"random_blobs"`` or ``"other_image"``.
         maps: ``"own"``: each image is changed by its own map. ``"mean"``: by the mean of all maps so far, for a mark
-            that lies at one place in all images; objects that lie elsewhere in each are averaged away. Each process
-            has the mean of its own images.
+            that lies at one place in all images; objects that lie elsewhere in each are averaged away.
+            ``"shortcut"``: by the place, one for all images, to which most maps point and where what lies there tells
+            the class, exactly as far as it does, see `ShortcutPlace`; for ``"hide"``, whose ``share`` and ``sigmas``
+            are left out. Needs labels. Where there is no such place, no image is changed, and a warning says so. Each
+            process goes by its own images.
         guide_network: Whose maps they are: ``"present"``, the network as it is at each step; ``"start"``, a copy of it
             as it is when images are first replaced (in ``start_epoch``), kept in checkpoints; ``"untrained"``, a copy
             with random weights; or the path of a checkpoint that fits the network.
@@ -147,7 +151,7 @@ class SaliencyAugmentation(Callback):
         *,
         action: ActionOption = "keep",
         control: Literal["random_blobs", "other_image"] | None = None,
-        maps: Literal["own", "mean"] = "own",
+        maps: Literal["own", "mean", "shortcut"] = "own",
         guide_network: str | Path = "present",
         start_epoch: int = 0,
         keep_original: bool = False,
@@ -174,7 +178,7 @@ class SaliencyAugmentation(Callback):
             output=output,
             seed=self.seed,
         )
-        self.recipe = Recipe(self.guide, chosen.action)
+        self.recipe = Recipe(self.guide, chosen.whole_region() if maps == SHORTCUT else chosen.action)
         self.start_epoch = whole_number("start_epoch", start_epoch, 0)
         self.reuse_epochs = parse_reuse(reuse_epochs)
         self.model = model
@@ -304,6 +308,8 @@ class SaliencyAugmentation(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch."""
         self._step.end()
+        if self.guide.no_place is not None:
+            self._failures.warn_once("no place", self.guide.no_place)
         if not self.shown:
             return
         self._scalars.log(trainer, pl_module, self.name)

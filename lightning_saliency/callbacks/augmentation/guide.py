@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lightning_saliency.callbacks.augmentation.actions.basic import Action, Changed, Keep, apply
 from lightning_saliency.callbacks.augmentation.guide_network import PRESENT, UNTRAINED, GuideNetwork
-from lightning_saliency.callbacks.augmentation.mean_map import MEAN, OWN, MeanMap
+from lightning_saliency.callbacks.augmentation.mean_map import MEAN, OWN, SHORTCUT, MeanMap
 from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError, meant_for
+from lightning_saliency.callbacks.augmentation.shortcut_place import ShortcutPlace
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
@@ -22,6 +23,8 @@ from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuf
 from lightning_saliency.functional.class_scores import Score, class_count, class_scores
 from lightning_saliency.functional.masking import resize_maps
 
+#: What gives all images one map, by name.
+_SHARED: dict[str, type[MeanMap | ShortcutPlace]] = {MEAN: MeanMap, SHORTCUT: ShortcutPlace}
 #: The guides that have a name: every explainer, and random blobs.
 GUIDES = (*EXPLAINERS, "random_blobs")
 
@@ -32,7 +35,8 @@ class Guide:
     Args:
         explainer: An explainer, or ``"random_blobs"``, in any form of `ExplainerSpec.parse`.
         control: ``None``: the explainer's maps; ``"random_blobs"`` or ``"other_image"``: see ``SaliencyAugmentation``.
-        maps: ``"own"``: each image has its own map; ``"mean"``: all have the mean of theirs, see `MeanMap`.
+        maps: ``"own"``: each image has its own map; ``"mean"``: all have the mean of theirs, see `MeanMap`;
+            ``"shortcut"``: all have the place of the shortcut, see `ShortcutPlace`.
         network: Whose maps they are, see `GuideNetwork`.
         share: The share of the pixels that the action calls salient; the area of ``"random_blobs"`` unless that is
             given. ``None``: it is not fixed.
@@ -59,9 +63,9 @@ class Guide:
             raise AugmentationConfigurationError(
                 f"Got control={control!r}. Allowed are None, {', '.join(map(repr, MASK_CONTROLS))}; use one of them."
             )
-        if maps not in (OWN, MEAN):
+        if maps not in (OWN, *_SHARED):
             raise AugmentationConfigurationError(
-                f"Got maps={maps!r}. Allowed are {OWN!r} and {MEAN!r}; use one of them."
+                f"Got maps={maps!r}. Allowed are {', '.join(map(repr, (OWN, *_SHARED)))}; use one of them."
             )
         spec = _parsed(explainer)
         if spec.factory is RandomBlobs and share is not None:
@@ -72,7 +76,8 @@ class Guide:
             raise AugmentationConfigurationError(f"{spec.name} cannot be the guide. {error}") from error
         self.control = control
         self.network = GuideNetwork(network, seed)
-        self._mean = MeanMap() if maps == MEAN else None
+        self._which = maps
+        self.shared = _shared(maps)
         self._other = OtherImage()
         self._explainers: dict[tuple[bool, bool], Explainer] = {}
         self._model: nn.Module | None = None
@@ -88,6 +93,16 @@ class Guide:
     def is_random(self) -> bool:
         """Whether it is random blobs, for which no network is asked."""
         return self.spec.factory is RandomBlobs
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it asks for classes even where its explainer's maps do not."""
+        return self._which == SHORTCUT
+
+    @property
+    def no_place(self) -> str | None:
+        """Why ``maps="shortcut"`` changes no image; ``None`` where it does, or has seen none."""
+        return self.shared.no_place if isinstance(self.shared, ShortcutPlace) else None
 
     def bind(self, model: nn.Module) -> None:
         """Take a network; wrong values of the explainer's arguments are found out here.
@@ -113,7 +128,7 @@ class Guide:
         self._model = None
         self._explainers = {}
         self._other = OtherImage()
-        self._mean = None if self._mean is None else MeanMap()
+        self.shared = _shared(self._which)
         self.network.release()
 
     def maps(self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False) -> Tensor:
@@ -126,22 +141,24 @@ class Guide:
             multi_label: Whether the classes do not exclude each other.
 
         Returns:
-            ``[n, H, W]`` float32, each from 0 to 1; constant where the guide has nothing to say, NaN where the
-            network's activations are not finite.
+            ``[n, H, W]`` float32, each from 0 to 1; constant where the guide has nothing to say or is no longer asked
+            (``maps="shortcut"``), NaN where the network's activations are not finite.
         """
+        if isinstance(self.shared, ShortcutPlace) and self.shared.settled:
+            return torch.zeros(len(images), *images.shape[2:], dtype=torch.float32, device=images.device)
         explainer = self._explainer(multi_label)
         if isinstance(explainer, RandomBlobs):
             explainer.generator = generator
         maps = explainer(images, None if self.class_free else targets)
         return resize_maps(maps, (images.shape[2], images.shape[3]))
 
-    def controlled(self, maps: Tensor, generator: torch.Generator) -> Tensor:
-        """The maps that are used: the images' own or the mean of all, or those of the control.
+    def controlled(self, maps: Tensor, images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """The maps that are used: the images' own or one for all, or those of the control.
 
         ``control="other_image"`` keeps one of them for an image that comes alone, see `trial`.
         """
-        if self._mean is not None:
-            maps = self._mean(maps)
+        if self.shared is not None:
+            maps = self.shared(maps, images, targets)
         if self.control == "random_blobs":
             finite = torch.nan_to_num(maps)
             return torch.where(maps.isfinite(), shuffled_blobs(finite, generator), maps)
@@ -152,26 +169,26 @@ class Guide:
     @contextmanager
     def trial(self) -> Iterator[None]:
         """Maps made inside the context do not affect the next training step."""
-        kept, mean = self._other.last, None if self._mean is None else self._mean.kept()
+        kept, shared = self._other.last, None if self.shared is None else self.shared.kept()
         try:
             yield
         finally:
             self._other.last = kept
-            if self._mean is not None and mean is not None:
-                self._mean.restore(mean)
+            if self.shared is not None:
+                self.shared.restore(shared)  # type: ignore[arg-type]  # its own
 
     def state_dict(self) -> dict[str, Any] | None:
         """State that the next maps depend on: the last map, or the sum of all, and the network's copy."""
         last = None if self._other.last is None else self._other.last.cpu()
-        mean = None if self._mean is None else self._mean.state_dict()
-        state = {"other": last, "mean": mean, "network": self.network.state_dict()}
+        shared = None if self.shared is None else self.shared.state_dict()
+        state = {"other": last, self._which: shared, "network": self.network.state_dict()}
         return {name: value for name, value in state.items() if value is not None} or None
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go on with the map and the network that a checkpoint holds, if it has them."""
         self._other.last = (state or {}).get("other")
-        if self._mean is not None:
-            self._mean.load_state_dict((state or {}).get("mean"))
+        if self.shared is not None:
+            self.shared.load_state_dict((state or {}).get(self._which))
         self.network.load_state_dict((state or {}).get("network"))
 
     def confidence(self, images: Tensor, targets: Tensor, multi_label: bool = False) -> Tensor:
@@ -216,6 +233,11 @@ class Guide:
         return self._explainers[key]
 
 
+def _shared(maps: str) -> MeanMap | ShortcutPlace | None:
+    """What gives all images one map; ``None`` where each has its own."""
+    return _SHARED[maps]() if maps in _SHARED else None
+
+
 def _parsed(explainer: ExplainerOption) -> ExplainerSpec:
     """Read an explainer."""
     try:
@@ -253,11 +275,13 @@ class Recipe:
         self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False
     ) -> tuple[Changed, Tensor]:
         """What becomes of some images, see ``SaliencyAugmentation.augmented``, and the maps that were used."""
-        return self.changed(images, self.guide.maps(images, targets, generator, multi_label), generator)
+        return self.changed(images, self.guide.maps(images, targets, generator, multi_label), targets, generator)
 
-    def changed(self, images: Tensor, maps: Tensor, generator: torch.Generator) -> tuple[Changed, Tensor]:
+    def changed(
+        self, images: Tensor, maps: Tensor, targets: Tensor, generator: torch.Generator
+    ) -> tuple[Changed, Tensor]:
         """What becomes of images ``[n, C, H, W]`` whose maps ``[n, H, W]`` are made, and the maps that were used."""
-        maps = self.guide.controlled(maps, generator)
+        maps = self.guide.controlled(maps, images, targets, generator)
         changed = apply(self.action, images, maps, generator)
         return replace(changed, pixels=changed.pixels.to(images.dtype)), maps
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_saliency.functional.masking import resize_maps
 
 #: Whose maps are used.
-OWN, MEAN = "own", "mean"
+OWN, MEAN, SHORTCUT = "own", "mean", "shortcut"
 
 
 class MeanMap:
@@ -32,8 +32,11 @@ class MeanMap:
         self.count = 0
         self.sum: Tensor | None = None
 
-    def __call__(self, maps: Tensor) -> Tensor:
-        """Take in maps ``[n, H, W]``, and return the mean for each; NaN for a map that is not finite."""
+    def __call__(self, maps: Tensor, *about: Tensor) -> Tensor:
+        """Take in maps ``[n, H, W]``, and return the mean for each; NaN for a map that is not finite.
+
+        What else is known of the images, they and their classes, does not matter.
+        """
         finite = maps.flatten(1).isfinite().all(1)
         if finite.any():
             total = maps[finite].detach().float().sum(0)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning_saliency.callbacks.augmentation.actions.basic import Hide, Keep
 from lightning_saliency.callbacks.augmentation.actions.more import Protect, TransformOption
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
+from lightning_saliency.callbacks.augmentation.mean_map import SHORTCUT
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
 from lightning_saliency.explainers import ExplainerOption, XGradCAM
 from lightning_saliency.functional.fills import Fill
@@ -78,13 +79,14 @@ class MaskTune(SaliencyAugmentation):
 
     ``MaskTune("smoe", share=0.1)`` is guided by SMOE Scale's maps, which need no labels and one forward pass, and hides
     a tenth of each image. Where a mark lies at one place in all images, ``MaskTune("smoe", share=0.1, maps="mean")``
-    hides what the maps of all have in common, and leaves the objects alone.
+    hides what the maps of all have in common, and leaves the objects alone. ``MaskTune("smoe", maps="shortcut")`` needs
+    labels, and hides the place exactly as far as it tells the class, and nothing where there is no such place.
 
     Args:
         explainer: The guide, see ``SaliencyAugmentation``; ``None``: XGrad-CAM.
         share: The share of the pixels that is hidden, in (0, 1), in the place of ``sigmas``.
         sigmas: Hide all pixels above the map's mean by more than so many of its standard deviations; ``None``: 2 where
-            no share is given.
+            no share is given. With ``maps="shortcut"`` neither is given.
         fill: What is shown instead, see ``Hide``.
         start_epoch: The first epoch, from 0, in which images are masked.
         guide_network: Whose maps they are, see ``SaliencyAugmentation``.
@@ -114,9 +116,10 @@ class MaskTune(SaliencyAugmentation):
         **settings: Any,
     ) -> None:
         _refuse(settings, "MaskTune", "hides what is salient", ("action",))
+        sized = settings.get("maps") == SHORTCUT
         super().__init__(
             XGradCAM if explainer is None else explainer,
-            action=Hide(share, 2.0 if share is None and sigmas is None else sigmas, fill),
+            action=Hide(share, 2.0 if share is None and sigmas is None and not sized else sigmas, fill),
             start_epoch=start_epoch,
             guide_network=guide_network,
             reuse_epochs=reuse_epochs,

@@ -151,7 +151,7 @@ class BatchStep:
         chosen, classes = images.detach() if whole else images[on_device].detach(), targets[rows]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             maps = self._maps(trainer.current_epoch, chosen, classes, generator)
-            changed, maps = self.recipe.changed(chosen, maps, generator)
+            changed, maps = self.recipe.changed(chosen, maps, classes, generator)
             if not bool(maps.isfinite().all()):
                 self.failures.warn_once("not finite", "Some maps were not finite; these images were left as they are.")
         self._show(content, rows, changed)
@@ -164,7 +164,12 @@ class BatchStep:
     @property
     def _classless(self) -> bool:
         """Whether images without a class are changed, too."""
-        return self.recipe.guide.class_free and not self.recipe.changes_labels
+        return self.recipe.guide.class_free and not self._asks_for_labels
+
+    @property
+    def _asks_for_labels(self) -> bool:
+        """Whether classes are needed though the maps may not need them."""
+        return self.recipe.changes_labels or self.recipe.guide.needs_labels
 
     def _show(self, content: BatchContent, rows: Tensor, changed: Changed) -> None:
         """Show the training step what became of these rows of a batch, alone or beside the images as they were."""
@@ -242,7 +247,7 @@ class BatchStep:
         guide.settle(begun=False)
         targets = self._classes_of(content, generator) if self._classless else self.truth.classes(content, generator)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            self._classes = guide.class_count(images[:1].detach(), always=self.recipe.changes_labels)
+            self._classes = guide.class_count(images[:1].detach(), always=self._asks_for_labels)
         none = torch.full((len(images),), NO_CLASS)
         if targets is None:
             return images, none

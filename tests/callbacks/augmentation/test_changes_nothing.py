@@ -44,8 +44,8 @@ class _Unchanging(SaliencyAugmentation):
         self.changed = 0
         self.recipe.changed = self._changed
 
-    def _changed(self, images, maps, generator):
-        changed, maps = Recipe.changed(self.recipe, images, maps, generator)
+    def _changed(self, images, maps, targets, generator):
+        changed, maps = Recipe.changed(self.recipe, images, maps, targets, generator)
         self.changed += not torch.equal(changed.pixels, images)
         return replace(changed, pixels=images.clone()), maps
 

@@ -198,15 +198,15 @@ def test_trials_leave_nothing_for_an_image_that_comes_alone():
     maps = guide.maps(images, targets, _generator())
 
     def alone(guide):
-        return guide.controlled(maps[:1], _generator())
+        return guide.controlled(maps[:1], images[:1], targets[:1], _generator())
 
     with guide.trial():
-        guide.controlled(maps[1:], _generator())
+        guide.controlled(maps[1:], images[1:], targets[1:], _generator())
     assert guide.state_dict() is None
     assert alone(guide).amax() == 0
-    guide.controlled(maps[:2], _generator())
+    guide.controlled(maps[:2], images[:2], targets[:2], _generator())
     with guide.trial():
-        guide.controlled(maps[2:], _generator())
+        guide.controlled(maps[2:], images[2:], targets[2:], _generator())
     state = guide.state_dict()
     assert torch.equal(alone(guide), maps[1:2])
     again = Guide("grad_cam", control="other_image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,24 @@ class ActionSpec:
     def changes_labels(self) -> bool:
         """Whether labels change with the pixels."""
         return bool(getattr(self.action, "changes_labels", False))
+
+    def whole_region(self) -> Action:
+        """The action where maps are zeros and ones, and all of their ones are the region.
+
+        Raises:
+            AugmentationConfigurationError: If the action was given a size of its own.
+        """
+        size = {name: getattr(self.action, name) for name in ("share", "sigmas") if hasattr(self.action, name)}
+        given = [f"{name}={value}" for name, value in size.items() if value is not None]
+        if given:
+            raise AugmentationConfigurationError(
+                f"Got {' and '.join(given)} of the action {self.name} with maps='shortcut', whose place has a size of "
+                "its own. Leave it out, or take maps='mean'."
+            )
+        if "sigmas" in size and is_dataclass(type(self.action)):
+            whole: Action = replace(self.action, sigmas=0.0)  # type: ignore[type-var]
+            return whole
+        return self.action
 
     @property
     def fixed_share(self) -> float | None:

@@ -1,0 +1,173 @@
+"""One map for all images: the place where their maps point and where what lies there tells the class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_saliency.functional.position_bias import PositionSums
+
+#: Cells a side, twice as many as the monitor's, so that the place has the mark's shape.
+GRID = 32
+#: Where the product of `PositionBias.bias` reaches this, a shortcut begins.
+SEED = 0.2
+#: It goes on through neighbours in which the class explains at least this share of what it explains there.
+EXTENT = 0.5
+#: A larger share of the image is no place.
+LARGEST = 0.6
+#: By so many standard deviations of chance the class has to explain more than nothing: of a thousand cells, none does
+#: by chance.
+DEVIATIONS = 5.0
+#: After so many images the place stays as it is, and no more maps are asked for.
+IMAGES = 5000
+
+
+class ShortcutPlace:
+    """Gives every image the same map: 1 where a shortcut lies at one place in all images, 0 elsewhere.
+
+    The maps say where the network looks, and the images how far the shortcut reaches. It begins in the cells that
+    `SaliencyMonitor` warns of, where the share of images whose map points there times how much of what lies there
+    depends on the class (`PositionBias`) is at least 0.2. It goes on through neighbouring cells that depend on the
+    class half as much as the most dependent of these, whether the maps point there or not: maps show part of a frame.
+    What chance explains of few images is taken off. Where no place is found, or what tells the class lies all over the
+    image, all maps are 0. The first 5,000 images decide.
+
+    Attributes:
+        region: The place, ``[32, 32]`` bool; ``None`` while too few images were seen to tell.
+        everywhere: Whether what tells the class lies all over the image.
+
+    Example:
+        >>> place = ShortcutPlace()
+        >>> maps, images = torch.rand(40, 32, 32), torch.rand(40, 3, 32, 32)
+        >>> classes = torch.arange(40) % 2
+        >>> maps[:, :4, :4] += 1.0
+        >>> images[:, :, :4, :8] = classes[:, None, None, None].float()
+        >>> found = place(maps, images, classes)[0]
+        >>> found.sum().item(), found[:4, :8].mean().item()  # the whole mark, of which the maps show one half
+        (32.0, 1.0)
+    """
+
+    def __init__(self) -> None:
+        self.sums = PositionSums(grid=GRID)
+        self.region: Tensor | None = None
+        self.everywhere = False
+        self._count = 0.0
+
+    def __call__(self, maps: Tensor, images: Tensor, classes: Tensor) -> Tensor:
+        """Take in a batch and say where the place is.
+
+        Args:
+            maps: ``[n, H, W]``.
+            images: ``[n, C, H, W]``, which the maps are of.
+            classes: ``[n]`` int64; negative: none.
+
+        Returns:
+            ``[n, H, W]``, zeros and ones, of the maps' type; NaN for a map that is not finite.
+        """
+        if not self.settled:
+            self._take(maps, images, classes)
+        region = torch.zeros(GRID, GRID) if self.region is None else self.region.float()
+        size = (maps.shape[1], maps.shape[2])
+        found = F.interpolate(region[None, None], size, mode="nearest-exact")[0].to(maps)
+        return torch.where(maps.flatten(1).isfinite().all(1)[:, None, None], found, torch.nan)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the place stays as it is, whatever the maps of further images are."""
+        return float(self.sums.count.sum()) >= IMAGES
+
+    def _take(self, maps: Tensor, images: Tensor, classes: Tensor) -> None:
+        self.sums.add(maps, classes, images)
+        count = float(self.sums.count[:-1].sum())
+        # After a few images each more counts; after thousands hardly, and finding the place takes its time.
+        if count >= 1.1 * self._count:
+            self._find(count)
+
+    @property
+    def no_place(self) -> str | None:
+        """Why there is no place; ``None`` where there is one, or no image was seen."""
+        if not bool(self.sums.count.sum() > 0) or (self.region is not None and bool(self.region.any())):
+            return None
+        if self.region is None:
+            return (
+                "maps='shortcut' has changed no image yet: it has seen too few images of each class to tell. With very "
+                "many classes or very few images take maps='mean'."
+            )
+        if self.everywhere:
+            return (
+                "maps='shortcut' changes no image: what tells the class lies all over the image, as a background or "
+                "a tint would. Take action='swap' with guide_network='untrained', see the docs on shortcuts."
+            )
+        return (
+            "maps='shortcut' changes no image: the maps of many images point to no one place that tells the class. "
+            "Where the network leans on a mark that lies elsewhere in each image, take maps='own' and a small share."
+        )
+
+    def kept(self) -> tuple[PositionSums, Tensor | None, bool, float]:
+        """What `restore` goes back to."""
+        return deepcopy(self.sums), self.region, self.everywhere, self._count
+
+    def restore(self, kept: tuple[PositionSums, Tensor | None, bool, float]) -> None:
+        """Forget all images since then."""
+        self.sums, self.region, self.everywhere, self._count = kept
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The sums so far; ``None`` before the first image."""
+        if not bool(self.sums.count.sum() > 0):
+            return None
+        return {
+            "classes": self.sums.classes,
+            "sums": self.sums.vector(),
+            "region": self.region,
+            "everywhere": self.everywhere,
+            "count": self._count,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Go on with the sums of a checkpoint."""
+        given = state or {"region": None, "everywhere": False, "count": 0.0}
+        self.sums = PositionSums(int(given.get("classes", 0)), GRID)
+        if "sums" in given:
+            self.sums.load(given["sums"])
+        self.region, self.everywhere, self._count = given["region"], given["everywhere"], given["count"]
+
+    def _find(self, count: float) -> None:
+        self._count = count
+        classes = int((self.sums.count[:-1] > 0).sum())
+        # Of independent values, the sum of squares between C classes is chi-squared with C − 1 degrees of freedom.
+        chance = DEVIATIONS * math.sqrt(2 * max(0, classes - 1)) / max(1.0, count - classes)
+        if classes < 2 or chance >= 1 - SEED:
+            return
+        explained = (self.sums.explained() - chance).clamp_min(0)
+        seeds = explained * self.sums.shares() >= SEED
+        self.region = region_of(seeds, explained)
+        self.everywhere = bool(self.region.float().mean() > LARGEST)
+        if self.everywhere:
+            self.region = torch.zeros_like(self.region)
+
+
+def region_of(seeds: Tensor, explained: Tensor) -> Tensor:
+    """The cells that hang together with seeds through cells that are explained at least half as well as the best seed.
+
+    Args:
+        seeds: ``[G, G]`` bool.
+        explained: ``[G, G]``, at least 0.
+
+    Returns:
+        ``[G, G]`` bool.
+    """
+    if not bool(seeds.any()):
+        return torch.zeros_like(seeds)
+    allowed = explained >= EXTENT * explained[seeds].max()
+    region = seeds & allowed
+    while True:
+        grown = (F.max_pool2d(region.float()[None], 3, 1, 1)[0] > 0) & allowed
+        if bool((grown == region).all()):
+            return region
+        region = grown

@@ -1,0 +1,225 @@
+"""One map for all images: the place where the maps point and where what lies there tells the class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_saliency.callbacks import AugmentationConfigurationError, MaskTune, SaliencyAugmentation
+from lightning_saliency.callbacks.augmentation.actions.basic import Hide
+from lightning_saliency.callbacks.augmentation.shortcut_place import GRID, ShortcutPlace, region_of
+from lightning_saliency.explainers import Explainer
+from tests.callbacks.augmentation.helpers import Watching, equal, fit, state
+
+SIZE = 32
+
+
+def _scenes(count, mark=(slice(0, 6), slice(0, 10)), classes=3, seed=0):
+    """Noise; in ``mark`` the colour of the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    images = torch.rand(count, 3, SIZE, SIZE, generator=generator)
+    if mark is not None:
+        images[(slice(None), slice(None), *mark)] = (labels / classes)[:, None, None, None]
+    return images, labels
+
+
+def _maps(count, place, seed=1):
+    """Maps that point to a place, and noise elsewhere."""
+    maps = torch.rand(count, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    maps[(slice(None), *place)] += 1
+    return maps
+
+
+def _found(place, maps, images, labels):
+    return place(maps, images, labels)[0].bool()
+
+
+def test_the_place_is_as_large_as_the_mark_whatever_part_of_it_the_maps_show():
+    images, labels = _scenes(60)
+    expected = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    expected[:6, :10] = True
+    for part in ((slice(0, 6), slice(0, 10)), (slice(2, 5), slice(6, 10)), (slice(4, 9), slice(8, 14))):
+        assert torch.equal(_found(ShortcutPlace(), _maps(60, part), images, labels), expected)
+
+
+def test_a_frame_is_found_from_one_of_its_corners():
+    images, labels = _scenes(60, mark=None)
+    frame = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    frame[2:-2, 2:-2] = False
+    images = torch.where(frame, (labels / 3)[:, None, None, None], images)
+    assert torch.equal(_found(ShortcutPlace(), _maps(60, (slice(0, 5), slice(0, 5))), images, labels), frame)
+
+
+@pytest.mark.parametrize(
+    ("mark", "place", "said"),
+    [
+        (None, (slice(0, 6), slice(0, 10)), "no one place"),  # the maps agree; the class does not show
+        ((slice(0, 6), slice(0, 10)), (slice(20, 28), slice(20, 28)), "no one place"),  # it shows; they look elsewhere
+        ((slice(0, 32), slice(0, 30)), (slice(0, 6), slice(0, 10)), "all over the image"),
+    ],
+)
+def test_both_are_needed_and_a_place(mark, place, said):
+    found = ShortcutPlace()
+    assert not _found(found, _maps(60, place), *_scenes(60, mark)).any()
+    assert said in found.no_place
+
+
+def test_nothing_is_said_of_a_few_images():
+    found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
+    assert found.no_place is None
+    images, labels = _scenes(60)
+    maps = _maps(60, mark)
+    assert not _found(found, maps[:12], images[:12], labels[:12]).any()
+    assert "too few images of each class" in found.no_place
+    assert _found(found, maps[12:], images[12:], labels[12:]).sum() == 60
+    assert found.no_place is None
+    # Images without a class do not count, and one class alone tells nothing.
+    for labels in (torch.full((60,), -1), torch.zeros(60, dtype=torch.int64)):
+        without = ShortcutPlace()
+        assert not _found(without, maps, images, labels).any()
+        assert without.region is None
+
+
+@pytest.mark.parametrize(("classes", "images"), [(2, 16), (3, 48), (10, 64), (10, 640), (40, 200)])
+def test_chance_is_no_place(classes, images):
+    """Where all maps agree and the images are noise, no cell of any of thirty data sets is found."""
+    maps = _maps(images, (slice(0, 10), slice(0, 10)))
+    for seed in range(30):
+        found = ShortcutPlace()
+        assert not _found(found, maps, *_scenes(images, None, classes, seed)).any()
+
+
+def test_other_sizes_and_maps_that_are_not_finite():
+    found, (images, labels) = ShortcutPlace(), _scenes(60)
+    maps = _maps(60, (slice(0, 6), slice(0, 10)))
+    maps[7] = torch.nan
+    given = found(maps, images, labels)
+    assert given[7].isnan().all()
+    assert given[8].sum() == 60
+    large = found(torch.rand(1, 2 * SIZE, 3 * SIZE), torch.rand(1, 3, 2 * SIZE, 3 * SIZE), torch.tensor([0]))
+    assert large[0, :12, :30].all()
+    assert large.sum() == 12 * 30
+
+
+def test_what_is_kept_and_restored():
+    images, labels = _scenes(60)
+    maps = _maps(60, (slice(0, 6), slice(0, 10)))
+    found, again = ShortcutPlace(), ShortcutPlace()
+    assert found.state_dict() is None
+    found(maps[:40], images[:40], labels[:40])
+    kept, before = found.kept(), found.state_dict()
+    found(maps[40:], 1 - images[40:], labels[40:])
+    assert not equal(found.state_dict(), before)
+    found.restore(kept)
+    assert equal(found.state_dict(), before)
+    again.load_state_dict(before)
+    for each in (found, again):
+        each(maps[40:], images[40:], labels[40:])
+    assert equal(found.state_dict(), again.state_dict())
+    again.load_state_dict(None)
+    assert again.state_dict() is None
+
+
+def test_regions_hang_together():
+    explained = torch.zeros(GRID, GRID)
+    explained[3, 3:9], explained[20, 20], explained[3, 6] = 0.8, 0.9, 0.41
+    seeds = torch.zeros(GRID, GRID, dtype=torch.bool)
+    seeds[3, 3] = True
+    assert region_of(seeds, explained).nonzero()[:, 1].tolist() == [3, 4, 5, 6, 7, 8]
+    explained[3, 6] = 0.39  # less than half of the seed's
+    assert region_of(seeds, explained).nonzero()[:, 1].tolist() == [3, 4, 5]
+
+
+def _loader(mark=(slice(0, 6), slice(0, 10)), count=48):
+    images, labels = _scenes(count, mark)
+    return DataLoader(TensorDataset(images - 0.5, labels), batch_size=24)
+
+
+class Corner(Explainer):
+    """A guide whose maps point to the corner of any image, and that counts the images that it was asked for."""
+
+    class_specific = False
+    asked = 0
+
+    def _explain(self, images, targets):
+        Corner.asked += len(images)
+        return _maps(len(images), (slice(0, 6), slice(0, 10)))
+
+
+def test_the_mark_is_hidden_exactly_and_each_map_made_once(tmp_path):
+    cure = MaskTune(Corner, maps="shortcut", film=False)
+    assert cure.action == Hide(sigmas=0.0)
+    Corner.asked, module = 0, Watching()
+    fit(tmp_path, cure, module, _loader(), epochs=2)
+    assert len(module.given) == 4
+    expected = _loader().dataset.tensors[0].clone()
+    expected[:, :, :6, :10] = 0
+    for number, given in enumerate(module.given):
+        assert torch.equal(given, expected[24 * (number % 2) :][:24])
+    assert Corner.asked == 48 + 1  # the first image was tried beforehand
+
+
+def test_where_there_is_no_place_training_is_what_it_was(tmp_path):
+    watched, alone = Watching(), Watching()
+    cure = MaskTune(Corner, maps="shortcut")
+    with pytest.warns(UserWarning, match="changes no image: the maps of many images point to no one place"):
+        run = fit(tmp_path / "cure", cure, watched, _loader(mark=None), epochs=2)
+    assert equal(state(watched, run), state(alone, fit(tmp_path / "alone", None, alone, _loader(mark=None), epochs=2)))
+    assert cure.epoch_means()["augmented"] == 0
+
+
+def test_after_some_thousand_images_no_map_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.shortcut_place.IMAGES", 24)
+    cure = SaliencyAugmentation(Corner, action="hide", maps="shortcut", film=False)
+    Corner.asked, module = 0, Watching()
+    fit(tmp_path, cure, module, _loader(), epochs=2)
+    assert Corner.asked == 24 + 1
+    assert all((given[:, :, :6, :10] == 0).all() for given in module.given)
+
+
+def test_a_run_that_goes_on_knows_the_place(tmp_path):
+    def cure():
+        return MaskTune(Corner, maps="shortcut", film=False)
+
+    kept = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    fit(tmp_path, None, Watching(), _loader(), callbacks=[cure(), kept], enable_checkpointing=True)
+    again, whole = Watching(), Watching()
+    fit(tmp_path / "on", cure(), again, _loader(), epochs=2, ckpt_path=tmp_path / "kept" / "last.ckpt")
+    fit(tmp_path / "whole", cure(), whole, _loader(), epochs=2)
+    assert equal(again.given, whole.given[2:])
+
+
+def test_the_control_hides_as_much_elsewhere(tmp_path):
+    cure = MaskTune(Corner, maps="shortcut", control="random_blobs", film=False)
+    module = Watching()
+    fit(tmp_path, cure, module, _loader())
+    hidden = torch.cat([(given == 0).all(1) for given in module.given])
+    assert hidden.sum((1, 2)).tolist() == [60] * 48
+    assert hidden[:, :6, :10].float().mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: MaskTune("smoe", share=0.1, maps="shortcut"), "share=0.1 .* maps='shortcut'"),
+        (lambda: MaskTune("smoe", sigmas=1.0, maps="shortcut"), "sigmas=1.0"),
+        (lambda: SaliencyAugmentation("smoe", action=Hide(0.2), maps="shortcut"), "share=0.2"),
+    ],
+)
+def test_the_place_has_a_size_of_its_own(make, match):
+    with pytest.raises(AugmentationConfigurationError, match=match):
+        make()
+
+
+def test_labels_are_needed(tmp_path):
+    images = DataLoader(TensorDataset(_scenes(24)[0]), batch_size=12)
+
+    class WithoutLabels(Watching):
+        def training_step(self, batch, batch_idx):
+            return self(batch[0]).square().mean()
+
+    with pytest.raises(AugmentationConfigurationError, match="label"):
+        fit(tmp_path, MaskTune("smoe", maps="shortcut", film=False), WithoutLabels(), images)
