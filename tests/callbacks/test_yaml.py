@@ -145,6 +145,8 @@ def test_presets_take_their_own_settings_and_others(tmp_path, package):
     settings = {"explainer": "smoe", "share": 0.05, "start_epoch": 2, "film": False}
     tuned = _callback("MaskTune", settings, tmp_path, package)
     assert (tuned.action, tuned.start_epoch, tuned.shown) == (Hide(share=0.05), 2, False)
+    placed = _callback("MaskTune", {"explainer": "smoe", "maps": "shortcut"}, tmp_path, package)
+    assert (placed.action, placed.guide.needs_labels) == (Hide(sigmas=0.0), True)
     kept = _callback("KeepAugment", {"transform": "RandomErasing", "share": 0.1, "seed": 4}, tmp_path, package)
     assert (kept.action, kept.seed) == (Protect("RandomErasing", share=0.1), 4)
 

@@ -15,7 +15,7 @@ from lightning_saliency.functional.position_bias import PositionSums
 
 #: Cells a side, twice as many as the monitor's, so that the place has the mark's shape.
 GRID = 32
-#: Where the product of `PositionBias.bias` reaches this, a shortcut begins.
+#: Where this product is reached, a shortcut begins.
 SEED = 0.2
 #: It goes on through neighbours in which the class explains at least this share of what it explains there.
 EXTENT = 0.5
@@ -31,12 +31,13 @@ IMAGES = 5000
 class ShortcutPlace:
     """Gives every image the same map: 1 where a shortcut lies at one place in all images, 0 elsewhere.
 
-    The maps say where the network looks, and the images how far the shortcut reaches. It begins in the cells that
-    `SaliencyMonitor` warns of, where the share of images whose map points there times how much of what lies there
-    depends on the class (`PositionBias`) is at least 0.2. It goes on through neighbouring cells that depend on the
-    class half as much as the most dependent of these, whether the maps point there or not: maps show part of a frame.
-    What chance explains of few images is taken off. Where no place is found, or what tells the class lies all over the
-    image, all maps are 0. The first 5,000 images decide.
+    The maps say where the network looks, and the images how far the shortcut reaches. It begins in the cells where the
+    share of images whose map points there times how much of what lies there depends on the class is at least 0.2. Both
+    are those of `PositionBias`, but the share is that of the class where it is largest, since a mark may lie in the
+    images of one class alone. It goes on through neighbouring cells that depend on the class half as much as the most
+    dependent of these, whether the maps point there or not: maps show part of a frame. What chance makes of few images
+    is taken off both. Where no place is found, or what tells the class lies all over the image, all maps are 0. The
+    first 5,000 images decide.
 
     Attributes:
         region: The place, ``[32, 32]`` bool; ``None`` while too few images were seen to tell.
@@ -145,7 +146,10 @@ class ShortcutPlace:
         if classes < 2 or chance >= 1 - SEED:
             return
         explained = (self.sums.explained() - chance).clamp_min(0)
-        seeds = explained * self.sums.shares() >= SEED
+        count_of_each = self.sums.count[:-1, None, None].clamp_min(1)
+        # Less two standard deviations of a half: of a few images of a class, many maps point to one place by chance.
+        shares = (self.sums.top[:-1] / count_of_each - count_of_each.rsqrt()).amax(0)
+        seeds = explained * shares >= SEED
         self.region = region_of(seeds, explained)
         self.everywhere = bool(self.region.float().mean() > LARGEST)
         if self.everywhere:

@@ -104,6 +104,18 @@ def test_other_sizes_and_maps_that_are_not_finite():
     assert large.sum() == 12 * 30
 
 
+def test_a_mark_in_the_images_of_one_class_alone_is_found():
+    """As the coloured patches of skin photographs, in most of the benign ones and in none of the malignant."""
+    images, labels = _scenes(200, None, classes=5)
+    maps = torch.rand(200, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    marked = (labels == 2) & (torch.arange(200) % 8 != 0)
+    images[marked, :, :6, :10] = 2.0
+    maps[marked, :6, :10] += 1
+    expected = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    expected[:6, :10] = True
+    assert torch.equal(_found(ShortcutPlace(), maps, images, labels), expected)
+
+
 def test_what_is_kept_and_restored():
     images, labels = _scenes(60)
     maps = _maps(60, (slice(0, 6), slice(0, 10)))
@@ -223,3 +235,13 @@ def test_labels_are_needed(tmp_path):
 
     with pytest.raises(AugmentationConfigurationError, match="label"):
         fit(tmp_path, MaskTune("smoe", maps="shortcut", film=False), WithoutLabels(), images)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_other_precisions_and_accumulated_steps(tmp_path, precision):
+    module = Watching()
+    cure = MaskTune(Corner, maps="shortcut", film=False)
+    fit(tmp_path, cure, module, _loader(), epochs=2, precision=precision, accumulate_grad_batches=2)
+    for given in module.given:
+        assert (given[:, :, :6, :10] == 0).all()
+        assert (given[:, :, 6:] != 0).float().mean() > 0.95
