@@ -3,7 +3,8 @@
 95 % of the training and validation images carry a small coloured mark that gives the class away, as a watermark or a
 hospital's token might, and the validation accuracy looks fine. The monitor warns of it, says where it is, and its film
 shows it. Then the same network is trained on, with the place hidden that it leans on in all images (`MaskTune`, guided
-by the mean of the SMOE Scale maps). The test images have no marks, or another class's, and tell before and after.
+by the SMOE Scale maps and by what in the images tells the class). The test images have no marks, or another class's,
+and tell before and after.
 
     python -m examples.shortcut [--epochs N]
 """
@@ -45,7 +46,7 @@ def main(epochs: int = 8, output: str = "runs/shortcut", **sizes: Any) -> dict[s
             data,
             epochs,
             f"{output}/after",
-            MaskTune("smoe", share=0.1, maps="mean"),  # the top tenth of the mean map of the network as it is now
+            MaskTune("smoe", maps="shortcut"),  # the place to which the maps of the network as it is now point
             SaliencyMonitor(views=("overview", "mean")),
         ),
     }

@@ -1,7 +1,7 @@
 """The pictures of the documentation, made anew: photographs, weights and runs in, docs/figures out.
 
     python -m tools.figures gallery scales groups blocks
-    python -m tools.figures shortcut        # after python -m examples.shortcut
+    python -m tools.figures shortcut shortcut_place  # after python -m examples.shortcut
     python -m tools.figures film            # in the folder in which the code of docs/start.md was run
 
 The photographs are those inside scikit-image and scikit-learn. The network is MobileNetV2, its weights those in
@@ -228,6 +228,14 @@ def shortcut(before: str, after: str, images: int = 4) -> Image.Image:
     )
 
 
+def shortcut_place(before: str, after: str) -> Image.Image:
+    """What the cure hid, as its run shows it: images, the place in them, and what the network was given."""
+    kept = sorted(Path(after).rglob("masktune/augmentation/epoch=*.png"))
+    if not kept:
+        raise FileNotFoundError(f"Got {after}, without masktune/augmentation. Run python -m examples.shortcut first.")
+    return Image.open(kept[-1]).convert("RGB")
+
+
 def film(plain: str, marked: str, images: Sequence[int] = (2, 3)) -> list[Image.Image]:
     """A frame an epoch of two runs on the same scenes, the second with marks: photo, overlay and LOVI."""
     pictures = []
@@ -270,6 +278,7 @@ OF_THE_NETWORK: Mapping[str, Callable[[nn.Module], Image.Image]] = {
 OF_RUNS: Mapping[str, tuple[Callable[[str, str], Image.Image | list[Image.Image]], tuple[str, str]]] = {
     "film": (film, ("lightning_logs/version_0", "lightning_logs/version_1")),
     "shortcut": (shortcut, ("runs/shortcut/before", "runs/shortcut/after")),
+    "shortcut_place": (shortcut_place, ("runs/shortcut/before", "runs/shortcut/after")),
 }
 
 
@@ -279,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     parser.add_argument("names", nargs="+", choices=[*OF_THE_NETWORK, *OF_RUNS], help="which figures")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file of MobileNetV2's weights")
     parser.add_argument("--output", type=Path, default=FIGURES, help="folder of the figures")
-    parser.add_argument("--runs", nargs=2, metavar="RUN", help="folders of the two runs of film or shortcut")
+    parser.add_argument("--runs", nargs=2, metavar="RUN", help="folders of the two runs that are shown")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     made = []

@@ -37,8 +37,8 @@ def place_text(found: PositionBias, name: str, start: str = "", hiding: Hiding |
     )
     look = "Look at 'Mean maps' in film.html, the page of this run."
     cure = (
-        "If that place has nothing to do with the classes, train on with MaskTune('smoe', share=0.1, maps='mean'), "
-        "which hides it."
+        "If that place has nothing to do with the classes, train on with MaskTune('smoe', maps='shortcut'), which "
+        "hides it."
     )
     return _joined(seen, start, *_advice(look, cure, f"{name}/position_bias", hiding))
 
