@@ -21,6 +21,8 @@ SEED = 0.2
 EXTENT = 0.5
 #: A larger share of the image is no place.
 LARGEST = 0.6
+#: How much the class explains in a cell of a background or tint, at least.
+SPREAD = 0.1
 #: By so many standard deviations of chance the class has to explain more than nothing: of a thousand cells, none does
 #: by chance.
 DEVIATIONS = 5.0
@@ -150,10 +152,11 @@ class ShortcutPlace:
         # Less two standard deviations of a half: of a few images of a class, many maps point to one place by chance.
         shares = (self.sums.top[:-1] / count_of_each - count_of_each.rsqrt()).amax(0)
         seeds = explained * shares >= SEED
-        self.region = region_of(seeds, explained)
-        self.everywhere = bool(self.region.float().mean() > LARGEST)
-        if self.everywhere:
-            self.region = torch.zeros_like(self.region)
+        region = region_of(seeds, explained)
+        # A background or tint is everywhere, and maps that point to it need not agree on a place.
+        spread = region if bool(region.any()) else explained >= SPREAD
+        self.everywhere = bool(spread.float().mean() > LARGEST)
+        self.region = torch.zeros_like(region) if self.everywhere else region
 
 
 def region_of(seeds: Tensor, explained: Tensor) -> Tensor:

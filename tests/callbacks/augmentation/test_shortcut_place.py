@@ -67,6 +67,15 @@ def test_both_are_needed_and_a_place(mark, place, said):
     assert said in found.no_place
 
 
+def test_a_tint_is_everywhere_wherever_the_maps_point():
+    found, (images, labels) = ShortcutPlace(), _scenes(200, None)
+    images = 0.5 * images + 0.6 * (labels / 3)[:, None, None, None]
+    maps = torch.rand(200, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    assert not _found(found, maps, images, labels).any()
+    assert found.everywhere
+    assert "all over the image" in found.no_place
+
+
 def test_nothing_is_said_of_a_few_images():
     found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
     assert found.no_place is None
