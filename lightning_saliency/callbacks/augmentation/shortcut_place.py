@@ -109,7 +109,8 @@ class ShortcutPlace:
             )
         return (
             "maps='shortcut' changes no image: the maps of many images point to no one place that tells the class. "
-            "Where the network leans on a mark that lies elsewhere in each image, take maps='own' and a small share."
+            "Random crops and flips move a mark: leave them out. Where it lies elsewhere in each image anyway, take "
+            "maps='own' and a small share."
         )
 
     def kept(self) -> tuple[PositionSums, Tensor | None, bool, float]:
