@@ -44,6 +44,7 @@ class ShortcutPlace:
     Attributes:
         region: The place, ``[32, 32]`` bool; ``None`` while too few images were seen to tell.
         everywhere: Whether what tells the class lies all over the image.
+        seen: The number of images that were taken in.
 
     Example:
         >>> place = ShortcutPlace()
@@ -60,6 +61,7 @@ class ShortcutPlace:
         self.sums = PositionSums(grid=GRID)
         self.region: Tensor | None = None
         self.everywhere = False
+        self.seen = 0
         self._count = 0.0
 
     def __call__(self, maps: Tensor, images: Tensor, classes: Tensor) -> Tensor:
@@ -83,19 +85,22 @@ class ShortcutPlace:
     @property
     def settled(self) -> bool:
         """Whether the place stays as it is, whatever the maps of further images are."""
-        return float(self.sums.count.sum()) >= IMAGES
+        return self.seen >= IMAGES
 
     def _take(self, maps: Tensor, images: Tensor, classes: Tensor) -> None:
         self.sums.add(maps, classes, images)
+        self.seen += len(images)
         count = float(self.sums.count[:-1].sum())
         # After a few images each more counts; after thousands hardly, and finding the place takes its time.
-        if count >= 1.1 * self._count:
+        if count >= 1.1 * self._count or self.settled:
             self._find(count)
+        if self.settled:  # for a thousand classes they are large
+            self.sums = PositionSums(grid=GRID)
 
     @property
     def no_place(self) -> str | None:
         """Why there is no place; ``None`` where there is one, or no image was seen."""
-        if not bool(self.sums.count.sum() > 0) or (self.region is not None and bool(self.region.any())):
+        if not self.seen or (self.region is not None and bool(self.region.any())):
             return None
         if self.region is None:
             return (
@@ -113,33 +118,29 @@ class ShortcutPlace:
             "maps='own' and a small share."
         )
 
-    def kept(self) -> tuple[PositionSums, Tensor | None, bool, float]:
+    def kept(self) -> dict[str, Any]:
         """What `restore` goes back to."""
-        return deepcopy(self.sums), self.region, self.everywhere, self._count
+        return deepcopy(vars(self))
 
-    def restore(self, kept: tuple[PositionSums, Tensor | None, bool, float]) -> None:
+    def restore(self, kept: dict[str, Any]) -> None:
         """Forget all images since then."""
-        self.sums, self.region, self.everywhere, self._count = kept
+        vars(self).update(kept)
 
     def state_dict(self) -> dict[str, Any] | None:
         """The sums so far; ``None`` before the first image."""
-        if not bool(self.sums.count.sum() > 0):
+        if not self.seen:
             return None
-        return {
-            "classes": self.sums.classes,
-            "sums": self.sums.vector(),
-            "region": self.region,
-            "everywhere": self.everywhere,
-            "count": self._count,
-        }
+        state = {name: value for name, value in vars(self).items() if name != "sums"}
+        return {**state, "classes": self.sums.classes, "sums": self.sums.vector()}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go on with the sums of a checkpoint."""
-        given = state or {"region": None, "everywhere": False, "count": 0.0}
-        self.sums = PositionSums(int(given.get("classes", 0)), GRID)
-        if "sums" in given:
-            self.sums.load(given["sums"])
-        self.region, self.everywhere, self._count = given["region"], given["everywhere"], given["count"]
+        given = vars(ShortcutPlace()) if state is None else dict(state)
+        if state is not None:
+            sums = PositionSums(int(given.pop("classes")), GRID)
+            sums.load(given["sums"])
+            given["sums"] = sums
+        vars(self).update(given)
 
     def _find(self, count: float) -> None:
         self._count = count
