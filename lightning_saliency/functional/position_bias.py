@@ -68,15 +68,15 @@ class PositionSums:
 
     Args:
         classes: For how many classes to begin with; more are added as they come.
-        grid: G, the number of cells a side.
+        grid: G and K, the numbers of rows and columns of cells, or one number for both.
 
     Attributes:
         count: ``[C + 1]``, the number of images of each class; the last: of those without a class.
-        maps: ``[C + 1, G, G]``, the sums of their maps.
-        top: ``[C + 1, G, G]``, how many of them have a cell among the tenth of the cells with the highest values.
-        cells: ``[C + 1, 5, G, G]``, the sums of the means of up to four channels, and of the contrast, of each cell.
+        maps: ``[C + 1, G, K]``, the sums of their maps.
+        top: ``[C + 1, G, K]``, how many of them have a cell among the tenth of the cells with the highest values.
+        cells: ``[C + 1, 5, G, K]``, the sums of the means of up to four channels, and of the contrast, of each cell.
         core: ``[C + 1, 5]``, the sums of the same under each map's highest 2 %.
-        cell_squares: ``[5, G, G]``, the sums of the squares of ``cells`` over images with a class.
+        cell_squares: ``[5, G, K]``, the sums of the squares of ``cells`` over images with a class.
         core_squares: ``[5]``, of ``core``.
 
     Example:
@@ -91,13 +91,14 @@ class PositionSums:
         (1.0, (0, 0), 1.0, 1.0)
     """
 
-    def __init__(self, classes: int = 0, grid: int = POSITION_GRID) -> None:
+    def __init__(self, classes: int = 0, grid: int | tuple[int, int] = POSITION_GRID) -> None:
+        cells = (grid, grid) if isinstance(grid, int) else grid
         self.count = torch.zeros(classes + 1, dtype=torch.float32)
-        self.maps = torch.zeros(classes + 1, grid, grid, dtype=torch.float32)
-        self.top = torch.zeros(classes + 1, grid, grid, dtype=torch.float32)
-        self.cells = torch.zeros(classes + 1, _FEATURES, grid, grid, dtype=torch.float32)
+        self.maps = torch.zeros(classes + 1, *cells, dtype=torch.float32)
+        self.top = torch.zeros(classes + 1, *cells, dtype=torch.float32)
+        self.cells = torch.zeros(classes + 1, _FEATURES, *cells, dtype=torch.float32)
         self.core = torch.zeros(classes + 1, _FEATURES, dtype=torch.float32)
-        self.cell_squares = torch.zeros(_FEATURES, grid, grid, dtype=torch.float32)
+        self.cell_squares = torch.zeros(_FEATURES, *cells, dtype=torch.float32)
         self.core_squares = torch.zeros(_FEATURES, dtype=torch.float32)
 
     @property
@@ -126,8 +127,8 @@ class PositionSums:
                 f"{None if labels is None else list(labels.shape)}. Allowed are [B, h, w], [B, C, H, W] and "
                 "[B], or no labels, of the same B; give one of each an image."
             )
-        grid = self.maps.shape[-1]
-        made = images.shape[1:] == (_FEATURES, grid, grid)
+        grid = (self.maps.shape[1], self.maps.shape[2])
+        made = images.shape[1:] == (_FEATURES, *grid)
         features = (images if made else cell_features(images, grid)).cpu()
         cells = F.adaptive_avg_pool2d(maps.detach().float()[:, None], grid)[:, 0].cpu()
         rows = torch.full((len(maps),), -1) if labels is None else labels.detach().cpu().long()
@@ -166,19 +167,19 @@ class PositionSums:
             setattr(self, name, part.view_as(getattr(self, name)).clone())
 
     def mean_map(self) -> Tensor:
-        """The mean map of all images ``[G, G]``; NaN without images."""
+        """The mean map of all images ``[G, K]``; NaN without images."""
         return self.maps.sum(0) / self.count.sum()
 
     def shares(self) -> Tensor:
-        """The share of the images whose map points to each cell ``[G, G]``; NaN without images."""
+        """The share of the images whose map points to each cell ``[G, K]``; NaN without images."""
         return self.top.sum(0) / self.count.sum()
 
     def explained(self) -> Tensor:
-        """How much of what lies in each cell depends on the class ``[G, G]``, see `PositionBias`."""
+        """How much of what lies in each cell depends on the class ``[G, K]``, see `PositionBias`."""
         return _explained(self.count[:-1], self.cells[:-1], self.cell_squares)
 
     def class_means(self) -> dict[int, Tensor]:
-        """The mean map ``[G, G]`` of each class that occurred."""
+        """The mean map ``[G, K]`` of each class that occurred."""
         return {row: self.maps[row] / self.count[row] for row in self.count[:-1].nonzero()[:, 0].tolist()}
 
     def result(self) -> PositionBias | None:
@@ -237,15 +238,15 @@ def position_bias(maps: Tensor, labels: Tensor, images: Tensor) -> PositionBias:
     return found
 
 
-def cell_features(images: Tensor, grid: int = POSITION_GRID) -> Tensor:
+def cell_features(images: Tensor, grid: int | tuple[int, int] = POSITION_GRID) -> Tensor:
     """What lies in each cell of the images: the means of the first four channels, and the contrast.
 
     Args:
         images: ``[B, C, H, W]``, any range and dtype. Of more than four channels the mean stands for all.
-        grid: G, the number of cells a side.
+        grid: G and K, the numbers of rows and columns of cells, or one number for both.
 
     Returns:
-        ``[B, 5, G, G]`` float32: up to four means, zeros where there are fewer channels, and the standard deviation
+        ``[B, 5, G, K]`` float32: up to four means, zeros where there are fewer channels, and the standard deviation
         of the channels' mean within the cell.
     """
     pixels = images.detach().float()

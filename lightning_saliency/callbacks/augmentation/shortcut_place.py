@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from lightning_saliency.functional.position_bias import PositionSums
 
-#: Cells a side, twice as many as the monitor's, so that the place has the mark's shape.
+#: Cells a side of images that are larger than `EXACT`; twice as many as the monitor's, for the mark's shape.
 GRID = 32
+#: Images up to this side are looked at pixel by pixel: of a mark, one row that stays visible may be enough.
+EXACT = 64
 #: Where this product is reached, a shortcut begins.
 SEED = 0.2
 #: It goes on through neighbours in which the class explains at least this share of what it explains there.
@@ -41,8 +43,11 @@ class ShortcutPlace:
     is taken off both. Where no place is found, or what tells the class lies all over the image, all maps are 0. The
     first 5,000 images decide.
 
+    Up to 64 pixels a side the place is known to the pixel. Of larger images it is made of cells, 32 a side, and one
+    cell is added round it, since the mark may lie in a part of the next one.
+
     Attributes:
-        region: The place, ``[32, 32]`` bool; ``None`` while too few images were seen to tell.
+        region: The place, ``[H, W]`` or ``[32, 32]`` bool; ``None`` while too few images were seen to tell.
         everywhere: Whether what tells the class lies all over the image.
         seen: The number of images that were taken in.
 
@@ -58,7 +63,7 @@ class ShortcutPlace:
     """
 
     def __init__(self) -> None:
-        self.sums = PositionSums(grid=GRID)
+        self.sums: PositionSums | None = None
         self.region: Tensor | None = None
         self.everywhere = False
         self.seen = 0
@@ -77,9 +82,7 @@ class ShortcutPlace:
         """
         if not self.settled:
             self._take(maps, images, classes)
-        region = torch.zeros(GRID, GRID) if self.region is None else self.region.float()
-        size = (maps.shape[1], maps.shape[2])
-        found = F.interpolate(region[None, None], size, mode="nearest-exact")[0].to(maps)
+        found = self._place((maps.shape[1], maps.shape[2])).to(maps)
         return torch.where(maps.flatten(1).isfinite().all(1)[:, None, None], found, torch.nan)
 
     @property
@@ -87,15 +90,27 @@ class ShortcutPlace:
         """Whether the place stays as it is, whatever the maps of further images are."""
         return self.seen >= IMAGES
 
+    def _place(self, size: tuple[int, int]) -> Tensor:
+        """The place in images of a size, ``[1, H, W]``, zeros and ones."""
+        if self.region is None:
+            return torch.zeros(1, *size)
+        region = self.region.float()[None]
+        if region.shape[1:] != size:
+            region = F.interpolate(F.max_pool2d(region, 3, 1, 1)[None], size, mode="nearest-exact")[0]
+        return region
+
     def _take(self, maps: Tensor, images: Tensor, classes: Tensor) -> None:
+        if self.sums is None:
+            size = (images.shape[2], images.shape[3])
+            self.sums = PositionSums(grid=size if max(size) <= EXACT else GRID)
         self.sums.add(maps, classes, images)
         self.seen += len(images)
         count = float(self.sums.count[:-1].sum())
         # After a few images each more counts; after thousands hardly, and finding the place takes its time.
         if count >= 1.1 * self._count or self.settled:
-            self._find(count)
+            self._find(self.sums, count)
         if self.settled:  # for a thousand classes they are large
-            self.sums = PositionSums(grid=GRID)
+            self.sums = None
 
     @property
     def no_place(self) -> str | None:
@@ -131,28 +146,31 @@ class ShortcutPlace:
         if not self.seen:
             return None
         state = {name: value for name, value in vars(self).items() if name != "sums"}
-        return {**state, "classes": self.sums.classes, "sums": self.sums.vector()}
+        if self.sums is not None:
+            grid = tuple(self.sums.maps.shape[1:])
+            state |= {"classes": self.sums.classes, "grid": grid, "sums": self.sums.vector()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go on with the sums of a checkpoint."""
-        given = vars(ShortcutPlace()) if state is None else dict(state)
-        if state is not None:
-            sums = PositionSums(int(given.pop("classes")), GRID)
+        given = {**vars(ShortcutPlace()), **(state or {})}
+        if given["sums"] is not None:
+            sums = PositionSums(int(given.pop("classes")), tuple(given.pop("grid")))
             sums.load(given["sums"])
             given["sums"] = sums
         vars(self).update(given)
 
-    def _find(self, count: float) -> None:
+    def _find(self, sums: PositionSums, count: float) -> None:
         self._count = count
-        classes = int((self.sums.count[:-1] > 0).sum())
+        classes = int((sums.count[:-1] > 0).sum())
         # Of independent values, the sum of squares between C classes is chi-squared with C − 1 degrees of freedom.
         chance = DEVIATIONS * math.sqrt(2 * max(0, classes - 1)) / max(1.0, count - classes)
         if classes < 2 or chance >= 1 - SEED:
             return
-        explained = (self.sums.explained() - chance).clamp_min(0)
-        count_of_each = self.sums.count[:-1, None, None].clamp_min(1)
+        explained = (sums.explained() - chance).clamp_min(0)
+        count_of_each = sums.count[:-1, None, None].clamp_min(1)
         # Less two standard deviations of a half: of a few images of a class, many maps point to one place by chance.
-        shares = (self.sums.top[:-1] / count_of_each - count_of_each.rsqrt()).amax(0)
+        shares = (sums.top[:-1] / count_of_each - count_of_each.rsqrt()).amax(0)
         seeds = explained * shares >= SEED
         region = region_of(seeds, explained)
         # A background or tint is everywhere, and maps that point to it need not agree on a place.
@@ -165,11 +183,11 @@ def region_of(seeds: Tensor, explained: Tensor) -> Tensor:
     """The cells that hang together with seeds through cells that are explained at least half as well as the best seed.
 
     Args:
-        seeds: ``[G, G]`` bool.
-        explained: ``[G, G]``, at least 0.
+        seeds: ``[G, K]`` bool.
+        explained: ``[G, K]``, at least 0.
 
     Returns:
-        ``[G, G]`` bool.
+        ``[G, K]`` bool.
     """
     if not bool(seeds.any()):
         return torch.zeros_like(seeds)

@@ -108,9 +108,30 @@ def test_other_sizes_and_maps_that_are_not_finite():
     given = found(maps, images, labels)
     assert given[7].isnan().all()
     assert given[8].sum() == 60
+    # Of another size it may lie in a part of the next cell, and one is added.
     large = found(torch.rand(1, 2 * SIZE, 3 * SIZE), torch.rand(1, 3, 2 * SIZE, 3 * SIZE), torch.tensor([0]))
-    assert large[0, :12, :30].all()
-    assert large.sum() == 12 * 30
+    assert large[0, :14, :33].all()
+    assert large.sum() == 14 * 33
+
+
+@pytest.mark.parametrize("size", [(16, 16), (28, 28), (33, 47), (50, 64), (75, 75), (112, 112), (224, 150)])
+@pytest.mark.parametrize("width", [3, 7])
+@pytest.mark.parametrize("offset", [0, 1, 5])
+def test_no_row_of_the_mark_stays_visible(size, width, offset):
+    generator = torch.Generator().manual_seed(width)
+    labels = torch.arange(80) % 4
+    images, maps = torch.rand(80, 3, *size, generator=generator), torch.rand(80, *size, generator=generator)
+    mark = torch.zeros(size, dtype=torch.bool)
+    mark[offset : offset + width, offset : offset + width] = True
+    images = torch.where(mark, (labels / 4)[:, None, None, None], images)
+    maps[:, mark] += 1
+    found = _found(ShortcutPlace(), maps, images, labels)
+    assert found[mark].all()
+    if max(size) <= 64:
+        assert torch.equal(found, mark)
+    else:
+        cell = -(-max(size) // GRID)
+        assert found.sum() <= (width + 4 * cell) ** 2
 
 
 def test_a_mark_in_the_images_of_one_class_alone_is_found():
