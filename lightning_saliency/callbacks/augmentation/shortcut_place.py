@@ -169,8 +169,8 @@ class ShortcutPlace:
             return
         explained = (sums.explained() - chance).clamp_min(0)
         count_of_each = sums.count[:-1, None, None].clamp_min(1)
-        # Less two standard deviations of a half: of a few images of a class, many maps point to one place by chance.
-        shares = (sums.top[:-1] / count_of_each - count_of_each.rsqrt()).amax(0)
+        # Less three standard deviations of a half: of a few images of a class, many maps point to one place by chance.
+        shares = (sums.top[:-1] / count_of_each - 1.5 * count_of_each.rsqrt()).amax(0)
         seeds = explained * shares >= SEED
         region = region_of(seeds, explained)
         # A background or tint is everywhere, and maps that point to it need not agree on a place.

@@ -67,6 +67,29 @@ def test_both_are_needed_and_a_place(mark, place, said):
     assert said in found.no_place
 
 
+@pytest.mark.parametrize("images", [60, 600])
+def test_maps_that_point_anywhere_name_no_place(images):
+    """The upper half is the class's colour, as a sky; of six images of a class, many maps agree by chance."""
+    for seed in range(10):
+        pictures, labels = _scenes(images, (slice(0, 16), slice(0, 32)), classes=10, seed=seed)
+        maps = torch.rand(images, SIZE, SIZE, generator=torch.Generator().manual_seed(100 + seed))
+        found = ShortcutPlace()
+        assert not _found(found, maps, pictures, labels).any()
+        assert not found.everywhere
+
+
+def test_a_place_that_shows_late_is_found(monkeypatch):
+    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.shortcut_place.IMAGES", 86)
+    found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
+    assert not _found(found, _maps(24, mark), *_scenes(24, None)).any()
+    assert _found(found, _maps(60, mark), *_scenes(60, mark)).sum() == 60
+    before = found.state_dict()["region"]
+    # The last images decide, too, however few they are.
+    assert _found(found, _maps(3, mark), *_scenes(3, mark)).sum() == 60
+    assert found.settled
+    assert found.state_dict()["region"] is not before
+
+
 def test_a_tint_is_everywhere_wherever_the_maps_point():
     found, (images, labels) = ShortcutPlace(), _scenes(200, None)
     images = 0.5 * images + 0.6 * (labels / 3)[:, None, None, None]
