@@ -393,7 +393,7 @@ def test_steps_that_fail_are_part_of_the_share(tmp_path):
     good, bad = ((originals(2), torch.tensor(labels)) for labels in ([0, 1], [0, 3]))
     augmentation = GroupCAMAugmentation(groups=4)
     augmentation.guide.maps = failing_at_class_3(augmentation.guide.maps)
-    augmentation.recipe.changed = lambda images, maps, _: (Changed(images + 1, torch.zeros_like(maps)), maps)
+    augmentation.recipe.changed = lambda images, maps, *_: (Changed(images + 1, torch.zeros_like(maps)), maps)
     with pytest.warns(UserWarning, match="goes on unaugmented"):
         fit(tmp_path, augmentation, Patient(learning_rate=0.0), ready_made([good, bad, bad, bad]), logger=recorder)
     assert recorder.values("group_cam/augmented")[0][1] == pytest.approx(0.25)
