@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_saliency.functional.position_bias import PositionSums
+from lightning_saliency.functional.position_bias import PositionSums, cell_features
 
 #: Cells a side of images that are larger than `EXACT`; twice as many as the monitor's, for the mark's shape.
 GRID = 32
@@ -103,7 +103,9 @@ class ShortcutPlace:
         if self.sums is None:
             size = (images.shape[2], images.shape[3])
             self.sums = PositionSums(grid=size if max(size) <= EXACT else GRID)
-        self.sums.add(maps, classes, images)
+        grid = (self.sums.maps.shape[1], self.sums.maps.shape[2])
+        # Made here, since images of five channels have the shape of features where each pixel is a cell.
+        self.sums.add(maps, classes, cell_features(images, grid))
         self.seen += len(images)
         count = float(self.sums.count[:-1].sum())
         # After a few images each more counts; after thousands hardly, and finding the place takes its time.

@@ -45,6 +45,19 @@ def test_the_place_is_as_large_as_the_mark_whatever_part_of_it_the_maps_show():
         assert torch.equal(_found(ShortcutPlace(), _maps(60, part), images, labels), expected)
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+def test_any_number_of_channels(channels):
+    """Of five channels the mean stands for all, though images and what lies in their cells have the same shape then."""
+    images, labels = _scenes(60)
+    several = images[:, :1].expand(-1, channels, -1, -1).clone()
+    place = ShortcutPlace()
+    assert _found(place, _maps(60, (slice(0, 6), slice(0, 10))), several, labels).sum() == 60
+    given = place.sums.cells.sum(0)
+    # The contrast within one pixel is none, whatever the channels hold.
+    assert given[4].abs().max() < 1e-2
+    torch.testing.assert_close(given[0], several.mean(1).sum(0))
+
+
 def test_a_frame_is_found_from_one_of_its_corners():
     images, labels = _scenes(60, mark=None)
     frame = torch.ones(SIZE, SIZE, dtype=torch.bool)
