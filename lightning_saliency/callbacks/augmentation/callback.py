@@ -93,7 +93,7 @@ class SaliencyAugmentation(Callback):
         maps: ``"own"``: each image is changed by its own map. ``"mean"``: by the mean of all maps so far, for a mark
             that lies at one place in all images; objects that lie elsewhere in each are averaged away.
             ``"shortcut"``: by the place, one for all images, to which most maps point and where what lies there tells
-            the class, exactly as far as it does, see `ShortcutPlace`; for ``"hide"``, whose ``share`` and ``sigmas``
+            the class, as far as it does, see `ShortcutPlace`; for ``"hide"``, whose ``share`` and ``sigmas``
             are left out. Needs labels. Where there is no such place, no image is changed, and a warning says so. Each
             process goes by its own images.
         guide_network: Whose maps they are: ``"present"``, the network as it is at each step; ``"start"``, a copy of it

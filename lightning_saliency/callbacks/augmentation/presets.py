@@ -80,7 +80,7 @@ class MaskTune(SaliencyAugmentation):
     ``MaskTune("smoe", share=0.1)`` is guided by SMOE Scale's maps, which need no labels and one forward pass, and hides
     a tenth of each image. Where a mark lies at one place in all images, ``MaskTune("smoe", share=0.1, maps="mean")``
     hides what the maps of all have in common, and leaves the objects alone. ``MaskTune("smoe", maps="shortcut")`` needs
-    labels, and hides the place exactly as far as it tells the class, and nothing where there is no such place.
+    labels, and hides the place as far as it tells the class, and nothing where there is no such place.
 
     Args:
         explainer: The guide, see ``SaliencyAugmentation``; ``None``: XGrad-CAM.
