@@ -106,6 +106,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.roar_kar
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.precisions
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
 
 papers-small: $(VENV)/.installed-dev

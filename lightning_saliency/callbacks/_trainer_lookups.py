@@ -97,20 +97,28 @@ class Hiding:
     Attributes:
         callback: What it is called.
         begun: Whether it does so in the present epoch.
+        idle: Whether it has looked for a place to hide and found none.
     """
 
     callback: str
     begun: bool
+    idle: bool = False
 
 
 def hiding_callback(trainer: pl.Trainer) -> Hiding | None:
-    """The callback that hides what is salient: one with an ``action`` that ``hides``, as `SaliencyAugmentation` has."""
+    """The callback that hides what is salient: one with an ``action`` that ``hides``, as `SaliencyAugmentation` has.
+
+    Of several the first that is not idle.
+    """
+    found: Hiding | None = None
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         if getattr(getattr(callback, "action", None), "hides", False):
             probability = getattr(callback, "probability", None)
             begun = not callable(probability) or probability(trainer.current_epoch) > 0
-            return Hiding(type(callback).__name__, begun)
-    return None
+            idle = getattr(getattr(callback, "guide", None), "no_place", None) is not None
+            if found is None or found.idle:
+                found = Hiding(type(callback).__name__, begun, idle)
+    return found
 
 
 def loaders_form(trainer: pl.Trainer, stage: str) -> Any:

@@ -149,7 +149,7 @@ def _parser() -> ArgumentParser:
         help=f"statistic for LOVI, and for explainers that take one, from {', '.join(STATISTICS)}",
     )
     parser.add_argument(
-        "--weights", type=Any, help="weights of the scales, for the same: equal, prior, ramp, or such as 1,2,3,4,5"
+        "--weights", type=Any, help="weights of the scales: equal, prior, ramp, deep, or such as 1,2,3,4,5"
     )
     parser.add_argument(
         "--layers",

@@ -89,7 +89,7 @@ def _parser() -> ArgumentParser:
         "--statistic", type=str, default="smoe_scale", metavar="NAME", help=f"one of {', '.join(STATISTICS)}"
     )
     parser.add_argument(
-        "--weights", type=Any, default="equal", help="of the scales: equal, prior, ramp, or such as 1,2,3,4,5"
+        "--weights", type=Any, default="equal", help="of the scales: equal, prior, ramp, deep, or such as 1,2,3,4,5"
     )
     parser.add_argument("--layers", type=Any, metavar="PATH,...", help="modules to read instead of the scales found")
     return parser

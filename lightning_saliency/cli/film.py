@@ -32,6 +32,12 @@ def run(arguments: Sequence[str]) -> int:
     runs = getattr(options, "runs", None) or []
     if len(runs) not in (1, 2):
         raise UsageError(f"Got {len(runs)} runs. Allowed are one, or two to compare; name the folder of each.")
+    pictures = [f"--{name}" for name in ("gif", "webp", "strip") if getattr(options, name) is not None]
+    if len(runs) > 1 and pictures:
+        raise UsageError(
+            f"Got two runs and {', '.join(pictures)}. Allowed is one run for a picture, and two for a page; make a "
+            "picture of each."
+        )
     shown: dict[str, Any] = {"frames": options.frames, "name": options.name}
     if options.images is not None:
         shown["images"] = _numbers(options.images)

@@ -78,9 +78,9 @@ class MaskTune(SaliencyAugmentation):
     at a small learning rate. Where images come back from the data set unchanged, each map is made once.
 
     ``MaskTune("smoe", share=0.1)`` is guided by SMOE Scale's maps, which need no labels and one forward pass, and hides
-    a tenth of each image. Where a mark lies at one place in all images, ``MaskTune("smoe", share=0.1, maps="mean")``
-    hides what the maps of all have in common, and leaves the objects alone. ``MaskTune("smoe", maps="shortcut")`` needs
-    labels, and hides the place as far as it tells the class, and nothing where there is no such place.
+    a tenth of each image. Where a mark lies at one place in all images, ``MaskTune("smoe", maps="shortcut")`` hides
+    this place as far as it tells the class, and nothing where there is no such place; it needs labels. Without labels,
+    ``MaskTune("smoe", share=0.1, maps="mean")`` hides where the mean of all maps is highest, objects in part.
 
     Args:
         explainer: The guide, see ``SaliencyAugmentation``; ``None``: XGrad-CAM.

@@ -91,8 +91,8 @@ class SaliencyMonitor(StageHooks):
             first. They are followed from then on, so the film has no frame of the run's start. It is measured by
             the logits of the step or of the network; that one epoch reads the maps of all images.
         statistic: A name in ``STATISTICS``.
-        weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"`` or one number a
-            scale.
+        weights: Weights of the scales in the combined map (Eq. 3): ``"equal"``, ``"prior"``, ``"ramp"``,
+            ``"deep"`` or one number a scale, see `scale_weights`.
         model: Dotted path of the submodule to watch; ``None`` takes the module itself if it defines ``forward``, else
             its only child with parameters.
         layers: ``"auto"``, or the modules whose outputs are the scales: themselves, or by their dotted paths within the

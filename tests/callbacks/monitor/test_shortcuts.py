@@ -183,6 +183,9 @@ def test_one_remedy_and_where_there_is_a_cure_that_it_is_under_way(found, number
     later = _warned(AlertState(ShortcutAlert(frames=1)), found, hiding=Hiding("MaskTune", False))
     assert "seems to tell the classes" in later
     assert later.endswith("MaskTune hides it later in this run.")
+    idle = _warned(AlertState(ShortcutAlert(frames=1)), found, hiding=Hiding("MaskTune", True, idle=True))
+    assert "seems to tell the classes" in idle
+    assert idle.endswith("MaskTune hides nothing: its own warning says why, and what helps.")
 
 
 def test_what_hides_is_found_among_the_callbacks(tmp_path):
@@ -196,6 +199,14 @@ def test_what_hides_is_found_among_the_callbacks(tmp_path):
     assert found(SaliencyMonitor(), MaskTune("smoe", share=0.1)) == Hiding("MaskTune", True)
     assert found(SaliencyAugmentation("smoe", action="hide", start_epoch=2)) == Hiding("SaliencyAugmentation", False)
     assert found(SaliencyAugmentation("smoe", action="hide", start_epoch=2), epoch=2).begun
+    place = MaskTune("smoe", maps="shortcut")
+    assert found(place) == Hiding("MaskTune", True)  # it has not looked yet
+    classes = torch.arange(40) % 2
+    place.guide.shared(torch.rand(40, 16, 16), torch.rand(40, 3, 16, 16), classes)
+    assert place.guide.no_place is not None
+    assert found(place) == Hiding("MaskTune", True, idle=True)
+    other = SaliencyAugmentation("smoe", action="hide", start_epoch=2)
+    assert found(place, other) == Hiding("SaliencyAugmentation", False)
 
 
 def test_a_run_with_the_cure_is_not_told_to_cure(tmp_path, biased):

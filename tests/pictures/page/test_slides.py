@@ -113,6 +113,7 @@ def test_the_command_makes_pages_strips_and_moving_pictures(tmp_path, capsys):
         ([], "Got 0 runs"),
         ([str(tmp_path / "none")], "there is no folder"),
         ([str(first), "--images", "x", "--gif", files[0]], "--images x"),
+        ([str(first), str(second), "--gif", files[0]], "two runs and --gif"),
         ([str(first), "--name", "training"], "films in .* are saliency"),
     ):
         assert main(["film", *arguments]) == 2

@@ -62,7 +62,7 @@ def content_text(found: PositionBias, name: str, start: str = "", hiding: Hiding
 
 
 def _sees(hiding: Hiding | None) -> str:
-    if hiding is None or not hiding.begun:
+    if hiding is None or hiding.idle or not hiding.begun:
         return "SaliencyMonitor sees a shortcut: the network seems to tell the classes by"
     return "SaliencyMonitor sees what can be a shortcut: the maps point to"
 
@@ -70,6 +70,8 @@ def _sees(hiding: Hiding | None) -> str:
 def _advice(look: str, cure: str, number: str, hiding: Hiding | None) -> tuple[str, ...]:
     if hiding is None:
         return look, cure
+    if hiding.idle:
+        return look, f"{hiding.callback} hides nothing: its own warning says why, and what helps."
     if not hiding.begun:
         return look, f"{hiding.callback} hides it later in this run."
     return (
