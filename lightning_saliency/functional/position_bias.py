@@ -73,9 +73,10 @@ class PositionSums:
     Attributes:
         count: ``[C + 1]``, the number of images of each class; the last: of those without a class.
         maps: ``[C + 1, G, K]``, the sums of their maps.
-        top: ``[C + 1, G, K]``, how many of them have a cell among the tenth of the cells with the highest values.
+        top: ``[C + 1, G, K]``, how many of them have a cell among the tenth of the cells with the highest values, and
+            above the lowest: a constant map points nowhere.
         cells: ``[C + 1, 5, G, K]``, the sums of the means of up to four channels, and of the contrast, of each cell.
-        core: ``[C + 1, 5]``, the sums of the same under each map's highest 2 %.
+        core: ``[C + 1, 5]``, the sums of the same under each map's highest 2 %; of a constant map, of the whole image.
         cell_squares: ``[5, G, K]``, the sums of the squares of ``cells`` over images with a class.
         core_squares: ``[5]``, of ``core``.
 
@@ -130,18 +131,21 @@ class PositionSums:
         grid = (self.maps.shape[1], self.maps.shape[2])
         made = images.shape[1:] == (_FEATURES, *grid)
         features = (images if made else cell_features(images, grid)).cpu()
-        cells = F.adaptive_avg_pool2d(maps.detach().float()[:, None], grid)[:, 0].cpu()
+        cells = maps.detach().float()[:, None]
+        cells = F.adaptive_avg_pool2d(cells.cpu() if cells.device.type == "mps" else cells, grid)[:, 0].cpu()
         rows = torch.full((len(maps),), -1) if labels is None else labels.detach().cpu().long()
         good = cells.flatten(1).isfinite().all(1) & features.flatten(1).isfinite().all(1)
         cells, features, rows = cells[good], features[good], rows[good]
         known = (rows >= 0) & (rows < MAX_CLASSES)
         self.grow(int(rows[known].max()) + 1 if bool(known.any()) else 0)
         rows = torch.where(known, rows, self.classes)
-        highest = top_fraction(cells, CORE_SHARE).float()[:, None]
+        # Where all is the same, or much of it 0, a map does not point to the lowest, whichever comes first.
+        above = cells > cells.amin((1, 2), keepdim=True)
+        highest = (top_fraction(cells, CORE_SHARE) & above | ~above.any(-1, True).any(-2, True)).float()[:, None]
         core = (features * highest).sum((2, 3)) / highest.sum((2, 3))
         self.count.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float32))
         self.maps.index_add_(0, rows, cells)
-        self.top.index_add_(0, rows, top_fraction(cells, TOP_SHARE).float())
+        self.top.index_add_(0, rows, (top_fraction(cells, TOP_SHARE) & above).float())
         self.cells.index_add_(0, rows, features)
         self.core.index_add_(0, rows, core)
         self.cell_squares += features[known].square().sum(0)
@@ -250,6 +254,8 @@ def cell_features(images: Tensor, grid: int | tuple[int, int] = POSITION_GRID) -
         of the channels' mean within the cell.
     """
     pixels = images.detach().float()
+    if pixels.device.type == "mps":  # where regions of unequal sizes are not implemented
+        pixels = pixels.cpu()
     grey = pixels.mean(1, keepdim=True)
     means = F.adaptive_avg_pool2d(pixels if pixels.shape[1] <= _COLOURS else grey, grid)
     level = F.adaptive_avg_pool2d(grey, grid)

@@ -132,6 +132,24 @@ def test_any_number_of_channels_and_small_maps():
         assert position_bias(torch.rand(40, 7, 7), torch.arange(40) % 2, torch.rand(40, channels, 9, 9)).bias < 0.5
 
 
+def test_a_constant_map_points_nowhere_and_a_sparse_one_to_what_it_shows():
+    """Also where the first rows of the image tell the class, which come first among equals."""
+    labels = torch.arange(60) % 3
+    images = torch.rand(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images[:, :, :6] = (labels / 3)[:, None, None, None]
+    maps = torch.zeros(60, 16, 16)
+    sums = PositionSums()
+    sums.add(maps, labels, images)
+    found = sums.result()
+    assert (found.bias, found.share) == (0.0, 0.0)
+    # What lies under it is the whole image.
+    torch.testing.assert_close(sums.core.sum(0)[:3], images.mean((2, 3)).sum(0))
+    maps[:, 10, 10:12] = torch.rand(60, 2, generator=torch.Generator().manual_seed(1)) + 0.5
+    sums = PositionSums()
+    sums.add(maps, labels, images)
+    assert sums.shares().nonzero().tolist() == [[10, 10], [10, 11]]
+
+
 def test_errors():
     with pytest.raises(ValueError, match="same B"):
         position_bias(torch.rand(3, 16, 16), torch.arange(2), torch.rand(3, 3, 16, 16))

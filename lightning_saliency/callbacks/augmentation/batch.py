@@ -1,9 +1,7 @@
-"""The batch's side of the augmentation: whose class each image is, and other pixels for the length of one step."""
+"""The batch's side of the augmentation: whose class each image is, and what labels become where images are mixed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_saliency.batches import BatchContent, BatchError, describe, follow
-from lightning_saliency.batches.tree import Node, Path, dotted, plain
+from lightning_saliency.batches.tree import Path, dotted
 
 
 def draw_classes(truth: Tensor, generator: torch.Generator) -> Tensor:
@@ -104,97 +102,6 @@ class GroundTruth:
         return draw_classes(content.ground_truth(), generator)
 
 
-class Swap:
-    """Gives the batch other pixels, and other labels, for a while.
-
-    The tensors themselves, wherever in the batch they lie, are pointed at other memory, and later back. Neither the
-    batch's structure matters (a tuple cannot be assigned to) nor who else holds the memory: a data set that hands out
-    its own tensors, a view of all its images perhaps, keeps its pixels. Writing into the tensors would damage them.
-
-    Example:
-        >>> data = torch.zeros(4, 1, 1, 1)
-        >>> batch, swap = (data[:2],), Swap()
-        >>> swap.put([batch[0]], torch.ones(2, 1, 1, 1))
-        >>> batch[0].sum().item(), data.sum().item()
-        (2.0, 0.0)
-        >>> swap.restore()
-        >>> batch[0].sum().item()
-        0.0
-    """
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-
-    def put(self, held: Sequence[Tensor], pixels: Tensor) -> None:
-        """Show other pixels ``[B, C, H, W]`` of the same type and device in the place of the images.
-
-        Args:
-            held: The batch's tensors, one of all images or one an image, see ``BatchContent.held``.
-            pixels: What they show.
-        """
-        self.restore()
-        shown = [pixels] if held[0].ndim == pixels.ndim else list(pixels)
-        for tensor, other in zip(held, shown, strict=True):
-            self._point(tensor, other)
-
-    def append(self, held: Tensor, pixels: Tensor, beside: Sequence[Node], rows: Tensor) -> None:
-        """Show other pixels after the images, and what belongs to these images after what belongs to the others.
-
-        Args:
-            held: The batch's tensor of images, ``[B, C, H, W]``.
-            pixels: ``[n, C, H, W]``.
-            beside: The parts of the batch that hold something for each image, see ``BatchContent.rows``.
-            rows: ``[n]`` int64, on the CPU: which of the images the pixels were made of.
-        """
-        self.restore()
-        self._point(held, torch.cat([plain(held), pixels]))
-        for node in beside:
-            part = node.value
-            if isinstance(part, Tensor):
-                self._point(part, torch.cat([plain(part), plain(part)[rows.to(part.device)]]))
-            else:
-                count = len(part)
-                part.extend([part[row] for row in rows.tolist()])
-                self._undo.append(partial(part.__delitem__, slice(count, None)))
-
-    def label(self, batch: Any, path: Path, labels: Tensor) -> None:
-        """Put other labels in the place of those at a path, until `restore`.
-
-        Args:
-            batch: The batch.
-            path: Where its labels are.
-            labels: As many, of the same type or as class probabilities ``[B, N]``.
-
-        Raises:
-            BatchError: If the labels cannot be replaced there.
-        """
-        own = follow(batch, dotted(path))[0]
-        if isinstance(own, Tensor) and own.dtype == labels.dtype:
-            self._point(own, labels)
-            return
-        container = follow(batch, dotted(path[:-1]))[0] if len(path) > 1 else batch
-        keys: Sequence[Any] = []
-        if isinstance(container, (list, MutableMapping)):
-            listed = range(len(container)) if isinstance(container, list) else list(container)
-            keys = [key for key in listed if str(key) == str(path[-1])]
-        if not keys:
-            raise _kept_by(container, own, labels)
-        container[keys[0]] = labels
-        self._undo.append(partial(container.__setitem__, keys[0], own))
-
-    def restore(self) -> None:
-        """Show the images' own pixels and labels again; does nothing where they are shown."""
-        while self._undo:
-            self._undo.pop()()
-
-    def _point(self, tensor: Tensor, other: Tensor) -> None:
-        # Past what a subclass of tensors (tv_tensors, MONAI's) makes of it.
-        with torch._C.DisableTorchFunctionSubclass():
-            original = tensor.detach()
-            tensor.data = other
-        self._undo.append(partial(_point_back, tensor, original))
-
-
 def labels_at(batch: Any, path: Path, count: int) -> Tensor:
     """The labels of a whole batch, where they lie together.
 
@@ -218,11 +125,11 @@ def labels_at(batch: Any, path: Path, count: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         labels = torch.zeros(0)
     if len(labels) != count:
-        raise _kept_by(batch, own)
+        raise cannot_replace(batch, own)
     return labels
 
 
-def _kept_by(container: Any, own: Any, labels: Tensor | None = None) -> BatchError:
+def cannot_replace(container: Any, own: Any, labels: Tensor | None = None) -> BatchError:
     """The error of labels that cannot be replaced where they are."""
     shape = "" if labels is None else f" {list(labels.shape)}"
     return BatchError(
@@ -230,11 +137,6 @@ def _kept_by(container: Any, own: Any, labels: Tensor | None = None) -> BatchErr
         f"probabilities{shape}. Allowed are lists and dictionaries that hold the labels of the whole batch together: "
         "let collate_fn return one, or let the data set return class probabilities (a float tensor [B, N])."
     )
-
-
-def _point_back(tensor: Tensor, original: Tensor) -> None:
-    with torch._C.DisableTorchFunctionSubclass():
-        tensor.data = original
 
 
 def mixed_labels(labels: Tensor, truth: Tensor, classes: int, partners: Tensor, weights: Tensor) -> Tensor:

@@ -236,6 +236,10 @@ class SaliencyAugmentation(Callback):
             return
         for part in (self._step, self._truth, self._failures, self._first):
             part.begin()
+        if trainer.global_step == 0:  # else the same fit goes on
+            self._batches = 0
+            self._film.sample = None
+            self.guide.begin()
         refuse_shards(trainer, pl_module)
         self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
         if self._step.statistics is not None:
@@ -244,12 +248,12 @@ class SaliencyAugmentation(Callback):
             self._film.open(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of everything."""
+        """Let go of the run; what a checkpoint holds stays, as one may be made after an exception or a fit."""
         self._step.begin()
         self.guide.release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let go of everything; ``teardown`` is not called after an exception."""
+        """The same; ``teardown`` is not called after an exception."""
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,13 +275,13 @@ class SaliencyAugmentation(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the epoch's means."""
         self._scalars.begin()
+        self.guide.begin_epoch()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Show the training step augmented images."""
         self._step.end()
-        number, self._batches = self._batches, self._batches + 1
         content = drawn = None
         count = 0
         try:
@@ -290,7 +294,7 @@ class SaliencyAugmentation(Callback):
                 # In every process at the same step, whether or not it has images.
                 self.guide.settle(begun=True)
                 if content is not None:
-                    drawn = self._augment(trainer, content, probability, number)
+                    drawn = self._augment(trainer, content, probability, self._batches)
         except AugmentationConfigurationError:
             raise
         except Exception as error:  # warned of by Failures
@@ -304,12 +308,14 @@ class SaliencyAugmentation(Callback):
     ) -> None:
         """Show the batch's own images again."""
         self._step.end()
+        self._batches += 1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch."""
         self._step.end()
-        if self.guide.no_place is not None:
-            self._failures.warn_once("no place", self.guide.no_place)
+        reason = self.guide.no_place
+        if reason is not None:
+            self._failures.warn_once(f"no place: {reason}", reason)
         if not self.shown:
             return
         self._scalars.log(trainer, pl_module, self.name)

@@ -67,6 +67,11 @@ class Guide:
             raise AugmentationConfigurationError(
                 f"Got maps={maps!r}. Allowed are {', '.join(map(repr, (OWN, *_SHARED)))}; use one of them."
             )
+        if maps != OWN and control == "other_image":
+            raise AugmentationConfigurationError(
+                f"Got control='other_image' with maps={maps!r}, which gives all images of a batch one map, so that "
+                "another image's is the same. Allowed is control='random_blobs'; take that."
+            )
         spec = _parsed(explainer)
         if spec.factory is RandomBlobs and share is not None:
             spec = spec.with_defaults(area=share)
@@ -104,6 +109,11 @@ class Guide:
         """Why ``maps="shortcut"`` changes no image; ``None`` where it does, or has seen none."""
         return self.shared.no_place if isinstance(self.shared, ShortcutPlace) else None
 
+    @property
+    def settled(self) -> bool:
+        """Whether its explainer is no longer asked: ``maps="shortcut"`` has seen enough images."""
+        return isinstance(self.shared, ShortcutPlace) and self.shared.settled
+
     def bind(self, model: nn.Module) -> None:
         """Take a network; wrong values of the explainer's arguments are found out here.
 
@@ -123,12 +133,21 @@ class Guide:
         if self.network.settle(self._bound(), begun):
             self._explainers = {}
 
-    def release(self) -> None:
-        """Let go of the network and of what was made for it."""
-        self._model = None
-        self._explainers = {}
+    def begin(self) -> None:
+        """Another run: forget all images, and the network of the last one."""
         self._other = OtherImage()
         self.shared = _shared(self._which)
+        self.network.begin()
+
+    def begin_epoch(self) -> None:
+        """From here on, images come again."""
+        if isinstance(self.shared, ShortcutPlace):
+            self.shared.begin_epoch()
+
+    def release(self) -> None:
+        """Let go of the network and of what was made for it; what `state_dict` holds stays until `begin`."""
+        self._model = None
+        self._explainers = {}
         self.network.release()
 
     def maps(self, images: Tensor, targets: Tensor, generator: torch.Generator, multi_label: bool = False) -> Tensor:
@@ -144,7 +163,7 @@ class Guide:
             ``[n, H, W]`` float32, each from 0 to 1; constant where the guide has nothing to say or is no longer asked
             (``maps="shortcut"``), NaN where the network's activations are not finite.
         """
-        if isinstance(self.shared, ShortcutPlace) and self.shared.settled:
+        if self.settled:
             return torch.zeros(len(images), *images.shape[2:], dtype=torch.float32, device=images.device)
         explainer = self._explainer(multi_label)
         if isinstance(explainer, RandomBlobs):

@@ -93,9 +93,13 @@ class GuideNetwork:
                 f"without this callback. {error}"
             ) from error
 
-    def release(self) -> None:
-        """Let go of the copy."""
+    def begin(self) -> None:
+        """Another run: forget the copy."""
         self._copy = self._loaded = None
+
+    def release(self) -> None:
+        """Let go of the copy; its weights, where nothing else tells them, stay for checkpoints made after the run."""
+        self._loaded, self._copy = self.state_dict(), None
 
     def state_dict(self) -> dict[str, Tensor] | None:
         """The weights of the copy, where nothing else tells them."""

@@ -181,9 +181,10 @@ class Failures:
         self._warned: set[str] = set()
 
     def begin(self) -> None:
-        """Another run: nothing has failed yet."""
+        """Another run: nothing has failed yet, and nothing was said."""
         self.off = False
         self._in_a_row = 0
+        self._warned.clear()
 
     def succeeded(self) -> None:
         """An attempt was made and nothing failed. Skipped steps do not reset the counter."""

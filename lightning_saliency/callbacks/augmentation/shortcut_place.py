@@ -40,8 +40,8 @@ class ShortcutPlace:
     are those of `PositionBias`, but the share is that of the class where it is largest, since a mark may lie in the
     images of one class alone. It goes on through neighbouring cells that depend on the class half as much as the most
     dependent of these, whether the maps point there or not: maps show part of a frame. What chance makes of few images
-    is taken off both. Where no place is found, or what tells the class lies all over the image, all maps are 0. The
-    first 5,000 images decide.
+    is taken off both; images that come again in each epoch are no new ones there. Where no place is found, or what
+    tells the class lies all over the image, all maps are 0. The first 5,000 images decide.
 
     Up to 64 pixels a side the place is known to the pixel. Of larger images it is made of cells, 32 a side, and one
     cell is added round it, since the mark may lie in a part of the next one.
@@ -49,7 +49,7 @@ class ShortcutPlace:
     Attributes:
         region: The place, ``[H, W]`` or ``[32, 32]`` bool; ``None`` while too few images were seen to tell.
         everywhere: Whether what tells the class lies all over the image.
-        seen: The number of images that were taken in.
+        seen: The number of images that were taken in: with a class, and a map of finite numbers.
 
     Example:
         >>> place = ShortcutPlace()
@@ -67,7 +67,9 @@ class ShortcutPlace:
         self.region: Tensor | None = None
         self.everywhere = False
         self.seen = 0
-        self._count = 0.0
+        self._asked = False
+        self._count = 0
+        self._of_epoch = self._distinct = 0
 
     def __call__(self, maps: Tensor, images: Tensor, classes: Tensor) -> Tensor:
         """Take in a batch and say where the place is.
@@ -84,6 +86,10 @@ class ShortcutPlace:
             self._take(maps, images, classes)
         found = self._place((maps.shape[1], maps.shape[2])).to(maps)
         return torch.where(maps.flatten(1).isfinite().all(1)[:, None, None], found, torch.nan)
+
+    def begin_epoch(self) -> None:
+        """From here on, images come again."""
+        self._of_epoch = 0
 
     @property
     def settled(self) -> bool:
@@ -106,18 +112,19 @@ class ShortcutPlace:
         grid = (self.sums.maps.shape[1], self.sums.maps.shape[2])
         # Made here, since images of five channels have the shape of features where each pixel is a cell.
         self.sums.add(maps, classes, cell_features(images, grid))
-        self.seen += len(images)
-        count = float(self.sums.count[:-1].sum())
+        before, self.seen, self._asked = self.seen, int(self.sums.count[:-1].sum()), True
+        self._of_epoch += self.seen - before
+        self._distinct = max(self._distinct, self._of_epoch)
         # After a few images each more counts; after thousands hardly, and finding the place takes its time.
-        if count >= 1.1 * self._count or self.settled:
-            self._find(self.sums, count)
+        if self.seen >= 1.1 * self._count or self.settled:
+            self._find(self.sums)
         if self.settled:  # for a thousand classes they are large
             self.sums = None
 
     @property
     def no_place(self) -> str | None:
         """Why there is no place; ``None`` where there is one, or no image was seen."""
-        if not self.seen or (self.region is not None and bool(self.region.any())):
+        if not self._asked or (self.region is not None and bool(self.region.any())):
             return None
         if self.region is None:
             return (
@@ -131,8 +138,9 @@ class ShortcutPlace:
             )
         return (
             "maps='shortcut' changes no image: the maps of many images point to no one place that tells the class. "
-            "Random crops and flips move a mark: leave them out. Where it lies elsewhere in each image anyway, take "
-            "maps='own' and a small share."
+            "Random crops and flips move a mark: leave them out. A network that has not learnt it yet does not point "
+            "to it: start_epoch= says when to look. Where it lies elsewhere in each image anyway, take maps='own' and "
+            "a small share."
         )
 
     def kept(self) -> dict[str, Any]:
@@ -145,7 +153,7 @@ class ShortcutPlace:
 
     def state_dict(self) -> dict[str, Any] | None:
         """The sums so far; ``None`` before the first image."""
-        if not self.seen:
+        if not self._asked:
             return None
         state = {name: value for name, value in vars(self).items() if name != "sums"}
         if self.sums is not None:
@@ -162,17 +170,21 @@ class ShortcutPlace:
             given["sums"] = sums
         vars(self).update(given)
 
-    def _find(self, sums: PositionSums, count: float) -> None:
-        self._count = count
+    def _find(self, sums: PositionSums) -> None:
+        self._count, count = self.seen, self._distinct
         classes = int((sums.count[:-1] > 0).sum())
         # Of independent values, the sum of squares between C classes is chi-squared with C − 1 degrees of freedom.
-        chance = DEVIATIONS * math.sqrt(2 * max(0, classes - 1)) / max(1.0, count - classes)
+        chance = DEVIATIONS * math.sqrt(2 * max(0, classes - 1)) / max(1, count - classes)
         if classes < 2 or chance >= 1 - SEED:
+            self.region, self.everywhere = None, False
             return
-        explained = (sums.explained() - chance).clamp_min(0)
+        # Seen again and again, N images explain as much by chance as N do. The sums tell ε² of the n images that were
+        # counted, so 1 − η² = (1 − ε²)(n − C)/(n − 1), and from that follows ε² of the N different ones.
+        again = (self.seen - classes) / (self.seen - 1) * (count - 1) / (count - classes)
+        explained = (1 - (1 - sums.explained()) * again - chance).clamp_min(0)
         count_of_each = sums.count[:-1, None, None].clamp_min(1)
         # Less three standard deviations of a half: of a few images of a class, many maps point to one place by chance.
-        shares = (sums.top[:-1] / count_of_each - 1.5 * count_of_each.rsqrt()).amax(0)
+        shares = (sums.top[:-1] / count_of_each - 1.5 * (count_of_each * count / self.seen).rsqrt()).amax(0)
         seeds = explained * shares >= SEED
         region = region_of(seeds, explained)
         # A background or tint is everywhere, and maps that point to it need not agree on a place.

@@ -13,11 +13,12 @@ from lightning_saliency.batches import BatchContent, BatchError, BatchReader
 from lightning_saliency.batches.tree import Path, plain
 from lightning_saliency.callbacks._trainer_lookups import loaders_form
 from lightning_saliency.callbacks.augmentation.actions.basic import Changed
-from lightning_saliency.callbacks.augmentation.batch import GroundTruth, Swap, labels_at, mixed_labels
+from lightning_saliency.callbacks.augmentation.batch import GroundTruth, labels_at, mixed_labels
 from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON, SharpStatistics
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, Failures, batch_generator
+from lightning_saliency.callbacks.augmentation.swap import Swap
 from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.class_scores import IGNORED
 from lightning_saliency.scales import NoScalesError
@@ -288,7 +289,7 @@ class BatchStep:
         def made(some: Tensor, classes: Tensor) -> Tensor:
             return self.recipe.guide.maps(some, classes, generator, self.truth.several)
 
-        if self._cache is None:
+        if self._cache is None or self.recipe.guide.settled:
             return made(images, targets)
         # Where maps need no class there is one an image, whatever its labels say.
         maps = self._cache.maps(images, targets.clamp(max=-1) if self.recipe.guide.class_free else targets, epoch, made)

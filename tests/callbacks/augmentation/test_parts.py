@@ -14,15 +14,12 @@ from torch import nn
 
 from lightning_saliency.batches import BatchError, BatchReader, content_keys
 from lightning_saliency.callbacks import AugmentationConfigurationError, GroupCAMAugmentation, SaliencyAugmentation
-from lightning_saliency.callbacks.augmentation.batch import (
-    Swap,
-    draw_classes,
-    looks_multi_label,
-)
+from lightning_saliency.callbacks.augmentation.batch import draw_classes, looks_multi_label
 from lightning_saliency.callbacks.augmentation.cache import MapCache
 from lightning_saliency.callbacks.augmentation.frame import draw_augmentation
 from lightning_saliency.callbacks.augmentation.guide import GUIDES, Guide
 from lightning_saliency.callbacks.augmentation.options import batch_generator, parse_schedule, probability_at
+from lightning_saliency.callbacks.augmentation.swap import Swap
 from lightning_saliency.classifier import ImageClassifier
 from lightning_saliency.cli import main
 from lightning_saliency.explainers import EXPLAINERS, GroupCAM, build_explainer

@@ -7,7 +7,12 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_saliency.callbacks import AugmentationConfigurationError, MaskTune, SaliencyAugmentation
+from lightning_saliency.callbacks import (
+    AugmentationConfigurationError,
+    GroupCAMAugmentation,
+    MaskTune,
+    SaliencyAugmentation,
+)
 from lightning_saliency.callbacks.augmentation.actions.basic import Hide
 from lightning_saliency.callbacks.augmentation.shortcut_place import GRID, ShortcutPlace, region_of
 from lightning_saliency.explainers import Explainer
@@ -135,6 +140,77 @@ def test_chance_is_no_place(classes, images):
     for seed in range(30):
         found = ShortcutPlace()
         assert not _found(found, maps, *_scenes(images, None, classes, seed)).any()
+
+
+@pytest.mark.parametrize(("images", "classes"), [(60, 10), (100, 20), (200, 40)])
+def test_images_that_come_again_are_no_new_ones(images, classes):
+    """Chance of a few images does not become a place by being shown in every epoch."""
+    maps = _maps(images, (slice(0, 10), slice(0, 10)))
+    for seed in range(3):
+        found, (pictures, labels) = ShortcutPlace(), _scenes(images, None, classes, seed)
+        while not found.settled:
+            found.begin_epoch()
+            assert not _found(found, maps, pictures, labels).any()
+
+
+def test_a_mark_is_found_in_a_few_images_however_often_they_come():
+    found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
+    while not found.settled:
+        found.begin_epoch()
+        assert _found(found, _maps(60, mark), *_scenes(60, mark)).sum() == 60
+    # Maps that come to point there later do so, too.
+    late = ShortcutPlace()
+    assert not _found(late, _maps(60, (slice(20, 28), slice(20, 28))), *_scenes(60, mark)).any()
+    for _ in range(9):
+        late.begin_epoch()
+        last = _found(late, _maps(60, mark), *_scenes(60, mark))
+    assert last.sum() == 60
+
+
+def test_what_tells_the_class_is_judged_as_of_the_different_images():
+    """ε² of images that came three times is that of coming once."""
+    images, labels = _scenes(60, (slice(0, 6), slice(0, 10)), classes=10)
+    noise = torch.rand(60, 3, 6, 10, generator=torch.Generator().manual_seed(3))
+    images[:, :, :6, :10] += torch.linspace(0, 1, 10) * noise  # so that less of it tells the class further right
+    once, thrice = ShortcutPlace(), ShortcutPlace()
+    maps = _maps(60, (slice(0, 6), slice(0, 10)))
+    once(maps, images, labels)
+    for _ in range(3):
+        thrice.begin_epoch()
+        thrice(maps, images, labels)
+    assert 0 < once.region.sum() < 60
+    assert torch.equal(once.region, thrice.region)
+
+
+def test_maps_that_say_nothing_point_nowhere():
+    """Also where the upper rows of the image tell the class: these are not taken for what comes first."""
+    images, labels = _scenes(60, (slice(0, 3), slice(0, SIZE)))
+    constant, sparse = torch.zeros(60, SIZE, SIZE), torch.zeros(60, SIZE, SIZE)
+    sparse[:, 20:22, 20:22] = 1.0
+    for maps in (constant, sparse, constant + 0.5):
+        assert not _found(ShortcutPlace(), maps, images, labels).any()
+
+
+def test_images_that_say_nothing_do_not_settle_it(monkeypatch):
+    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.shortcut_place.IMAGES", 60)
+    found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
+    images, labels = _scenes(60)
+    found(torch.full((60, SIZE, SIZE), torch.nan), images, labels)
+    found(_maps(60, mark), images, torch.full((60,), 1000))
+    assert not found.settled
+    assert "very many classes" in found.no_place
+    assert _found(found, _maps(60, mark), images, labels).sum() == 60
+    assert found.settled
+
+
+def test_classes_that_come_late_make_it_look_again():
+    """Ten images of two classes tell a place; ninety more of ninety classes tell nothing."""
+    found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
+    images, labels = _scenes(30, classes=2)
+    assert _found(found, _maps(30, mark), images, labels).sum() == 60
+    others, _ = _scenes(90, None)
+    assert not _found(found, _maps(90, mark), others, 2 + torch.arange(90)).any()
+    assert "too few images of each class" in found.no_place
 
 
 def test_other_sizes_and_maps_that_are_not_finite():
@@ -285,9 +361,17 @@ def test_the_control_hides_as_much_elsewhere(tmp_path):
         (lambda: MaskTune("smoe", share=0.1, maps="shortcut"), "share=0.1 .* maps='shortcut'"),
         (lambda: MaskTune("smoe", sigmas=1.0, maps="shortcut"), "sigmas=1.0"),
         (lambda: SaliencyAugmentation("smoe", action=Hide(0.2), maps="shortcut"), "share=0.2"),
+        (lambda: SaliencyAugmentation("smoe", maps="shortcut"), "action='keep' .* take action='hide'"),
+        (lambda: GroupCAMAugmentation(maps="shortcut"), "action='keep'"),
+        (lambda: SaliencyAugmentation("smoe", action="swap", maps="shortcut"), "action='swap'"),
+        (lambda: MaskTune("smoe", maps="shortcut", control="other_image"), "another image's is the same"),
+        (
+            lambda: MaskTune("smoe", share=0.1, maps="mean", control="other_image"),
+            "control='random_blobs'; take that",
+        ),
     ],
 )
-def test_the_place_has_a_size_of_its_own(make, match):
+def test_what_does_not_go_with_one_place_for_all(make, match):
     with pytest.raises(AugmentationConfigurationError, match=match):
         make()
 

@@ -99,11 +99,16 @@ class ActionSpec:
         return bool(getattr(self.action, "changes_labels", False))
 
     def whole_region(self) -> Action:
-        """The action where maps are zeros and ones, and all of their ones are the region.
+        """The action where maps are zeros and ones, and all of their ones are the region, a shortcut's place.
 
         Raises:
-            AugmentationConfigurationError: If the action was given a size of its own.
+            AugmentationConfigurationError: If the action was given a size of its own, or would keep the shortcut.
         """
+        if isinstance(self.action, Action) and not self.action.hides:
+            raise AugmentationConfigurationError(
+                f"Got action={self.name!r} with maps='shortcut', whose place is a shortcut that training should not "
+                "see. Allowed are 'hide' and actions of your own that hide (hides = True); take action='hide'."
+            )
         size = {name: getattr(self.action, name) for name in ("share", "sigmas") if hasattr(self.action, name)}
         given = [f"{name}={value}" for name, value in size.items() if value is not None]
         if given:
