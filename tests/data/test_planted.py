@@ -237,6 +237,26 @@ def test_the_bases_hooks_run_and_its_state_is_kept(tmp_path, form):
     assert {"seen": 7} in base.called
 
 
+def test_batches_that_hooks_cannot_be_given_as_they_are_written_for_are_refused(tmp_path):
+    class Triples(Hooked):
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(self.images, self.labels, torch.arange(12)), batch_size=5)
+
+    with pytest.raises(ValueError, match=r"Got batches list\(.*Allowed are dictionaries and pairs \(images, labels\)"):
+        next(iter(PlantedShortcut(Triples()).train_dataloader()))
+    without_hooks = Pairs()
+    without_hooks.train_dataloader = Triples().train_dataloader
+    own = gathered(PlantedShortcut(without_hooks).train_dataloader())
+    assert sorted(own) == ["image", "index", "label", "mark", "marked"]
+
+    class Renaming(Hooked):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return dict(zip(("image", "label"), batch, strict=True))
+
+    with pytest.raises(TypeError, match=r"Got \{'image': .* from a hook that was given a pair"):
+        trainer(tmp_path, epochs=1).fit(Trained(), PlantedShortcut(Renaming()))
+
+
 def test_what_the_base_lacks_is_lacking(tmp_path):
     class Alone(LightningDataModule):
         num_classes = 3

@@ -105,6 +105,15 @@ class BatchStep:
         self.swap.restore()
         if self.statistics is not None:
             self.statistics.close()
+            if self.statistics.unknown is not None:
+                name, rows, count = self.statistics.unknown
+                self.failures.warn_once(
+                    "other rows",
+                    f"batch_norm={ORIGINAL!r} leaves BatchNorms such as {name!r} out, which keep statistics of all "
+                    f"that they see: got {rows} rows for {count} images (patches, frames or views in the batch). "
+                    "Allowed is one row an image; to leave changed images out there, too, renew the statistics after "
+                    "training with torch.optim.swa_utils.update_bn.",
+                )
 
     def read(self, trainer: pl.Trainer, batch: Any) -> BatchContent:
         """The images of a batch.

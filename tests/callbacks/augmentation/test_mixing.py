@@ -1,10 +1,6 @@
-"""Actions that change labels, sharp images beside the changed ones, and statistics of sharp images."""
+"""Actions that change labels, and sharp images beside the changed ones."""
 
 from __future__ import annotations
-
-import copy
-import io
-import pickle
 
 import pytest
 import torch
@@ -15,7 +11,6 @@ from torchvision.transforms import v2
 
 from lightning_saliency import GroupCAMAugmentation, ImageClassifier, KeepAugment, MaskTune, SaliencyAugmentation
 from lightning_saliency.callbacks import AugmentationConfigurationError, Hide, Mix, Protect, Swap
-from lightning_saliency.callbacks.augmentation.batch_norm import SharpStatistics
 from lightning_saliency.explainers import XGradCAM
 from tests.callbacks.augmentation.helpers import SmallNet, Watching, equal, fit, originals, ready_made
 from tests.callbacks.monitor.helpers import loader, trainer
@@ -279,71 +274,6 @@ def test_a_list_of_images_cannot_be_made_longer(tmp_path):
     batch = {"image": list(originals(4)), "label": LABELS[:4]}
     with pytest.raises(AugmentationConfigurationError, match="keep_original=True and a list of 4 images"):
         fit(tmp_path, SaliencyAugmentation("smoe", keep_original=True), Labelled(), ready_made([batch]))
-
-
-@pytest.mark.parametrize("keep_original", [True, False])
-def test_statistics_of_images_as_they_came(tmp_path, keep_original):
-    """The first BatchNorm sees the images themselves, so that its statistics can be compared."""
-
-    def first_norm(**settings):
-        module = Watching(learning_rate=1e-9)
-        action = Hide(share=0.5)
-        callback = SaliencyAugmentation("smoe", action=action, film=False, **settings) if settings else None
-        fit(tmp_path, callback, module)
-        return module.net.features[1]
-
-    plain = first_norm()
-    mixed = first_norm(batch_norm="trained_on", keep_original=keep_original)
-    sharp = first_norm(batch_norm="original", keep_original=keep_original)
-    assert not torch.allclose(mixed.running_mean, plain.running_mean, rtol=1e-3)
-    fresh = nn.BatchNorm2d(8)
-    expected = plain if keep_original else fresh  # where no image is sharp nothing is taken in
-    torch.testing.assert_close(sharp.running_mean, expected.running_mean)
-    torch.testing.assert_close(sharp.running_var, expected.running_var)
-    assert sharp.num_batches_tracked == expected.num_batches_tracked
-    assert not sharp._forward_hooks
-    assert not sharp._forward_pre_hooks
-
-
-def test_statistics_of_some_of_a_batch_are_those_of_a_batch_of_these():
-    images, sharp = torch.rand(6, 3, 5, 5), torch.tensor([True, False, True, True, False, True])
-    for momentum in (0.1, None):
-        ours, theirs = nn.BatchNorm2d(3, momentum=momentum), nn.BatchNorm2d(3, momentum=momentum)
-        statistics = SharpStatistics()
-        for scale in (1.0, 2.0):
-            statistics.open(ours, sharp)
-            out = ours(images * scale)
-            statistics.close()
-            theirs(images[sharp] * scale)
-            torch.testing.assert_close(out, nn.BatchNorm2d(3)(images * scale))  # it normalises by all of them
-        assert equal(dict(ours.state_dict()), dict(theirs.state_dict()))
-    with pytest.raises(AugmentationConfigurationError, match="SyncBatchNorm"):
-        statistics.check(nn.SyncBatchNorm(3))
-    with pytest.raises(AugmentationConfigurationError, match="batch_norm='some'"):
-        SaliencyAugmentation("smoe", batch_norm="some")
-
-
-def _saved(network):
-    buffer = io.BytesIO()
-    torch.save(network, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, _saved, lambda network: pickle.loads(pickle.dumps(network))])
-def test_copies_made_in_a_step_keep_statistics_of_their_own(copied):
-    network, images = nn.Sequential(nn.BatchNorm2d(3)), torch.rand(4, 3, 5, 5)
-    statistics = SharpStatistics()
-    statistics.open(network, torch.tensor([True, True, False, False]))
-    network(images)
-    twin = copied(network)
-    fresh = nn.BatchNorm2d(3)
-    fresh.load_state_dict(network[0].state_dict())
-    for _ in range(2):
-        twin(images), fresh(images)
-    statistics.close()
-    assert equal(dict(twin[0].state_dict()), dict(fresh.state_dict()))
-    assert not equal(dict(network[0].state_dict()), dict(fresh.state_dict()))
 
 
 @pytest.mark.parametrize(
