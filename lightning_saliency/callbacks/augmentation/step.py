@@ -93,7 +93,7 @@ class BatchStep:
         self.statistics = SharpStatistics() if batch_norm == ORIGINAL else None
         self.swap = Swap()
         self._cache: MapCache | None = None
-        self._classes: int | None = None
+        self._outputs: int | None = None
 
     def begin(self) -> None:
         """Another run, or none: show the batch its own pixels, and forget the maps."""
@@ -171,6 +171,11 @@ class BatchStep:
         return drawn
 
     @property
+    def _classes(self) -> int | None:
+        """The number of the network's classes: one logit is a yes-no question; ``None`` where it does not matter."""
+        return None if self._outputs is None else max(2, self._outputs)
+
+    @property
     def _classless(self) -> bool:
         """Whether images without a class are changed, too."""
         return self.recipe.guide.class_free and not self._asks_for_labels
@@ -214,8 +219,8 @@ class BatchStep:
         else:
             partners, shares = torch.arange(len(truth)), torch.ones(len(truth), dtype=torch.float32)
             partners[rows], shares[rows] = rows[changed.partners.cpu()], weights
-        mixed = mixed_labels(plain(labels), truth, self._classes or 0, partners, shares)
-        # Probabilities of classes meet logits, which are of the images' type.
+        mixed = mixed_labels(plain(labels), truth, self._outputs or 0, partners, shares)
+        # They meet logits, which are of the images' type.
         return path, mixed if labels.is_floating_point() else mixed.to(changed.pixels.dtype)
 
     def _classes_of(self, content: BatchContent, generator: torch.Generator) -> Tensor | None:
@@ -256,7 +261,7 @@ class BatchStep:
         guide.settle(begun=False)
         targets = self._classes_of(content, generator) if self._classless else self.truth.classes(content, generator)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            self._classes = guide.class_count(images[:1].detach(), always=self._asks_for_labels)
+            self._outputs = guide.output_count(images[:1].detach(), always=self._asks_for_labels)
         none = torch.full((len(images),), NO_CLASS)
         if targets is None:
             return images, none

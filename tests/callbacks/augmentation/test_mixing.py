@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from lightning_saliency import GroupCAMAugmentation, ImageClassifier, KeepAugment, MaskTune, SaliencyAugmentation
 from lightning_saliency.callbacks import AugmentationConfigurationError, Hide, Mix, Protect, Swap
+from lightning_saliency.callbacks.augmentation.batch import mixed_labels
 from lightning_saliency.explainers import XGradCAM
 from tests.callbacks.augmentation.helpers import SmallNet, Watching, equal, fit, originals, ready_made
 from tests.callbacks.monitor.helpers import loader, trainer
@@ -74,19 +75,41 @@ def test_labels_are_mixed_as_the_pixels_are_and_given_back(tmp_path, form):
     assert torch.equal(images, originals(8))
 
 
-def test_labels_of_one_logit_stay_in_their_form(tmp_path):
+@pytest.mark.parametrize("keep_original", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool])
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_labels_of_one_logit_stay_in_their_form(tmp_path, shape, dtype, keep_original):
     class YesNo(Labelled):
         def training_step(self, batch, batch_idx):
             self.labels.append(batch[1].clone())
-            return nn.functional.binary_cross_entropy_with_logits(self(batch[0])[:, 0], batch[1])
+            logits = self(batch[0]).view(batch[1].shape)
+            return nn.functional.binary_cross_entropy_with_logits(logits, batch[1].to(logits.dtype))
 
     with torch.random.fork_rng():
         module = YesNo(net=SmallNet(classes=1), learning_rate=0.0)
-    labels = torch.tensor([0.0, 1, 0, 1])
-    fit(tmp_path, mixing(), module, ready_made([(originals(4), labels)]))
-    assert module.labels[0].shape == (4,)
-    assert ((module.labels[0] > 0) & (module.labels[0] < 1)).any()
-    assert labels.tolist() == [0, 1, 0, 1]
+    labels = torch.tensor([0, 1, 0, 1]).view(shape).to(dtype)
+    fit(tmp_path, mixing(keep_original=keep_original), module, ready_made([[originals(4), labels]]))
+    [mixed] = module.labels
+    assert mixed.shape == (8 if keep_original else 4, *shape[1:])
+    assert mixed.dtype == (dtype if dtype.is_floating_point else torch.float32)
+    assert ((mixed > 0) & (mixed < 1)).any()
+    if keep_original:
+        assert torch.equal(mixed[:4], labels.to(mixed.dtype))
+    assert labels.flatten().tolist() == [0, 1, 0, 1]
+
+
+def test_labels_of_two_logits_are_probabilities_of_both(tmp_path):
+    module = Labelled(net=SmallNet(classes=2), learning_rate=0.0)
+    fit(tmp_path, mixing(), module, ready_made([[originals(4), torch.tensor([0, 1, 0, 1])]]))
+    assert module.labels[0].shape == (4, 2)
+
+
+def test_no_class_of_one_logit_stays_what_it_is():
+    labels = torch.tensor([0, -1, 1])
+    partners, weights = torch.tensor([2, 1, 0]), torch.tensor([0.25, 1.0, 0.5])
+    for given in (labels, labels[:, None]):
+        mixed = mixed_labels(given, labels, 1, partners, weights)
+        assert torch.equal(mixed, torch.tensor([0.75, -1.0, 0.5]).view(given.shape))
 
 
 def test_labels_that_cannot_be_replaced_end_the_run_at_once(tmp_path):
