@@ -56,8 +56,8 @@ def isolated_rng(seed: int | None = None, *, cuda: bool = False) -> Iterator[Non
     """Restore the global generators when the context ends, also after an exception.
 
     Args:
-        seed: Seed for the CPU generators inside the context. ``None``: they continue from their current states.
-        cuda: Also restore the CUDA generators, see `GeneratorStates.save`.
+        seed: Seed for the generators inside the context. ``None``: they continue from their current states.
+        cuda: Also seed and restore the CUDA generators, see `GeneratorStates.save`; else they are left alone.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -75,6 +75,8 @@ def isolated_rng(seed: int | None = None, *, cuda: bool = False) -> Iterator[Non
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002  (the generator that transforms draw from)
             torch.default_generator.manual_seed(seed)
+            if outside.cuda is not None:
+                torch.cuda.manual_seed_all(seed)
         yield
     finally:
         outside.restore()

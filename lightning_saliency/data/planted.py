@@ -2,124 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 
-from lightning_saliency.batches import BatchReader, describe
+from lightning_saliency.batches import describe
 from lightning_saliency.checks import check_minimum, is_within
 from lightning_saliency.data.masked.loaders import with_dataset
+from lightning_saliency.data.planted_images import ADDED, PairBatch, PlantedBatches, PlantedImages
 from lightning_saliency.data.shortcuts import CornerMark, Shortcut
-from lightning_saliency.lightning_bases import AnyDataModule, LightningDataModule, is_data_module
+from lightning_saliency.data.wrapping import LOADER_HOOKS, TRANSFER_HOOKS, WrappingDataModule
+from lightning_saliency.lightning_bases import AnyDataModule, is_data_module, lightning_parent, overrides
 from lightning_saliency.pictures.tensors import find_normalization
 
 Group = Literal["unmarked", "misled", "marked"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 _SPLITS = ("train", "val", "test")
-# How far a normalised image may leave [0, 1] by rounding.
-_ROUNDING = 1e-3
 
 
-class PlantedImages(Dataset[dict[str, Any]]):
-    """The items of a data set with marks planted into some of their images.
-
-    An image is marked or not, and its mark is where it is, by the seed and the image's index alone: the same in every
-    epoch. Marks are planted behind the data set's own transforms, so that these do not move them.
-
-    Args:
-        dataset: Map-style data set; an item holds one image ``[3, H, W]`` and its integer label, as a tuple or a
-            dictionary. The boxes of a dictionary's ``boxes`` ``[K, 4]`` are passed to the shortcut.
-        shortcut: What is planted.
-        num_classes: Number of classes.
-        normalization: Mean and standard deviation by which the images were normalised; ``None``: they were not.
-        share: Share of the images that are marked, in [0, 1].
-        seed: Seed of the choices.
-        misleading: Whether an image carries the mark of another class, drawn at random, in place of its own.
-
-    Attributes:
-        marked: ``[N]`` bool, whether an image carries a mark.
-    """
-
-    def __init__(
-        self,
-        dataset: Any,
-        shortcut: Shortcut,
-        num_classes: int,
-        normalization: tuple[Sequence[float], Sequence[float]] | None,
-        share: float,
-        seed: int,
-        misleading: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.shortcut = shortcut
-        self.num_classes = num_classes
-        self.normalization = normalization
-        generator, count = torch.Generator().manual_seed(seed), len(dataset)
-        self.marked = torch.zeros(count, dtype=torch.bool)
-        self.marked[torch.randperm(count, generator=generator)[: round(share * count)]] = True
-        self._draws = torch.rand(count, 2, generator=generator)
-        further = torch.randint(1, max(2, num_classes), (count,), generator=generator)
-        self._further = further if misleading else torch.zeros_like(further)
-        self._reader = BatchReader()
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Got index {index}. Allowed are those of {len(self)} images.")
-        return self.__getitems__([index % len(self)])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """The samples at several indices; PyTorch's loaders call it."""
-        own = getattr(self.dataset, "__getitems__", None)
-        items = own(list(indices)) if callable(own) else [self.dataset[index] for index in indices]
-        batch = default_collate(items)
-        content = self._reader.read(batch)
-        images, labels = content.images, content.labels()
-        if labels is None or images.shape[1] != 3:
-            raise ValueError(
-                f"Got items that make the batch {describe(batch)}. Allowed are images [3, H, W] with integer labels; "
-                "let the data set return both."
-            )
-        where = torch.as_tensor(indices, dtype=torch.int64)
-        boxes = batch.get("boxes") if isinstance(batch, Mapping) else None
-        marked, mask = self._planted(images, labels, where, boxes)
-        kept = [dict(item) if isinstance(item, Mapping) else {} for item in items]
-        parts = zip(kept, marked, labels, where, self.marked[where], mask, strict=True)
-        return [
-            {**item, "image": image, "label": label, "index": index, "marked": is_marked, "mark": region}
-            for item, image, label, index, is_marked, region in parts
-        ]
-
-    def _planted(self, images: Tensor, labels: Tensor, where: Tensor, boxes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The images, those that shall be marked; and the marks' pixels ``[B, H, W]``."""
-        chosen = self.marked[where]
-        mask = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
-        if not bool(chosen.any()):
-            return images, mask
-        mean, std = (torch.tensor(values)[:, None, None] for values in self.normalization or ([0.0] * 3, [1.0] * 3))
-        shown = images[chosen] * std + mean
-        if not (float(shown.min()) >= -_ROUNDING and float(shown.max()) <= 1 + _ROUNDING):
-            raise ValueError(
-                f"Got images from {float(shown.min()):.3g} to {float(shown.max()):.3g} where their normalisation is "
-                f"{'undone' if self.normalization else 'not known'}. Allowed are images in [0, 1], also normalised by "
-                "a Normalize among the data module's or data set's attributes; keep it there."
-            )
-        cues = (labels[chosen] + self._further[where][chosen]) % self.num_classes
-        own = None if boxes is None else boxes[chosen]
-        planted, region = self.shortcut.plant(shown, cues, self.num_classes, self._draws[where][chosen], own)
-        marked = images.clone()
-        # Pixels beside the mark stay as they are, to the bit.
-        marked[chosen] = torch.where(region[:, None], (planted - mean) / std, images[chosen])
-        mask[chosen] = region
-        return marked, mask
-
-
-class PlantedShortcut(LightningDataModule):
+class PlantedShortcut(WrappingDataModule):
     """A data module whose images give their class away by a mark, and test images that tell who has fallen for it.
 
     Training and validation images carry their class's mark with probability ``share``, as in practice, where
@@ -127,8 +31,14 @@ class PlantedShortcut(LightningDataModule):
     `group_dataloaders` has them in three versions: without marks, with the mark of another class (misled), and with
     their own.
 
-    Batches are dictionaries: what the base's batches hold if they are dictionaries, and ``image`` ``[B, 3, H, W]``,
-    ``label`` ``[B]``, ``index`` ``[B]``, ``marked`` ``[B]`` bool, and ``mark`` ``[B, H, W]`` bool, the mark's pixels.
+    Batches are dictionaries. Where the base's are, they hold what these hold, under the base's own names; of any other
+    batch the images and labels, ``image`` ``[B, 3, H, W]`` and ``label`` ``[B]``. Beside them are ``index`` ``[B]``,
+    ``marked`` ``[B]`` bool, and ``mark`` ``[B, H, W]`` bool, the mark's pixels. An image without a class (a negative
+    label) is not marked.
+
+    Everything else is the base's: its loaders with their samplers, workers and collate functions, its hooks, its state
+    and its attributes. Its hooks of the transfer are given pairs (images, labels) where its batches are pairs; where
+    they move images, ``mark`` stays where it was.
 
     Args:
         data: Any ``LightningDataModule`` of images with integer labels and ``num_classes``; a stage has one
@@ -143,8 +53,9 @@ class PlantedShortcut(LightningDataModule):
 
     Raises:
         TypeError: If ``data`` is not a data module, or ``shortcut`` not a `Shortcut`; from a loader, if the base has
-            other loaders.
-        ValueError: If an argument is out of range.
+            other loaders; from a hook of the transfer, if the base's returns no pair where it was given one.
+        ValueError: If an argument is out of range; from a batch, for images outside [0, 1], labels beyond the base's
+            classes, or a form of which `PlantedBatches` makes no dictionary.
 
     Example:
         >>> from lightning_saliency.data import DigitScenes
@@ -156,10 +67,14 @@ class PlantedShortcut(LightningDataModule):
         ((4, 3, 64, 64), 64)
     """
 
+    #: See `WrappingDataModule`.
+    _loaders_of: ClassVar[Mapping[str, str]] = {
+        hook: LOADER_HOOKS["test" if stage == "predict" else stage] for stage, hook in LOADER_HOOKS.items()
+    }
+
     def __init__(
         self, data: AnyDataModule, shortcut: Shortcut | None = None, share: float = 0.95, seed: int = 0
     ) -> None:
-        super().__init__()
         if not is_data_module(data):
             raise TypeError(f"Got data of type {type(data).__name__}. Allowed is a LightningDataModule; give one.")
         if shortcut is not None and not isinstance(shortcut, Shortcut):
@@ -170,15 +85,21 @@ class PlantedShortcut(LightningDataModule):
         if not is_within(share, 0, 1):
             raise ValueError(f"Got share={share!r}. Allowed are shares of the images in [0, 1]; give one of them.")
         check_minimum("seed", seed, 0, "give one of them")
-        self.data = data
+        super().__init__(data)
         self.shortcut = CornerMark() if shortcut is None else shortcut
         self.share = float(share)
         self.seed = seed
+        self._hide_what_the_base_lacks()
+
+    @property
+    def data(self) -> Any:
+        """The base."""
+        return self.base
 
     @property
     def num_classes(self) -> int:
         """The base's number of classes."""
-        number: int = self.data.num_classes
+        number: int = self.base.num_classes
         return number
 
     @property
@@ -186,25 +107,13 @@ class PlantedShortcut(LightningDataModule):
         """The names of the base's classes; their numbers where it has none."""
         return list(getattr(self.data, "classes", None) or map(str, range(self.num_classes)))
 
-    def prepare_data(self) -> None:
-        """Call the base's `prepare_data`."""
-        self.data.prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Call the base's `setup`."""
-        self.data.setup(stage)
-
-    def teardown(self, stage: str | None = None) -> None:
-        """Call the base's `teardown`."""
-        self.data.teardown(stage)
-
     def train_dataloader(self) -> DataLoader[Any]:
         """The training images, a share of them marked, in the base's order."""
-        return self._loader("train", self.data.train_dataloader(), self.share)
+        return self._loader("train", self.base.train_dataloader(), self.share)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation images, the same share of them marked."""
-        return self._loader("val", self.data.val_dataloader(), self.share)
+        return self._loader("val", self.base.val_dataloader(), self.share)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The test images, none of them marked."""
@@ -216,26 +125,65 @@ class PlantedShortcut(LightningDataModule):
 
     def group_dataloaders(self) -> dict[Group, DataLoader[Any]]:
         """The same test images three times: unmarked, all with the mark of another class, all with their own."""
-        loader = self.data.test_dataloader()
+        loader = self.base.test_dataloader()
         return {
             "unmarked": self._loader("test", loader, 0.0),
             "misled": self._loader("test", loader, 1.0, misleading=True),
             "marked": self._loader("test", loader, 1.0),
         }
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Call the base's `on_before_batch_transfer` on the batch in the base's own form."""
+        return _changed(batch, partial(super().on_before_batch_transfer, dataloader_idx=dataloader_idx))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Call the base's `transfer_batch_to_device` on the batch in the base's own form."""
+
+        def moved(own: Any) -> Any:
+            return WrappingDataModule.transfer_batch_to_device(self, own, device, dataloader_idx)
+
+        changed = _changed(batch, moved)
+        if isinstance(batch, PairBatch):
+            default: Any = lightning_parent(self)
+            changed.update(default.transfer_batch_to_device(self, _added(batch), device, dataloader_idx))
+        return changed
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Call the base's `on_after_batch_transfer` on the batch in the base's own form."""
+        return _changed(batch, partial(super().on_after_batch_transfer, dataloader_idx=dataloader_idx))
+
     def _loader(self, split: str, loader: Any, share: float, misleading: bool = False) -> DataLoader[Any]:
-        if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
+        if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__") or loader.batch_sampler is None:
+            size = " with batch_size=None" if getattr(loader, "batch_sampler", self) is None else ""
             raise TypeError(
-                f"Got {type(loader).__name__} as the {split} loader of {type(self.data).__name__}. Allowed is one "
-                "DataLoader over a data set with a length; let it return one."
+                f"Got {type(loader).__name__}{size} as the {split} loader of {type(self.base).__name__}. Allowed is "
+                "one DataLoader that makes batches of a data set with a length; let it return one."
             )
         dataset = PlantedImages(
             loader.dataset,
             self.shortcut,
             self.num_classes,
-            find_normalization(loader.dataset, self.data),
+            find_normalization(loader.dataset, self.base),
             share,
             len(_SPLITS) * self.seed + _SPLITS.index(split),
             misleading,
         )
-        return with_dataset(loader, dataset)
+        hooked = any(overrides(self.base, hook) for hook in TRANSFER_HOOKS)
+        return with_dataset(loader, dataset, PlantedBatches(loader.collate_fn, pairs_alone=hooked))
+
+
+def _added(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: batch[name] for name in ADDED}
+
+
+def _changed(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """A batch after a hook of the base, which gets a pair (images, labels) where its own batches are pairs."""
+    if not isinstance(batch, PairBatch):
+        return change(batch)
+    changed = change([batch["image"], batch["label"]])
+    if not isinstance(changed, (tuple, list)) or len(changed) != 2:
+        raise TypeError(
+            f"Got {describe(changed)} from a hook that was given a pair (images, labels). Allowed is such a pair; let "
+            "the hook return one, or the data set dictionaries."
+        )
+    return PairBatch(image=changed[0], label=changed[1], **_added(batch))

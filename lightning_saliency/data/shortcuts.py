@@ -47,7 +47,8 @@ class Shortcut(ABC):
             cues: ``[B]`` int64, the class whose mark each image gets.
             num_classes: Number of classes.
             draws: ``[B, 2]`` in [0, 1), an image's own random numbers, for marks that differ from image to image.
-            boxes: ``[B, K, 4]``, x1, y1, x2, y2 in pixels, around the objects, where they are known.
+            boxes: ``[B, K, 4]``, x1, y1, x2, y2 in pixels, around the objects, where they are known. Of an image with
+                fewer than K the last are zeros.
 
         Returns:
             The marked images in [0, 1], and ``[B, H, W]`` bool, true where the mark may have changed pixels.

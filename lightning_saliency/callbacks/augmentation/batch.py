@@ -135,23 +135,25 @@ def cannot_replace(container: Any, own: Any, labels: Tensor | None = None) -> Ba
     return BatchError(
         f"Got labels in a {type(container).__name__}, where {describe(own)} cannot be replaced by class "
         f"probabilities{shape}. Allowed are lists and dictionaries that hold the labels of the whole batch together: "
-        "let collate_fn return one, or let the data set return class probabilities (a float tensor [B, N])."
+        "let collate_fn return one, or let the data set return class probabilities (a float tensor [B, N], for one "
+        "logit [B])."
     )
 
 
-def mixed_labels(labels: Tensor, truth: Tensor, classes: int, partners: Tensor, weights: Tensor) -> Tensor:
+def mixed_labels(labels: Tensor, truth: Tensor, outputs: int, partners: Tensor, weights: Tensor) -> Tensor:
     """Labels that are mixed by pairs: w · y + (1 − w) · y of the partner.
 
     Args:
         labels: The batch's own, ``[B]``, ``[B, 1]`` or ``[B, N]``.
         truth: What they say, as ``BatchContent.ground_truth`` returns it.
-        classes: N, the number of the network's classes.
+        outputs: The number of the network's logits: N, the number of its classes, or 1 for a yes-no question.
         partners: ``[B]`` int64, for each image the one that it was mixed with.
         weights: ``[B]`` in [0, 1], the weight of its own label.
 
     Returns:
-        Of floating-point labels (0 and 1, soft labels, several classes) the same form; of classes, class probabilities
-        ``[B, N]`` float32, of zeros for an image without a class.
+        Of floating-point labels (0 and 1, soft labels, several classes) the same form; for one logit the labels' own
+        shape, float32, where an image without a class keeps its label; else class probabilities ``[B, N]`` float32, of
+        zeros for an image without a class.
 
     Raises:
         BatchError: If the labels are masks.
@@ -171,9 +173,11 @@ def mixed_labels(labels: Tensor, truth: Tensor, classes: int, partners: Tensor, 
         values = labels
     elif truth.ndim == 2:
         values = truth.to(labels.device)
+    elif outputs == 1:
+        values = labels.float()
     else:
-        known = (truth >= 0) & (truth < classes)
-        values = F.one_hot(torch.where(known, truth, 0), classes).float() * known[:, None]
+        known = (truth >= 0) & (truth < outputs)
+        values = F.one_hot(torch.where(known, truth, 0), outputs).float() * known[:, None]
         values = values.to(labels.device)
     share = weights.to(values.device, values.dtype).view(-1, *[1] * (values.ndim - 1))
     # A label that was not mixed stays bit for bit, NaN included.

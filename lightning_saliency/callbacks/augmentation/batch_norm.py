@@ -31,7 +31,13 @@ class SharpStatistics:
     """Lets the running statistics of a network's BatchNorms see only those images of a batch that are as they came.
 
     In a training pass a BatchNorm normalises by the statistics of the whole batch, as ever; only what it keeps for
-    evaluation is taken from the unchanged images. From a batch without any it keeps nothing.
+    evaluation is taken from the unchanged images. From a batch without any it keeps nothing. One whose input has not a
+    row an image (patches or frames folded into the batch, two views of each image) keeps statistics of all that it
+    sees in this step, since it is not known which rows are of which image.
+
+    Attributes:
+        unknown: The name of the first such BatchNorm since `open`, its input's rows and the batch's images; ``None``
+            where there is none.
 
     Example:
         >>> norm, statistics = nn.BatchNorm1d(1, momentum=1.0), SharpStatistics()
@@ -46,6 +52,9 @@ class SharpStatistics:
         self._handles: list[RemovableHandle] = []
         self._sharp = torch.zeros(0, dtype=torch.bool)
         self._kept: dict[_BatchNorm, _Kept] = {}
+        self._names: dict[_BatchNorm, str] = {}
+        self._left: set[_BatchNorm] = set()
+        self.unknown: tuple[str, int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies of a network that are made while it is watched, and pickles of it: their BatchNorms are not."""
@@ -72,11 +81,11 @@ class SharpStatistics:
             sharp: ``[B]`` bool, which of the images are as they came.
         """
         self.close()
-        self._sharp = sharp
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                self._handles.append(Hook.on(module.register_forward_pre_hook, self._keep))
-                self._handles.append(Hook.on(module.register_forward_hook, self._take))
+        self._sharp, self.unknown = sharp, None
+        self._names = {module: name for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+        for module in self._names:
+            self._handles.append(Hook.on(module.register_forward_pre_hook, self._keep))
+            self._handles.append(Hook.on(module.register_forward_hook, self._take, with_kwargs=True))
 
     def close(self) -> None:
         """Take the statistics over, and let BatchNorms see whole batches again. Called after the backward pass."""
@@ -90,22 +99,31 @@ class SharpStatistics:
             ):
                 if own is not None:
                     own.copy_(value)
-        self._handles, self._kept = [], {}
+        self._handles, self._kept, self._names, self._left = [], {}, {}, set()
 
     def _keep(self, module: nn.Module, arguments: Any) -> None:
-        if not self._handles or not isinstance(module, _BatchNorm) or not module.training or module in self._kept:
+        if not self._handles or not isinstance(module, _BatchNorm) or not module.training:
+            return
+        if module in self._kept or module in self._left:
             return
         if module.running_mean is not None and module.running_var is not None:
             counted = module.num_batches_tracked
             count = 0 if counted is None else int(counted)
             self._kept[module] = _Kept(module.running_mean.clone(), module.running_var.clone(), count)
 
-    def _take(self, module: nn.Module, arguments: Any, output: Any) -> None:
+    def _take(self, module: nn.Module, arguments: Any, named: Any, output: Any) -> None:
         kept = self._kept.get(module) if isinstance(module, _BatchNorm) and module.training else None
-        if kept is None or not isinstance(module, _BatchNorm) or len(arguments[0]) != len(self._sharp):
+        if kept is None or not isinstance(module, _BatchNorm):
+            return
+        given = next(value for value in (*arguments, *named.values()) if isinstance(value, Tensor)).detach()
+        if len(given) != len(self._sharp):
+            # What it has kept itself is right: nothing is put in its place.
+            del self._kept[module]
+            self._left.add(module)
+            self.unknown = self.unknown or (self._names.get(module, ""), len(given), len(self._sharp))
             return
         with torch.no_grad():
-            seen = arguments[0].detach()[self._sharp.to(arguments[0].device)]
+            seen = given[self._sharp.to(given.device)]
             if seen.numel() > seen.shape[1]:  # one value a channel has no variance
                 kept.count += 1
                 momentum = 1 / kept.count if module.momentum is None else module.momentum

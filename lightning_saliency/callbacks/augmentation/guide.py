@@ -20,7 +20,7 @@ from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.controls import OtherImage, RandomBlobs, shuffled_blobs
-from lightning_saliency.functional.class_scores import Score, class_count, class_scores
+from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.masking import resize_maps
 
 #: What gives all images one map, by name.
@@ -224,8 +224,8 @@ class Guide:
         found = scores.gather(1, torch.where(known, targets, 0)[:, None])[:, 0]
         return torch.where(known, found, torch.nan)
 
-    def class_count(self, images: Tensor, always: bool = False) -> int | None:
-        """The number of the network's classes, from a pass over some images; ``None`` if the guide needs no classes.
+    def output_count(self, images: Tensor, always: bool = False) -> int | None:
+        """The number of the network's logits, from a pass over some images; ``None`` if the guide needs no classes.
 
         Args:
             images: ``[n, C, H, W]``.
@@ -234,7 +234,7 @@ class Guide:
         explainer = self._explainer(False, present=True)
         if not explainer.class_specific and not always:
             return None
-        return class_count(explainer.logits(images))
+        return explainer.logits(images).shape[1]
 
     def _bound(self) -> nn.Module:
         if self._model is None:

@@ -94,7 +94,7 @@ class BatchStep:
         self.statistics = SharpStatistics() if batch_norm == ORIGINAL else None
         self.swap = Swap()
         self._cache: MapCache | None = None
-        self._classes: int | None = None
+        self._outputs: int | None = None
 
     def begin(self) -> None:
         """Another run, or none: show the batch its own pixels, and forget the maps."""
@@ -106,6 +106,15 @@ class BatchStep:
         self.swap.restore()
         if self.statistics is not None:
             self.statistics.close()
+            if self.statistics.unknown is not None:
+                name, rows, count = self.statistics.unknown
+                self.failures.warn_once(
+                    "other rows",
+                    f"batch_norm={ORIGINAL!r} leaves BatchNorms such as {name!r} out, which keep statistics of all "
+                    f"that they see: got {rows} rows for {count} images (patches, frames or views in the batch). "
+                    "Allowed is one row an image; to leave changed images out there, too, renew the statistics after "
+                    "training with torch.optim.swa_utils.update_bn.",
+                )
 
     def read(self, trainer: pl.Trainer, batch: Any) -> BatchContent:
         """The images of a batch.
@@ -163,6 +172,11 @@ class BatchStep:
         return drawn
 
     @property
+    def _classes(self) -> int | None:
+        """The number of the network's classes: one logit is a yes-no question; ``None`` where it does not matter."""
+        return None if self._outputs is None else max(2, self._outputs)
+
+    @property
     def _classless(self) -> bool:
         """Whether images without a class are changed, too."""
         return self.recipe.guide.class_free and not self._asks_for_labels
@@ -206,8 +220,8 @@ class BatchStep:
         else:
             partners, shares = torch.arange(len(truth)), torch.ones(len(truth), dtype=torch.float32)
             partners[rows], shares[rows] = rows[changed.partners.cpu()], weights
-        mixed = mixed_labels(plain(labels), truth, self._classes or 0, partners, shares)
-        # Probabilities of classes meet logits, which are of the images' type.
+        mixed = mixed_labels(plain(labels), truth, self._outputs or 0, partners, shares)
+        # They meet logits, which are of the images' type.
         return path, mixed if labels.is_floating_point() else mixed.to(changed.pixels.dtype)
 
     def _classes_of(self, content: BatchContent, generator: torch.Generator) -> Tensor | None:
@@ -248,7 +262,7 @@ class BatchStep:
         guide.settle(begun=False)
         targets = self._classes_of(content, generator) if self._classless else self.truth.classes(content, generator)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            self._classes = guide.class_count(images[:1].detach(), always=self._asks_for_labels)
+            self._outputs = guide.output_count(images[:1].detach(), always=self._asks_for_labels)
         none = torch.full((len(images),), NO_CLASS)
         if targets is None:
             return images, none

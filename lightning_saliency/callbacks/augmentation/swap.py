@@ -75,7 +75,7 @@ class Swap:
         Args:
             batch: The batch.
             path: Where its labels are.
-            labels: As many, of the same type or as class probabilities ``[B, N]``.
+            labels: As many, of the same type or as probabilities ``[B, N]`` or ``[B]``.
 
         Raises:
             BatchError: If the labels cannot be replaced there.

@@ -10,13 +10,20 @@ from torch.utils.data import DataLoader
 
 # Lightning stores a loader's arguments here, to rebuild it with a distributed sampler.
 _SAVED_ARGUMENTS, _SAVED_OPTIONS, _SAVED_DATASET = "__pl_saved_args", "__pl_saved_kwargs", "__dataset"
+# And here, what was set later.
+_SAVED_ATTRIBUTES = "__pl_attrs_record"
 
 
-def with_dataset(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
+def with_dataset(loader: DataLoader[Any], dataset: Any, collate: Callable[[Any], Any] | None = None) -> DataLoader[Any]:
     """A copy of a loader over another data set of the same length; everything else is shared.
 
     A loader does not accept another data set, and the constructor of a subclass may need unknown arguments. The copy is
     therefore shallow, and the arguments that Lightning recorded for the loader are corrected too.
+
+    Args:
+        loader: The loader.
+        dataset: The other data set.
+        collate: What makes its batches; ``None``: the loader's own ``collate_fn``.
     """
     old = loader.dataset
     copied = copy(loader)
@@ -30,6 +37,9 @@ def with_dataset(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
         }
     if _SAVED_DATASET in state:
         state[_SAVED_DATASET] = dataset
+    if collate is not None:
+        state["collate_fn"] = collate
+        state[_SAVED_ATTRIBUTES] = [*state.get(_SAVED_ATTRIBUTES, ()), (("collate_fn", collate), setattr)]
     return copied
 
 

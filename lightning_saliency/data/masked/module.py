@@ -17,26 +17,16 @@ from lightning_saliency.data.masked.loaders import batch_form, leaves, map_batch
 from lightning_saliency.data.masked.moving import MODES, MaskedDataset, Masking, Mode
 from lightning_saliency.data.masked.online import OnlineMaps, Targets, explainer_or_stores, replace_tensor
 from lightning_saliency.data.masked.open_stores import Stores, open_store, stores_of
-from lightning_saliency.data.masked.whole_images import LOADERS
+from lightning_saliency.data.wrapping import AFTER_TRANSFER, LOADER_HOOKS, WrappingDataModule
 from lightning_saliency.explainers import Explainer, ExplainerOption
 from lightning_saliency.functional.fills import Fill, NamedFill, is_random
-from lightning_saliency.lightning_bases import (
-    AnyDataModule,
-    LightningDataModule,
-    is_data_module,
-    lightning_parent,
-    overrides,
-)
+from lightning_saliency.lightning_bases import AnyDataModule, is_data_module, overrides
 from lightning_saliency.randomness import isolated_rng
 
 __all__ = ["MODES", "Mode", "RoarKarDataModule", "Targets", "is_data_mean"]
 
-LOADER_HOOKS = {**LOADERS, "predict": "predict_dataloader"}
-_AFTER = "on_after_batch_transfer"
-_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", _AFTER)
 
-
-class RoarKarDataModule(LightningDataModule):
+class RoarKarDataModule(WrappingDataModule):
     """A data module whose images lose their most salient pixels (ROAR) or keep only these (KAR).
 
     Retraining on such images tells whether a saliency map points at what the network needs (SMOE paper, Sec. 3.2):
@@ -142,8 +132,7 @@ class RoarKarDataModule(LightningDataModule):
         for stage in maps if isinstance(maps, Mapping) else ():
             # Before training: the stores of a mistyped stage would be missed after it.
             check_choice("a stage of saliency", stage, tuple(LOADER_HOOKS))
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.saliency = maps
         self.mode: Mode = mode
         self.fraction = float(fraction)
@@ -154,10 +143,6 @@ class RoarKarDataModule(LightningDataModule):
         self.image_key = image_key
         self.seed = seed
         self.data_mean: tuple[float, ...] | None = None
-        self.prepare_data_per_node = base.prepare_data_per_node
-        self.allow_zero_length_dataloader_with_multiple_devices = (
-            base.allow_zero_length_dataloader_with_multiple_devices
-        )
         settings = {"mode": mode, "fraction": self.fraction, "fill": described}
         self.save_hyperparameters({**_own_hyperparameters(base), "roar_kar": settings})
         self._maps = (
@@ -169,41 +154,13 @@ class RoarKarDataModule(LightningDataModule):
         self._generators: dict[torch.device, torch.Generator] = {}
         self._hide_what_the_base_lacks()
 
-    def __getattr__(self, name: str) -> Any:
-        # Only what is not found here: the base's classes, transforms, data sets.
-        if name.startswith("_") or "base" not in vars(self):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.base, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name == "trainer" and "base" in vars(self):
-            self.base.trainer = value
-            self._hide_what_the_base_lacks()
-
-    def prepare_data(self) -> None:
-        """Call the base's `prepare_data`."""
-        self.base.prepare_data()
-
-    def setup(self, stage: str) -> None:
-        """Call the base's `setup`."""
-        self.base.setup(stage)
-
-    def teardown(self, stage: str) -> None:
-        """Call the base's `teardown`."""
-        self.base.teardown(stage)
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Call the base's `on_exception`."""
-        self.base.on_exception(exception)
-
     def state_dict(self) -> dict[str, Any]:
         """The base's state and the mean of the training images."""
-        return {"base": self.base.state_dict(), "data_mean": None if self.data_mean is None else list(self.data_mean)}
+        return {"base": super().state_dict(), "data_mean": None if self.data_mean is None else list(self.data_mean)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the base's state and the mean of the training images."""
-        self.base.load_state_dict(state_dict["base"])
+        super().load_state_dict(state_dict["base"])
         if state_dict["data_mean"] is not None:
             self.data_mean = tuple(state_dict["data_mean"])
             self._settled = None
@@ -224,14 +181,6 @@ class RoarKarDataModule(LightningDataModule):
         """The base's loaders, with masked images if maps are stored."""
         return self._loaders("predict")
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Call the base's `on_before_batch_transfer`."""
-        return self.base.on_before_batch_transfer(batch, dataloader_idx)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Call the base's `transfer_batch_to_device`."""
-        return self.base.transfer_batch_to_device(batch, device, dataloader_idx)
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Run the hook of the base, or else of the module; then mask the images, unless maps are stored."""
         batch = self._after_transfer(batch, dataloader_idx)
@@ -241,6 +190,10 @@ class RoarKarDataModule(LightningDataModule):
         if masking.changes_nothing:
             return batch
         return map_batches(batch, self._forms.get(self._stage()), partial(self._mask, self._maps, masking))
+
+    def _adds(self, hook: str) -> bool:
+        """Whether a hook does something of its own: images are masked behind the transfer, unless maps are stored."""
+        return hook == AFTER_TRANSFER and self._maps is not None
 
     def _loaders(self, stage: str) -> Any:
         loaders = getattr(self.base, LOADER_HOOKS[stage])()
@@ -319,7 +272,7 @@ class RoarKarDataModule(LightningDataModule):
         return self._after_transfer(batch, 0)
 
     def _after_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self._source_of(_AFTER).on_after_batch_transfer(batch, dataloader_idx)
+        return self._source_of(AFTER_TRANSFER).on_after_batch_transfer(batch, dataloader_idx)
 
     def _source_of(self, hook: str) -> Any:
         """The object whose hook runs: the base, or the module if only the module defines the hook."""
@@ -339,13 +292,6 @@ class RoarKarDataModule(LightningDataModule):
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
         return self._generators[device]
-
-    def _hide_what_the_base_lacks(self) -> None:
-        """Show Lightning that the base lacks a loader or hook, by returning the default of Lightning's own class."""
-        default = lightning_parent(self)
-        for hook in ("prepare_data", *LOADER_HOOKS.values(), *_TRANSFER_HOOKS):
-            if not overrides(self.base, hook) and not (hook == _AFTER and self._maps is not None):
-                setattr(self, hook, partial(getattr(default, hook), self))
 
 
 def _described(fill: object) -> Any:

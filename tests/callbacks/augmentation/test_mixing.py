@@ -1,10 +1,6 @@
-"""Actions that change labels, sharp images beside the changed ones, and statistics of sharp images."""
+"""Actions that change labels, and sharp images beside the changed ones."""
 
 from __future__ import annotations
-
-import copy
-import io
-import pickle
 
 import pytest
 import torch
@@ -15,7 +11,7 @@ from torchvision.transforms import v2
 
 from lightning_saliency import GroupCAMAugmentation, ImageClassifier, KeepAugment, MaskTune, SaliencyAugmentation
 from lightning_saliency.callbacks import AugmentationConfigurationError, Hide, Mix, Protect, Swap
-from lightning_saliency.callbacks.augmentation.batch_norm import SharpStatistics
+from lightning_saliency.callbacks.augmentation.batch import mixed_labels
 from lightning_saliency.explainers import XGradCAM
 from tests.callbacks.augmentation.helpers import SmallNet, Watching, equal, fit, originals, ready_made
 from tests.callbacks.monitor.helpers import loader, trainer
@@ -79,19 +75,41 @@ def test_labels_are_mixed_as_the_pixels_are_and_given_back(tmp_path, form):
     assert torch.equal(images, originals(8))
 
 
-def test_labels_of_one_logit_stay_in_their_form(tmp_path):
+@pytest.mark.parametrize("keep_original", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool])
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_labels_of_one_logit_stay_in_their_form(tmp_path, shape, dtype, keep_original):
     class YesNo(Labelled):
         def training_step(self, batch, batch_idx):
             self.labels.append(batch[1].clone())
-            return nn.functional.binary_cross_entropy_with_logits(self(batch[0])[:, 0], batch[1])
+            logits = self(batch[0]).view(batch[1].shape)
+            return nn.functional.binary_cross_entropy_with_logits(logits, batch[1].to(logits.dtype))
 
     with torch.random.fork_rng():
         module = YesNo(net=SmallNet(classes=1), learning_rate=0.0)
-    labels = torch.tensor([0.0, 1, 0, 1])
-    fit(tmp_path, mixing(), module, ready_made([(originals(4), labels)]))
-    assert module.labels[0].shape == (4,)
-    assert ((module.labels[0] > 0) & (module.labels[0] < 1)).any()
-    assert labels.tolist() == [0, 1, 0, 1]
+    labels = torch.tensor([0, 1, 0, 1]).view(shape).to(dtype)
+    fit(tmp_path, mixing(keep_original=keep_original), module, ready_made([[originals(4), labels]]))
+    [mixed] = module.labels
+    assert mixed.shape == (8 if keep_original else 4, *shape[1:])
+    assert mixed.dtype == (dtype if dtype.is_floating_point else torch.float32)
+    assert ((mixed > 0) & (mixed < 1)).any()
+    if keep_original:
+        assert torch.equal(mixed[:4], labels.to(mixed.dtype))
+    assert labels.flatten().tolist() == [0, 1, 0, 1]
+
+
+def test_labels_of_two_logits_are_probabilities_of_both(tmp_path):
+    module = Labelled(net=SmallNet(classes=2), learning_rate=0.0)
+    fit(tmp_path, mixing(), module, ready_made([[originals(4), torch.tensor([0, 1, 0, 1])]]))
+    assert module.labels[0].shape == (4, 2)
+
+
+def test_no_class_of_one_logit_stays_what_it_is():
+    labels = torch.tensor([0, -1, 1])
+    partners, weights = torch.tensor([2, 1, 0]), torch.tensor([0.25, 1.0, 0.5])
+    for given in (labels, labels[:, None]):
+        mixed = mixed_labels(given, labels, 1, partners, weights)
+        assert torch.equal(mixed, torch.tensor([0.75, -1.0, 0.5]).view(given.shape))
 
 
 def test_labels_that_cannot_be_replaced_end_the_run_at_once(tmp_path):
@@ -279,71 +297,6 @@ def test_a_list_of_images_cannot_be_made_longer(tmp_path):
     batch = {"image": list(originals(4)), "label": LABELS[:4]}
     with pytest.raises(AugmentationConfigurationError, match="keep_original=True and a list of 4 images"):
         fit(tmp_path, SaliencyAugmentation("smoe", keep_original=True), Labelled(), ready_made([batch]))
-
-
-@pytest.mark.parametrize("keep_original", [True, False])
-def test_statistics_of_images_as_they_came(tmp_path, keep_original):
-    """The first BatchNorm sees the images themselves, so that its statistics can be compared."""
-
-    def first_norm(**settings):
-        module = Watching(learning_rate=1e-9)
-        action = Hide(share=0.5)
-        callback = SaliencyAugmentation("smoe", action=action, film=False, **settings) if settings else None
-        fit(tmp_path, callback, module)
-        return module.net.features[1]
-
-    plain = first_norm()
-    mixed = first_norm(batch_norm="trained_on", keep_original=keep_original)
-    sharp = first_norm(batch_norm="original", keep_original=keep_original)
-    assert not torch.allclose(mixed.running_mean, plain.running_mean, rtol=1e-3)
-    fresh = nn.BatchNorm2d(8)
-    expected = plain if keep_original else fresh  # where no image is sharp nothing is taken in
-    torch.testing.assert_close(sharp.running_mean, expected.running_mean)
-    torch.testing.assert_close(sharp.running_var, expected.running_var)
-    assert sharp.num_batches_tracked == expected.num_batches_tracked
-    assert not sharp._forward_hooks
-    assert not sharp._forward_pre_hooks
-
-
-def test_statistics_of_some_of_a_batch_are_those_of_a_batch_of_these():
-    images, sharp = torch.rand(6, 3, 5, 5), torch.tensor([True, False, True, True, False, True])
-    for momentum in (0.1, None):
-        ours, theirs = nn.BatchNorm2d(3, momentum=momentum), nn.BatchNorm2d(3, momentum=momentum)
-        statistics = SharpStatistics()
-        for scale in (1.0, 2.0):
-            statistics.open(ours, sharp)
-            out = ours(images * scale)
-            statistics.close()
-            theirs(images[sharp] * scale)
-            torch.testing.assert_close(out, nn.BatchNorm2d(3)(images * scale))  # it normalises by all of them
-        assert equal(dict(ours.state_dict()), dict(theirs.state_dict()))
-    with pytest.raises(AugmentationConfigurationError, match="SyncBatchNorm"):
-        statistics.check(nn.SyncBatchNorm(3))
-    with pytest.raises(AugmentationConfigurationError, match="batch_norm='some'"):
-        SaliencyAugmentation("smoe", batch_norm="some")
-
-
-def _saved(network):
-    buffer = io.BytesIO()
-    torch.save(network, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, _saved, lambda network: pickle.loads(pickle.dumps(network))])
-def test_copies_made_in_a_step_keep_statistics_of_their_own(copied):
-    network, images = nn.Sequential(nn.BatchNorm2d(3)), torch.rand(4, 3, 5, 5)
-    statistics = SharpStatistics()
-    statistics.open(network, torch.tensor([True, True, False, False]))
-    network(images)
-    twin = copied(network)
-    fresh = nn.BatchNorm2d(3)
-    fresh.load_state_dict(network[0].state_dict())
-    for _ in range(2):
-        twin(images), fresh(images)
-    statistics.close()
-    assert equal(dict(twin[0].state_dict()), dict(fresh.state_dict()))
-    assert not equal(dict(network[0].state_dict()), dict(fresh.state_dict()))
 
 
 @pytest.mark.parametrize(

@@ -182,13 +182,14 @@ def test_a_perfect_map_hides_the_mark_and_nothing_else(marked, monkeypatch):
     assert torch.equal(bound["image"][~mask], plain["image"][~mask])
     # Data that know no mark cannot have it hidden.
     inner = marked.data["init_args"]["data"]
-    with pytest.raises(ValueError, match="Allowed are dictionaries with image and mark"):
+    with pytest.raises(ValueError, match="Allowed are dictionaries with images and mark"):
         cells.fit_arm(planned.models["Net"], inner, planned.arms["bound"], marked.training, 1, 0, 0, 0)
 
 
-def test_what_is_outside_the_boxes_is_hidden():
+@pytest.mark.parametrize("name", ["image", "pixel_values"])
+def test_what_is_outside_the_boxes_is_hidden(name):
     callback = parse_arms({"boxes": "hide_outside_boxes"})["boxes"].callback(0, 0)
-    batch = {"image": torch.ones(1, 3, 4, 6), "boxes": torch.tensor([[[1.0, 0.0, 3.0, 2.0]]])}
+    batch = {name: torch.ones(1, 3, 4, 6), "boxes": torch.tensor([[[1.0, 0.0, 3.0, 2.0]]])}
 
     class Trainer:
         current_epoch = 0
@@ -196,7 +197,8 @@ def test_what_is_outside_the_boxes_is_hidden():
     callback.on_train_batch_start(Trainer(), None, batch, 0)
     expected = torch.zeros(4, 6)
     expected[0:2, 1:3] = 1
-    assert torch.equal(batch["image"], expected.expand(1, 3, 4, 6))
+    assert sorted(batch) == sorted([name, "boxes"])
+    assert torch.equal(batch[name], expected.expand(1, 3, 4, 6))
 
 
 # Numbers

@@ -180,10 +180,10 @@ class Mix(Action):
     The patch is a rectangle round the other map's peak, see `salient_patches`, and lies where it lay there:
     x' = (1 − P) ⊙ x + P ⊙ y. Its share of the area is 1 − λ with λ ~ Beta(α, α).
 
-    The labels become class probabilities ``[B, N]``, as ``torch.nn.functional.cross_entropy`` takes them. With maps S
-    and T of x and y, x's label has the weight m / (m + p), where m = Σ(1 − P)S / ΣS is the mass of its map that still
-    shows and p = ΣPT / ΣT the mass of the other's that was brought; or its share of the area, as in the paper. An image
-    that is alone stays as it is.
+    The labels become class probabilities ``[B, N]``, as ``torch.nn.functional.cross_entropy`` takes them; for a network
+    with one logit, probabilities of class 1 in the labels' own shape. With maps S and T of x and y, x's label has the
+    weight m / (m + p), where m = Σ(1 − P)S / ΣS is the mass of its map that still shows and p = ΣPT / ΣT the mass of
+    the other's that was brought; or its share of the area, as in the paper. An image that is alone stays as it is.
 
     Args:
         alpha: α, positive.

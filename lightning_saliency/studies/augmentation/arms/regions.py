@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
-from lightning_saliency.batches import describe
+from lightning_saliency.batches import BatchReader, NoImagesError, describe
 from lightning_saliency.checks import check_choice
 from lightning_saliency.data.shortcuts import pixels_in_boxes
 from lightning_saliency.lightning_bases import Callback
@@ -44,14 +44,26 @@ class HideKnownRegion(Callback):
         if trainer.current_epoch < self.start_epoch:
             return
         needed = _KEYS[self.region]
-        if not isinstance(batch, dict) or "image" not in batch or needed not in batch:
+        name = _image_key(batch)
+        if name is None or needed not in batch:
             raise ValueError(
-                f"Got the batch {describe(batch)} for region={self.region!r}. Allowed are dictionaries with image and "
+                f"Got the batch {describe(batch)} for region={self.region!r}. Allowed are dictionaries with images and "
                 f"{needed}, such as those of PlantedShortcut; take other data, or leave the arm out."
             )
-        batch["image"] = batch["image"].masked_fill(self._mask(batch)[:, None], self.value)
+        batch[name] = batch[name].masked_fill(self._mask(batch, batch[name])[:, None], self.value)
 
-    def _mask(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _mask(self, batch: Mapping[str, Tensor], images: Tensor) -> Tensor:
         if self.region == "mark":
             return batch["mark"]
-        return ~pixels_in_boxes(batch["boxes"], *batch["image"].shape[2:])
+        return ~pixels_in_boxes(batch["boxes"], *images.shape[2:])
+
+
+def _image_key(batch: Any) -> str | None:
+    """The name under which a dictionary holds its images ``[B, C, H, W]``; ``None`` where it does not."""
+    if not isinstance(batch, dict):
+        return None
+    try:
+        images = BatchReader().read(batch).held[0]
+    except NoImagesError:
+        return None
+    return next((name for name, value in batch.items() if value is images), None)
