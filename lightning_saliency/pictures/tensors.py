@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Picture = npt.NDArray[np.uint8]
+#: Mean and standard deviation, one value for each channel or one for all; ``None``: not known.
+Normalization = tuple[Sequence[float], Sequence[float]] | None
 
 #: Mean and standard deviation with which ImageNet networks' inputs are normalised.
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -30,23 +32,30 @@ _BACKGROUND = (24, 24, 24)
 _LOOKED_AT = 10_000
 
 
-def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def find_normalization(
+    *roots: object, channels: Collection[int] = ()
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """The mean and standard deviation of the first ``Normalize`` transform reachable from the given objects.
 
     Looks through attributes, sequences and dictionaries, the nearest first, so that a data module's or a data set's
     transforms are found whatever they are called; not into a trainer. Torchvision's and albumentations' transforms
-    qualify.
+    qualify; one whose mean and standard deviation are no numbers does not.
 
     Args:
         roots: Data modules, data sets, transforms.
+        channels: Numbers of channels of the images that it is to fit, see `fits_channels`: one that stands before a
+            ``Grayscale`` does not say how the images are normalised that come out of it.
 
     Returns:
-        ``(mean, std)``, one value per channel, or ``None``.
+        ``(mean, std)``, one value per channel or one for all, or ``None``.
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> find_normalization(v2.Compose([v2.Normalize(mean=[0.5], std=[0.25])]))
-        ((0.5,), (0.25,))
+        >>> coloured = v2.Compose([v2.Normalize(mean=[0.5, 0.4, 0.3], std=[0.25] * 3)])
+        >>> find_normalization(coloured, channels=(3,))
+        ((0.5, 0.4, 0.3), (0.25, 0.25, 0.25))
+        >>> find_normalization(coloured, channels=(1,)) is None
+        True
     """
     level: list[Any] = [root for root in roots if root is not None]
     seen: set[int] = set()
@@ -57,7 +66,9 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
                 continue
             seen.add(id(item))
             if type(item).__name__ == "Normalize" and hasattr(item, "mean") and hasattr(item, "std"):
-                return tuple(float(value) for value in item.mean), tuple(float(value) for value in item.std)
+                mean, std = _numbers(item.mean), _numbers(item.std)
+                if mean and std and all(fits_channels((mean, std), each) for each in channels):
+                    return mean, std
             if isinstance(item, dict):
                 below.extend(item.values())
             elif isinstance(item, (list, tuple)):
@@ -70,6 +81,24 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
             if not isinstance(item, (str, bytes, int, float, bool, Tensor, np.ndarray, type(None)))
         ]
     return None
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """One number, or several in a sequence, an array or a tensor, as a tuple; empty where they are no numbers."""
+    try:
+        return tuple(torch.as_tensor(values, dtype=torch.float64).flatten().tolist())
+    except (TypeError, ValueError, RuntimeError):
+        return ()
+
+
+def fits_channels(normalization: Normalization, channels: int) -> bool:
+    """Whether a normalisation has one value for each of so many channels, or one for all; ``None`` fits any.
+
+    Example:
+        >>> fits_channels(IMAGENET_NORMALIZATION, 3), fits_channels(IMAGENET_NORMALIZATION, 1)
+        (True, False)
+    """
+    return normalization is None or all(len(values) in (1, channels) for values in normalization)
 
 
 def displayable(

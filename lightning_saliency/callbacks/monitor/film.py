@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -30,7 +30,7 @@ from lightning_saliency.pictures.loggers import (
     shows_tables,
     viewing_hint,
 )
-from lightning_saliency.pictures.tensors import Picture, parse_denormalize
+from lightning_saliency.pictures.tensors import Normalization, Picture, parse_denormalize
 
 _COMPARING = "see which part of the module the class views run"
 _REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
@@ -165,7 +165,7 @@ class MonitorFilm(RunFilm):
         Returns:
             Whether the images' range was guessed.
         """
-        normalization = self.normalization(trainer)
+        normalization = self.normalization(trainer, {record.image.shape[0] for record in records})
         classes = self.classes(trainer)
         if attempts.wants(KEEPING):
             with attempts.trying(KEEPING):
@@ -284,14 +284,14 @@ class MonitorFilm(RunFilm):
                 f"model={name!r}, and all of them are of it."
             )
 
-    def normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
-        """``(mean, std)`` of the stage's images; ``None`` where they have none, or none is known."""
+    def normalization(self, trainer: pl.Trainer, channels: Collection[int]) -> Normalization:
+        """``(mean, std)`` of the stage's images of these numbers of channels, see `RunFilm.normalization_of`."""
         loaders = {
             "train": trainer.train_dataloader,
             "validate": trainer.val_dataloaders,
             "test": trainer.test_dataloaders,
         }
-        return self.normalization_of(trainer, loaders[self.stage])
+        return self.normalization_of(trainer, loaders[self.stage], channels)
 
 
 def _takes(trainer: pl.Trainer, network: nn.Module, image: Tensor) -> bool:

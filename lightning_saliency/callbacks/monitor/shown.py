@@ -220,7 +220,7 @@ class ShownImages:
         if self.own is None or self._like is None or not attempts.wants(_OWN):
             return
         with attempts.trying(_OWN, "Leave images= out, and the loader's first images are shown."):
-            normalization = self._film.normalization(trainer)
+            normalization = self._film.normalization(trainer, {self._like[0]})
             if self.own.are_files and normalization is None and self._film.denormalize == "auto":
                 self._warn_once(
                     "own images",
