@@ -22,6 +22,7 @@ from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.position_bias import PositionSums
+from lightning_saliency.pictures.class_names import as_names
 from lightning_saliency.pictures.loggers import (
     log_page_to,
     log_picture_to,
@@ -76,7 +77,7 @@ class MonitorFilm(RunFilm):
         self.page = MonitorPage(self)
         if isinstance(class_names, str):
             raise MonitorConfigurationError(f"Got class_names={class_names!r}. Allowed are lists of names; give one.")
-        self.class_names = class_names
+        self.class_names = None if class_names is None else as_names(class_names)
         self.views = dict(views)
         self._explains = True
         self._flat: set[str] = set()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_saliency.files import Location, RemotePath, location
 from lightning_saliency.functional.fusion import scale_weights
+from lightning_saliency.pictures.class_names import as_names
 from lightning_saliency.pictures.page.find import RECORDS
 from lightning_saliency.pictures.page.html import film
 from lightning_saliency.pictures.page.records import FrameRecord, ImageRecord, MeanMap, photo_file
@@ -134,7 +135,7 @@ class FilmRecorder:
         self.folder = location(folder)
         self.scales = tuple(scale.name for scale in scales)
         self.weights = scale_weights(weights, len(self.scales))
-        self.class_names = class_names
+        self.class_names = None if class_names is None else as_names(class_names)
         self._normalization = parse_denormalize(denormalize)
         self._store = FilmRecords(self.folder / "saliency" / RECORDS, max_megabytes)
         self._begun = False

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 
 from lightning_saliency import SaliencyAugmentation, SaliencyMonitor
 from lightning_saliency.pictures.page import FilmRecords
-from tests.callbacks.monitor.helpers import Module, Pictures, SmallNet, trainer
+from tests.callbacks.monitor.helpers import Module, Pictures, SmallNet, loader, trainer
 
 
 class Transformed(Dataset):
@@ -60,3 +62,56 @@ def test_a_normalisation_that_was_given_has_to_fit(tmp_path):
     monitor = SaliencyMonitor(num_images=2, denormalize="imagenet")
     said, _ = _fit(tmp_path, Transformed(v1.Grayscale()), monitor, channels=1)
     assert any("Got 3 means and 3 standard deviations for 1 channels" in each for each in said)
+
+
+class Data(pl.LightningDataModule):
+    """Pictures, with names of classes of any form."""
+
+    def __init__(self, classes) -> None:
+        super().__init__()
+        self.given = classes
+
+    @property
+    def classes(self):
+        if self.given is None:
+            raise RuntimeError("call prepare() first")
+        return self.given
+
+    def train_dataloader(self):
+        return loader(8)
+
+    val_dataloader = train_dataloader
+
+
+def _names(folder, data, monitor):
+    """The names on the page, and what was said."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(folder, monitor, SaliencyAugmentation("smoe", name="augmented"), epochs=1).fit(Module(), data)
+    store = FilmRecords(folder / "recorder" / "v" / "saliency" / "film")
+    assert len(list((folder / "recorder" / "v" / "saliency" / "overview").glob("*.png"))) == 2
+    assert len(list((folder / "recorder" / "v" / "augmented" / "augmentation").glob("*.png"))) == 2
+    said = [str(each.message) for each in caught if "could not" in str(each.message) or "classes" in str(each.message)]
+    return store.read(store.frames()[-1]).classes, said
+
+
+def test_names_of_classes_of_any_form(tmp_path):
+    fish = [("tench", "Tinca tinca"), ("shark", "white shark", "man-eater"), ("goldfish",), "ray"]
+    names, said = _names(tmp_path, Data(fish), SaliencyMonitor(num_images=4))
+    assert said == []
+    assert names == {0: "tench, Tinca tinca", 1: "shark, white shark", 2: "goldfish", 3: "ray"}
+
+
+def test_numbers_as_names_of_classes(tmp_path):
+    names, said = _names(tmp_path, Data(["no"]), SaliencyMonitor(num_images=4, class_names=np.arange(10, 14)))
+    assert said == []
+    assert names == {0: "10", 1: "11", 2: "12", 3: "13"}
+
+
+def test_a_property_of_names_that_raises_costs_the_names_alone(tmp_path):
+    names, said = _names(tmp_path, Data(None), SaliencyMonitor(num_images=4))
+    assert names == {}
+    assert set(said) == {
+        "No names of classes are taken from Data.classes, which raised RuntimeError: call prepare() first. Where no "
+        "other names are found, captions show the classes' numbers; let it return a list of names or None."
+    }
