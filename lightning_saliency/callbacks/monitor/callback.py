@@ -287,7 +287,7 @@ class SaliencyMonitor(StageHooks):
     def state_dict(self) -> dict[str, Any]:
         """The sample's fingerprints and last maps, the latest values, and where the film is."""
         return {
-            **self._sample.state_dict(),
+            **self._shown.state_dict(),
             "values": dict(self._values.latest),
             "last_epoch": self._schedule.last_epoch,
             "film": self._film.state_dict(),
@@ -298,7 +298,7 @@ class SaliencyMonitor(StageHooks):
         """Go on with the film of the checkpoint; a validation beside a training run has none."""
         if self._watching.aside:
             return
-        self._sample.load_state_dict(state_dict)
+        self._shown.load_state_dict(state_dict)
         self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
         self._film.load_state_dict(state_dict["film"])
         self._shortcuts.load_state_dict(state_dict["alert"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
@@ -59,12 +60,35 @@ class ShownImages:
         self._film = film
         self._size, self._indices = size, indices
         self._statistic, self._layers, self._output = statistic, layers, output
+        # What was asked for, as a checkpoint keeps it.
+        self._asked: dict[str, Any] = {
+            "num_images": size,
+            "indices": list(indices) if isinstance(indices, tuple) else indices,
+            "images": None if own is None else own.digest,
+        }
         self.begin_film()
         self.begin_run()
 
     def begin_film(self) -> None:
         """Choose images anew, in another trainer."""
         self.sample = FixedSample(self._size, self._film.stage != "train" or self.own is not None, self._indices)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sample, and which images it was asked for."""
+        return {**self.sample.state_dict(), "asked": self._asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the sample of a checkpoint, if it is of the images that are asked for now; else choose anew."""
+        before = state.get("asked", self._asked)
+        others = [f"{name}=" for name, asked in self._asked.items() if before[name] != asked]
+        if not others:
+            self.sample.load_state_dict(state)
+            return
+        self.begin_film()
+        rank_zero_info(
+            f"SaliencyMonitor chooses its images anew: those of the checkpoint are of another {', '.join(others)}. The "
+            "film goes on with the new ones."
+        )
 
     def begin_run(self) -> None:
         """Begin with a run: what was said is said again."""
