@@ -9,10 +9,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from lightning_saliency.batches import BatchReader
-from lightning_saliency.callbacks._trainer_lookups import (
-    builds_late,
-    watched_module,
-)
+from lightning_saliency.callbacks._trainer_lookups import builds_late, watched_module
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
@@ -240,6 +237,7 @@ class SaliencyMonitor(StageHooks):
             self._fitted = False
         self._run = weakref.ref(trainer)
         self._begin_run(aside=self._fitted and stage == "validate")
+        self._values.begin_run(trainer, self.stage, self._shortcuts, self._shown.follows)
         if not builds_late(pl_module):
             check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
         if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:

@@ -71,7 +71,12 @@ class ShownImages:
 
     def begin_film(self) -> None:
         """Choose images anew, in another trainer."""
-        self.sample = FixedSample(self._size, self._film.stage != "train" or self.own is not None, self._indices)
+        self.sample = FixedSample(self._size, self.follows, self._indices)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the same images are to be shown in each epoch."""
+        return self._film.stage != "train" or self.own is not None
 
     def state_dict(self) -> dict[str, Any]:
         """The sample, and which images it was asked for."""
