@@ -153,6 +153,7 @@ class MonitorFilm(RunFilm):
         names: Sequence[str],
         attempts: Attempts,
         sums: PositionSums,
+        slots: Sequence[int] | None = None,
     ) -> bool:
         """Log the pictures of one epoch.
 
@@ -162,6 +163,7 @@ class MonitorFilm(RunFilm):
             names: Names of the scales.
             attempts: Each view, and each logger, fails by itself.
             sums: Those of all images, for the views of their means.
+            slots: See `MonitorPage.keep`.
 
         Returns:
             Whether the images' range was guessed.
@@ -171,7 +173,7 @@ class MonitorFilm(RunFilm):
         if attempts.wants(KEEPING):
             with attempts.trying(KEEPING):
                 means = mean_maps(sums, classes)
-                self.page.keep(trainer, records, names, self.weights, normalization, classes, means)
+                self.page.keep(trainer, records, names, self.weights, normalization, classes, means, slots)
         hint = None if self._hinted else viewing_hint(trainer.loggers)
         self._hinted = True
         if hint is not None:

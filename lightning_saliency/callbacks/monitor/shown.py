@@ -168,7 +168,8 @@ class ShownImages:
             return
         guessed = False
         with attempts.trying("draw the frame"):
-            guessed = self._film.show(trainer, records, self._own_names or reading.names, attempts, sums)
+            names, slots = self._own_names or reading.names, self.sample.slots()
+            guessed = self._film.show(trainer, records, names, attempts, sums, slots)
         if guessed:
             self._warn_once(
                 "display range",

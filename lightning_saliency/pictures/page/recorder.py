@@ -37,6 +37,7 @@ def make_frame(
     views: Mapping[str, Sequence[Tensor]] | None = None,
     classes: Sequence[str] | None = None,
     means: Sequence[MeanMap] = (),
+    slots: Sequence[int] | None = None,
 ) -> tuple[FrameRecord, dict[str, bytes]]:
     """One frame of the film, and the files of its photos.
 
@@ -54,6 +55,7 @@ def make_frame(
         views: Name of a view -> a map ``[h, w]``, or ``[t, h, w]``, in [0, 1] for each image.
         classes: Names of the classes.
         means: Mean maps of many images.
+        slots: Which images of the film these are, from 0; ``None``: the first ones.
 
     Returns:
         The frame, and the name of each photo's file -> its content: what ``FilmRecords.add`` takes.
@@ -61,17 +63,18 @@ def make_frame(
     views = views or {}
     labels = [None] * len(images) if labels is None else labels
     predictions = [None] * len(images) if predictions is None else predictions
+    slots = range(len(images)) if slots is None else slots
     photos: dict[str, bytes] = {}
     records = []
-    for number, (image, maps, label, prediction) in enumerate(
-        zip(images, statistics, labels, predictions, strict=True)
+    for number, (image, maps, label, prediction, slot) in enumerate(
+        zip(images, statistics, labels, predictions, slots, strict=True)
     ):
         shown, _ = displayable(middle_image(image)[None], normalization)
         name, content = photo_file(shown[0])
         photos[name] = content
         squashed = [squashed_map(map_, image) for map_ in maps]
         viewed = [middle_map(maps_[number], image) for maps_ in views.values()]
-        records.append(ImageRecord(name, [*squashed, *viewed], label, prediction))
+        records.append(ImageRecord(name, [*squashed, *viewed], label, prediction, slot))
     numbers = {number for number in (*labels, *predictions) if number is not None}
     frame = FrameRecord(
         epoch=epoch,
