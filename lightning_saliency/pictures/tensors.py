@@ -101,14 +101,44 @@ def fits_channels(normalization: Normalization, channels: int) -> bool:
     return normalization is None or all(len(values) in (1, channels) for values in normalization)
 
 
+def all_displayable(images: Sequence[Tensor], normalization: Normalization = None) -> tuple[list[Tensor], bool]:
+    """Undo the normalisation of images of any sizes that are shown together, see `displayable`.
+
+    Whether their range has to be guessed is decided for all of them, so that each looks the same in whatever is drawn.
+
+    Args:
+        images: Each ``[C, H, W]``.
+        normalization: As of `displayable`.
+
+    Returns:
+        Each as ``[3, H, W]`` float32 in [0, 1], and whether the range had to be guessed.
+
+    Example:
+        >>> dark, wide = torch.full((3, 1, 2), 0.2), torch.tensor([-1.0, 2.0]).expand(3, 1, 2)
+        >>> [image[0].tolist() for image in all_displayable([wide, wide / 2])[0]]
+        [[[0.0, 1.0]], [[0.0, 1.0]]]
+        >>> all_displayable([dark])[1], all_displayable([dark, wide])[1]
+        (False, True)
+    """
+    guessed = normalization is None and any(_beyond(image) for image in images)
+    return [displayable(image[None], normalization, stretched=guessed)[0][0] for image in images], guessed
+
+
+def _beyond(images: Tensor) -> bool:
+    """Whether the range of images has to be guessed: they are no bytes, and not within [0, 1]; NaN counts as black."""
+    finite = torch.nan_to_num(images.float())
+    return images.dtype != torch.uint8 and bool(finite.numel()) and bool((finite.amin() < 0) | (finite.amax() > 1))
+
+
 def displayable(
-    images: Tensor, normalization: tuple[Sequence[float], Sequence[float]] | None = None
+    images: Tensor, normalization: Normalization = None, *, stretched: bool | None = None
 ) -> tuple[Tensor, bool]:
     """Undo the normalisation of images, for display.
 
     Args:
         images: ``[B, C, H, W]``: uint8, or floating point as the network gets them.
         normalization: ``(mean, std)`` by which they were normalised, one value per channel (or one for all).
+        stretched: Whether images whose normalisation is not known are stretched; ``None``: as these need it.
 
     Returns:
         ``[B, 3, H, W]`` float32 in [0, 1], and whether the range had to be guessed. One channel is shown as grey;
@@ -131,12 +161,12 @@ def displayable(
             )
         shown, guessed = images.float() * std.reshape(1, -1, 1, 1) + mean.reshape(1, -1, 1, 1), False
     else:
-        shown, guessed = images.float(), False
-        finite = torch.nan_to_num(shown)
-        if finite.numel() and (finite.amin() < 0 or finite.amax() > 1):
+        shown, guessed = images.float(), _beyond(images) if stretched is None else stretched
+        if guessed:
+            finite = torch.nan_to_num(shown)
             low = finite.flatten(1).amin(1).reshape(-1, 1, 1, 1)
             span = finite.flatten(1).amax(1).reshape(-1, 1, 1, 1) - low
-            shown, guessed = (finite - low) / span.clamp_min(torch.finfo(torch.float32).tiny), True
+            shown = (finite - low) / span.clamp_min(torch.finfo(torch.float32).tiny)
     shown = torch.nan_to_num(shown).clamp(0, 1)
     if channels != 3:
         shown = shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -16,7 +16,7 @@ from lightning_saliency.pictures.page.find import RECORDS
 from lightning_saliency.pictures.page.html import film
 from lightning_saliency.pictures.page.records import FrameRecord, ImageRecord, MeanMap, photo_file
 from lightning_saliency.pictures.page.store import FilmRecords
-from lightning_saliency.pictures.tensors import displayable, parse_denormalize
+from lightning_saliency.pictures.tensors import all_displayable, parse_denormalize
 from lightning_saliency.pictures.volumes import middle_image, middle_map, squashed_map
 from lightning_saliency.scales.scale import Scale
 
@@ -49,7 +49,7 @@ def make_frame(
         step: Number of optimiser steps made so far.
         scales: Names of the K scales, shallow to deep.
         weights: Their weights in the combined map, see ``scale_weights``.
-        normalization: ``(mean, std)`` by which the images were normalised; ``None``: see ``displayable``.
+        normalization: ``(mean, std)`` by which the images were normalised; ``None``: see ``all_displayable``.
         labels: Class of each image, ``None`` where it has none.
         predictions: Predicted class of each image.
         views: Name of a view -> a map ``[h, w]``, or ``[t, h, w]``, in [0, 1] for each image.
@@ -66,11 +66,11 @@ def make_frame(
     slots = range(len(images)) if slots is None else slots
     photos: dict[str, bytes] = {}
     records = []
-    for number, (image, maps, label, prediction, slot) in enumerate(
-        zip(images, statistics, labels, predictions, slots, strict=True)
+    shown, _ = all_displayable([middle_image(image) for image in images], normalization)
+    for number, (image, picture, maps, label, prediction, slot) in enumerate(
+        zip(images, shown, statistics, labels, predictions, slots, strict=True)
     ):
-        shown, _ = displayable(middle_image(image)[None], normalization)
-        name, content = photo_file(shown[0])
+        name, content = photo_file(picture)
         photos[name] = content
         squashed = [squashed_map(map_, image) for map_ in maps]
         viewed = [middle_map(maps_[number], image) for maps_ in views.values()]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as v1
 
 from lightning_saliency import SaliencyAugmentation, SaliencyMonitor
+from lightning_saliency.callbacks.monitor.frame import Frame
+from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.pictures.page import FilmRecords
+from lightning_saliency.pictures.page.recorder import make_frame
+from lightning_saliency.pictures.tensors import to_uint8
 from tests.callbacks.monitor.helpers import Module, Pictures, SmallNet, loader, trainer
 
 
@@ -115,3 +122,19 @@ def test_a_property_of_names_that_raises_costs_the_names_alone(tmp_path):
         "No names of classes are taken from Data.classes, which raised RuntimeError: call prepare() first. Where no "
         "other names are found, captions show the classes' numbers; let it return a list of names or None."
     }
+
+
+def test_an_image_looks_the_same_in_a_picture_and_on_the_page():
+    """Also where it is dark, within [0, 1], and others are not."""
+    dark, wide = torch.full((3, 16, 16), 0.2), torch.linspace(-1, 2, 3 * 16 * 24).view(3, 16, 24)
+    dark[:, 0, 0] = 0.4
+    images, maps = [dark, wide, dark + 0.1], [torch.rand(8, 8)]
+    records = [SampleRecord(image=image, statistics=maps) for image in images]
+    for shown in (records, records[::2]):
+        frame = Frame(shown, ["scale"], "equal", None, 16, None)
+        page, photos = make_frame([one.image for one in shown], [maps] * len(shown), epoch=0, step=0, scales=["scale"])
+        drawn = {place: group.images[row] for group in frame._groups for row, place in enumerate(group.places)}
+        assert frame.guessed is (shown is records)
+        assert frame.guessed == (drawn[0].amax() == 1)
+        kept = np.array(Image.open(io.BytesIO(photos[page.images[0].photo])))
+        np.testing.assert_array_equal(kept, to_uint8(drawn[0]))
