@@ -42,9 +42,9 @@ class EpochScalars(EpochMeans):
         Args:
             score: A name in ``OBJECT_SCORES``.
             combined: The maps.
-            objects: Where the images' objects lie.
+            objects: Where the images' objects lie, on any device: boxes that are lists of numbers lie on the CPU.
         """
-        covered = objects.float()
+        covered = objects.to(combined.device).float()
         if objects.shape != combined.shape:
             pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if objects.ndim == 4 else F.adaptive_avg_pool2d
             covered = pool(covered[:, None], combined.shape[1:])[:, 0]
