@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,9 +11,13 @@ from pytorch_lightning.utilities import rank_zero_warn
 from lightning_saliency.callbacks._run_folder import begin_here, run_folder, version_of
 from lightning_saliency.files import Location, safe_name
 from lightning_saliency.pictures.film import Film
-from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
-
-Normalization = tuple[Sequence[float], Sequence[float]]
+from lightning_saliency.pictures.tensors import (
+    Normalization,
+    Picture,
+    find_normalization,
+    fits_channels,
+    parse_denormalize,
+)
 
 
 class RunFilm:
@@ -79,21 +83,24 @@ class RunFilm:
         film = self._opened(trainer, step)
         return None if film is None else film.folder
 
-    def normalization_of(self, trainer: pl.Trainer, loaders: object) -> Normalization | None:
+    def normalization_of(self, trainer: pl.Trainer, loaders: object, channels: Collection[int]) -> Normalization:
         """``(mean, std)`` of the images of some loaders; ``None`` where they have none, or none is known.
 
         As the film's own ``denormalize`` says; with ``"auto"`` as the data's transforms say, and where they say
-        nothing, as another film of the trainer was told.
+        nothing, as another film of the trainer was told. What was found so and does not fit the images is none.
 
         Args:
             trainer: The run.
             loaders: The loaders.
+            channels: The images' numbers of channels.
         """
         if self.denormalize != "auto":
             return parse_denormalize(self.denormalize)
-        found = find_normalization(getattr(trainer, "datamodule", None), loaders)
-        told = (film.denormalize for _, film in _films(trainer) if film.denormalize != "auto")
-        return next(map(parse_denormalize, told), None) if found is None else found
+        found = find_normalization(getattr(trainer, "datamodule", None), loaders, channels=channels)
+        if found is not None:
+            return found
+        told = (parse_denormalize(film.denormalize) for _, film in _films(trainer) if film.denormalize != "auto")
+        return next((each for each in told if all(fits_channels(each, count) for count in channels)), None)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the run's folder, where it has one of its own."""

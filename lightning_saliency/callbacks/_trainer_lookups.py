@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lightning_saliency.data.masked.loaders import batch_form, leaves
+from lightning_saliency.pictures.class_names import as_names
 
 _LIGHTNING_PACKAGES = ("pytorch_lightning", "lightning")
 _MOST_DATA_SETS = 100
@@ -155,7 +157,8 @@ def _combined(trainer: pl.Trainer, stage: str) -> Any:
 def class_names(trainer: pl.Trainer, stage: str | None = None) -> Sequence[str] | None:
     """The classes' names: ``classes`` or ``class_names`` of the data module, the module, or the stage's data set.
 
-    A data set may have ``class_to_idx`` instead, and may lie inside others, such as ``Subset``.
+    A data set may have ``class_to_idx`` instead, and may lie inside others, such as ``Subset``. A property that raises
+    an error has none, with a warning: captions alone depend on it.
 
     Args:
         trainer: The trainer.
@@ -165,13 +168,26 @@ def class_names(trainer: pl.Trainer, stage: str | None = None) -> Sequence[str] 
     if stage is not None:
         sources += _data_sets(trainer, stage)
     for source in sources:
-        for names in (getattr(source, "classes", None), getattr(source, "class_names", None)):
+        for names in (_attribute(source, "classes"), _attribute(source, "class_names")):
             if isinstance(names, Sequence) and not isinstance(names, str) and names:
-                return [str(name) for name in names]
-        numbers = getattr(source, "class_to_idx", None)
+                return as_names(names)
+        numbers = _attribute(source, "class_to_idx")
         if isinstance(numbers, dict) and sorted(numbers.values()) == list(range(len(numbers))) and numbers:
             return [str(name) for name in sorted(numbers, key=lambda name: int(numbers[name]))]
     return None
+
+
+def _attribute(source: object, name: str) -> Any:
+    """An attribute that the user's object may have, ``None`` without it, and with a warning if it raises an error."""
+    try:
+        return getattr(source, name, None)
+    except Exception as error:  # of the user's property
+        rank_zero_warn(
+            f"No names of classes are taken from {type(source).__name__}.{name}, which raised {type(error).__name__}: "
+            f"{error}. Where no other names are found, captions show the classes' numbers; let it return a list of "
+            "names or None."
+        )
+        return None
 
 
 def _data_sets(trainer: pl.Trainer, stage: str) -> list[object]:

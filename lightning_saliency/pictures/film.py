@@ -67,6 +67,7 @@ class Film:
         self.folder = location(folder)
         self.max_megabytes = max_megabytes
         self._names = safe_names(views)
+        self._sizes: dict[Location, int] = {}
         # Frames in a row that could not be kept.
         self._failed: list[str] = []
         self._said_failed = False
@@ -101,6 +102,7 @@ class Film:
         try:
             path = self._folder(view) / name
             _write(path, picture)
+            self._sizes.pop(path, None)
             self._thin_out(path)
         # A remote store's package raises anything; a picture less must not end a training run.
         except Exception as error:
@@ -152,7 +154,12 @@ class Film:
     def _thin_out(self, newest: Location) -> None:
         limit = self.max_megabytes * _BYTES_PER_MEGABYTE
         films = [self.frames(view) for view in self.views()]
-        sizes = {frame.path: file_size(frame.path) for frames in films for frame in frames}
+        # A remote store is asked for each file's size once.
+        for frames in films:
+            for frame in frames:
+                if frame.path not in self._sizes:
+                    self._sizes[frame.path] = file_size(frame.path)
+        sizes = {frame.path: self._sizes[frame.path] for frames in films for frame in frames}
         while sum(sizes.values()) > limit:
             victims = {frame.path for frames in films for frame in every_second(frames, (newest,))}
             if not victims:

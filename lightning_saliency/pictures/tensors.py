@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Picture = npt.NDArray[np.uint8]
+#: Mean and standard deviation, one value for each channel or one for all; ``None``: not known.
+Normalization = tuple[Sequence[float], Sequence[float]] | None
 
 #: Mean and standard deviation with which ImageNet networks' inputs are normalised.
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -30,23 +32,30 @@ _BACKGROUND = (24, 24, 24)
 _LOOKED_AT = 10_000
 
 
-def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def find_normalization(
+    *roots: object, channels: Collection[int] = ()
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """The mean and standard deviation of the first ``Normalize`` transform reachable from the given objects.
 
     Looks through attributes, sequences and dictionaries, the nearest first, so that a data module's or a data set's
     transforms are found whatever they are called; not into a trainer. Torchvision's and albumentations' transforms
-    qualify.
+    qualify; one whose mean and standard deviation are no numbers does not.
 
     Args:
         roots: Data modules, data sets, transforms.
+        channels: Numbers of channels of the images that it is to fit, see `fits_channels`: one that stands before a
+            ``Grayscale`` does not say how the images are normalised that come out of it.
 
     Returns:
-        ``(mean, std)``, one value per channel, or ``None``.
+        ``(mean, std)``, one value per channel or one for all, or ``None``.
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> find_normalization(v2.Compose([v2.Normalize(mean=[0.5], std=[0.25])]))
-        ((0.5,), (0.25,))
+        >>> coloured = v2.Compose([v2.Normalize(mean=[0.5, 0.4, 0.3], std=[0.25] * 3)])
+        >>> find_normalization(coloured, channels=(3,))
+        ((0.5, 0.4, 0.3), (0.25, 0.25, 0.25))
+        >>> find_normalization(coloured, channels=(1,)) is None
+        True
     """
     level: list[Any] = [root for root in roots if root is not None]
     seen: set[int] = set()
@@ -57,7 +66,9 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
                 continue
             seen.add(id(item))
             if type(item).__name__ == "Normalize" and hasattr(item, "mean") and hasattr(item, "std"):
-                return tuple(float(value) for value in item.mean), tuple(float(value) for value in item.std)
+                mean, std = _numbers(item.mean), _numbers(item.std)
+                if mean and std and all(fits_channels((mean, std), each) for each in channels):
+                    return mean, std
             if isinstance(item, dict):
                 below.extend(item.values())
             elif isinstance(item, (list, tuple)):
@@ -72,14 +83,62 @@ def find_normalization(*roots: object) -> tuple[tuple[float, ...], tuple[float, 
     return None
 
 
+def _numbers(values: Any) -> tuple[float, ...]:
+    """One number, or several in a sequence, an array or a tensor, as a tuple; empty where they are no numbers."""
+    try:
+        return tuple(torch.as_tensor(values, dtype=torch.float64).flatten().tolist())
+    except (TypeError, ValueError, RuntimeError):
+        return ()
+
+
+def fits_channels(normalization: Normalization, channels: int) -> bool:
+    """Whether a normalisation has one value for each of so many channels, or one for all; ``None`` fits any.
+
+    Example:
+        >>> fits_channels(IMAGENET_NORMALIZATION, 3), fits_channels(IMAGENET_NORMALIZATION, 1)
+        (True, False)
+    """
+    return normalization is None or all(len(values) in (1, channels) for values in normalization)
+
+
+def all_displayable(images: Sequence[Tensor], normalization: Normalization = None) -> tuple[list[Tensor], bool]:
+    """Undo the normalisation of images of any sizes that are shown together, see `displayable`.
+
+    Whether their range has to be guessed is decided for all of them, so that each looks the same in whatever is drawn.
+
+    Args:
+        images: Each ``[C, H, W]``.
+        normalization: As of `displayable`.
+
+    Returns:
+        Each as ``[3, H, W]`` float32 in [0, 1], and whether the range had to be guessed.
+
+    Example:
+        >>> dark, wide = torch.full((3, 1, 2), 0.2), torch.tensor([-1.0, 2.0]).expand(3, 1, 2)
+        >>> [image[0].tolist() for image in all_displayable([wide, wide / 2])[0]]
+        [[[0.0, 1.0]], [[0.0, 1.0]]]
+        >>> all_displayable([dark])[1], all_displayable([dark, wide])[1]
+        (False, True)
+    """
+    guessed = normalization is None and any(_beyond(image) for image in images)
+    return [displayable(image[None], normalization, stretched=guessed)[0][0] for image in images], guessed
+
+
+def _beyond(images: Tensor) -> bool:
+    """Whether the range of images has to be guessed: they are no bytes, and not within [0, 1]; NaN counts as black."""
+    finite = torch.nan_to_num(images.float())
+    return images.dtype != torch.uint8 and bool(finite.numel()) and bool((finite.amin() < 0) | (finite.amax() > 1))
+
+
 def displayable(
-    images: Tensor, normalization: tuple[Sequence[float], Sequence[float]] | None = None
+    images: Tensor, normalization: Normalization = None, *, stretched: bool | None = None
 ) -> tuple[Tensor, bool]:
     """Undo the normalisation of images, for display.
 
     Args:
         images: ``[B, C, H, W]``: uint8, or floating point as the network gets them.
         normalization: ``(mean, std)`` by which they were normalised, one value per channel (or one for all).
+        stretched: Whether images whose normalisation is not known are stretched; ``None``: as these need it.
 
     Returns:
         ``[B, 3, H, W]`` float32 in [0, 1], and whether the range had to be guessed. One channel is shown as grey;
@@ -102,12 +161,12 @@ def displayable(
             )
         shown, guessed = images.float() * std.reshape(1, -1, 1, 1) + mean.reshape(1, -1, 1, 1), False
     else:
-        shown, guessed = images.float(), False
-        finite = torch.nan_to_num(shown)
-        if finite.numel() and (finite.amin() < 0 or finite.amax() > 1):
+        shown, guessed = images.float(), _beyond(images) if stretched is None else stretched
+        if guessed:
+            finite = torch.nan_to_num(shown)
             low = finite.flatten(1).amin(1).reshape(-1, 1, 1, 1)
             span = finite.flatten(1).amax(1).reshape(-1, 1, 1, 1) - low
-            shown, guessed = (finite - low) / span.clamp_min(torch.finfo(torch.float32).tiny), True
+            shown = (finite - low) / span.clamp_min(torch.finfo(torch.float32).tiny)
     shown = torch.nan_to_num(shown).clamp(0, 1)
     if channels != 3:
         shown = shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)

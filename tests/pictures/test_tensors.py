@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightning_saliency.pictures.tensors import (
@@ -137,3 +138,27 @@ def test_captions_are_one_line(name):
     draw, font = ImageDraw.Draw(Image.new("RGB", (9, 9))), text_font()
     assert shortened(name, 500, draw, font) == " ".join(name.split())
     assert "\n" not in shortened(name * 40, 30, draw, font)
+
+
+def test_a_normalisation_of_one_number_for_all_channels_is_found():
+    scalar = v1.Normalize(0.5, 0.25)  # valid in torchvision's first version
+    assert find_normalization(_DataSet(scalar), channels={3}) == ((0.5,), (0.25,))
+    arrays = v1.Normalize(np.array([0.5, 0.4, 0.3]), torch.tensor([0.25]))
+    assert find_normalization(arrays, channels={3}) == ((0.5, 0.4, 0.3), (0.25,))
+
+
+def test_a_normalisation_that_is_no_numbers_is_not_found():
+    class Normalize:
+        mean, std = None, "per image"
+
+    assert find_normalization([Normalize()]) is None
+    assert find_normalization([Normalize(), v2.Normalize([0.5], [0.25])]) == ((0.5,), (0.25,))
+
+
+def test_a_normalisation_of_other_channels_is_not_found():
+    grey = v2.Compose([v2.Normalize([0.5] * 3, [0.2] * 3), v2.Grayscale()])
+    assert find_normalization(_DataSet(grey), channels={1}) is None
+    assert find_normalization(_DataSet(grey), channels={3}) == ((0.5,) * 3, (0.2,) * 3)
+    then = v2.Compose([*grey.transforms, v2.Normalize([0.1], [0.3])])
+    assert find_normalization(_DataSet(then), channels={1}) == ((0.1,), (0.3,))
+    assert find_normalization(_DataSet(then), channels={1, 3}) == ((0.1,), (0.3,))

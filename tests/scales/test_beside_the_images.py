@@ -167,3 +167,35 @@ def test_clip(length):
     network(input_ids=sequence(length, "text"), pixel_values=IMAGES)
     assert [tuple(map_.shape[1:]) for map_ in reader.take().maps] == [(4, 4)] * 4
     assert all(scale.module.startswith("vision_model") for scale in reader.scales)
+
+
+class Padded(Fusion):
+    """A text of which a part is padding: in eval mode torch makes nested tensors of it, which have no shape."""
+
+    def __init__(self, order, activation):
+        super().__init__(order, "text")
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation=activation)
+        self.mix = nn.TransformerEncoder(layer, 2)
+
+    def words(self, given):
+        return self.mix(self.embed(given), src_key_padding_mask=given < 10)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("order", ["images first", "other first"])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_padded_text(order, activation):
+    torch.manual_seed(0)
+    network, given = Padded(order, activation).eval(), sequence(9, "text")
+    given[:, 0] = 20  # torch takes no text that is all padding
+    assert [scale.grid for scale in find_scales(Bound(network, given), IMAGES)] == GRIDS
+    alone, reader = ScaleReader(network.images), ScaleReader(network)
+    with torch.no_grad():
+        for _ in range(2):
+            alone.start(IMAGES)
+            network.images(IMAGES)
+            reader.start(IMAGES)
+            network.both(IMAGES, given)
+            for one, other in zip(alone.take().maps, reader.take().maps, strict=True):
+                torch.testing.assert_close(one, other)
+    assert GradCAM(Bound(network, given))(IMAGES, 1).shape == IMAGES[:, 0].shape

@@ -139,7 +139,7 @@ class AugmentationFilm(RunFilm):
             _caption(names, target, share)
             for target, share in zip(targets.tolist(), changed.masks.mean((-2, -1)).tolist(), strict=True)
         ]
-        normalization = self.normalization_of(trainer, trainer.train_dataloader)
+        normalization = self.normalization_of(trainer, trainer.train_dataloader, {images.shape[1]})
         picture, guessed = draw_augmentation(
             images, maps, changed.pixels, captions, normalization, self.config.picture_width
         )

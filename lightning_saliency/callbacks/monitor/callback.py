@@ -9,10 +9,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from lightning_saliency.batches import BatchReader
-from lightning_saliency.callbacks._trainer_lookups import (
-    builds_late,
-    watched_module,
-)
+from lightning_saliency.callbacks._trainer_lookups import builds_late, watched_module
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
@@ -240,6 +237,7 @@ class SaliencyMonitor(StageHooks):
             self._fitted = False
         self._run = weakref.ref(trainer)
         self._begin_run(aside=self._fitted and stage == "validate")
+        self._values.begin_run(trainer, self.stage, self._shortcuts, self._shown.follows)
         if not builds_late(pl_module):
             check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
         if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:
@@ -287,7 +285,7 @@ class SaliencyMonitor(StageHooks):
     def state_dict(self) -> dict[str, Any]:
         """The sample's fingerprints and last maps, the latest values, and where the film is."""
         return {
-            **self._sample.state_dict(),
+            **self._shown.state_dict(),
             "values": dict(self._values.latest),
             "last_epoch": self._schedule.last_epoch,
             "film": self._film.state_dict(),
@@ -298,7 +296,7 @@ class SaliencyMonitor(StageHooks):
         """Go on with the film of the checkpoint; a validation beside a training run has none."""
         if self._watching.aside:
             return
-        self._sample.load_state_dict(state_dict)
+        self._shown.load_state_dict(state_dict)
         self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
         self._film.load_state_dict(state_dict["film"])
         self._shortcuts.load_state_dict(state_dict["alert"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +22,7 @@ from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.functional.class_labels import NO_CLASS
 from lightning_saliency.functional.position_bias import PositionSums
+from lightning_saliency.pictures.class_names import as_names
 from lightning_saliency.pictures.loggers import (
     log_page_to,
     log_picture_to,
@@ -30,7 +31,7 @@ from lightning_saliency.pictures.loggers import (
     shows_tables,
     viewing_hint,
 )
-from lightning_saliency.pictures.tensors import Picture, parse_denormalize
+from lightning_saliency.pictures.tensors import Normalization, Picture, parse_denormalize
 
 _COMPARING = "see which part of the module the class views run"
 _REMEDY = "Give the explainer other arguments with views=, or leave the view out; LOVI and the scalars do not need it."
@@ -76,7 +77,7 @@ class MonitorFilm(RunFilm):
         self.page = MonitorPage(self)
         if isinstance(class_names, str):
             raise MonitorConfigurationError(f"Got class_names={class_names!r}. Allowed are lists of names; give one.")
-        self.class_names = class_names
+        self.class_names = None if class_names is None else as_names(class_names)
         self.views = dict(views)
         self._explains = True
         self._flat: set[str] = set()
@@ -152,6 +153,7 @@ class MonitorFilm(RunFilm):
         names: Sequence[str],
         attempts: Attempts,
         sums: PositionSums,
+        slots: Sequence[int] | None = None,
     ) -> bool:
         """Log the pictures of one epoch.
 
@@ -161,16 +163,17 @@ class MonitorFilm(RunFilm):
             names: Names of the scales.
             attempts: Each view, and each logger, fails by itself.
             sums: Those of all images, for the views of their means.
+            slots: See `MonitorPage.keep`.
 
         Returns:
             Whether the images' range was guessed.
         """
-        normalization = self.normalization(trainer)
+        normalization = self.normalization(trainer, {record.image.shape[0] for record in records})
         classes = self.classes(trainer)
         if attempts.wants(KEEPING):
             with attempts.trying(KEEPING):
                 means = mean_maps(sums, classes)
-                self.page.keep(trainer, records, names, self.weights, normalization, classes, means)
+                self.page.keep(trainer, records, names, self.weights, normalization, classes, means, slots)
         hint = None if self._hinted else viewing_hint(trainer.loggers)
         self._hinted = True
         if hint is not None:
@@ -284,14 +287,14 @@ class MonitorFilm(RunFilm):
                 f"model={name!r}, and all of them are of it."
             )
 
-    def normalization(self, trainer: pl.Trainer) -> tuple[Sequence[float], Sequence[float]] | None:
-        """``(mean, std)`` of the stage's images; ``None`` where they have none, or none is known."""
+    def normalization(self, trainer: pl.Trainer, channels: Collection[int]) -> Normalization:
+        """``(mean, std)`` of the stage's images of these numbers of channels, see `RunFilm.normalization_of`."""
         loaders = {
             "train": trainer.train_dataloader,
             "validate": trainer.val_dataloaders,
             "test": trainer.test_dataloaders,
         }
-        return self.normalization_of(trainer, loaders[self.stage])
+        return self.normalization_of(trainer, loaders[self.stage], channels)
 
 
 def _takes(trainer: pl.Trainer, network: nn.Module, image: Tensor) -> bool:

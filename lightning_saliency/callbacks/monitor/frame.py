@@ -15,7 +15,7 @@ from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import heatmap, highlight
 from lightning_saliency.pictures.grid import image_sheet
 from lightning_saliency.pictures.keys import Key
-from lightning_saliency.pictures.tensors import Picture, displayable, fitted_size, resize_images
+from lightning_saliency.pictures.tensors import Picture, all_displayable, fitted_size, resize_images
 from lightning_saliency.pictures.volumes import middle_image, middle_map, squashed_map
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
 
@@ -75,15 +75,12 @@ class Frame:
         title: str = "",
     ) -> None:
         self.captions = [_caption(record, classes) for record in records]
-        self.guessed = False
         self._records = records
         self._tile, self._alpha, self._title = tile, alpha, title
         self._groups: list[_Group] = []
+        shown, self.guessed = all_displayable([middle_image(record.image) for record in records], normalization)
         for places in _same_shapes(records):
-            images, guessed = displayable(
-                torch.stack([middle_image(records[place].image) for place in places]), normalization
-            )
-            self.guessed |= guessed
+            images = torch.stack([shown[place] for place in places])
             size = fitted_size(images.shape[-2], images.shape[-1], self._tile)
             maps = torch.stack([_squashed(records[place], size) for place in places])
             grids = tuple((map_.shape[-2], map_.shape[-1]) for map_ in records[places[0]].statistics)

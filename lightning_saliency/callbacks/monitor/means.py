@@ -11,13 +11,11 @@ from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.position_bias import PositionSums
 from lightning_saliency.functional.visualization import heatmap
 from lightning_saliency.pictures.page import MeanMap
-from lightning_saliency.pictures.tensors import Picture, displayable, sheet
+from lightning_saliency.pictures.tensors import Normalization, Picture, displayable, fits_channels, sheet
 
 #: The classes that are shown: those with the most images.
 _MAX_CLASSES = 16
 _COLOURS = 3
-
-Normalization = tuple[Sequence[float], Sequence[float]] | None
 
 
 def _mean(sums: PositionSums, normalization: Normalization, tile: int, classes: Sequence[str] | None) -> Picture:
@@ -67,14 +65,10 @@ def _draw(sums: PositionSums, rows: list[int], captions: list[str], normalizatio
     images = sums.cells[rows, :_COLOURS] / count[:, None]
     # Channels that no image has are zeros.
     present = max(1, int((sums.cells[:, :_COLOURS].abs().amax((0, 2, 3)) > 0).sum()))
-    shown, _ = displayable(images[:, :present], normalization if _fits(normalization, present) else None)
+    shown, _ = displayable(images[:, :present], normalization if fits_channels(normalization, present) else None)
     maps = sums.maps[rows] / count
     spread = (maps.amax() - maps.amin()).clamp_min(torch.finfo(torch.float32).tiny)
     stretched = heatmap(resize_maps((maps - maps.amin()) / spread, (tile, tile)).clamp(0, 1), "inferno")
     shares = heatmap(resize_maps(sums.top[rows] / count, (tile, tile)).clamp(0, 1), "inferno")
     colours = F.interpolate(shown, (tile, tile), mode="nearest")
     return sheet([list(colours), list(stretched), list(shares)], captions, tile)
-
-
-def _fits(normalization: Normalization, channels: int) -> bool:
-    return normalization is None or all(len(part) in (1, channels) for part in normalization)

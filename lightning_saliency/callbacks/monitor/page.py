@@ -45,6 +45,7 @@ class MonitorPage:
         normalization: Normalization | None,
         classes: Sequence[str] | None,
         means: Sequence[MeanMap] = (),
+        slots: Sequence[int] | None = None,
     ) -> None:
         """Keep a frame. To be called on global rank zero.
 
@@ -56,6 +57,7 @@ class MonitorPage:
             normalization: ``(mean, std)`` of the images, or ``None``.
             classes: Names of the classes.
             means: Mean maps of many images.
+            slots: Which images of the film the records are; ``None``: the first ones.
         """
         store = self._opened(trainer)
         if store is None:
@@ -74,6 +76,7 @@ class MonitorPage:
             views={view: [record.views[view] for record in records] for view in views},
             classes=classes,
             means=means,
+            slots=slots,
         )
         store.add(frame, photos)
         self._kept = True

@@ -42,9 +42,9 @@ class EpochScalars(EpochMeans):
         Args:
             score: A name in ``OBJECT_SCORES``.
             combined: The maps.
-            objects: Where the images' objects lie.
+            objects: Where the images' objects lie, on any device: boxes that are lists of numbers lie on the CPU.
         """
-        covered = objects.float()
+        covered = objects.to(combined.device).float()
         if objects.shape != combined.shape:
             pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if objects.ndim == 4 else F.adaptive_avg_pool2d
             covered = pool(covered[:, None], combined.shape[1:])[:, 0]
@@ -78,9 +78,20 @@ def values_to_log(measured: Mapping[str, float], trainer: pl.Trainer, prefix: st
         trainer: The run; its callbacks and schedulers are asked for their ``monitor``.
         prefix: The monitor's name.
     """
-    fits = trainer.state.fn == "fit"
-    watching = [*trainer.callbacks, *trainer.lr_scheduler_configs] if fits else []  # type: ignore[attr-defined]
-    keys = [getattr(each, "monitor", None) for each in watching]
-    watched = {key for key in keys if isinstance(key, str)}
-    waiting = {name: value for name, value in NOT_MEASURED.items() if f"{prefix}/{name}" in watched}
+    waiting = {name: NOT_MEASURED[name] for name in watchers(trainer, prefix)}
     return {f"{prefix}/{name}": value for name, value in {**waiting, **measured}.items()}
+
+
+def watchers(trainer: pl.Trainer, prefix: str) -> dict[str, str]:
+    """The values of a fit that somebody watches, each with the kind of the callback or scheduler that does.
+
+    Args:
+        trainer: The run; its callbacks and schedulers are asked for their ``monitor``.
+        prefix: The monitor's name.
+    """
+    if trainer.state.fn != "fit":
+        return {}
+    found: dict[object, str] = {}
+    for each in (*trainer.callbacks, *trainer.lr_scheduler_configs):  # type: ignore[attr-defined]
+        found.setdefault(getattr(each, "monitor", None), type(getattr(each, "scheduler", each)).__name__)
+    return {name: found[f"{prefix}/{name}"] for name in NOT_MEASURED if f"{prefix}/{name}" in found}

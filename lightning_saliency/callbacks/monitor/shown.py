@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
@@ -59,12 +60,40 @@ class ShownImages:
         self._film = film
         self._size, self._indices = size, indices
         self._statistic, self._layers, self._output = statistic, layers, output
+        # What was asked for, as a checkpoint keeps it.
+        self._asked: dict[str, Any] = {
+            "num_images": size,
+            "indices": list(indices) if isinstance(indices, tuple) else indices,
+            "images": None if own is None else own.digest,
+        }
         self.begin_film()
         self.begin_run()
 
     def begin_film(self) -> None:
         """Choose images anew, in another trainer."""
-        self.sample = FixedSample(self._size, self._film.stage != "train" or self.own is not None, self._indices)
+        self.sample = FixedSample(self._size, self.follows, self._indices)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the same images are to be shown in each epoch."""
+        return self._film.stage != "train" or self.own is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sample, and which images it was asked for."""
+        return {**self.sample.state_dict(), "asked": self._asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the sample of a checkpoint, if it is of the images that are asked for now; else choose anew."""
+        before = state.get("asked", self._asked)
+        others = [f"{name}=" for name, asked in self._asked.items() if before[name] != asked]
+        if not others:
+            self.sample.load_state_dict(state)
+            return
+        self.begin_film()
+        rank_zero_info(
+            f"SaliencyMonitor chooses its images anew: those of the checkpoint are of another {', '.join(others)}. The "
+            "film goes on with the new ones."
+        )
 
     def begin_run(self) -> None:
         """Begin with a run: what was said is said again."""
@@ -139,7 +168,8 @@ class ShownImages:
             return
         guessed = False
         with attempts.trying("draw the frame"):
-            guessed = self._film.show(trainer, records, self._own_names or reading.names, attempts, sums)
+            names, slots = self._own_names or reading.names, self.sample.slots()
+            guessed = self._film.show(trainer, records, names, attempts, sums, slots)
         if guessed:
             self._warn_once(
                 "display range",
@@ -220,7 +250,7 @@ class ShownImages:
         if self.own is None or self._like is None or not attempts.wants(_OWN):
             return
         with attempts.trying(_OWN, "Leave images= out, and the loader's first images are shown."):
-            normalization = self._film.normalization(trainer)
+            normalization = self._film.normalization(trainer, {self._like[0]})
             if self.own.are_files and normalization is None and self._film.denormalize == "auto":
                 self._warn_once(
                     "own images",

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
 from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
-from lightning_saliency.callbacks.monitor.scalars import values_to_log
+from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, OBJECT_SCORES, values_to_log, watchers
+from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
+
+#: Of each value, what has to be there for it.
+_NEEDS = {
+    **dict.fromkeys(OBJECT_SCORES, "batches with boxes or masks of objects"),
+    **dict.fromkeys(("position_bias", "content_bias"), "batches with classes, which label_key= finds"),
+    "drift": "images that come back in each epoch",
+    "shortcut_alert": "100 images or more with classes, which label_key= and position_images= say",
+}
 
 
 class MonitorValues:
@@ -24,6 +35,52 @@ class MonitorValues:
         """The last measured value of each name, also of epochs ago."""
         self._prefix = prefix
         self._page = page
+        self._said: set[str] = set()
+
+    def begin_run(self, trainer: pl.Trainer, stage: str, shortcuts: ShortcutWatch, follows: bool) -> None:
+        """Refuse a run that waits for a value which is never measured.
+
+        Whoever watches it would get one number all along: ``EarlyStopping`` ends the run for it.
+
+        Args:
+            trainer: The run; its schedulers are not known yet.
+            stage: The loop that is watched.
+            shortcuts: Says which values of all images there are.
+            follows: Whether images are found again.
+
+        Raises:
+            MonitorConfigurationError: If a callback of a fit watches such a value.
+        """
+        self._said = set()
+        never: dict[str, str] = {}
+        if shortcuts.alert is None:
+            never["shortcut_alert"] = "alert=None"
+        if not shortcuts.images:
+            never |= dict.fromkeys(("position_bias", "content_bias", "shortcut_alert"), "position_images=0")
+        if not follows:
+            never["drift"] = f"stage={stage!r}, whose film shows each epoch's first images"
+        if stage == "test":
+            never |= dict.fromkeys(NOT_MEASURED, "stage='test', which is no part of a fit")
+        for name, watcher in watchers(trainer, self._prefix).items():
+            if name in never:
+                measured = ", ".join(f"{self._prefix}/{other}" for other in NOT_MEASURED if other not in never)
+                raise MonitorConfigurationError(
+                    f"Got {watcher}(monitor='{self._prefix}/{name}') with a SaliencyMonitor of {never[name]}: it is "
+                    f"never measured. Allowed are, with this monitor, {measured or 'none of its values'}; let "
+                    f"{watcher} watch another value, or change the monitor."
+                )
+
+    def mind_unmeasured(self, trainer: pl.Trainer) -> None:
+        """Say so, once for each, where a value that is watched was not measured by the end of a whole frame."""
+        for name, watcher in watchers(trainer, self._prefix).items():
+            if name not in self.latest and name not in self._said:
+                self._said.add(name)
+                rank_zero_warn(
+                    f"SaliencyMonitor has measured no {self._prefix}/{name}, which {watcher} watches: it needs "
+                    f"{_NEEDS[name]}. {watcher} gets {NOT_MEASURED[name]:g} in each epoch until there is one, and "
+                    f"EarlyStopping ends a run where nothing gets better. Let {watcher} watch another value if there "
+                    "will be none."
+                )
 
     def log(
         self, trainer: pl.Trainer, module: pl.LightningModule, stage: str, measured: Mapping[str, float], *, own: bool

@@ -204,6 +204,8 @@ class Watching:
                 # Every process takes part, also one whose monitor failed: the others wait for it.
                 means = self.scalars.reduced(trainer)
                 measured.update(means)
+                if not self.aside and not trainer.sanity_checking and self.attempts.wants(READING):
+                    self.values.mind_unmeasured(trainer)
                 if trainer.sanity_checking and trainer.is_global_zero:
                     self.values.log_start(trainer, means, self.attempts)
         if not trainer.sanity_checking:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lightning_saliency.files import Location, RemotePath, location
 from lightning_saliency.functional.fusion import scale_weights
+from lightning_saliency.pictures.class_names import as_names
 from lightning_saliency.pictures.page.find import RECORDS
 from lightning_saliency.pictures.page.html import film
 from lightning_saliency.pictures.page.records import FrameRecord, ImageRecord, MeanMap, photo_file
 from lightning_saliency.pictures.page.store import FilmRecords
-from lightning_saliency.pictures.tensors import displayable, parse_denormalize
+from lightning_saliency.pictures.tensors import all_displayable, parse_denormalize
 from lightning_saliency.pictures.volumes import middle_image, middle_map, squashed_map
 from lightning_saliency.scales.scale import Scale
 
@@ -36,6 +37,7 @@ def make_frame(
     views: Mapping[str, Sequence[Tensor]] | None = None,
     classes: Sequence[str] | None = None,
     means: Sequence[MeanMap] = (),
+    slots: Sequence[int] | None = None,
 ) -> tuple[FrameRecord, dict[str, bytes]]:
     """One frame of the film, and the files of its photos.
 
@@ -47,12 +49,13 @@ def make_frame(
         step: Number of optimiser steps made so far.
         scales: Names of the K scales, shallow to deep.
         weights: Their weights in the combined map, see ``scale_weights``.
-        normalization: ``(mean, std)`` by which the images were normalised; ``None``: see ``displayable``.
+        normalization: ``(mean, std)`` by which the images were normalised; ``None``: see ``all_displayable``.
         labels: Class of each image, ``None`` where it has none.
         predictions: Predicted class of each image.
         views: Name of a view -> a map ``[h, w]``, or ``[t, h, w]``, in [0, 1] for each image.
         classes: Names of the classes.
         means: Mean maps of many images.
+        slots: Which images of the film these are, from 0; ``None``: the first ones.
 
     Returns:
         The frame, and the name of each photo's file -> its content: what ``FilmRecords.add`` takes.
@@ -60,17 +63,18 @@ def make_frame(
     views = views or {}
     labels = [None] * len(images) if labels is None else labels
     predictions = [None] * len(images) if predictions is None else predictions
+    slots = range(len(images)) if slots is None else slots
     photos: dict[str, bytes] = {}
     records = []
-    for number, (image, maps, label, prediction) in enumerate(
-        zip(images, statistics, labels, predictions, strict=True)
+    shown, _ = all_displayable([middle_image(image) for image in images], normalization)
+    for number, (image, picture, maps, label, prediction, slot) in enumerate(
+        zip(images, shown, statistics, labels, predictions, slots, strict=True)
     ):
-        shown, _ = displayable(middle_image(image)[None], normalization)
-        name, content = photo_file(shown[0])
+        name, content = photo_file(picture)
         photos[name] = content
         squashed = [squashed_map(map_, image) for map_ in maps]
         viewed = [middle_map(maps_[number], image) for maps_ in views.values()]
-        records.append(ImageRecord(name, [*squashed, *viewed], label, prediction))
+        records.append(ImageRecord(name, [*squashed, *viewed], label, prediction, slot))
     numbers = {number for number in (*labels, *predictions) if number is not None}
     frame = FrameRecord(
         epoch=epoch,
@@ -134,7 +138,7 @@ class FilmRecorder:
         self.folder = location(folder)
         self.scales = tuple(scale.name for scale in scales)
         self.weights = scale_weights(weights, len(self.scales))
-        self.class_names = class_names
+        self.class_names = None if class_names is None else as_names(class_names)
         self._normalization = parse_denormalize(denormalize)
         self._store = FilmRecords(self.folder / "saliency" / RECORDS, max_megabytes)
         self._begun = False

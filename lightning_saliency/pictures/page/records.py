@@ -39,12 +39,14 @@ class ImageRecord:
         maps: The map ``[h, w]`` in [0, 1] of each scale and then of each view of a class, on the CPU.
         label: Its class, or ``None``.
         prediction: The predicted class, or ``None``.
+        slot: Which image of the film it is, from 0; ``None``: its position in the frame.
     """
 
     photo: str
     maps: Sequence[Tensor]
     label: int | None = None
     prediction: int | None = None
+    slot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,11 @@ class FrameRecord:
     classes: Mapping[int, str] = field(default_factory=dict)
     means: Sequence[MeanMap] = ()
 
+    @property
+    def slots(self) -> list[int]:
+        """Which images of the film the frame's images are: a frame may lack some that others have."""
+        return [number if image.slot is None else image.slot for number, image in enumerate(self.images)]
+
     def to_json(self, side: int = MAP_SIDE) -> str:
         """The record as JSON; the maps are in it as base64 of deflated bytes from 0 to 63, row by row.
 
@@ -144,9 +151,10 @@ class FrameRecord:
                     "photo": image.photo,
                     "label": image.label,
                     "prediction": image.prediction,
+                    "slot": slot,
                     "grids": [next(grids) for _ in image.maps],
                 }
-                for image in self.images
+                for image, slot in zip(self.images, self.slots, strict=True)
             ],
             "means": [{"title": mean.title, "count": mean.count, "grid": next(grids)} for mean in self.means],
             "data": base64.b64encode(zlib.compress(pixels, 6)).decode(),
@@ -185,7 +193,11 @@ class FrameRecord:
             views=content["views"],
             images=[
                 ImageRecord(
-                    image["photo"], [map_of(grid) for grid in image["grids"]], image["label"], image["prediction"]
+                    image["photo"],
+                    [map_of(grid) for grid in image["grids"]],
+                    image["label"],
+                    image["prediction"],
+                    image.get("slot"),  # earlier versions kept none
                 )
                 for image in content["images"]
             ],

@@ -50,7 +50,7 @@ def film_strip(
         ValueError: If an argument is out of its range, the film has no such view, or a frame cannot be read.
     """
     store, shown = _read(run, name, frames)
-    chosen = _chosen(images, shown[0])
+    chosen = _chosen(images, shown)
     check_view(view, shown[0])
     width = 2 * _MARGIN + (1 + len(shown)) * (side + _GAP) - _GAP
     canvas = Image.new("RGB", (width, _HEAD + len(chosen) * (side + _BAND + _GAP) + KEY_HEIGHT + _MARGIN), _PAPER)
@@ -58,11 +58,13 @@ def film_strip(
     font, small = text_font(14), text_font(11)
     for column, text in enumerate(["photo", *(_epoch(record) for record in shown)]):
         draw.text((_MARGIN + column * (side + _GAP), 8), text, fill=_INK, font=font)
-    for row, index in enumerate(chosen):
+    for row, slot in enumerate(chosen):
         top = _HEAD + row * (side + _BAND + _GAP)
-        for column, record in enumerate([shown[-1], *shown]):
-            if index >= len(record.images):
+        latest = next(record for record in reversed(shown) if slot in record.slots)
+        for column, record in enumerate([latest, *shown]):
+            if slot not in record.slots:
                 continue
+            index = record.slots.index(slot)
             left = _MARGIN + column * (side + _GAP)
             photo = store.photo(record.images[index].photo)
             _paste(canvas, tile(record, index, view if column else "photo", photo, side), left, top, side)
@@ -107,7 +109,7 @@ def moving_film(
     if place.suffix not in (".gif", ".webp"):
         raise ValueError(f"Got the file {output}. Allowed are names that end in .gif or .webp; give one.")
     store, shown = _read(run, name, frames)
-    chosen = _chosen(images, shown[0])
+    chosen = _chosen(images, shown)
     for view in views:
         check_view(view, shown[0])
     pictures = [
@@ -131,9 +133,10 @@ def _moment(
     left = _MARGIN + name
     draw.rectangle((left, 17, width - _MARGIN, 19), fill=(226, 227, 224))
     draw.rectangle((left, 16, left + round(share * (width - _MARGIN - left)), 20), fill=(47, 95, 208))
-    for column, index in enumerate(chosen):
-        if index >= len(record.images):
+    for column, slot in enumerate(chosen):
+        if slot not in record.slots:
             continue
+        index = record.slots.index(slot)
         left = _MARGIN + name + column * (side + _GAP)
         label = _label(record, index)
         guess, color = _guess(record, index)
@@ -164,13 +167,13 @@ def _read(run: str | Path | RemotePath, name: str | None, frames: int) -> tuple[
     return store, [store.read(frame) for frame in evenly_spaced(store.frames(), frames)]
 
 
-def _chosen(images: Sequence[int] | int, record: FrameRecord) -> list[int]:
-    count = len(record.images)
-    chosen = list(range(min(images, count))) if isinstance(images, int) else list(images)
-    if not chosen or not all(0 <= index < count for index in chosen):
-        raise ValueError(
-            f"Got images={images}. Allowed are numbers from 0 to {count - 1}, or how many of the first; give them."
-        )
+def _chosen(images: Sequence[int] | int, shown: Sequence[FrameRecord]) -> list[int]:
+    """The slots of the images that are wanted, of those that are in any of the frames."""
+    known = sorted({slot for record in shown for slot in record.slots})
+    chosen = known[: max(0, images)] if isinstance(images, int) else list(images)
+    if not chosen or not set(chosen) <= set(known):
+        allowed = f"from 0 to {known[-1]}" if known == list(range(len(known))) else ", ".join(map(str, known))
+        raise ValueError(f"Got images={images}. Allowed are numbers {allowed}, or how many of the first; give them.")
     return chosen
 
 
@@ -188,7 +191,7 @@ def _named(record: FrameRecord, number: int | None) -> str | None:
 
 
 def _label(record: FrameRecord, index: int) -> str:
-    return _named(record, record.images[index].label) or f"image {index + 1}"
+    return _named(record, record.images[index].label) or f"image {record.slots[index] + 1}"
 
 
 def _guess(record: FrameRecord, index: int) -> tuple[str, tuple[int, int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning_saliency.pictures.page.records import AlertRecord, FrameRecord
 _VALUES, _ALERTS = "values.json", "alerts.json"
 _MOST_ROWS = 2000
 _BYTES_PER_MEGABYTE = 1_000_000
+_PHOTO = re.compile(r"photo-[0-9a-f]+\.(png|jpg)")
 
 
 class FilmRecords:
@@ -23,18 +25,20 @@ class FilmRecords:
 
     ``<folder>/epoch=0003-step=0000150.json`` holds a frame, ``photo-….jpg`` a photo, ``values.json`` the values that
     were logged, ``alerts.json`` the warnings of a shortcut. Every file is written whole, here or on a remote store, so
-    that a page can be made at any time. Where the frames grow beyond the bound, every second one goes; the first and
-    the latest stay.
+    that a page can be made at any time. Where frames and photos grow beyond the bound, every second frame goes, and the
+    photos that no other frame shows; the first and the latest frame stay.
 
     Args:
         folder: Where they lie; made with the first frame. A path, or the URL of a remote store.
-        max_megabytes: The bound on the frames, in 10⁶ bytes.
+        max_megabytes: The bound on the frames and their photos together, in 10⁶ bytes.
     """
 
     def __init__(self, folder: str | Path | RemotePath, max_megabytes: float = 64.0) -> None:
         self.folder = location(folder)
         self.max_megabytes = max_megabytes
-        self._photos: set[str] = set()
+        # The sizes of the photos that are there; ``None`` before they were looked for.
+        self._photos: dict[str, int] | None = None
+        self._shown: dict[Location, set[str]] = {}
         self._rows: list[dict[str, Any]] | None = None
         self._sizes: dict[Location, int] = {}
 
@@ -51,12 +55,14 @@ class FilmRecords:
         Raises:
             OSError: If it cannot be written. A remote store's package raises anything.
         """
+        known = self._known_photos()
         for name, content in photos.items():
-            if name not in self._photos:
+            if name not in known:
                 write_atomically(self.folder / name, content)
-                self._photos.add(name)
+                known[name] = len(content)
         path = write_atomically(self.folder / frame_name(record.epoch, record.step, ".json"), record.to_json())
         self._sizes.pop(path, None)
+        self._shown[path] = {image.photo for image in record.images}
         self._thin_out(path)
         return path
 
@@ -170,18 +176,43 @@ class FilmRecords:
             self._rows = rows
         return self._rows
 
+    def _known_photos(self) -> dict[str, int]:
+        if self._photos is None:
+            there = self.folder.iterdir() if self.folder.is_dir() else ()
+            self._photos = {path.name: file_size(path) for path in there if _PHOTO.fullmatch(path.name)}
+        return self._photos
+
     def _thin_out(self, newest: Location) -> None:
-        frames = self.frames()
+        frames, photos = self.frames(), self._known_photos()
         for frame in frames:
             if frame.path not in self._sizes:
                 self._sizes[frame.path] = file_size(frame.path)
-        while sum(self._sizes[frame.path] for frame in frames) > self.max_megabytes * _BYTES_PER_MEGABYTE:
+        while self._size_of(frames) + sum(photos.values()) > self.max_megabytes * _BYTES_PER_MEGABYTE:
+            shown = set().union(*(self._photos_of(frame) for frame in frames))
+            unused = [name for name in photos if name not in shown]
+            for name in unused:
+                (self.folder / name).unlink(missing_ok=True)
+                del photos[name]
+            if unused:
+                continue
             victims = every_second(frames, (newest,))
             if not victims:
                 return
             for victim in victims:
                 victim.path.unlink(missing_ok=True)
             frames = [frame for frame in frames if frame not in victims]
+
+    def _size_of(self, frames: Sequence[Frame]) -> int:
+        return sum(self._sizes[frame.path] for frame in frames)
+
+    def _photos_of(self, frame: Frame) -> set[str]:
+        """The photos that a frame shows; a damaged one, which whoever makes the page is told of, shows none."""
+        if frame.path not in self._shown:
+            try:
+                self._shown[frame.path] = {image["photo"] for image in json.loads(frame.path.read_bytes())["images"]}
+            except (ValueError, KeyError, TypeError):
+                return set()
+        return self._shown[frame.path]
 
 
 def _latest(rows: list[dict[str, Any]], name: str) -> float | None:

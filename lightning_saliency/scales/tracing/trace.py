@@ -96,9 +96,14 @@ class TensorNumbers:
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
-    """The tensors in a tensor, a (nested) tuple or list, or a mapping, depth first."""
+    """The tensors in a tensor, a (nested) tuple or list, or a mapping, depth first.
+
+    Those that do not hold all their values in order are passed over, as they lie on no grid: the nested ones that
+    ``nn.TransformerEncoder`` makes of what is padded, which have no shape, and sparse ones.
+    """
     if isinstance(value, Tensor):
-        yield value
+        if not value.is_nested and value.layout == torch.strided:
+            yield value
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from tensors_in(item)

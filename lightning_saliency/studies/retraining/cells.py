@@ -153,7 +153,8 @@ def example_images(training: Training, count: int) -> dict[str, Any]:
     """
     data = build_data(training.data)
     with quiet(), seeded(0):
-        shown, _ = displayable(first_images(data, count), find_normalization(data))
+        images = first_images(data, count)
+        shown, _ = displayable(images, find_normalization(data, channels={images.shape[1]}))
     return {"images": [png(to_uint8(image)) for image in shown]}
 
 

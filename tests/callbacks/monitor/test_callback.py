@@ -194,7 +194,7 @@ def test_test_stage_and_validate_alone(tmp_path):
 def test_a_submodule_and_its_layers_by_name(tmp_path, monkeypatch):
     monitor = SaliencyMonitor(model="net.features", layers=("2", "7:input"), views=("scales",))
     kept = []
-    monkeypatch.setattr(monitor._film, "normalization", lambda run: kept.append(monitor._watching.reading.names))
+    monkeypatch.setattr(monitor._film, "normalization", lambda *_: kept.append(monitor._watching.reading.names))
     _fit(tmp_path, monitor, epochs=1)
     assert kept[0] == ("2", "7:input")
 
@@ -263,7 +263,7 @@ def test_layers_may_be_given_as_modules(tmp_path, several, monkeypatch):
     layer = module.net.features[2]
     monitor = SaliencyMonitor(layers=[layer, "net.features.7:input"] if several else layer, views=("scales",))
     kept = []
-    monkeypatch.setattr(monitor._film, "normalization", lambda run: kept.append(monitor._watching.reading.names))
+    monkeypatch.setattr(monitor._film, "normalization", lambda *_: kept.append(monitor._watching.reading.names))
     trainer(tmp_path, monitor, epochs=1).fit(module, loader(), loader())
     assert kept[0] == (("net.features.2", "net.features.7:input") if several else ("net.features.2",))
     with pytest.raises(ValueError, match="is no module of Module"):

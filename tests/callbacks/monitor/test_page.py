@@ -251,3 +251,15 @@ def test_mean_maps_of_all_images_and_of_each_class_are_on_the_page(tmp_path):
     assert [(mean.title, mean.count) for mean in means] == [("all images", 8), *((name, 2) for name in "abcd")]
     # A tenth of the cells of each image.
     assert all(0.05 < float(mean.map.mean()) < 0.2 for mean in means)
+
+
+def test_a_part_of_a_shuffled_epoch_shows_each_image_at_its_place(tmp_path):
+    data = DataLoader(Pictures(16), 4, shuffle=True, generator=torch.Generator().manual_seed(3))
+    _fit(tmp_path, SaliencyMonitor(num_images=6), data=data, limit_val_batches=2, epochs=6)
+    store, photos = _store(tmp_path), {}
+    frames = [store.read(frame) for frame in store.frames()]
+    assert len({tuple(frame.slots) for frame in frames}) > 1
+    for frame in frames:
+        for slot, image in zip(frame.slots, frame.images, strict=True):
+            assert photos.setdefault(slot, image.photo) == image.photo
+    assert len(set(photos.values())) == 6

@@ -70,3 +70,38 @@ def test_images_may_be_chosen_by_their_numbers_and_are_found_again():
     ] * 3
     training = FixedSample(2, follow=False, indices=[5, 6])
     assert [torch.equal(a, images[i]) for a, i in zip(_epoch(training, images, torch.arange(16)), (5, 6), strict=True)]
+
+
+def test_drift_is_of_the_images_that_came_by_now_and_before():
+    generator = torch.Generator().manual_seed(0)
+    images, sample = torch.rand(4, 3, 8, 8, generator=generator), FixedSample(4)
+    first, second = (list(torch.rand(4, 8, 8, generator=generator)) for _ in range(2))
+
+    def drift(rows, maps):
+        sample.begin()
+        for row, slot in sample.place(images[rows]):
+            sample.records[slot] = SampleRecord(image=images[rows[row]], statistics=[])
+        assert sample.slots() == sorted(rows)
+        return sample.drift([maps[slot] for slot in sample.slots()])
+
+    assert drift([0, 1, 2, 3], first) is None
+    assert drift([0, 1, 2, 3], first).tolist() == pytest.approx([0] * 4, abs=1e-5)
+    assert drift([1, 3], first).tolist() == pytest.approx([0] * 2, abs=1e-5)
+    assert drift([3, 2], second).min() > 0.3
+    resumed = FixedSample(4)
+    resumed.load_state_dict(sample.state_dict())
+    sample = resumed
+    # Each with its own last one, however long ago.
+    mixed = [*first[:2], *second[2:]]
+    assert drift([0, 1, 2, 3], mixed).tolist() == pytest.approx([0] * 4, abs=1e-2)
+
+
+def test_images_that_come_by_later_are_compared_from_then_on():
+    images, maps = torch.rand(4, 3, 8, 8), list(torch.rand(4, 8, 8))
+    sample = FixedSample(4)
+    for rows, count in (([0, 1], None), ([0, 1, 2, 3], 2), ([0, 1, 2, 3], 4)):
+        sample.begin()
+        for row, slot in sample.place(images[rows]):
+            sample.records[slot] = SampleRecord(image=images[rows[row]], statistics=[])
+        found = sample.drift([maps[slot] for slot in sample.slots()])
+        assert (None if found is None else len(found)) == count

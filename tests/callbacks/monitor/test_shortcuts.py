@@ -243,6 +243,16 @@ def test_a_run_without_a_warning_has_none_on_its_page(tmp_path):
     assert "<aside" not in (tmp_path / "recorder" / "v" / "saliency" / "film.html").read_text()
 
 
+@pytest.mark.parametrize("at_a_place", [True, False])
+def test_the_warning_is_of_the_number_that_grew(at_a_place):
+    """One that was as high before training, as of things that always lie at one place, is not what is warned of."""
+    state = AlertState(ShortcutAlert(frames=1))
+    state.begin(_found(*((0.05, 0.45) if at_a_place else (0.45, 0.05))), "s")
+    with pytest.warns(UserWarning, match="what lies in the upper left corner" if at_a_place else "colour or texture"):
+        state.see(_found(*((0.7, 0.45) if at_a_place else (0.45, 0.7))), "s")
+    assert state.history[0].cell == ((1, 1) if at_a_place else None)
+
+
 def test_without_a_frame_before_training_more_is_needed():
     state = AlertState(ShortcutAlert(frames=1))
     assert state.see(_found(0.5, content=0.5), "saliency") is False

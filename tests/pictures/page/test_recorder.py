@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,14 @@ def test_images_are_shown_in_their_colours(tmp_path, read, denormalize):
     shown = [sorted(path.name for path in folder.rglob("photo-*")) for folder in (tmp_path / "saliency", plain.folder)]
     assert len(shown[0]) == 5
     assert shown[0] == shown[1]
+
+
+def test_names_of_classes_of_any_form(tmp_path, read):
+    scales, images, maps_of = read
+    film = FilmRecorder(tmp_path, scales, class_names=[("tench", "Tinca tinca"), *np.arange(7, 9)])
+    path = film.add(images[:3], maps_of(), epoch=0, step=0, labels=[0, 1, 2])
+    (frame,) = FilmRecords(path.parent).frames()
+    assert FilmRecords(path.parent).read(frame).classes == {0: "tench, Tinca tinca", 1: "7", 2: "8"}
 
 
 def test_what_does_not_go_together_is_said(tmp_path, read):

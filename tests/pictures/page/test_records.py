@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_saliency import film
+from lightning_saliency.files import location
 from lightning_saliency.pictures.page import AlertRecord, FilmRecords, FrameRecord, ImageRecord, find_run
 from lightning_saliency.pictures.page.html import page_text, read_film
 from lightning_saliency.pictures.page.records import LEVELS, photo_file
@@ -59,6 +60,40 @@ def test_the_frames_stay_within_the_bound_with_the_first_and_the_latest(tmp_path
 def test_a_photo_is_written_once(tmp_path):
     store = small_film(tmp_path)
     assert len(list(store.folder.glob("photo-*"))) == len(PREDICTIONS[0])
+
+
+def _frame(number, photo):
+    record = ImageRecord(photo, [torch.zeros(2, 2)])
+    return FrameRecord(number, 10 * number, ["a"], [1.0], [1.0], [(2, 2)], [], [record])
+
+
+def _moving_photos(store, numbers):
+    """Frames each of which has a photo of its own beside one of all."""
+    for number in numbers:
+        photos = dict(photo_file(torch.full((3, 8, 8), part / 99)) for part in (99, number))
+        photos = {name: content + bytes(1000) for name, content in photos.items()}
+        store.add(_frame(number, list(photos)[1]), photos)
+
+
+@pytest.mark.parametrize("root", ["here", "memory://films/moving"])
+def test_photos_are_part_of_the_bound_and_go_with_the_last_frame_that_shows_them(tmp_path, root):
+    folder = location(tmp_path if root == "here" else root)
+    _moving_photos(FilmRecords(folder, max_megabytes=0.012), range(12))
+    (folder / "photo-of-mine.png").write_bytes(bytes(20_000))
+    # One that goes on does not know what was written before; a damaged frame shows nothing.
+    (folder / "epoch=0000-step=0000001.json").write_bytes(b"damaged")
+    store = FilmRecords(folder, max_megabytes=0.012)
+    _moving_photos(store, range(12, 40))
+    frames = [frame for frame in store.frames() if frame.step != 1]
+    assert (frames[0].step, frames[-1].step) == (0, 390)
+    assert 3 < len(frames) < 12
+    shown = {image.photo for frame in frames for image in store.read(frame).images}
+    kept = {path.name for path in folder.iterdir() if path.name.startswith("photo-")} - {"photo-of-mine.png"}
+    assert shown <= kept
+    assert all(store.photo(name) for name in shown)
+    assert (
+        sum(len(store.photo(name)) for name in kept) + sum(len(frame.path.read_bytes()) for frame in frames) <= 12_000
+    )
 
 
 def test_values_of_an_epochs_end_join_its_validation_and_old_ones_are_no_new_points(tmp_path):

@@ -68,6 +68,25 @@ def test_what_a_film_has_not_is_refused(tmp_path, options, message):
         film_strip(tmp_path, **options)
 
 
+def test_a_frame_that_lacks_an_image_shows_the_others_at_their_places(tmp_path):
+    small_film(tmp_path / "whole")
+    small_film(tmp_path / "part", missing={(0, 0), (1, 1), (2, 1)})
+    whole, part = (film_strip(tmp_path / name, side=48, images=[1, 3]) for name in ("whole", "part"))
+    columns = [slice(14 + 54 * column, 14 + 54 * column + 48) for column in range(4)]
+    first, other = (slice(30 + 74 * row, 30 + 74 * row + 48) for row in range(2))
+    np.testing.assert_array_equal(part[other], whole[other])
+    for column, there in zip(columns, (True, True, False, False), strict=True):
+        if there:
+            np.testing.assert_array_equal(part[first, column], whole[first, column])
+        else:
+            assert part[first, column].min() == 255
+    store = FilmRecords(tmp_path / "part" / "saliency" / "film")
+    assert [store.read(frame).slots for frame in store.frames()] == [[1, 2, 3], [0, 2, 3], [0, 2, 3]]
+    moving_film(tmp_path / "part", tmp_path / "film.gif", images=[0, 1], side=48)
+    with pytest.raises(ValueError, match="numbers from 0 to 3"):
+        film_strip(tmp_path / "part", images=[4])
+
+
 def test_a_damaged_frame_is_named(tmp_path):
     store = small_film(tmp_path)
     whole = store.frames()[1].path.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,16 @@ class OwnImages:
 
     def __len__(self) -> int:
         return len(self._files) if self._tensor is None else len(self._tensor)
+
+    @property
+    def digest(self) -> str:
+        """A text that is another for other images, or for the same ones in another order."""
+        if self._tensor is None:
+            parts = [file.read_bytes() for file in self._files]
+        else:
+            parts = [f"{self._tensor.dtype} {list(self._tensor.shape)}".encode()]
+            parts.append(self._tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
 
     @property
     def are_files(self) -> bool:

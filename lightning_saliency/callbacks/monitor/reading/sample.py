@@ -72,7 +72,8 @@ class FixedSample:
         self._ranked: dict[int, tuple[float, Tensor]] = {}
         # ``None`` for an image that has not come by yet.
         self.fingerprints: list[Tensor | None] = [None] * size
-        self.drift_maps: list[Tensor] = []
+        # The last map of each slot.
+        self.drift_maps: dict[int, Tensor] = {}
         self.records: dict[int, SampleRecord] = {}
 
     @property
@@ -195,34 +196,37 @@ class FixedSample:
         return False
 
     def drift(self, combined: Sequence[Tensor]) -> Tensor | None:
-        """1 − Spearman correlation of each map with the one logged before; remembers the new maps.
+        """1 − Spearman correlation of each map with its image's one logged before; remembers the new maps.
 
         Args:
-            combined: The maps ``[h, w]``, or ``[t, h, w]`` of volumes, which are compared as a whole.
+            combined: The maps ``[h, w]``, or ``[t, h, w]`` of volumes, which are compared as a whole, of `present`.
 
         Returns:
-            ``[n]`` in [0, 2], or ``None`` where there is nothing to compare with.
+            ``[n]`` in [0, 2], of the images that came by now and before; ``None`` where there are none.
         """
-        slots = sorted(self.records)
-        maps = [_on_drift_grid(map_.float()) for map_ in combined]
-        before = [self.drift_maps[slot] for slot in slots if slot < len(self.drift_maps)]
+        maps = {slot: _on_drift_grid(map_.float()) for slot, map_ in zip(self.slots(), combined, strict=True)}
+        both = [slot for slot in maps if slot in self.drift_maps]
         value = None
-        if before and len(before) == len(slots) and self.followed:
-            value = 1 - spearman(torch.stack(maps), torch.stack(before))
-        if slots == list(range(len(slots))):
-            self.drift_maps = maps
+        if both and self.followed:
+            before = torch.stack([self.drift_maps[slot] for slot in both])
+            value = 1 - spearman(torch.stack([maps[slot] for slot in both]), before)
+        self.drift_maps.update(maps)
         return value
+
+    def slots(self) -> list[int]:
+        """Of this epoch's records, which images of the film they are: a part of an epoch may miss some."""
+        return sorted(self.records)
 
     def present(self) -> list[SampleRecord]:
         """This epoch's records, in the order of the film."""
-        return [self.records[slot] for slot in sorted(self.records)]
+        return [self.records[slot] for slot in self.slots()]
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on with the same film."""
         return {
             "followed": self.followed,
             "fingerprints": [None if known is None else known.clone() for known in self.fingerprints],
-            "drift_maps": [map_.half() for map_ in self.drift_maps],
+            "drift_maps": {slot: map_.half() for slot, map_ in self.drift_maps.items()},
             "classes": sorted(self._classes),
         }
 
@@ -231,7 +235,7 @@ class FixedSample:
         self.followed = bool(state["followed"])
         known = list(state["fingerprints"])[: self.size]
         self.fingerprints = known + [None] * (self.size - len(known))
-        self.drift_maps = [map_.float() for map_ in state["drift_maps"]]
+        self.drift_maps = {slot: map_.float() for slot, map_ in state["drift_maps"].items()}
         self._classes = set(state["classes"])
 
 

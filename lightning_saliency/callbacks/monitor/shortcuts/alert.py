@@ -128,7 +128,7 @@ class AlertState:
         self._below = self._below + 1 if max(place, content) < threshold / 2 else 0
         if not self.raised and self._above >= self.alert.frames:
             self.raised = True
-            at_a_place = found.bias >= threshold
+            at_a_place = place >= threshold
             text = (place_text if at_a_place else content_text)(found, name, self._start_text(name), hiding)
             self.history.append(AlertRecord(epoch, step, text, found.cell if at_a_place else None))
             rank_zero_warn(text)

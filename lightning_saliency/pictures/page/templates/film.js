@@ -20,6 +20,12 @@
   const data = JSON.parse($("data").textContent);
   $("data").remove();
   const runs = data.runs;
+  // Each image at its place in the film: a frame may lack some that others have.
+  for (const run of runs) for (const frame of run.frames) {
+    frame.listed = frame.images;
+    frame.images = [];
+    frame.listed.forEach((image, number) => { image.slot ??= number; frame.images[image.slot] = image; });
+  }
   const tables = Object.fromEntries(Object.entries(data.colors).map(([name, text]) => [name, bytes(text)]));
   const two = runs.length > 1;
 
@@ -49,7 +55,6 @@
   // A run's name with its dot, where there are two.
   const called = (run, number, tag = "span") => element(tag, {className: "run", textContent: run.name, style: `--c: var(--${number ? "second" : "first"})`});
 
-  const last = runs[0].frames[runs[0].frames.length - 1];
   const scaleName = (run, k) => run.frames[run.frames.length - 1].scales[k] || "output";
   const classViews = [...new Set(runs.flatMap(run => run.frames.flatMap(frame => frame.views)))];
   const scaleCount = Math.max(...runs.map(run => run.frames[run.frames.length - 1].scales.length));
@@ -87,10 +92,11 @@
   const verdict = image => image.label === null || image.label < 0 || image.prediction === null ? null : image.label === image.prediction;
   const count = Math.max(...runs.flatMap(run => run.frames.map(frame => frame.images.length)));
   // The images of a second run belong to those of the first that are the same, wherever they stand.
+  const latest = (run, slot) => run.frames.findLast(frame => frame.images[slot])?.images[slot];
   const partner = runs.map((run, number) => {
-    const [first, own] = [last.images, run.frames[run.frames.length - 1].images];
+    const [first, own] = [runs[0], run].map(one => Array.from({length: count}, (_, slot) => latest(one, slot)));
     if (!number) return Array.from({length: count}, (_, slot) => slot);
-    const same = first.map(image => own.findIndex(other => other.photo === image.photo));
+    const same = first.map(image => image ? own.findIndex(other => other && other.photo === image.photo) : -1);
     return same.some(slot => slot >= 0) ? Array.from({length: count}, (_, slot) => slot < same.length ? same[slot] : -1) : Array.from({length: count}, (_, slot) => slot);
   });
   const rows = Array.from({length: count}, (_, slot) => {
@@ -128,7 +134,7 @@
     parts.push(...still(frame));
     parts.push(element("span", {className: "number", textContent: `#${row.slot + 1}`}));
     if (!image) {
-      parts.push(element("span", {className: "gone", textContent: "not in this run"}));
+      parts.push(element("span", {className: "gone", textContent: latest(side.run, side.slot) ? "not in this frame" : "not in this run"}));
       side.tiles.hidden = true;
     } else {
       side.tiles.hidden = false;
@@ -404,8 +410,8 @@
   const frames = runs.map(run => run.frames.length);
   $("about").textContent = runs.map(run => {
     const left = run.left_out ? `, ${run.left_out} left out to keep the file small` : "";
-    const [one, all] = [run.frames[0], run.frames.length];
-    return `${run.name}: ${all} ${all === 1 ? "frame" : "frames"}${left}, ${one.images.length} images, ${one.scales.length} scales`;
+    const [one, all] = [run.frames[0], run.frames.length], images = new Set(run.frames.flatMap(frame => frame.listed.map(image => image.slot))).size;
+    return `${run.name}: ${all} ${all === 1 ? "frame" : "frames"}${left}, ${images} images, ${one.scales.length} scales`;
   }).join(" · ");
   // As many labels as there is room for.
   function layTicks() {

@@ -22,8 +22,10 @@ async function unpack(frame) {
   const data = await inflate(frame.data);
   let at = 0;
   const next = ([h, w]) => ({h, w, values: data.subarray(at, at += h * w)});
+  const images = [];  // by their places in the film, of which a frame may lack some
+  for (const image of frame.listed) images[image.slot] = image.grids.map(next);
   return {
-    images: frame.images.map(image => image.grids.map(next)),
+    images,
     means: frame.means.map(mean => next(mean.grid)),
   };
 }
