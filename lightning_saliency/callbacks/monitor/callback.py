@@ -9,17 +9,12 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from lightning_saliency.batches import BatchReader
-from lightning_saliency.callbacks._trainer_lookups import (
-    builds_late,
-    watched_module,
-)
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
     STAGES,
     MonitorConfigurationError,
     check_indices,
-    check_layers,
     parse_views,
     positive,
 )
@@ -27,6 +22,7 @@ from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.own_images import Images, OwnImages
 from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample
+from lightning_saliency.callbacks.monitor.run_checks import check_run
 from lightning_saliency.callbacks.monitor.schedule import Schedule
 from lightning_saliency.callbacks.monitor.shortcuts.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
@@ -231,7 +227,10 @@ class SaliencyMonitor(StageHooks):
         return {**vars(self), "_run": run, "_watching": self._new_watching()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
+        """Check what can be checked without data; begin anew in another trainer. Other runs are let be."""
+        if stage not in STAGES[self.stage]:
+            self._begin_run(off=True)
+            return
         if self._run is not None and self._run() is not trainer:
             self._shown.begin_film()
             self._shortcuts.begin_run()
@@ -240,16 +239,9 @@ class SaliencyMonitor(StageHooks):
             self._fitted = False
         self._run = weakref.ref(trainer)
         self._begin_run(aside=self._fitted and stage == "validate")
-        if not builds_late(pl_module):
-            check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
-        if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:
-            if trainer.limit_val_batches == 0:
-                self._watching.switch_off("limit_val_batches is 0, so there is no validation to watch")
-            else:
-                raise MonitorConfigurationError(
-                    "SaliencyMonitor watches validation, but this run has none: give validation data and a "
-                    "validation_step, or watch training with SaliencyMonitor(stage='train')."
-                )
+        reason = check_run(trainer, pl_module, self.stage, self.model, self.layers)
+        if reason is not None:
+            self._watching.switch_off(reason)
         if not self._watching.aside:
             try:
                 self._film.open(trainer)
@@ -327,15 +319,15 @@ class SaliencyMonitor(StageHooks):
 
     def _finish(self, trainer: pl.Trainer) -> None:
         self._watching.close()
-        if trainer.is_global_zero and not self._watching.aside:
+        if trainer.is_global_zero and not self._watching.aside and not self._watching.off:
             self._film.finish(trainer, self._watching.attempts)
 
-    def _begin_run(self, aside: bool) -> None:
+    def _begin_run(self, aside: bool = False, off: bool = False) -> None:
         self._watching.close()
-        self._watching = self._new_watching(aside)
+        self._watching = self._new_watching(aside, off)
         self._shown.begin_run()
 
-    def _new_watching(self, aside: bool = False) -> Watching:
+    def _new_watching(self, aside: bool = False, off: bool = False) -> Watching:
         shortcuts = ShortcutWatch(self._shortcuts.images, None, self.name) if aside else self._shortcuts
         return Watching(
             stage=self.stage,
@@ -350,4 +342,5 @@ class SaliencyMonitor(StageHooks):
             reading=BatchReading(self.statistic, self.layers, self._batches),
             predictions=NetworkPredictions(self._output),
             aside=aside,
+            off=off,
         )
