@@ -10,8 +10,6 @@ from contextlib import contextmanager
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
-
 #: Failures in a row after which something is not tried again.
 MAX_FAILURES = 3
 
@@ -58,8 +56,6 @@ class Attempts:
         self._tried.add(part)
         try:
             yield
-        except MonitorConfigurationError:
-            raise
         except Exception as error:  # named in a warning
             self.fail(part, error, remedy)
 

@@ -13,7 +13,6 @@ from lightning_saliency.callbacks._trainer_lookups import watched_module
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
-from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.own_images import OwnImages
 from lightning_saliency.callbacks.monitor.reading.sample import ONE_PER_CLASS, FixedSample, SampleRecord
@@ -227,7 +226,7 @@ class ShownImages:
                     "SaliencyMonitor does not know how images are normalised, and gives the network those of images= "
                     "in [0, 1]: give denormalize='imagenet', denormalize=(mean, std), or 'none' if that is right.",
                 )
-            network = watched_module(trainer.lightning_module, self._film.model, MonitorConfigurationError)
+            network = watched_module(trainer.lightning_module, self._film.model)
             records, self._own_names = self.own.records(
                 trainer, network, self._like, normalization, self._statistic, self._layers, self._output
             )

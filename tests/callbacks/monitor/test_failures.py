@@ -266,3 +266,25 @@ def test_a_forward_that_takes_more_than_images_is_told_of_model(tmp_path, kind):
     monitor = SaliencyMonitor(num_images=2, views=("lovi", "grad_cam"), model="net")
     assert not _fit(tmp_path / "b", monitor, kind(), epochs=1)[2]
     assert _frames(tmp_path / "b", "grad_cam") == [-1, 0]
+
+
+@pytest.mark.parametrize("images", [None, torch.rand(2, 3, 16, 16)])
+def test_a_module_that_grows_in_mid_run_costs_the_film_alone(tmp_path, images):
+    """What would be refused before training is a warning once there is something to lose."""
+
+    class Growing(Module):
+        forward = pl.LightningModule.forward
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.net(batch["image"]), batch["label"])
+
+        def validation_step(self, batch, batch_idx):
+            return self.net(batch["image"])
+
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.probe = nn.Linear(4, 4)
+
+    _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2, images=images), module=Growing(), epochs=3)
+    assert _frames(tmp_path, "overview")[:2] == [-1, 0]
+    assert "say which one to watch with model='name'" in told[0]
