@@ -90,6 +90,15 @@ def logged_step(trainer: pl.Trainer) -> int:
     return trainer.global_step
 
 
+def has_trained(trainer: pl.Trainer) -> bool:
+    """Whether a batch of training is done, in this run or before its checkpoint; so far a run has nothing to lose.
+
+    Not all steps count in ``trainer.global_step``: those of raw optimisers, with manual optimisation, do not.
+    """
+    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(total.processed) > 0
+
+
 @dataclass(frozen=True)
 class Hiding:
     """A callback that hides what is salient in the training images.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.batches import BatchContent, BatchReader
-from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks._trainer_lookups import has_trained, watched_module
 from lightning_saliency.callbacks.augmentation.actions.basic import Action
 from lightning_saliency.callbacks.augmentation.actions.options import ActionOption, ActionSpec
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
@@ -282,7 +282,7 @@ class SaliencyAugmentation(Callback):
         count = 0
         try:
             content = self._first.read(trainer, batch)
-            if self._first.shows and trainer.global_step == 0:
+            if self._first.shows and not has_trained(trainer):
                 self._show(trainer)
             count = 0 if content is None else content.count
             probability = self.probability(trainer.current_epoch)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
+from lightning_saliency.callbacks._trainer_lookups import has_trained
+
 
 class Schedule:
     """Decides when a frame is due.
@@ -27,7 +29,7 @@ class Schedule:
     def is_due(self, trainer: pl.Trainer) -> bool:
         """Whether the epoch or round that begins has a frame. To be asked once at its beginning."""
         if trainer.sanity_checking:
-            return self.log_at_start and trainer.global_step == 0
+            return self.log_at_start and not has_trained(trainer)
         if trainer.state.fn != "fit":
             return True
         if is_endless(trainer) if self.stage == "train" else trainer.check_val_every_n_epoch is None:

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.callbacks._processes import agree_to_refuse, named, of_process, which
-from lightning_saliency.callbacks._trainer_lookups import is_compiled, is_sharded, watched_module
+from lightning_saliency.callbacks._trainer_lookups import has_trained, is_compiled, is_sharded, watched_module
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
@@ -120,7 +120,7 @@ class Watching:
             self._compiled = is_compiled(pl_module)
         early = self._compiled and self.reading.network is None and trainer.state.fn == "fit"
         if wanted or early:
-            self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
+            self._nothing_to_lose = trainer.state.fn != "fit" or not has_trained(trainer)
             with self._guarded(trainer, quiet=not wanted):
                 network = watched_module(pl_module, self.model, MonitorConfigurationError)
                 content = self.reading.read(trainer, batch, stage)

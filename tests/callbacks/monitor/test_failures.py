@@ -288,3 +288,36 @@ def test_a_module_that_grows_in_mid_run_costs_the_film_alone(tmp_path, images):
     _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2, images=images), module=Growing(), epochs=3)
     assert _frames(tmp_path, "overview")[:2] == [-1, 0]
     assert "say which one to watch with model='name'" in told[0]
+
+
+class _OwnSteps(Module):
+    """Steps optimisers of its own, which Lightning does not count."""
+
+    def __init__(self, net=None):
+        super().__init__(net)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+def test_a_run_whose_steps_lightning_does_not_count_is_not_ended_after_training(tmp_path):
+    module = _OwnSteps(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)))
+    run = trainer(tmp_path, SaliencyMonitor(), epochs=2, num_sanity_val_steps=0)
+    with pytest.warns(UserWarning, match="SaliencyMonitor could not read the maps"):
+        run.fit(module, loader(), loader())
+    assert run.global_step == 0
+    assert len(module.losses) == 8
+
+
+def test_a_resumed_run_whose_steps_lightning_does_not_count_has_one_start(tmp_path):
+    run = trainer(tmp_path, SaliencyMonitor(num_images=2), epochs=1, enable_checkpointing=True)
+    run.fit(_OwnSteps(), loader(), loader())
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    again = trainer(tmp_path, SaliencyMonitor(num_images=2), epochs=2)
+    again.fit(_OwnSteps(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt")
+    film = Film(tmp_path / "recorder" / "v" / "saliency")
+    assert [(frame.epoch, frame.step) for frame in film.frames("overview")] == [(-1, 0), (0, 3), (1, 7)]
