@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_saliency.callbacks._run_folder import begin_here, run_folder, version_of
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.files import Location, safe_name
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.tensors import Picture, find_normalization, parse_denormalize
@@ -116,7 +116,7 @@ class RunFilm:
         # A remote store's package raises anything; a picture less must not end a training run.
         except Exception as error:
             self._failed = True
-            rank_zero_warn(
+            warn(
                 f"No film of {self.name!r} is kept, since the run's folder cannot be made ({type(error).__name__}: "
                 f"{error}). Training goes on; pictures in loggers are not affected. Give a default_root_dir that can "
                 "be written to."

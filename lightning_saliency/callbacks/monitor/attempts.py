@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_saliency.callbacks._warnings import warn
 
 #: Failures in a row after which something is not tried again.
 MAX_FAILURES = 3
@@ -66,7 +68,7 @@ class Attempts:
         self._failures[part] += 1
         if part not in self._warned:
             self._warned.add(part)
-            rank_zero_warn(
+            warn(
                 f"SaliencyMonitor could not {part}. {type(error).__name__}: {error}{_remedy(error, remedy)} The run "
                 "goes on without it. It is tried again at each frame, "
                 f"until it has failed {MAX_FAILURES} times in a row."

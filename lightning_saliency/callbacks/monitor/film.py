@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_saliency.callbacks._run_film import RunFilm
 from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, watched_module
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS, mean_maps
@@ -239,7 +240,7 @@ class MonitorFilm(RunFilm):
     def _leave_out_flat(self, view: str) -> None:
         """Make no more pictures of a view in this run whose explainer takes no volumes, and say so."""
         self._flat.add(view)
-        rank_zero_warn(
+        warn(
             f"SaliencyMonitor leaves out the view {view!r}: its explainer takes no volumes [B, C, T, H, W]. Allowed "
             "are explainers with takes_volumes=True, such as fast_cam and grad_cam; name one of these with views=."
         )
@@ -278,7 +279,7 @@ class MonitorFilm(RunFilm):
             handle.remove()
         name = next((name for name, each in trainer.lightning_module.named_modules() if each is entrance), None)
         if not passed and name is not None:
-            rank_zero_warn(
+            warn(
                 f"SaliencyMonitor's views {', '.join(self.class_views)} are of other weights than its maps: the pass "
                 f"over the batch went through {name!r}, which the forward() that they run does not use. Give "
                 f"model={name!r}, and all of them are of it."

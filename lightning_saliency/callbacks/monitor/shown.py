@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from lightning_saliency.batches import BatchContent
 from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
@@ -233,7 +234,7 @@ class ShownImages:
             self.explain(trainer, records, attempts)
 
     def _warn_once(self, what: str, message: str) -> None:
-        self._say_once(what, message, rank_zero_warn)
+        self._say_once(what, message, warn)
 
     def _say_once(self, what: str, message: str, say: Callable[[str], None]) -> None:
         if what not in self._said:

@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.callbacks._processes import agree_to_refuse, named, of_process, which
-from lightning_saliency.callbacks._trainer_lookups import has_trained, is_compiled, is_sharded, watched_module
+from lightning_saliency.callbacks._trainer_lookups import (
+    fetches_itself,
+    has_trained,
+    is_compiled,
+    is_sharded,
+    watched_module,
+)
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
@@ -104,6 +110,12 @@ class Watching:
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
     ) -> None:
         """Watch the passes to come, where this batch is wanted."""
+        if stage == self.stage and self._active and fetches_itself(trainer, stage):
+            step = {"train": "training_step", "validate": "validation_step", "test": "test_step"}[stage]
+            self.switch_off(
+                f"Its {step} takes dataloader_iter, so no batch is known before it runs. Allowed are steps "
+                "that take the batch; give it one, or watch another stage with stage=."
+            )
         if self.off:
             return
         self._watch(trainer, pl_module, batch, stage, dataloader_idx)
@@ -241,7 +253,7 @@ class Watching:
                 "since one process runs it on them; leave images= out."
             )
         if self.film.class_views:
-            rank_zero_warn(
+            warn(
                 f"SaliencyMonitor leaves out the views {', '.join(self.film.class_views)}: the network's parameters "
                 "are spread over processes, and a class-specific view runs the network in one of them. The other views "
                 "and the scalars are read in the module's own passes and do not need it."
@@ -289,7 +301,7 @@ class Watching:
         if refusal is not None:
             self.attempts.fail(READING, MonitorConfigurationError(said))
         elif said is not None:
-            rank_zero_warn(f"SaliencyMonitor could not {READING} everywhere. {said}")
+            warn(f"SaliencyMonitor could not {READING} everywhere. {said}")
 
     def _gather(self, trainer: pl.Trainer) -> None:
         """Bring the images to show to the process that draws them. Called on every process alike.
@@ -311,9 +323,9 @@ class Watching:
 
     def switch_off(self, reason: str) -> None:
         """Watch nothing for the rest of the run, and say why."""
-        self.off = True
+        self.off, self._active = True, False
         self.close()
-        rank_zero_warn(f"SaliencyMonitor is switched off for the rest of this run, which goes on without it. {reason}")
+        warn(f"SaliencyMonitor is switched off for the rest of this run, which goes on without it. {reason}")
 
     def keep_values(self, trainer: pl.Trainer, validated: bool) -> None:
         """Keep what was logged for the page; ``validated``: at the end of a validation."""
