@@ -61,6 +61,10 @@ class Attempts:
         except Exception as error:  # named in a warning
             self.fail(part, error, remedy)
 
+    def went_well(self, part: str) -> None:
+        """A part that was tried elsewhere went well: in the next frame it has no failures behind it."""
+        self._tried.add(part)
+
     def fail(self, part: str, error: Exception, remedy: str = "") -> None:
         """Count a failure that was caught elsewhere."""
         self._tried.add(part)

@@ -22,7 +22,7 @@ from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.own_images import Images, OwnImages
 from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample
-from lightning_saliency.callbacks.monitor.run_checks import check_run
+from lightning_saliency.callbacks.monitor.run_checks import check_run, mind_shards
 from lightning_saliency.callbacks.monitor.schedule import Schedule
 from lightning_saliency.callbacks.monitor.shortcuts.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
@@ -247,7 +247,7 @@ class SaliencyMonitor(StageHooks):
                 self._film.open(trainer)
             except ValueError as error:
                 raise MonitorConfigurationError(str(error)) from None
-        self._watching.mind_shards(trainer, pl_module)
+        mind_shards(trainer, pl_module, self._film, self._shown)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks, and make the page."""

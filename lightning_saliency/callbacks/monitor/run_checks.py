@@ -1,11 +1,14 @@
-"""What is checked of a run before it has data."""
+"""What is checked of a run and its network before anything is read."""
 
 from __future__ import annotations
 
 import pytorch_lightning as pl
 
-from lightning_saliency.callbacks._trainer_lookups import builds_late, watched_module
+from lightning_saliency.callbacks._trainer_lookups import builds_late, is_sharded, watched_module
+from lightning_saliency.callbacks._warnings import warn
+from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, check_layers
+from lightning_saliency.callbacks.monitor.shown import ShownImages
 from lightning_saliency.scales.reader import Layers
 
 
@@ -37,3 +40,32 @@ def check_run(
         "SaliencyMonitor watches validation, but this run has none: give validation data and a validation_step, or "
         "watch training with SaliencyMonitor(stage='train')."
     )
+
+
+def mind_shards(trainer: pl.Trainer, module: pl.LightningModule, film: MonitorFilm, shown: ShownImages) -> bool:
+    """Whether parameters are spread over processes; then nothing is left that runs the network in one of them.
+
+    Args:
+        trainer: The run.
+        module: Its module.
+        film: Leaves out the views that run the network.
+        shown: May be the user's own images, which one process runs the network on.
+
+    Raises:
+        MonitorConfigurationError: If they are.
+    """
+    if not is_sharded(trainer, module):
+        return False
+    if shown.own is not None:
+        raise MonitorConfigurationError(
+            "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, since "
+            "one process runs it on them; leave images= out."
+        )
+    if film.class_views:
+        warn(
+            f"SaliencyMonitor leaves out the views {', '.join(film.class_views)}: the network's parameters are spread "
+            "over processes, and a class-specific view runs the network in one of them. The other views and the "
+            "scalars are read in the module's own passes and do not need it."
+        )
+        film.leave_out_class_views()
+    return True

@@ -15,7 +15,6 @@ from lightning_saliency.callbacks._trainer_lookups import (
     fetches_itself,
     has_trained,
     is_compiled,
-    is_sharded,
     watched_module,
 )
 from lightning_saliency.callbacks._warnings import warn
@@ -26,6 +25,7 @@ from lightning_saliency.callbacks.monitor.page import KEEPING
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records, worst_of
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.run_checks import mind_shards
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
@@ -141,7 +141,7 @@ class Watching:
                 self._met |= wanted
                 if self.reading.network is not network:
                     # Some strategies tell by what they have made of the modules alone.
-                    sharded = self.mind_shards(trainer, pl_module)
+                    sharded = mind_shards(trainer, pl_module, self.film, self.shown)
                     # A compiled network is run once, as the step runs it.
                     with trainer.precision_plugin.forward_context():
                         self.reading.open(network, content, compiled=self._compiled, sharded=sharded)
@@ -179,6 +179,7 @@ class Watching:
             if read is None:
                 return
             self._passed = True
+            self.attempts.went_well(READING)
             pending, found = read
             if not begun:
                 scale_weights(self.weights, len(self.reading.names))
@@ -242,24 +243,6 @@ class Watching:
             if self.attempts.wants(part := f"measure {self.name}/{score}"):
                 with self.attempts.trying(part):
                     self.scalars.add_objects(score, combined, objects)
-
-    def mind_shards(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Whether parameters are spread over processes; then nothing is left that runs the network in one of them."""
-        if not is_sharded(trainer, pl_module):
-            return False
-        if self.shown.own is not None:
-            raise MonitorConfigurationError(
-                "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, "
-                "since one process runs it on them; leave images= out."
-            )
-        if self.film.class_views:
-            warn(
-                f"SaliencyMonitor leaves out the views {', '.join(self.film.class_views)}: the network's parameters "
-                "are spread over processes, and a class-specific view runs the network in one of them. The other views "
-                "and the scalars are read in the module's own passes and do not need it."
-            )
-            self.film.leave_out_class_views()
-        return True
 
     @contextmanager
     def _guarded(self, trainer: pl.Trainer, quiet: bool = False) -> Iterator[None]:

@@ -266,3 +266,27 @@ def test_a_forward_that_takes_more_than_images_is_told_of_model(tmp_path, kind):
     monitor = SaliencyMonitor(num_images=2, views=("lovi", "grad_cam"), model="net")
     assert not _fit(tmp_path / "b", monitor, kind(), epochs=1)[2]
     assert _frames(tmp_path / "b", "grad_cam") == [-1, 0]
+
+
+@pytest.mark.parametrize("fault", ["memory", "no pass"])
+def test_reading_that_fails_now_and_then_is_not_given_up(tmp_path, monkeypatch, fault):
+    """In the epochs 0, 2 and 4: three failures of a run, but never two in a row."""
+
+    def fails(run):
+        return run.current_epoch in (0, 2, 4) and not run.sanity_checking
+
+    class Moody(Module):
+        def validation_step(self, batch, batch_idx):
+            return None if fault == "no pass" and fails(self.trainer) else super().validation_step(batch, batch_idx)
+
+    original, module = ScaleReader.take, Moody()
+
+    def take(self):
+        if fault == "memory" and fails(module.trainer):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self)
+
+    monkeypatch.setattr(ScaleReader, "take", take)
+    _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2), module=module, epochs=7)
+    assert _frames(tmp_path, "overview") == [-1, 1, 3, 5, 6]
+    assert len(told) == 1
