@@ -203,6 +203,8 @@ class Watching:
         # An endless epoch of training is cut where validations come.
         endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
         measured = {} if self.aside else self.values.latest
+        if stage == self.stage and self.reading.waits:
+            self.after_batch(trainer, None)  # The epoch was left before the step of its last batch.
         if self._active and (stage == self.stage or endless):
             self._active = False
             self._ask_the_others(trainer)

@@ -116,3 +116,27 @@ def test_warnings_that_are_errors_end_no_run(tmp_path, caplog):
     assert run.current_epoch == 2
     for told in ("disk full", "does not know how the images were normalised"):
         assert any(told in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_an_epoch_that_is_left_before_a_step_leaves_nothing_behind(tmp_path, recwarn, at):
+    hooks, waiting = [], []
+
+    class Leaving(Module):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if batch_idx == at and self.current_epoch == 1 else None
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, run, module):
+            hooks.append(sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in module.modules()))
+            waiting.append(monitor._watching.reading.waits)
+
+    monitor = SaliencyMonitor(num_images=2, stage="train")
+    run = trainer(tmp_path, monitor, Watch(), epochs=4, limit_val_batches=0)
+    run.fit(Leaving(), loader(form="dict"))
+    assert hooks == [0] * 4
+    assert waiting == [False] * 4
+    epochs = [frame.epoch for frame in _film(tmp_path).frames("overview")]
+    assert epochs == ([0, 1, 2, 3] if at else [0, 2, 3])
+    told = [str(each.message) for each in recwarn if "SaliencyMonitor could not" in str(each.message)]
+    assert len(told) == (0 if at else 1)
