@@ -124,7 +124,9 @@ class RunFilm:
             return None
 
     def _film_of(self, trainer: pl.Trainer, step: int) -> Film | None:
-        resumed = next((film._version for _, film in _films(trainer) if film._version), self._version)
+        resumed = None
+        if trainer.state.fn == "fit":  # what others do with a checkpoint is a run of its own
+            resumed = next((film._version for _, film in _films(trainer) if film._version), self._version)
         folder = run_folder(trainer, resumed)
         if folder is None:
             return None

@@ -229,7 +229,7 @@ class SaliencyMonitor(StageHooks):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked without data; begin anew in another trainer. Other runs are let be."""
         if stage not in STAGES[self.stage]:
-            self._begin_run(off=True)
+            self._begin_run(trains=stage == "fit", off=True)
             return
         if self._run is not None and self._run() is not trainer:
             self._shown.begin_film()
@@ -238,7 +238,7 @@ class SaliencyMonitor(StageHooks):
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
             self._fitted = False
         self._run = weakref.ref(trainer)
-        self._begin_run(aside=self._fitted and stage == "validate")
+        self._begin_run(trains=stage == "fit", aside=self._fitted and stage == "validate")
         reason = check_run(trainer, pl_module, self.stage, self.model, self.layers)
         if reason is not None:
             self._watching.switch_off(reason)
@@ -287,8 +287,8 @@ class SaliencyMonitor(StageHooks):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the film of the checkpoint; a validation beside a training run has none."""
-        if self._watching.aside:
+        """Go on with the film of the checkpoint, in a run that trains on; others measure its weights alone."""
+        if not self._watching.trains:
             return
         self._sample.load_state_dict(state_dict)
         self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
@@ -322,12 +322,12 @@ class SaliencyMonitor(StageHooks):
         if trainer.is_global_zero and not self._watching.aside and not self._watching.off:
             self._film.finish(trainer, self._watching.attempts)
 
-    def _begin_run(self, aside: bool = False, off: bool = False) -> None:
+    def _begin_run(self, trains: bool, aside: bool = False, off: bool = False) -> None:
         self._watching.close()
-        self._watching = self._new_watching(aside, off)
+        self._watching = self._new_watching(trains, aside, off)
         self._shown.begin_run()
 
-    def _new_watching(self, aside: bool = False, off: bool = False) -> Watching:
+    def _new_watching(self, trains: bool = True, aside: bool = False, off: bool = False) -> Watching:
         shortcuts = ShortcutWatch(self._shortcuts.images, None, self.name) if aside else self._shortcuts
         return Watching(
             stage=self.stage,
@@ -341,6 +341,7 @@ class SaliencyMonitor(StageHooks):
             schedule=self._schedule,
             reading=BatchReading(self.statistic, self.layers, self._batches),
             predictions=NetworkPredictions(self._output),
+            trains=trains,
             aside=aside,
             off=off,
         )

@@ -57,6 +57,7 @@ class Watching:
         reading: The maps of the batches.
         predictions: The network's own predictions for them.
         attempts: What failed.
+        trains: Whether this is a run that trains, and goes on from its checkpoint.
         aside: Whether this is a validation beside a training run whose film it must not change: it is measured alone.
         scalars: The values of the epoch that goes on.
         off: Whether nothing is watched for the rest of the run.
@@ -75,6 +76,7 @@ class Watching:
     reading: BatchReading
     predictions: NetworkPredictions
     attempts: Attempts = field(default_factory=Attempts)
+    trains: bool = True
     aside: bool = False
     scalars: EpochScalars = field(default_factory=EpochScalars)
     off: bool = False

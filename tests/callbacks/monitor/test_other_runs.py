@@ -78,3 +78,30 @@ def test_a_test_after_training_loses_no_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("version_*")) == ["version_1"]
     epochs = sorted(path.name[:10] for path in (tmp_path / "version_1").rglob("overview/*.png"))
     assert epochs == ["epoch=0000", "epoch=0001", "start-step"]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_measuring_a_checkpoint_leaves_the_film_of_its_training(tmp_path, stage):
+    """Also a new trainer, and another monitor: what it measures begins anew, in a folder of its own."""
+    monitors = [SaliencyMonitor(num_images=2), SaliencyMonitor(num_images=2, stage="test", name="tested")]
+    run = trainer(tmp_path, *monitors, logger=False, epochs=2, enable_checkpointing=True)
+    run.fit(Module(), loader(), loader())
+    run.test(run.lightning_module, loader(), verbose=False)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    before = _files(tmp_path)
+    again = [SaliencyMonitor(num_images=2, indices="worst"), SaliencyMonitor(2, 2, stage="test", name="tested")]
+    second = trainer(tmp_path, *again, logger=False)
+    getattr(second, stage)(Module(), loader(), ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    after = _files(tmp_path)
+    assert {path: after[path] for path in before} == before
+    new = {path.relative_to(tmp_path).parts[0] for path in after.keys() - before.keys()}
+    assert new == {"version_1"}
+    if stage == "test":
+        return
+    # As without the checkpoint: other images than the first ones are chosen.
+    alone = SaliencyMonitor(num_images=2, indices="worst")
+    module = Module()
+    module.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"])
+    trainer(tmp_path / "alone", alone, logger=False).validate(module, loader(), verbose=False)
+    prints = [monitor._sample.fingerprints for monitor in (again[0], alone)]
+    assert all(torch.equal(one, other) for one, other in zip(*prints, strict=True))
