@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lightning_saliency.callbacks._run_folder import begin_here, run_folder, version_of
+from lightning_saliency.callbacks._run_folder import RunVersion, begin_here, run_folder, version_of
 from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.files import Location, safe_name
 from lightning_saliency.pictures.film import Film
@@ -42,7 +42,7 @@ class RunFilm:
         self.opened = False
         self._views = tuple(views)
         self._film: Film | None = None
-        self._version: str | None = None
+        self._version: RunVersion | None = None
         self._failed = False
 
     def open(self, trainer: pl.Trainer) -> None:
@@ -58,7 +58,7 @@ class RunFilm:
                     "Allowed is a name for each; give one of them another, such as name='training'."
                 )
         begin_here(trainer)
-        self.opened, self._failed, self._film, self._version = True, False, None, None
+        self.opened, self._failed, self._film, self._version = True, False, None, version_of(trainer)
 
     def keep(self, trainer: pl.Trainer, view: str, picture: Picture, *, epoch: int, step: int) -> None:
         """Keep a picture. To be called on global rank zero.
@@ -96,13 +96,13 @@ class RunFilm:
         return next(map(parse_denormalize, told), None) if found is None else found
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of the run's folder, where it has one of its own."""
-        return {"version": self._version}
+        """The run's folder, where it has one of its own."""
+        return {} if self._version is None else {"version": self._version.name, "run": self._version.run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the folder of the run whose checkpoint this is."""
-        version = state.get("version")
-        self._version = version if isinstance(version, str) else None
+        version, run = state.get("version"), state.get("run")
+        self._version = RunVersion(version, run) if isinstance(version, str) and isinstance(run, str) else None
 
     def frames(self, view: str) -> list[Any]:
         """The frames of a view that are kept of the present run."""

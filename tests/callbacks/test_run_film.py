@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_saliency import SaliencyMonitor
 from lightning_saliency.callbacks._run_film import RunFilm
@@ -107,12 +108,37 @@ def test_a_resumed_run_goes_on_in_its_folder_and_all_its_films_do(tmp_path: Path
     assert epochs_in(runs / "version_2" / "saliency") == [0], "a later run of the callback is another one"
 
 
-@pytest.mark.parametrize("version", ["../../elsewhere", "version_x", 3])
-def test_a_checkpoint_of_somebody_else_names_no_other_folder(tmp_path: Path, version: Any) -> None:
+def test_a_run_that_trains_no_further_keeps_its_folder(tmp_path: Path) -> None:
+    callback = Filming()
+    first = run(tmp_path, callback, epochs=1)
+    state = callback.state_dict()
+    first.fit(Module(), loader())
+    assert callback.state_dict() == state != {}
+
+
+@pytest.mark.parametrize("version", ["../../elsewhere", "version_x", "version_7", 3])
+@pytest.mark.parametrize("mark", ["0" * 32, "../mark", None])
+def test_a_checkpoint_of_somebody_else_names_no_other_folder(tmp_path: Path, version: Any, mark: Any) -> None:
     film = RunFilm("saliency", 1.0)
-    film.load_state_dict({"version": version})
-    film.keep(stopped(tmp_path), "lovi", PICTURE, epoch=0, step=1)
+    film.load_state_dict({"version": version, "run": mark})
+    made = stopped(tmp_path)
+    made.state.fn = TrainerFn.FITTING
+    film.keep(made, "lovi", PICTURE, epoch=0, step=1)
     assert epochs_in(tmp_path / "saliency") == [0]
+
+
+@pytest.mark.parametrize("place", ["here", "memory://resumed"])
+def test_a_run_that_goes_on_under_another_root_leaves_the_films_there(tmp_path: Path, place: str) -> None:
+    roots = [str(tmp_path / name) if place == "here" else f"{place}/{name}" for name in ("a", "b")]
+    run(roots[0], Filming(), epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    run(roots[1], Filming(), epochs=4)
+    run(roots[1], Filming(), epochs=2, resumed=tmp_path / "last.ckpt")
+    there = location(roots[1])
+    assert epochs_in(there / "saliency") == [0, 1, 2, 3]
+    assert epochs_in(there / "version_1" / "saliency") == [1]
+    # From there it goes on, and so it does where it began.
+    run(roots[0], Filming(), epochs=3, resumed=tmp_path / "last.ckpt")
+    assert epochs_in(location(roots[0]) / "saliency") == [0, 1, 2]
 
 
 def stopped(root: Any, **options: Any) -> Any:
