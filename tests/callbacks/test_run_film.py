@@ -16,16 +16,17 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_saliency import SaliencyMonitor
-from lightning_saliency.callbacks._run_film import RunFilm
+from lightning_saliency.callbacks._run_film import FilmingCallback, RunFilm
 from lightning_saliency.callbacks._run_folder import run_folder
 from lightning_saliency.files import location
 from lightning_saliency.pictures.film import Film
+from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
 
-class Filming(pl.Callback):
+class Filming(FilmingCallback):
     """Shows a picture after each training epoch, and does no more."""
 
     def __init__(self, name: str = "saliency") -> None:
@@ -52,9 +53,11 @@ class Filming(pl.Callback):
         self.film.keep(trainer, "tested", PICTURE, epoch=0, step=trainer.global_step)
 
 
-def run(root: Any, *callbacks: pl.Callback, epochs: int = 2, resumed: Any = None, **options: Any) -> pl.Trainer:
+def run(
+    root: Any, *callbacks: pl.Callback, epochs: int = 2, resumed: Any = None, validated: bool = False, **options: Any
+) -> pl.Trainer:
     made = trainer(root, *callbacks, epochs=epochs, **{"logger": False, **options})
-    made.fit(Module(), loader(), ckpt_path=resumed)
+    made.fit(Module(), loader(), loader() if validated else None, ckpt_path=resumed)
     return made
 
 
@@ -103,7 +106,7 @@ def test_a_resumed_run_goes_on_in_its_folder_and_all_its_films_do(tmp_path: Path
     callback = Filming()
     run(tmp_path, callback, epochs=4, resumed=tmp_path / "last.ckpt")
     assert epochs_in(runs / "saliency") == [0, 1, 2, 3], "what came after the checkpoint is set aside"
-    assert epochs_in(runs / "saliency" / "rewound") == [4]
+    assert epochs_in(runs / "saliency" / "rewound") == [3, 4]
     run(tmp_path, callback, epochs=1)
     assert epochs_in(runs / "version_2" / "saliency") == [0], "a later run of the callback is another one"
 
@@ -114,6 +117,22 @@ def test_a_run_that_trains_no_further_keeps_its_folder(tmp_path: Path) -> None:
     state = callback.state_dict()
     first.fit(Module(), loader())
     assert callback.state_dict() == state != {}
+
+
+@pytest.mark.parametrize("first", [-1, 0, 2])
+def test_a_run_in_the_folder_of_another_sets_all_its_frames_aside(tmp_path: Path, first: int) -> None:
+    """Whenever its own first frame comes, also where it has none of the start."""
+    run(tmp_path, SaliencyMonitor(num_images=2), epochs=3, logger=Recorder(tmp_path), validated=True)
+    monitor = SaliencyMonitor(num_images=2, every_n_epochs=3 if first == 2 else 1)
+    options = {"num_sanity_val_steps": 2 if first == -1 else 0}
+    run(tmp_path, monitor, epochs=3, logger=Recorder(tmp_path), validated=True, **options)
+    folder, epochs = tmp_path / "recorder" / "v" / "saliency", [-1, 0, 1, 2][first + 1 :]
+    assert epochs_in(folder, "overview") == epochs
+    assert epochs_in(folder / "rewound", "overview") == [-1, 0, 1, 2]
+    film = FilmRecords(folder / "film")
+    assert [frame.epoch for frame in film.frames()] == epochs
+    # Values are kept of every epoch, and of this run alone.
+    assert [row["epoch"] for row in film.values()] == [-1, 0, 1, 2][0 if first < 0 else 1 :]
 
 
 @pytest.mark.parametrize("version", ["../../elsewhere", "version_x", "version_7", 3])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.batches import BatchContent, BatchReader
+from lightning_saliency.callbacks._run_film import FilmingCallback
 from lightning_saliency.callbacks._trainer_lookups import has_trained, watched_module
 from lightning_saliency.callbacks.augmentation.actions.basic import Action
 from lightning_saliency.callbacks.augmentation.actions.options import ActionOption, ActionSpec
@@ -34,10 +35,9 @@ from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalar
 from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
-from lightning_saliency.lightning_bases import Callback
 
 
-class SaliencyAugmentation(Callback):
+class SaliencyAugmentation(FilmingCallback):
     """Replaces training images by ones that an action makes of them and their saliency maps.
 
     For an image I, before the training step:

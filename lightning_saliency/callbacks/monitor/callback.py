@@ -270,6 +270,7 @@ class SaliencyMonitor(StageHooks):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From now on the film is that of a training run."""
+        super().on_train_start(trainer, pl_module)
         self._fitted |= not self._watching.off
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
