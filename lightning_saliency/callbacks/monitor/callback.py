@@ -282,7 +282,7 @@ class SaliencyMonitor(StageHooks):
         return {
             **self._sample.state_dict(),
             "values": dict(self._values.latest),
-            "last_epoch": self._schedule.last_epoch,
+            "schedule": self._schedule.state_dict(),
             "film": self._film.state_dict(),
             "alert": self._shortcuts.state_dict(),
         }
@@ -292,7 +292,8 @@ class SaliencyMonitor(StageHooks):
         if not self._watching.trains:
             return
         self._sample.load_state_dict(state_dict)
-        self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
+        self._values.latest = dict(state_dict["values"])
+        self._schedule.load_state_dict(state_dict["schedule"])
         self._film.load_state_dict(state_dict["film"])
         self._shortcuts.load_state_dict(state_dict["alert"])
 

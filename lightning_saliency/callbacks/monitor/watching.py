@@ -226,6 +226,7 @@ class Watching:
         if not trainer.sanity_checking:
             with self.attempts.trying("log its values"):
                 self.values.log(trainer, pl_module, stage, measured, own=stage == self.stage or endless)
+        self.schedule.ended(trainer, stage)
         if endless:
             self.begin_epoch(trainer, self.stage)
 

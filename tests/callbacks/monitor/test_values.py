@@ -161,7 +161,7 @@ def test_a_copy_of_a_monitor_that_was_used_begins_a_film_of_its_own(tmp_path, co
         again = copied(used)
         run, _ = _fit(tmp_path / fold, again, val=DataLoader(pictures, batch_size=4), epochs=2)
         assert _frames(tmp_path / fold) == [-1, 0, 1]
-        assert again.state_dict()["last_epoch"] == 1
+        assert again.state_dict()["schedule"]["last_epoch"] == 1
         assert run.callback_metrics["saliency/drift"] > 0
     assert not [str(each.message) for each in recwarn if "did not find" in str(each.message)]
 
