@@ -251,6 +251,7 @@ class SaliencyMonitor(StageHooks):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks, and make the page."""
+        self._watching.say_if_nothing_came()
         self._finish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

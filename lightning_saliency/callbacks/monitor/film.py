@@ -73,6 +73,10 @@ class MonitorFilm(RunFilm):
             parse_denormalize(denormalize)
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
+        if not megabytes > 0:
+            raise MonitorConfigurationError(
+                f"Got film_megabytes={megabytes}. Allowed are positive sizes; give the space that the film may take."
+            )
         super().__init__(name, megabytes, views, denormalize)
         self.page = MonitorPage(self)
         if isinstance(class_names, str):

@@ -81,6 +81,7 @@ class Watching:
     scalars: EpochScalars = field(default_factory=EpochScalars)
     off: bool = False
     trained: bool = False
+    _came: bool = False  # whether a batch of the stage was met
     _active: bool = False
     _begun: bool = False
     _compiled: bool | None = None
@@ -112,6 +113,7 @@ class Watching:
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
     ) -> None:
         """Watch the passes to come, where this batch is wanted."""
+        self._came |= stage == self.stage
         if stage == self.stage and self._active and fetches_itself(trainer, stage):
             step = {"train": "training_step", "validate": "validation_step", "test": "test_step"}[stage]
             self.switch_off(
@@ -319,6 +321,14 @@ class Watching:
         """Keep what was logged for the page; ``validated``: at the end of a validation."""
         if not self.off and not self.aside:
             self.values.keep(trainer, self.attempts, validated=validated)
+
+    def say_if_nothing_came(self) -> None:
+        """At the end of a run that was not interrupted: say so where the stage had no batch."""
+        if not self.off and not self._came and (self.trained or not self.trains):
+            warn(
+                f"SaliencyMonitor met no batch of stage={self.stage!r} in this run, and shows nothing: its loaders are "
+                "empty, or it was not run. Give it data, or watch another stage with stage=."
+            )
 
     def close(self) -> None:
         """Remove the hooks."""

@@ -140,3 +140,42 @@ def test_an_epoch_that_is_left_before_a_step_leaves_nothing_behind(tmp_path, rec
     assert epochs == ([0, 1, 2, 3] if at else [0, 2, 3])
     told = [str(each.message) for each in recwarn if "SaliencyMonitor could not" in str(each.message)]
     assert len(told) == (0 if at else 1)
+
+
+class _WithoutBatches(pl.LightningDataModule):
+    """Trains on something, and validates on nothing."""
+
+    def train_dataloader(self):
+        return loader()
+
+    def val_dataloader(self):
+        return []
+
+    test_dataloader = val_dataloader
+
+
+@pytest.mark.parametrize("case", ["no loaders", "validation comes too late", "no test", "interrupted", "all is well"])
+def test_a_run_whose_stage_never_came_is_told_of_once(tmp_path, recwarn, case):
+    class Interrupting(pl.Callback):
+        def on_train_batch_end(self, *_):
+            if case == "interrupted":
+                raise RuntimeError("on purpose")
+
+    monitor = SaliencyMonitor(num_images=2, stage="test" if case == "no test" else "validate")
+    options = {"check_val_every_n_epoch": 9, "num_sanity_val_steps": 0} if case == "validation comes too late" else {}
+    run = trainer(tmp_path, monitor, Interrupting(), **options)
+    if case == "no test":
+        run.test(Module(), datamodule=_WithoutBatches(), verbose=False)
+    elif case == "interrupted":
+        with pytest.raises(RuntimeError, match="on purpose"):
+            run.fit(Module(), datamodule=_WithoutBatches())
+    elif case == "no loaders":
+        run.fit(Module(), datamodule=_WithoutBatches())
+    else:
+        run.fit(Module(), loader(), loader())
+    told = [str(each.message) for each in recwarn if "SaliencyMonitor" in str(each.message)]
+    if case in ("interrupted", "all is well"):
+        assert told == []
+    else:
+        (message,) = told
+        assert f"no batch of stage={monitor.stage!r}" in message
