@@ -309,7 +309,7 @@ class SaliencyMonitor(StageHooks):
         self._watching.before_batch(trainer, pl_module, batch, stage, dataloader_idx)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
-        """Take the maps, and make the class-specific views of the same images with the same weights."""
+        """Take the maps, and make the class-specific views of the same images, see `MonitorFilm.explain`."""
         self._watching.after_batch(trainer, outputs)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -125,7 +125,9 @@ class MonitorFilm(RunFilm):
         attempts: Attempts,
         entrance: nn.Module | None = None,
     ) -> None:
-        """Compute the class-specific views of images whose maps were just read, with the same weights.
+        """Compute the class-specific views of images whose maps were just read.
+
+        With the same weights, but for ``stage="train"``: there the optimiser has made its step meanwhile.
 
         Args:
             trainer: The run.
@@ -204,14 +206,15 @@ class MonitorFilm(RunFilm):
             attempts: The page, and each logger, fails by itself.
         """
         page = None
-        with attempts.trying("make the page", "`lightning-saliency film RUN` tries again."):
+        with attempts.trying("make the page", "`lightning-saliency film RUN` tries again.", again=False):
             page = self.page.finish()
         for number, logger in enumerate(trainer.loggers if page else (), start=1):
+            where = f"{type(logger).__name__}, logger {number} of the trainer"
             if page and shows_pages(logger):
-                with attempts.trying(f"log the page to {type(logger).__name__}, logger {number} of the trainer"):
+                with attempts.trying(f"log the page to {where}", again=False):
                     log_page_to(logger, f"{self.name}/{page.name}", page.read_bytes().decode())
             if shows_tables(logger):
-                with attempts.trying(f"log a table to {type(logger).__name__}, logger {number} of the trainer"):
+                with attempts.trying(f"log a table to {where}", again=False):
                     log_table_to(logger, f"{self.name}/film", *self._table())
 
     def _table(self) -> tuple[list[str], list[list[int | bytes]]]:

@@ -160,7 +160,7 @@ class ShownImages:
         attempts: Attempts,
         entrance: nn.Module | None = None,
     ) -> None:
-        """Take in records of a batch, and make the class-specific views of its images with the same weights.
+        """Take in records of a batch, and make the class-specific views of its images, see `MonitorFilm.explain`.
 
         Args:
             trainer: The run.

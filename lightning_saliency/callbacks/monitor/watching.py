@@ -161,7 +161,7 @@ class Watching:
                         self.predictions.watch(network, content.images, labels)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
-        """Take the maps, and make the class-specific views of the same images with the same weights."""
+        """Take the maps, and make the class-specific views of the same images, see `MonitorFilm.explain`."""
         records: dict[int, SampleRecord] = {}
         with self._guarded(trainer):
             begun = bool(self.reading.names)

@@ -10,6 +10,7 @@ from torch import nn
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor import frame, scalars
 from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.callbacks.monitor.page import MonitorPage
 from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.scales.reader import ScaleReader
@@ -290,3 +291,14 @@ def test_reading_that_fails_now_and_then_is_not_given_up(tmp_path, monkeypatch, 
     _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2), module=module, epochs=7)
     assert _frames(tmp_path, "overview") == [-1, 1, 3, 5, 6]
     assert len(told) == 1
+
+
+def test_what_fails_at_the_runs_end_is_not_said_to_be_tried_again(tmp_path, monkeypatch):
+    def broken(self):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(MonitorPage, "finish", broken)
+    _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2), epochs=1)
+    (message,) = told
+    assert message.startswith("SaliencyMonitor could not make the page. OSError: disk full `lightning-saliency film")
+    assert "each frame" not in message
