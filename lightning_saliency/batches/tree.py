@@ -18,6 +18,8 @@ Path = tuple[str | int, ...]
 
 # Nothing that a loader collates is nested deeper; an object that refers to itself would have no end.
 _DEPTH = 12
+# So many objects belong to no batch: one of them refers to the whole data set.
+_MOST_OBJECTS = 100_000
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _CLOSED = (Tensor, nn.Module, np.ndarray, PurePath, torch.Generator, torch.dtype, torch.device, type, types.ModuleType)
 
@@ -56,18 +58,46 @@ class Node:
         return next((part for part in reversed(self.inside) if isinstance(part, str)), "")
 
 
-def walk(value: Any, path: Path = (), inside: tuple[int, ...] = ()) -> Iterator[Node]:
-    """Each part of a batch, containers before what is in them.
+class _Met:
+    """The objects that were met, and how deep: what they hold is looked at once, or again where it is less deep.
+
+    Objects may know each other, as an image and its annotations do; of those that do there are ways without end.
+    """
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[int, Any]] = {}
+
+    def are_new(self, values: Sequence[Any], depth: int) -> bool:
+        """Whether no object among these was met as deep, or less deep; other containers are always new.
+
+        Raises:
+            BatchError: If there are too many objects.
+        """
+        objects = [value for value in values if _is_object(value)]
+        if any(self._met.get(id(each), (depth + 1,))[0] <= depth for each in objects):
+            return False
+        self._met.update((id(each), (depth, each)) for each in objects)
+        if len(self._met) > _MOST_OBJECTS:
+            raise BatchError(
+                f"The batch refers to more than {_MOST_OBJECTS} objects. Allowed are batches whose objects hold what "
+                "belongs to their images alone; leave out what refers to others, such as the data set."
+            )
+        return True
+
+
+def walk(value: Any, path: Path = (), inside: tuple[int, ...] = (), met: _Met | None = None) -> Iterator[Node]:
+    """Each part of a batch, containers before what is in them; objects that are met again are not entered again.
 
     Example:
         >>> [node.path for node in walk({"image": torch.zeros(1), "more": (1, [torch.ones(1)])})]
         [(), ('image',), ('more',), ('more', 0), ('more', 1), ('more', 1, 0)]
     """
     yield Node(path, value)
-    if id(value) in inside or len(inside) >= _DEPTH:
+    met = _Met() if met is None else met
+    if id(value) in inside or len(inside) >= _DEPTH or not met.are_new([value], len(inside)):
         return
-    for name, item in children(value) or ():
-        yield from walk(item, (*path, name), (*inside, id(value)))
+    for name, item in _children(value, met, len(inside)) or ():
+        yield from walk(item, (*path, name), (*inside, id(value)), met)
 
 
 def children(value: Any) -> list[tuple[str | int, Any]] | None:
@@ -76,27 +106,61 @@ def children(value: Any) -> list[tuple[str | int, Any]] | None:
     Containers are mappings (``UserDict`` and all that have ``keys`` and ``[]``), named tuples, other sequences but of
     plain numbers and texts, and objects with public attributes, such as data classes.
     """
-    if isinstance(value, (*_CLOSED, *_SCALARS)):
-        return None
+    return _children(value, _Met(), 0)
+
+
+def _children(value: Any, met: _Met, depth: int) -> list[tuple[str | int, Any]] | None:
     named = fields(value)
     if named is not None:
         return list(named.items())
-    if not isinstance(value, Sequence) or isinstance(value, range) or all(isinstance(item, _SCALARS) for item in value):
+    if not _is_sequence(value):
         return None
     columns = as_columns(value)
-    return list(enumerate(value)) if columns is None else list(columns.items())
+    # Samples that are objects are entered here.
+    if columns is None or not met.are_new(value, depth + 1):
+        return list(enumerate(value))
+    return list(columns.items())
+
+
+def _is_sequence(value: Any) -> bool:
+    """Whether this is a sequence of something else than plain numbers and texts."""
+    if not isinstance(value, Sequence) or isinstance(value, (range, *_CLOSED, *_SCALARS)):
+        return False
+    return not all(isinstance(item, _SCALARS) for item in value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) or (callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__"))
+
+
+def _is_object(value: Any) -> bool:
+    """Whether this is no container but an object, which may have attributes."""
+    return not (isinstance(value, (*_CLOSED, *_SCALARS, Sequence)) or _is_mapping(value) or callable(value))
+
+
+def _everything_in(values: Sequence[Any]) -> Iterator[Any]:
+    """Some samples and what is in them, in no order; each once."""
+    left, met = [(value, 0) for value in values], dict[int, Any]()
+    while left:
+        value, depth = left.pop()
+        yield value
+        if id(value) not in met and depth < _DEPTH:
+            met[id(value)] = value
+            named = fields(value)
+            inner = value if named is None and _is_sequence(value) else (named or {}).values()
+            left += [(item, depth + 1) for item in inner]
 
 
 def fields(value: Any) -> dict[str | int, Any] | None:
     """What a mapping, named tuple or record holds by name; ``None`` for everything else."""
     if isinstance(value, (*_CLOSED, *_SCALARS)):
         return None
-    if isinstance(value, Mapping) or (callable(getattr(value, "keys", None)) and hasattr(value, "__getitem__")):
+    if _is_mapping(value):
         return {str(key): item for key in _keys(value) for item in _got(value, key)}
     names = getattr(value, "_fields", None)
     if isinstance(value, tuple):
         return dict(zip(names, value, strict=False)) if isinstance(names, tuple) else None
-    if isinstance(value, Sequence) or callable(value):
+    if not _is_object(value):
         return None
     if dataclasses.is_dataclass(value):
         listed = [field.name for field in dataclasses.fields(value)]
@@ -141,8 +205,7 @@ def as_columns(samples: Sequence[Any]) -> dict[str | int, list[Any]] | None:
         return None
     named = [fields(sample) for sample in samples]
     if all(sample is not None for sample in named):
-        values = [node.value for sample in samples for node in walk(sample)]
-        if any(is_batch_of_images(value) or is_batch_of_volumes(value) for value in values):
+        if any(is_batch_of_images(value) or is_batch_of_volumes(value) for value in _everything_in(samples)):
             return None
         rows = [sample for sample in named if sample is not None]
         shared = [name for name in rows[0] if all(name in row for row in rows)]

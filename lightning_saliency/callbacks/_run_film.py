@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
 
-from lightning_saliency.callbacks._run_folder import begin_here, run_folder, version_of
+from lightning_saliency.callbacks._run_folder import RunVersion, begin_here, run_folder, version_of
+from lightning_saliency.callbacks._trainer_lookups import has_trained, logged_step
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.files import Location, safe_name
+from lightning_saliency.lightning_bases import Callback
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.tensors import (
     Normalization,
@@ -31,6 +33,8 @@ class RunFilm:
 
     Attributes:
         opened: Whether a run has begun with it.
+        begun_at: The step that the run's training went on from; -1 of one that begins. Later frames that are there
+            already are of other runs.
     """
 
     def __init__(
@@ -44,9 +48,10 @@ class RunFilm:
         self.megabytes = megabytes
         self.denormalize = denormalize
         self.opened = False
+        self.begun_at = -1
         self._views = tuple(views)
         self._film: Film | None = None
-        self._version: str | None = None
+        self._version: RunVersion | None = None
         self._failed = False
 
     def open(self, trainer: pl.Trainer) -> None:
@@ -62,7 +67,13 @@ class RunFilm:
                     "Allowed is a name for each; give one of them another, such as name='training'."
                 )
         begin_here(trainer)
-        self.opened, self._failed, self._film, self._version = True, False, None, None
+        self.opened, self._failed, self._film, self._version = True, False, None, version_of(trainer)
+        self.begun_at = -1
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """Begin with training, after a checkpoint was loaded."""
+        if has_trained(trainer):
+            self.begun_at = logged_step(trainer)
 
     def keep(self, trainer: pl.Trainer, view: str, picture: Picture, *, epoch: int, step: int) -> None:
         """Keep a picture. To be called on global rank zero.
@@ -74,13 +85,13 @@ class RunFilm:
             epoch: From 0; -1 for the network at the start of the run.
             step: The optimiser steps made so far.
         """
-        film = self._opened(trainer, step)
+        film = self._opened(trainer)
         if film is not None:
             film.add(view, picture, epoch=epoch, step=step)
 
-    def folder(self, trainer: pl.Trainer, step: int) -> Location | None:
+    def folder(self, trainer: pl.Trainer) -> Location | None:
         """The film's folder, ``None`` where there is none to write to. To be called on global rank zero."""
-        film = self._opened(trainer, step)
+        film = self._opened(trainer)
         return None if film is None else film.folder
 
     def normalization_of(self, trainer: pl.Trainer, loaders: object, channels: Collection[int]) -> Normalization:
@@ -103,35 +114,37 @@ class RunFilm:
         return next((each for each in told if all(fits_channels(each, count) for count in channels)), None)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of the run's folder, where it has one of its own."""
-        return {"version": self._version}
+        """The run's folder, where it has one of its own."""
+        return {} if self._version is None else {"version": self._version.name, "run": self._version.run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the folder of the run whose checkpoint this is."""
-        version = state.get("version")
-        self._version = version if isinstance(version, str) else None
+        version, run = state.get("version"), state.get("run")
+        self._version = RunVersion(version, run) if isinstance(version, str) and isinstance(run, str) else None
 
     def frames(self, view: str) -> list[Any]:
         """The frames of a view that are kept of the present run."""
         return [] if self._film is None else self._film.frames(view)
 
-    def _opened(self, trainer: pl.Trainer, step: int) -> Film | None:
+    def _opened(self, trainer: pl.Trainer) -> Film | None:
         if self._failed:
             return None
         try:
-            return self._film_of(trainer, step)
+            return self._film_of(trainer)
         # A remote store's package raises anything; a picture less must not end a training run.
         except Exception as error:
             self._failed = True
-            rank_zero_warn(
+            warn(
                 f"No film of {self.name!r} is kept, since the run's folder cannot be made ({type(error).__name__}: "
                 f"{error}). Training goes on; pictures in loggers are not affected. Give a default_root_dir that can "
                 "be written to."
             )
             return None
 
-    def _film_of(self, trainer: pl.Trainer, step: int) -> Film | None:
-        resumed = next((film._version for _, film in _films(trainer) if film._version), self._version)
+    def _film_of(self, trainer: pl.Trainer) -> Film | None:
+        resumed = None
+        if trainer.state.fn == "fit":  # what others do with a checkpoint is a run of its own
+            resumed = next((film._version for _, film in _films(trainer) if film._version), self._version)
         folder = run_folder(trainer, resumed)
         if folder is None:
             return None
@@ -140,13 +153,25 @@ class RunFilm:
             self._film = Film(place, self.megabytes, self._views)
             self._version = version_of(trainer)
             if trainer.state.fn == "fit":
-                self._film.rewind(step)
+                self._film.rewind(self.begun_at)
         return self._film
+
+
+class FilmingCallback(Callback):
+    """A callback that keeps films as its attributes, and opens them in ``setup``."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the films where training begins."""
+        for film in _films_of(self):
+            film.start(trainer)
 
 
 def _films(trainer: pl.Trainer) -> Iterator[tuple[object, RunFilm]]:
     """The callbacks of a trainer that keep films, and these."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-        for value in vars(callback).values():
-            if isinstance(value, RunFilm):
-                yield callback, value
+        for film in _films_of(callback):
+            yield callback, film
+
+
+def _films_of(callback: object) -> list[RunFilm]:
+    return [value for value in vars(callback).values() if isinstance(value, RunFilm)]

@@ -5,18 +5,37 @@ from __future__ import annotations
 import re
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_saliency.files import Location, RemotePath, location
 
 # Marks a root whose first run has begun.
 _FIRST = ".saliency_run"
 _VERSION = re.compile(r"version_(\d+)")
+# Begins the name of the file that tells whose a folder is.
+_MARK = ".run-"
+
+
+@dataclass(frozen=True)
+class RunVersion:
+    """By what a checkpoint finds its run's folder again.
+
+    Args:
+        name: ``"version_N"``, N being 0 for the root itself.
+        run: Tells the run from those of the same number in other roots.
+    """
+
+    name: str
+    run: str
+
+
 # All that watches one run shares its folder; a trainer that is gone is forgotten.
-_FOLDERS: WeakKeyDictionary[pl.Trainer, Location] = WeakKeyDictionary()
+_FOLDERS: WeakKeyDictionary[pl.Trainer, tuple[Location, RunVersion]] = WeakKeyDictionary()
 # Where the process was when a run began: a script may go to another folder in mid-run.
 _BEGUN_IN: WeakKeyDictionary[pl.Trainer, Path] = WeakKeyDictionary()
 
@@ -27,7 +46,7 @@ def begin_here(trainer: pl.Trainer) -> None:
         _BEGUN_IN.setdefault(trainer, Path.cwd())
 
 
-def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | None:
+def run_folder(trainer: pl.Trainer, resumed: RunVersion | None = None) -> Location | None:
     """Where this run keeps its files. To be called on global rank zero, when the first file is to be written.
 
     The folder of the first logger that has one. Without such a logger the trainer's root for the first run in it, and
@@ -37,7 +56,7 @@ def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | No
 
     Args:
         trainer: The run.
-        resumed: The version of a checkpoint that the run goes on from; its folder is taken.
+        resumed: That of the checkpoint from which the run goes on; its folder is taken if it is in this root.
 
     Returns:
         The folder; ``None`` for ``fast_dev_run``, which leaves nothing behind.
@@ -57,19 +76,22 @@ def run_folder(trainer: pl.Trainer, resumed: str | None = None) -> Location | No
             return place
     if trainer not in _FOLDERS:
         root = _absolute(trainer, location(trainer.default_root_dir))
-        if resumed is not None and (match := _VERSION.fullmatch(resumed)):
-            _FOLDERS[trainer] = _folder(root, int(match[1]))
+        number = None if resumed is None else _number_of(root, resumed)
+        if resumed is not None and number is not None:
+            _FOLDERS[trainer] = _folder(root, number), resumed
         else:
-            _FOLDERS[trainer] = _next_folder(root)
-    return _FOLDERS[trainer]
+            number, run = _next_folder(root)
+            _FOLDERS[trainer] = _folder(root, number), RunVersion(f"version_{number}", run)
+            if resumed is not None:
+                rank_zero_info(
+                    f"The run of the checkpoint has no folder in {root}: its films go on in {_folder(root, number)}."
+                )
+    return _FOLDERS[trainer][0]
 
 
-def version_of(trainer: pl.Trainer) -> str | None:
-    """The name by which a checkpoint finds this run's folder again; ``None`` where a logger's folder is used."""
-    folder = _FOLDERS.get(trainer)
-    if folder is None:
-        return None
-    return folder.name if folder != _absolute(trainer, location(trainer.default_root_dir)) else "version_0"
+def version_of(trainer: pl.Trainer) -> RunVersion | None:
+    """By what a checkpoint finds this run's folder again; ``None`` where a logger's folder is used."""
+    return _FOLDERS[trainer][1] if trainer in _FOLDERS else None
 
 
 def _absolute(trainer: pl.Trainer, folder: Location) -> Location:
@@ -83,32 +105,45 @@ def _folder(root: Location, number: int) -> Location:
     return root / f"version_{number}" if number else root
 
 
-def _next_folder(root: Location) -> Location:
-    """The next folder that no other run has, also where several begin at once."""
-    if _claim(root / _FIRST):
-        return root
+def _claimed(root: Location, number: int) -> Location:
+    """The folder that was made when a run began, and holds its mark."""
+    return _folder(root, number) if number else root / _FIRST
+
+
+def _number_of(root: Location, resumed: RunVersion) -> int | None:
+    """The number of a run's folder in a root; ``None`` where it has none there."""
+    match = _VERSION.fullmatch(resumed.name)
+    if match is None or _MARK + resumed.run not in _marks(_claimed(root, int(match[1]))):
+        return None
+    return int(match[1])
+
+
+def _next_folder(root: Location) -> tuple[int, str]:
+    """The number of the next folder that no other run has, also where several begin at once, and the run's mark."""
+    run = _claim(_claimed(root, 0))
+    if run is not None:
+        return 0, run
     numbers = [int(match[1]) for path in root.iterdir() if (match := _VERSION.fullmatch(path.name))]
     number = max(numbers, default=0) + 1
-    while not _claim(_folder(root, number)):
+    while (run := _claim(_claimed(root, number))) is None:
         number += 1
-    return _folder(root, number)
+    return number, run
 
 
-def _claim(folder: Location) -> bool:
-    """Make a folder, and say whether it is this run's."""
+def _claim(folder: Location) -> str | None:
+    """Make a folder, and say what marks it as this run's; ``None`` where it is another's."""
+    run = uuid.uuid4().hex
     if not isinstance(folder, RemotePath):
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            return False
-        return True
-    if _marks(folder):
-        return False
+            return None
+    elif _marks(folder):
+        return None
+    (folder / f"{_MARK}{run}").write_bytes(b"")
     # Object stores know no folders, and do not say who was first: of those who come at once the least mark has it.
-    mark = folder / f"run-{uuid.uuid4().hex}"
-    mark.write_bytes(b"")
-    return min(_marks(folder)) == mark.name
+    return run if min(_marks(folder)) == f"{_MARK}{run}" else None
 
 
 def _marks(folder: Location) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith("run-")] if folder.is_dir() else []
+    return [path.name for path in folder.iterdir() if path.name.startswith(_MARK)] if folder.is_dir() else []

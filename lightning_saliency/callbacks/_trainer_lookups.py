@@ -92,6 +92,15 @@ def logged_step(trainer: pl.Trainer) -> int:
     return trainer.global_step
 
 
+def has_trained(trainer: pl.Trainer) -> bool:
+    """Whether a batch of training is done, in this run or before its checkpoint; so far a run has nothing to lose.
+
+    Not all steps count in ``trainer.global_step``: those of raw optimisers, with manual optimisation, do not.
+    """
+    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(total.processed) > 0
+
+
 @dataclass(frozen=True)
 class Hiding:
     """A callback that hides what is salient in the training images.
@@ -137,6 +146,11 @@ def loaders_form(trainer: pl.Trainer, stage: str) -> Any:
     return None if combined is None else batch_form(combined, training=True)
 
 
+def fetches_itself(trainer: pl.Trainer, stage: str) -> bool:
+    """Whether a stage's step fetches its batches itself, from ``dataloader_iter``: none is known before it runs."""
+    return "DataLoaderIter" in type(_loop(trainer, stage)._data_fetcher).__name__
+
+
 def several_loaders(trainer: pl.Trainer, stage: str) -> bool:
     """Whether a stage has more than one loader."""
     combined = _combined(trainer, stage)
@@ -145,13 +159,17 @@ def several_loaders(trainer: pl.Trainer, stage: str) -> bool:
 
 def _combined(trainer: pl.Trainer, stage: str) -> Any:
     """Lightning's ``CombinedLoader`` of a stage; ``None`` before there is one."""
+    return _loop(trainer, stage)._combined_loader
+
+
+def _loop(trainer: pl.Trainer, stage: str) -> Any:
     loops: dict[str, Any] = {
         "train": trainer.fit_loop,
         "validate": trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop,
         "test": trainer.test_loop,
         "predict": trainer.predict_loop,
     }
-    return loops[stage]._combined_loader
+    return loops[stage]
 
 
 def class_names(trainer: pl.Trainer, stage: str | None = None) -> Sequence[str] | None:

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_saliency import SaliencyMonitor
-from lightning_saliency.callbacks._run_film import RunFilm
+from lightning_saliency.callbacks._run_film import FilmingCallback, RunFilm
 from lightning_saliency.callbacks._run_folder import run_folder
 from lightning_saliency.files import location
 from lightning_saliency.pictures.film import Film
+from lightning_saliency.pictures.page import FilmRecords
 from tests.callbacks.monitor.helpers import Module, Recorder, loader, trainer
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
 
-class Filming(pl.Callback):
+class Filming(FilmingCallback):
     """Shows a picture after each training epoch, and does no more."""
 
     def __init__(self, name: str = "saliency") -> None:
@@ -51,9 +53,11 @@ class Filming(pl.Callback):
         self.film.keep(trainer, "tested", PICTURE, epoch=0, step=trainer.global_step)
 
 
-def run(root: Any, *callbacks: pl.Callback, epochs: int = 2, resumed: Any = None, **options: Any) -> pl.Trainer:
+def run(
+    root: Any, *callbacks: pl.Callback, epochs: int = 2, resumed: Any = None, validated: bool = False, **options: Any
+) -> pl.Trainer:
     made = trainer(root, *callbacks, epochs=epochs, **{"logger": False, **options})
-    made.fit(Module(), loader(), ckpt_path=resumed)
+    made.fit(Module(), loader(), loader() if validated else None, ckpt_path=resumed)
     return made
 
 
@@ -102,17 +106,58 @@ def test_a_resumed_run_goes_on_in_its_folder_and_all_its_films_do(tmp_path: Path
     callback = Filming()
     run(tmp_path, callback, epochs=4, resumed=tmp_path / "last.ckpt")
     assert epochs_in(runs / "saliency") == [0, 1, 2, 3], "what came after the checkpoint is set aside"
-    assert epochs_in(runs / "saliency" / "rewound") == [4]
+    assert epochs_in(runs / "saliency" / "rewound") == [3, 4]
     run(tmp_path, callback, epochs=1)
     assert epochs_in(runs / "version_2" / "saliency") == [0], "a later run of the callback is another one"
 
 
-@pytest.mark.parametrize("version", ["../../elsewhere", "version_x", 3])
-def test_a_checkpoint_of_somebody_else_names_no_other_folder(tmp_path: Path, version: Any) -> None:
+def test_a_run_that_trains_no_further_keeps_its_folder(tmp_path: Path) -> None:
+    callback = Filming()
+    first = run(tmp_path, callback, epochs=1)
+    state = callback.state_dict()
+    first.fit(Module(), loader())
+    assert callback.state_dict() == state != {}
+
+
+@pytest.mark.parametrize("first", [-1, 0, 2])
+def test_a_run_in_the_folder_of_another_sets_all_its_frames_aside(tmp_path: Path, first: int) -> None:
+    """Whenever its own first frame comes, also where it has none of the start."""
+    run(tmp_path, SaliencyMonitor(num_images=2), epochs=3, logger=Recorder(tmp_path), validated=True)
+    monitor = SaliencyMonitor(num_images=2, every_n_epochs=3 if first == 2 else 1)
+    options = {"num_sanity_val_steps": 2 if first == -1 else 0}
+    run(tmp_path, monitor, epochs=3, logger=Recorder(tmp_path), validated=True, **options)
+    folder, epochs = tmp_path / "recorder" / "v" / "saliency", [-1, 0, 1, 2][first + 1 :]
+    assert epochs_in(folder, "overview") == epochs
+    assert epochs_in(folder / "rewound", "overview") == [-1, 0, 1, 2]
+    film = FilmRecords(folder / "film")
+    assert [frame.epoch for frame in film.frames()] == epochs
+    # Values are kept of every epoch, and of this run alone.
+    assert [row["epoch"] for row in film.values()] == [-1, 0, 1, 2][0 if first < 0 else 1 :]
+
+
+@pytest.mark.parametrize("version", ["../../elsewhere", "version_x", "version_7", 3])
+@pytest.mark.parametrize("mark", ["0" * 32, "../mark", None])
+def test_a_checkpoint_of_somebody_else_names_no_other_folder(tmp_path: Path, version: Any, mark: Any) -> None:
     film = RunFilm("saliency", 1.0)
-    film.load_state_dict({"version": version})
-    film.keep(stopped(tmp_path), "lovi", PICTURE, epoch=0, step=1)
+    film.load_state_dict({"version": version, "run": mark})
+    made = stopped(tmp_path)
+    made.state.fn = TrainerFn.FITTING
+    film.keep(made, "lovi", PICTURE, epoch=0, step=1)
     assert epochs_in(tmp_path / "saliency") == [0]
+
+
+@pytest.mark.parametrize("place", ["here", "memory://resumed"])
+def test_a_run_that_goes_on_under_another_root_leaves_the_films_there(tmp_path: Path, place: str) -> None:
+    roots = [str(tmp_path / name) if place == "here" else f"{place}/{name}" for name in ("a", "b")]
+    run(roots[0], Filming(), epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    run(roots[1], Filming(), epochs=4)
+    run(roots[1], Filming(), epochs=2, resumed=tmp_path / "last.ckpt")
+    there = location(roots[1])
+    assert epochs_in(there / "saliency") == [0, 1, 2, 3]
+    assert epochs_in(there / "version_1" / "saliency") == [1]
+    # From there it goes on, and so it does where it began.
+    run(roots[0], Filming(), epochs=3, resumed=tmp_path / "last.ckpt")
+    assert epochs_in(location(roots[0]) / "saliency") == [0, 1, 2]
 
 
 def stopped(root: Any, **options: Any) -> Any:

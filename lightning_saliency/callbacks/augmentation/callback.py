@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.batches import BatchContent, BatchReader
-from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks._run_film import FilmingCallback
+from lightning_saliency.callbacks._trainer_lookups import has_trained, watched_module
 from lightning_saliency.callbacks.augmentation.actions.basic import Action
 from lightning_saliency.callbacks.augmentation.actions.options import ActionOption, ActionSpec
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth
@@ -34,10 +35,9 @@ from lightning_saliency.callbacks.augmentation.scalars import AugmentationScalar
 from lightning_saliency.callbacks.augmentation.step import BatchStep, Drawn
 from lightning_saliency.explainers import ExplainerOption
 from lightning_saliency.explainers.base import Output
-from lightning_saliency.lightning_bases import Callback
 
 
-class SaliencyAugmentation(Callback):
+class SaliencyAugmentation(FilmingCallback):
     """Replaces training images by ones that an action makes of them and their saliency maps.
 
     For an image I, before the training step:
@@ -236,11 +236,11 @@ class SaliencyAugmentation(Callback):
             return
         for part in (self._step, self._truth, self._failures, self._first):
             part.begin()
-        if trainer.global_step == 0:  # else the same fit goes on
+        refuse_shards(trainer, pl_module)
+        if not has_trained(trainer):  # else the same fit goes on
             self._batches = 0
             self._film.sample = None
             self.guide.begin()
-        refuse_shards(trainer, pl_module)
         self.guide.bind(watched_module(pl_module, self.model, AugmentationConfigurationError))
         if self._step.statistics is not None:
             self._step.statistics.check(pl_module)
@@ -286,7 +286,7 @@ class SaliencyAugmentation(Callback):
         count = 0
         try:
             content = self._first.read(trainer, batch)
-            if self._first.shows and trainer.global_step == 0:
+            if self._first.shows and not has_trained(trainer):
                 self._show(trainer)
             count = 0 if content is None else content.count
             probability = self.probability(trainer.current_epoch)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks._run_film import RunFilm
-from lightning_saliency.callbacks._trainer_lookups import class_names
+from lightning_saliency.callbacks._trainer_lookups import class_names, has_trained
 from lightning_saliency.callbacks.augmentation.guide import Recipe
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
 from lightning_saliency.functional.masking import resize_maps
@@ -144,7 +144,7 @@ class AugmentationFilm(RunFilm):
             images, maps, changed.pixels, captions, normalization, self.config.picture_width
         )
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        epoch = trainer.current_epoch if trainer.global_step > 0 else -1
+        epoch = trainer.current_epoch if has_trained(trainer) else -1
         log_picture(trainer.loggers, f"{self.name}/augmentation", picture, step, captions=captions)
         self.keep(trainer, "augmentation", picture, epoch=epoch, step=step)
         return guessed

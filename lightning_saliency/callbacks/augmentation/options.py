@@ -9,10 +9,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torchvision.transforms import v2
 
 from lightning_saliency.callbacks._trainer_lookups import WHOLE_STRATEGIES, is_sharded
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.explainers import EXPLAINERS, Explainer
 
 #: A fixed probability, or points (epoch, probability) between which it is interpolated.
@@ -226,4 +227,4 @@ class Failures:
         """Warn, on the first process, unless that was said before."""
         if what not in self._warned:
             self._warned.add(what)
-            rank_zero_warn(f"{self.owner}: {message}")
+            warn(f"{self.owner}: {message}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_saliency.batches import BatchContent, BatchError, BatchReader
 from lightning_saliency.batches.tree import Path, plain
-from lightning_saliency.callbacks._trainer_lookups import loaders_form
+from lightning_saliency.callbacks._trainer_lookups import has_trained, loaders_form
 from lightning_saliency.callbacks.augmentation.actions.basic import Changed
 from lightning_saliency.callbacks.augmentation.batch import GroundTruth, labels_at, mixed_labels
 from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAINED_ON, SharpStatistics
@@ -130,7 +130,7 @@ class BatchStep:
 
     def refusal(self, trainer: pl.Trainer, error: Exception | None) -> AugmentationConfigurationError | None:
         """What ends the run for an error of its first batch; ``None`` without one, and once the run has made a step."""
-        if error is None or trainer.global_step > 0 or trainer.fit_loop.total_batch_idx > 0:
+        if error is None or has_trained(trainer):
             return None
         # What the network itself raises on the images says nothing of the callback's options.
         remedy = (

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
+from lightning_saliency.callbacks._warnings import warn
 
 #: Failures in a row after which something is not tried again.
 MAX_FAILURES = 3
@@ -48,32 +48,38 @@ class Attempts:
         return part not in self._failed and self._failures[part] < MAX_FAILURES
 
     @contextmanager
-    def trying(self, part: str, remedy: str = "") -> Iterator[None]:
+    def trying(self, part: str, remedy: str = "", *, again: bool = True) -> Iterator[None]:
         """Inside, an error does not get through: one warning names it.
 
         Args:
             part: What is tried, as an infinitive: ``"draw the view 'lovi'"``.
             remedy: What the user can do about it, one sentence or more.
+            again: Whether each frame tries it; else it is of the run's end.
         """
         self._tried.add(part)
         try:
             yield
-        except MonitorConfigurationError:
-            raise
         except Exception as error:  # named in a warning
-            self.fail(part, error, remedy)
+            self.fail(part, error, remedy, again=again)
 
-    def fail(self, part: str, error: Exception, remedy: str = "") -> None:
+    def went_well(self, part: str) -> None:
+        """A part that was tried elsewhere went well: in the next frame it has no failures behind it."""
+        self._tried.add(part)
+
+    def fail(self, part: str, error: Exception, remedy: str = "", *, again: bool = True) -> None:
         """Count a failure that was caught elsewhere."""
         self._tried.add(part)
         self._failed.add(part)
         self._failures[part] += 1
         if part not in self._warned:
             self._warned.add(part)
-            rank_zero_warn(
-                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error}{_remedy(error, remedy)} The run "
-                "goes on without it. It is tried again at each frame, "
-                f"until it has failed {MAX_FAILURES} times in a row."
+            outlook = (
+                " The run goes on without it. It is tried again at each frame, until it has failed "
+                f"{MAX_FAILURES} times in a row."
+            )
+            warn(
+                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error}{_remedy(error, remedy)}"
+                f"{outlook if again else ''}"
             )
         if self._failures[part] == MAX_FAILURES:
             rank_zero_info(

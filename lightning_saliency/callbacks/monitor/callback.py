@@ -9,14 +9,12 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from lightning_saliency.batches import BatchReader
-from lightning_saliency.callbacks._trainer_lookups import builds_late, watched_module
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS
 from lightning_saliency.callbacks.monitor.options import (
     STAGES,
     MonitorConfigurationError,
     check_indices,
-    check_layers,
     parse_views,
     positive,
 )
@@ -24,6 +22,7 @@ from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.own_images import Images, OwnImages
 from lightning_saliency.callbacks.monitor.reading.sample import WORST, FixedSample
+from lightning_saliency.callbacks.monitor.run_checks import check_run, mind_shards
 from lightning_saliency.callbacks.monitor.schedule import Schedule
 from lightning_saliency.callbacks.monitor.shortcuts.alert import ShortcutAlert
 from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
@@ -228,7 +227,10 @@ class SaliencyMonitor(StageHooks):
         return {**vars(self), "_run": run, "_watching": self._new_watching()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check what can be checked without data; nothing is touched yet. In another trainer everything begins anew."""
+        """Check what can be checked without data; begin anew in another trainer. Other runs are let be."""
+        if stage not in STAGES[self.stage]:
+            self._begin_run(trains=stage == "fit", off=True)
+            return
         if self._run is not None and self._run() is not trainer:
             self._shown.begin_film()
             self._shortcuts.begin_run()
@@ -236,27 +238,21 @@ class SaliencyMonitor(StageHooks):
             self._schedule = Schedule(self.every_n_epochs, self.stage, self.log_at_start)
             self._fitted = False
         self._run = weakref.ref(trainer)
-        self._begin_run(aside=self._fitted and stage == "validate")
+        self._begin_run(trains=stage == "fit", aside=self._fitted and stage == "validate")
         self._values.begin_run(trainer, self.stage, self._shortcuts, self._shown.follows)
-        if not builds_late(pl_module):
-            check_layers(watched_module(pl_module, self.model, MonitorConfigurationError), self.layers)
-        if stage == "fit" and self.stage == "validate" and not trainer.enable_validation:
-            if trainer.limit_val_batches == 0:
-                self._watching.switch_off("limit_val_batches is 0, so there is no validation to watch")
-            else:
-                raise MonitorConfigurationError(
-                    "SaliencyMonitor watches validation, but this run has none: give validation data and a "
-                    "validation_step, or watch training with SaliencyMonitor(stage='train')."
-                )
+        reason = check_run(trainer, pl_module, self.stage, self.model, self.layers)
+        if reason is not None:
+            self._watching.switch_off(reason)
         if not self._watching.aside:
             try:
                 self._film.open(trainer)
             except ValueError as error:
                 raise MonitorConfigurationError(str(error)) from None
-        self._watching.mind_shards(trainer, pl_module)
+        mind_shards(trainer, pl_module, self._film, self._shown)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks, and make the page."""
+        self._watching.say_if_nothing_came()
         self._finish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -276,6 +272,7 @@ class SaliencyMonitor(StageHooks):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From now on the film is that of a training run."""
+        super().on_train_start(trainer, pl_module)
         self._fitted |= not self._watching.off
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -287,17 +284,18 @@ class SaliencyMonitor(StageHooks):
         return {
             **self._shown.state_dict(),
             "values": dict(self._values.latest),
-            "last_epoch": self._schedule.last_epoch,
+            "schedule": self._schedule.state_dict(),
             "film": self._film.state_dict(),
             "alert": self._shortcuts.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the film of the checkpoint; a validation beside a training run has none."""
-        if self._watching.aside:
+        """Go on with the film of the checkpoint, in a run that trains on; others measure its weights alone."""
+        if not self._watching.trains:
             return
         self._shown.load_state_dict(state_dict)
-        self._values.latest, self._schedule.last_epoch = dict(state_dict["values"]), state_dict["last_epoch"]
+        self._values.latest = dict(state_dict["values"])
+        self._schedule.load_state_dict(state_dict["schedule"])
         self._film.load_state_dict(state_dict["film"])
         self._shortcuts.load_state_dict(state_dict["alert"])
 
@@ -312,7 +310,7 @@ class SaliencyMonitor(StageHooks):
         self._watching.before_batch(trainer, pl_module, batch, stage, dataloader_idx)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any, batch: Any, stage: str) -> None:
-        """Take the maps, and make the class-specific views of the same images with the same weights."""
+        """Take the maps, and make the class-specific views of the same images, see `MonitorFilm.explain`."""
         self._watching.after_batch(trainer, outputs)
 
     def end_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -325,15 +323,15 @@ class SaliencyMonitor(StageHooks):
 
     def _finish(self, trainer: pl.Trainer) -> None:
         self._watching.close()
-        if trainer.is_global_zero and not self._watching.aside:
+        if trainer.is_global_zero and not self._watching.aside and not self._watching.off:
             self._film.finish(trainer, self._watching.attempts)
 
-    def _begin_run(self, aside: bool) -> None:
+    def _begin_run(self, trains: bool, aside: bool = False, off: bool = False) -> None:
         self._watching.close()
-        self._watching = self._new_watching(aside)
+        self._watching = self._new_watching(trains, aside, off)
         self._shown.begin_run()
 
-    def _new_watching(self, aside: bool = False) -> Watching:
+    def _new_watching(self, trains: bool = True, aside: bool = False, off: bool = False) -> Watching:
         shortcuts = ShortcutWatch(self._shortcuts.images, None, self.name) if aside else self._shortcuts
         return Watching(
             stage=self.stage,
@@ -347,5 +345,7 @@ class SaliencyMonitor(StageHooks):
             schedule=self._schedule,
             reading=BatchReading(self.statistic, self.layers, self._batches),
             predictions=NetworkPredictions(self._output),
+            trains=trains,
             aside=aside,
+            off=off,
         )

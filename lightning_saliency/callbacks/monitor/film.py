@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_saliency.callbacks._run_film import RunFilm
 from lightning_saliency.callbacks._trainer_lookups import class_names, logged_step, watched_module
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.frame import Frame
 from lightning_saliency.callbacks.monitor.means import MEAN_VIEWS, mean_maps
@@ -73,6 +74,10 @@ class MonitorFilm(RunFilm):
             parse_denormalize(denormalize)
         except ValueError as error:
             raise MonitorConfigurationError(str(error)) from None
+        if not megabytes > 0:
+            raise MonitorConfigurationError(
+                f"Got film_megabytes={megabytes}. Allowed are positive sizes; give the space that the film may take."
+            )
         super().__init__(name, megabytes, views, denormalize)
         self.page = MonitorPage(self)
         if isinstance(class_names, str):
@@ -121,7 +126,9 @@ class MonitorFilm(RunFilm):
         attempts: Attempts,
         entrance: nn.Module | None = None,
     ) -> None:
-        """Compute the class-specific views of images whose maps were just read, with the same weights.
+        """Compute the class-specific views of images whose maps were just read.
+
+        With the same weights, but for ``stage="train"``: there the optimiser has made its step meanwhile.
 
         Args:
             trainer: The run.
@@ -202,14 +209,15 @@ class MonitorFilm(RunFilm):
             attempts: The page, and each logger, fails by itself.
         """
         page = None
-        with attempts.trying("make the page", "`lightning-saliency film RUN` tries again."):
+        with attempts.trying("make the page", "`lightning-saliency film RUN` tries again.", again=False):
             page = self.page.finish()
         for number, logger in enumerate(trainer.loggers if page else (), start=1):
+            where = f"{type(logger).__name__}, logger {number} of the trainer"
             if page and shows_pages(logger):
-                with attempts.trying(f"log the page to {type(logger).__name__}, logger {number} of the trainer"):
+                with attempts.trying(f"log the page to {where}", again=False):
                     log_page_to(logger, f"{self.name}/{page.name}", page.read_bytes().decode())
             if shows_tables(logger):
-                with attempts.trying(f"log a table to {type(logger).__name__}, logger {number} of the trainer"):
+                with attempts.trying(f"log a table to {where}", again=False):
                     log_table_to(logger, f"{self.name}/film", *self._table())
 
     def _table(self) -> tuple[list[str], list[list[int | bytes]]]:
@@ -242,7 +250,7 @@ class MonitorFilm(RunFilm):
     def _leave_out_flat(self, view: str) -> None:
         """Make no more pictures of a view in this run whose explainer takes no volumes, and say so."""
         self._flat.add(view)
-        rank_zero_warn(
+        warn(
             f"SaliencyMonitor leaves out the view {view!r}: its explainer takes no volumes [B, C, T, H, W]. Allowed "
             "are explainers with takes_volumes=True, such as fast_cam and grad_cam; name one of these with views=."
         )
@@ -281,7 +289,7 @@ class MonitorFilm(RunFilm):
             handle.remove()
         name = next((name for name, each in trainer.lightning_module.named_modules() if each is entrance), None)
         if not passed and name is not None:
-            rank_zero_warn(
+            warn(
                 f"SaliencyMonitor's views {', '.join(self.class_views)} are of other weights than its maps: the pass "
                 f"over the batch went through {name!r}, which the forward() that they run does not use. Give "
                 f"model={name!r}, and all of them are of it."

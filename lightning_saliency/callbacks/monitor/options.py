@@ -15,8 +15,8 @@ from lightning_saliency.explainers.base import Output
 from lightning_saliency.scales import split_layer
 from lightning_saliency.scales.reader import Layers
 
-#: The loops a monitor can watch.
-STAGES = ("validate", "train", "test")
+#: The loops a monitor can watch, with the trainer's methods that run them.
+STAGES = {"validate": ("fit", "validate"), "train": ("fit",), "test": ("test",)}
 #: What `parse_views` reads.
 Views = str | Sequence[str] | Mapping[str, ExplainerOption | None]
 

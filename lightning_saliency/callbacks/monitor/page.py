@@ -123,12 +123,11 @@ class MonitorPage:
         return page
 
     def _opened(self, trainer: pl.Trainer) -> FilmRecords | None:
-        step = logged_step(trainer)
-        folder = self._film.folder(trainer, step)
+        folder = self._film.folder(trainer)
         if folder is None:
             return None
         if self._store is None or self._store.folder != folder / RECORDS:
             self._store = FilmRecords(folder / RECORDS, self._film.megabytes)
             if trainer.state.fn == "fit":
-                self._store.rewind(step)
+                self._store.rewind(self._film.begun_at)
         return self._store

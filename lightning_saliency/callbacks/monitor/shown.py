@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from lightning_saliency.batches import BatchContent
 from lightning_saliency.callbacks._trainer_lookups import watched_module
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.frame import combined_maps
-from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.own_images import OwnImages
 from lightning_saliency.callbacks.monitor.reading.sample import ONE_PER_CLASS, FixedSample, SampleRecord
@@ -190,7 +190,7 @@ class ShownImages:
         attempts: Attempts,
         entrance: nn.Module | None = None,
     ) -> None:
-        """Take in records of a batch, and make the class-specific views of its images with the same weights.
+        """Take in records of a batch, and make the class-specific views of its images, see `MonitorFilm.explain`.
 
         Args:
             trainer: The run.
@@ -257,14 +257,14 @@ class ShownImages:
                     "SaliencyMonitor does not know how images are normalised, and gives the network those of images= "
                     "in [0, 1]: give denormalize='imagenet', denormalize=(mean, std), or 'none' if that is right.",
                 )
-            network = watched_module(trainer.lightning_module, self._film.model, MonitorConfigurationError)
+            network = watched_module(trainer.lightning_module, self._film.model)
             records, self._own_names = self.own.records(
                 trainer, network, self._like, normalization, self._statistic, self._layers, self._output
             )
             self.explain(trainer, records, attempts)
 
     def _warn_once(self, what: str, message: str) -> None:
-        self._say_once(what, message, rank_zero_warn)
+        self._say_once(what, message, warn)
 
     def _say_once(self, what: str, message: str, say: Callable[[str], None]) -> None:
         if what not in self._said:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lightning_saliency.lightning_bases import Callback
+from lightning_saliency.callbacks._run_film import FilmingCallback
 
 
-class StageHooks(Callback):
+class StageHooks(FilmingCallback):
     """Turns the twelve epoch and batch hooks of the three stages into four methods to override."""
 
     def begin_epoch(self, trainer: pl.Trainer, stage: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lightning_saliency.callbacks._trainer_lookups import has_trained
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
 from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
@@ -131,7 +132,7 @@ class MonitorValues:
             attempts: What may fail, and how often.
             validated: See `FilmRecords.log`.
         """
-        again = trainer.sanity_checking and trainer.global_step > 0  # of a run that goes on: these values are there
+        again = trainer.sanity_checking and has_trained(trainer)  # of a run that goes on: these values are there
         if again or not attempts.wants(KEEPING):
             return
         with attempts.trying(KEEPING):

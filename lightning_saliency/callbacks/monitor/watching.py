@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.callbacks._processes import agree_to_refuse, named, of_process, which
-from lightning_saliency.callbacks._trainer_lookups import is_compiled, is_sharded, watched_module
+from lightning_saliency.callbacks._trainer_lookups import (
+    fetches_itself,
+    has_trained,
+    is_compiled,
+    watched_module,
+)
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
@@ -20,6 +25,7 @@ from lightning_saliency.callbacks.monitor.page import KEEPING
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading, sample_records, worst_of
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
+from lightning_saliency.callbacks.monitor.run_checks import mind_shards
 from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
@@ -51,6 +57,7 @@ class Watching:
         reading: The maps of the batches.
         predictions: The network's own predictions for them.
         attempts: What failed.
+        trains: Whether this is a run that trains, and goes on from its checkpoint.
         aside: Whether this is a validation beside a training run whose film it must not change: it is measured alone.
         scalars: The values of the epoch that goes on.
         off: Whether nothing is watched for the rest of the run.
@@ -69,10 +76,12 @@ class Watching:
     reading: BatchReading
     predictions: NetworkPredictions
     attempts: Attempts = field(default_factory=Attempts)
+    trains: bool = True
     aside: bool = False
     scalars: EpochScalars = field(default_factory=EpochScalars)
     off: bool = False
     trained: bool = False
+    _came: bool = False  # whether a batch of the stage was met
     _active: bool = False
     _begun: bool = False
     _compiled: bool | None = None
@@ -104,6 +113,13 @@ class Watching:
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, stage: str, dataloader_idx: int
     ) -> None:
         """Watch the passes to come, where this batch is wanted."""
+        self._came |= stage == self.stage
+        if stage == self.stage and self._active and fetches_itself(trainer, stage):
+            step = {"train": "training_step", "validate": "validation_step", "test": "test_step"}[stage]
+            self.switch_off(
+                f"Its {step} takes dataloader_iter, so no batch is known before it runs. Allowed are steps "
+                "that take the batch; give it one, or watch another stage with stage=."
+            )
         if self.off:
             return
         self._watch(trainer, pl_module, batch, stage, dataloader_idx)
@@ -120,7 +136,7 @@ class Watching:
             self._compiled = is_compiled(pl_module)
         early = self._compiled and self.reading.network is None and trainer.state.fn == "fit"
         if wanted or early:
-            self._nothing_to_lose = trainer.state.fn != "fit" or trainer.global_step == 0
+            self._nothing_to_lose = trainer.state.fn != "fit" or not has_trained(trainer)
             with self._guarded(trainer, quiet=not wanted):
                 network = watched_module(pl_module, self.model, MonitorConfigurationError)
                 content = self.reading.read(trainer, batch, stage)
@@ -129,7 +145,7 @@ class Watching:
                 self._met |= wanted
                 if self.reading.network is not network:
                     # Some strategies tell by what they have made of the modules alone.
-                    sharded = self.mind_shards(trainer, pl_module)
+                    sharded = mind_shards(trainer, pl_module, self.film, self.shown)
                     # A compiled network is run once, as the step runs it.
                     with trainer.precision_plugin.forward_context():
                         self.reading.open(network, content, compiled=self._compiled, sharded=sharded)
@@ -145,7 +161,7 @@ class Watching:
                         self.predictions.watch(network, content.images, labels)
 
     def after_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
-        """Take the maps, and make the class-specific views of the same images with the same weights."""
+        """Take the maps, and make the class-specific views of the same images, see `MonitorFilm.explain`."""
         records: dict[int, SampleRecord] = {}
         with self._guarded(trainer):
             begun = bool(self.reading.names)
@@ -167,6 +183,7 @@ class Watching:
             if read is None:
                 return
             self._passed = True
+            self.attempts.went_well(READING)
             pending, found = read
             if not begun:
                 scale_weights(self.weights, len(self.reading.names))
@@ -190,6 +207,8 @@ class Watching:
         # An endless epoch of training is cut where validations come.
         endless = stage == "validate" and self.stage == "train" and is_endless(trainer)
         measured = {} if self.aside else self.values.latest
+        if stage == self.stage and self.reading.waits:
+            self.after_batch(trainer, None)  # The epoch was left before the step of its last batch.
         if self._active and (stage == self.stage or endless):
             self._active = False
             self._ask_the_others(trainer)
@@ -211,6 +230,7 @@ class Watching:
         if not trainer.sanity_checking:
             with self.attempts.trying("log its values"):
                 self.values.log(trainer, pl_module, stage, measured, own=stage == self.stage or endless)
+        self.schedule.ended(trainer, stage)
         if endless:
             self.begin_epoch(trainer, self.stage)
 
@@ -232,24 +252,6 @@ class Watching:
             if self.attempts.wants(part := f"measure {self.name}/{score}"):
                 with self.attempts.trying(part):
                     self.scalars.add_objects(score, combined, objects)
-
-    def mind_shards(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Whether parameters are spread over processes; then nothing is left that runs the network in one of them."""
-        if not is_sharded(trainer, pl_module):
-            return False
-        if self.shown.own is not None:
-            raise MonitorConfigurationError(
-                "Got images= with a network whose parameters are spread over processes. Allowed is a whole network, "
-                "since one process runs it on them; leave images= out."
-            )
-        if self.film.class_views:
-            rank_zero_warn(
-                f"SaliencyMonitor leaves out the views {', '.join(self.film.class_views)}: the network's parameters "
-                "are spread over processes, and a class-specific view runs the network in one of them. The other views "
-                "and the scalars are read in the module's own passes and do not need it."
-            )
-            self.film.leave_out_class_views()
-        return True
 
     @contextmanager
     def _guarded(self, trainer: pl.Trainer, quiet: bool = False) -> Iterator[None]:
@@ -291,7 +293,7 @@ class Watching:
         if refusal is not None:
             self.attempts.fail(READING, MonitorConfigurationError(said))
         elif said is not None:
-            rank_zero_warn(f"SaliencyMonitor could not {READING} everywhere. {said}")
+            warn(f"SaliencyMonitor could not {READING} everywhere. {said}")
 
     def _gather(self, trainer: pl.Trainer) -> None:
         """Bring the images to show to the process that draws them. Called on every process alike.
@@ -313,14 +315,22 @@ class Watching:
 
     def switch_off(self, reason: str) -> None:
         """Watch nothing for the rest of the run, and say why."""
-        self.off = True
+        self.off, self._active = True, False
         self.close()
-        rank_zero_warn(f"SaliencyMonitor is switched off for the rest of this run, which goes on without it. {reason}")
+        warn(f"SaliencyMonitor is switched off for the rest of this run, which goes on without it. {reason}")
 
     def keep_values(self, trainer: pl.Trainer, validated: bool) -> None:
         """Keep what was logged for the page; ``validated``: at the end of a validation."""
         if not self.off and not self.aside:
             self.values.keep(trainer, self.attempts, validated=validated)
+
+    def say_if_nothing_came(self) -> None:
+        """At the end of a run that was not interrupted: say so where the stage had no batch."""
+        if not self.off and not self._came and (self.trained or not self.trains):
+            warn(
+                f"SaliencyMonitor met no batch of stage={self.stage!r} in this run, and shows nothing: its loaders are "
+                "empty, or it was not run. Give it data, or watch another stage with stage=."
+            )
 
     def close(self) -> None:
         """Remove the hooks."""

@@ -221,7 +221,6 @@ def test_sharded_strategies_are_refused_with_a_reason(tmp_path):
     class Run:
         strategy = FSDPStrategy()
         is_global_zero = True
-        global_step = 0
 
     with pytest.raises(AugmentationConfigurationError, match="FSDPStrategy spreads"):
         quiet().setup(Run(), Watching(), "fit")

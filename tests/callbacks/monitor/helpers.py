@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -131,6 +133,12 @@ def trainer(folder, *callbacks, logger=None, epochs: int = 2, package=pl, **opti
         log_every_n_steps=1,
         **options,
     )
+
+
+def trained(batches: int) -> SimpleNamespace:
+    """The loop of a trainer that has trained so many batches."""
+    total = SimpleNamespace(processed=batches)
+    return SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=total)))
 
 
 def same(left: np.ndarray, right: np.ndarray) -> bool:

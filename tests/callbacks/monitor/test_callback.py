@@ -403,6 +403,9 @@ def test_bad_input_is_refused_before_training(tmp_path, monitor, data, net, mess
         {"stage": "predict"},
         {"denormalize": (0.5, 0.5)},
         {"denormalize": "cifar"},
+        {"film_megabytes": 0},
+        {"film_megabytes": -1.5},
+        {"film_megabytes": float("nan")},
     ],
 )
 def test_options_that_make_no_sense(options):

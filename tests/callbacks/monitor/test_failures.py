@@ -10,6 +10,7 @@ from torch import nn
 from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor import frame, scalars
 from lightning_saliency.callbacks.monitor.attempts import Attempts
+from lightning_saliency.callbacks.monitor.page import MonitorPage
 from lightning_saliency.explainers.controls import RandomMap
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.scales.reader import ScaleReader
@@ -266,3 +267,38 @@ def test_a_forward_that_takes_more_than_images_is_told_of_model(tmp_path, kind):
     monitor = SaliencyMonitor(num_images=2, views=("lovi", "grad_cam"), model="net")
     assert not _fit(tmp_path / "b", monitor, kind(), epochs=1)[2]
     assert _frames(tmp_path / "b", "grad_cam") == [-1, 0]
+
+
+@pytest.mark.parametrize("fault", ["memory", "no pass"])
+def test_reading_that_fails_now_and_then_is_not_given_up(tmp_path, monkeypatch, fault):
+    """In the epochs 0, 2 and 4: three failures of a run, but never two in a row."""
+
+    def fails(run):
+        return run.current_epoch in (0, 2, 4) and not run.sanity_checking
+
+    class Moody(Module):
+        def validation_step(self, batch, batch_idx):
+            return None if fault == "no pass" and fails(self.trainer) else super().validation_step(batch, batch_idx)
+
+    original, module = ScaleReader.take, Moody()
+
+    def take(self):
+        if fault == "memory" and fails(module.trainer):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self)
+
+    monkeypatch.setattr(ScaleReader, "take", take)
+    _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2), module=module, epochs=7)
+    assert _frames(tmp_path, "overview") == [-1, 1, 3, 5, 6]
+    assert len(told) == 1
+
+
+def test_what_fails_at_the_runs_end_is_not_said_to_be_tried_again(tmp_path, monkeypatch):
+    def broken(self):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(MonitorPage, "finish", broken)
+    _, _, told = _fit(tmp_path, SaliencyMonitor(num_images=2), epochs=1)
+    (message,) = told
+    assert message.startswith("SaliencyMonitor could not make the page. OSError: disk full `lightning-saliency film")
+    assert "each frame" not in message

@@ -18,7 +18,7 @@ from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScal
 from lightning_saliency.callbacks.monitor.values import MonitorValues
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.page import FilmRecords
-from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trainer
+from tests.callbacks.monitor.helpers import Module, Pictures, Recorder, loader, trained, trainer
 
 
 def _fit(tmp_path, *callbacks, module=None, train=None, val=None, **options):
@@ -55,7 +55,8 @@ def test_what_is_logged_for_those_who_watch_before_it_was_measured():
 
 
 def _run(fn="fit", **settings):
-    settings = {"sanity_checking": False, "global_step": 0, "is_global_zero": True, "callback_metrics": {}, **settings}
+    settings = {"sanity_checking": False, "is_global_zero": True, "callback_metrics": {}, **settings}
+    settings["fit_loop"] = trained(settings.pop("batches", 0))
     return SimpleNamespace(
         state=SimpleNamespace(fn=fn),
         callbacks=[SimpleNamespace(monitor="s/drift")],
@@ -99,8 +100,8 @@ def test_of_a_stage_that_is_not_watched_others_get_what_they_lack(stage, fn, the
     [
         ({}, True),
         ({"sanity_checking": True}, True),
-        ({"global_step": 5}, True),
-        ({"sanity_checking": True, "global_step": 1}, False),  # of a run that goes on
+        ({"batches": 5}, True),
+        ({"sanity_checking": True, "batches": 1}, False),  # of a run that goes on
         ({"is_global_zero": False}, False),
     ],
 )
@@ -161,7 +162,7 @@ def test_a_copy_of_a_monitor_that_was_used_begins_a_film_of_its_own(tmp_path, co
         again = copied(used)
         run, _ = _fit(tmp_path / fold, again, val=DataLoader(pictures, batch_size=4), epochs=2)
         assert _frames(tmp_path / fold) == [-1, 0, 1]
-        assert again.state_dict()["last_epoch"] == 1
+        assert again.state_dict()["schedule"]["last_epoch"] == 1
         assert run.callback_metrics["saliency/drift"] > 0
     assert not [str(each.message) for each in recwarn if "did not find" in str(each.message)]
 

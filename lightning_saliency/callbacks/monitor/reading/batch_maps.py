@@ -82,6 +82,11 @@ class BatchReading:
         """Whether images of the present batch may be shown."""
         return self._pending is not None and bool(self._pending.pairs)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for the step of a batch."""
+        return self._pending is not None
+
     def read(self, trainer: pl.Trainer, batch: Any, stage: str) -> BatchContent | None:
         """The images of a batch; ``None`` where it has none, but other batches or loaders may.
 
