@@ -91,7 +91,9 @@ def watchers(trainer: pl.Trainer, prefix: str) -> dict[str, str]:
     """
     if trainer.state.fn != "fit":
         return {}
-    found: dict[object, str] = {}
+    found: dict[str, str] = {}
     for each in (*trainer.callbacks, *trainer.lr_scheduler_configs):  # type: ignore[attr-defined]
-        found.setdefault(getattr(each, "monitor", None), type(getattr(each, "scheduler", each)).__name__)
+        key = getattr(each, "monitor", None)
+        if isinstance(key, str):  # somebody else's callback may have a `monitor` that is no key
+            found.setdefault(key, type(getattr(each, "scheduler", each)).__name__)
     return {name: found[f"{prefix}/{name}"] for name in NOT_MEASURED if f"{prefix}/{name}" in found}
