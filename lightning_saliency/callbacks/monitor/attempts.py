@@ -69,17 +69,16 @@ class Attempts:
     def fail(self, part: str, error: Exception, remedy: str = "", *, again: bool = True) -> None:
         """Count a failure that was caught elsewhere."""
         self._tried.add(part)
+        self._failures[part] += part not in self._failed
         self._failed.add(part)
-        self._failures[part] += 1
         if part not in self._warned:
             self._warned.add(part)
-            outlook = (
-                " The run goes on without it. It is tried again at each frame, until it has failed "
-                f"{MAX_FAILURES} times in a row."
-            )
+            help_ = _remedy(error, remedy)
             warn(
-                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error}{_remedy(error, remedy)}"
-                f"{outlook if again else ''}"
+                f"SaliencyMonitor could not {part}. {type(error).__name__}: {error}{help_} The run goes on without it. "
+                f"It is tried again at each frame, until it has failed {MAX_FAILURES} times in a row."
+                if again
+                else f"SaliencyMonitor could not {part}. {type(error).__name__}: {error}{help_}"
             )
         if self._failures[part] == MAX_FAILURES:
             rank_zero_info(

@@ -302,3 +302,15 @@ def test_what_fails_at_the_runs_end_is_not_said_to_be_tried_again(tmp_path, monk
     (message,) = told
     assert message.startswith("SaliencyMonitor could not make the page. OSError: disk full `lightning-saliency film")
     assert "each frame" not in message
+
+
+def test_failures_of_one_frame_are_one():
+    attempts = Attempts()
+    attempts.begin_frame()
+    with pytest.warns(UserWarning, match="could not jump"):
+        attempts.fail("jump", OSError())
+    for _ in range(4):
+        attempts.fail("jump", OSError())
+    assert not attempts.wants("jump")
+    attempts.begin_frame()
+    assert attempts.wants("jump")
