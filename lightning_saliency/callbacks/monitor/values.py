@@ -60,14 +60,12 @@ class MonitorValues:
             never |= dict.fromkeys(("position_bias", "content_bias", "shortcut_alert"), "position_images=0")
         if not follows:
             never["drift"] = f"stage={stage!r}, whose film shows each epoch's first images"
-        if stage == "test":
-            never |= dict.fromkeys(NOT_MEASURED, "stage='test', which is no part of a fit")
         for name, watcher in watchers(trainer, self._prefix).items():
             if name in never:
                 measured = ", ".join(f"{self._prefix}/{other}" for other in NOT_MEASURED if other not in never)
                 raise MonitorConfigurationError(
                     f"Got {watcher}(monitor='{self._prefix}/{name}') with a SaliencyMonitor of {never[name]}: it is "
-                    f"never measured. Allowed are, with this monitor, {measured or 'none of its values'}; let "
+                    f"never measured. Allowed are, with this monitor, {measured}; let "
                     f"{watcher} watch another value, or change the monitor."
                 )
 

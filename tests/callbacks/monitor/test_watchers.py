@@ -23,7 +23,6 @@ def _fit(folder, *callbacks, module=None, val=None, epochs=2, **options):
         ({"position_images": 0}, "shortcut_alert", "position_images=0"),
         ({"alert": None}, "shortcut_alert", "alert=None: .*saliency/position_bias"),
         ({"stage": "train"}, "drift", "stage='train'"),
-        ({"stage": "test"}, "energy_in_box", "stage='test'.* none of its values"),
     ],
 )
 @pytest.mark.parametrize("watcher", [EarlyStopping, ModelCheckpoint])
