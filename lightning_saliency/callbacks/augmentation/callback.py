@@ -226,6 +226,10 @@ class SaliencyAugmentation(FilmingCallback):
         """The probability that an image is replaced in an epoch, from 0."""
         return probability_at(self._points, epoch) if epoch >= self.start_epoch else 0.0
 
+    def end_on_failure(self) -> None:
+        """Let a step that cannot be augmented end the run; else it goes on as a plain one, with a warning."""
+        self._failures.strict = True
+
     def epoch_means(self) -> dict[str, float]:
         """The scalars of the epoch so far, of this process alone; those without a value are left out."""
         return self._scalars.means.local()

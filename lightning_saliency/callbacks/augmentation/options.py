@@ -168,6 +168,7 @@ class Failures:
 
     Attributes:
         off: Whether there were too many failures in a row.
+        strict: Whether a failure is an error that ends the run.
 
     Example:
         >>> failures = Failures("SaliencyAugmentation")
@@ -177,7 +178,7 @@ class Failures:
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
-        self.off = False
+        self.off = self.strict = False
         self._in_a_row = 0
         self._warned: set[str] = set()
 
@@ -192,7 +193,13 @@ class Failures:
         self._in_a_row = 0
 
     def failed(self, error: Exception) -> None:
-        """An attempt failed."""
+        """An attempt failed.
+
+        Raises:
+            Exception: The error, if ``strict``.
+        """
+        if self.strict:
+            raise error
         self._in_a_row += 1
         kind = type(error).__name__
         self.warn_once(kind, f"A training step goes on unaugmented. {kind}: {error}")

@@ -15,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.files import reading
 from lightning_saliency.lightning_bases import is_data_module
 from lightning_saliency.pictures.tensors import find_normalization
@@ -223,11 +224,11 @@ def fit_arm(
     batches: Any = SeededBatches(datamodule.train_dataloader(), seed + order)
     if wrap is not None:
         batches = wrap(batches, clock)
-    # Dropout draws from the shared random numbers, and so may the network. A saliency augmentation that fails only
-    # warns and lets the step go on, which would make its arm a plain one.
+    if isinstance(callback, SaliencyAugmentation):
+        callback.end_on_failure()  # else its arm would be a plain one
+    # Dropout draws from the shared random numbers, and so may the network.
     with OwnRandomness(seed), quiet():
         warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
-        warnings.filterwarnings("error", message=".*goes on unaugmented")
         torch.cuda.manual_seed_all(seed)
         trainer.fit(module, batches, datamodule.val_dataloader())
     return module, clock, trainer, datamodule

@@ -399,6 +399,20 @@ def test_steps_that_fail_are_part_of_the_share(tmp_path):
     assert recorder.values("group_cam/augmented")[0][1] == pytest.approx(0.25)
 
 
+def test_a_failure_ends_the_run_where_that_is_wanted(tmp_path, monkeypatch):
+    """A comparison would take such an arm for a plain one."""
+
+    def broken(self, *arguments, **options):
+        raise RuntimeError("no map today")
+
+    monkeypatch.setattr(SaliencyAugmentation, "_augment", broken)
+    callback, module = quiet(), Watching()
+    callback.end_on_failure()
+    with pytest.raises(RuntimeError, match="no map today"):
+        fit(tmp_path, callback, module)
+    assert module.given == []
+
+
 def test_nothing_is_logged_where_that_is_not_wanted(tmp_path):
     recorder = Recorder(tmp_path)
     fit(tmp_path, quiet(), Watching(), logger=recorder)
