@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.data.masked.loaders import batch_form, leaves
 from lightning_saliency.pictures.class_names import as_names
 
@@ -200,7 +200,7 @@ def _attribute(source: object, name: str) -> Any:
     try:
         return getattr(source, name, None)
     except Exception as error:  # of the user's property
-        rank_zero_warn(
+        warn(
             f"No names of classes are taken from {type(source).__name__}.{name}, which raised {type(error).__name__}: "
             f"{error}. Where no other names are found, captions show the classes' numbers; let it return a list of "
             "names or None."

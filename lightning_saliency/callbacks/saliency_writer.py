@@ -9,12 +9,13 @@ from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lightning_saliency.batches import BatchReader, NoImagesError
 from lightning_saliency.callbacks._trainer_lookups import WHOLE_STRATEGIES, is_sharded, watched_module
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.data.masked.loaders import leaves
 from lightning_saliency.data.masked.online import OnlineMaps, Targets
 from lightning_saliency.data.masked.store import SaliencyStore
@@ -180,7 +181,7 @@ class SaliencyWriter(Callback):
         trainer.strategy.barrier("saliency maps are written")
         for store in self.stores if trainer.is_global_zero else []:
             if store is not None and not store.finish():
-                rank_zero_warn(
+                warn(
                     f"SaliencyWriter leaves {store.path} incomplete: {len(store.missing())} of its {len(store)} maps "
                     "are missing. Predict all batches (limit_predict_batches=1.0) to finish it."
                 )

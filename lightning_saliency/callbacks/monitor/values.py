@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_saliency.callbacks._trainer_lookups import has_trained
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
 from lightning_saliency.callbacks.monitor.page import KEEPING, MonitorPage
@@ -74,7 +74,7 @@ class MonitorValues:
         for name, watcher in watchers(trainer, self._prefix).items():
             if name not in self.latest and name not in self._said:
                 self._said.add(name)
-                rank_zero_warn(
+                warn(
                     f"SaliencyMonitor has measured no {self._prefix}/{name}, which {watcher} watches: it needs "
                     f"{_NEEDS[name]}. {watcher} gets {NOT_MEASURED[name]:g} in each epoch until there is one, and "
                     f"EarlyStopping ends a run where nothing gets better. Let {watcher} watch another value if there "

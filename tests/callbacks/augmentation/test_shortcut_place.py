@@ -246,6 +246,25 @@ def test_no_row_of_the_mark_stays_visible(size, width, offset):
         assert found.sum() <= (width + 4 * cell) ** 2
 
 
+@pytest.mark.parametrize(("of_each", "expected"), [(3, 0), (10, 60)])
+def test_ten_images_of_each_class_are_enough(of_each, expected):
+    for classes in (10, 100):
+        images, labels = _scenes(of_each * classes, classes=classes)
+        maps = _maps(len(images), (slice(0, 6), slice(0, 10)))
+        assert _found(ShortcutPlace(), maps, images, labels).sum() == expected
+
+
+def test_mirroring_half_of_the_images_is_enough_to_lose_the_place():
+    """As the docs say: random flips have to be left out of the training that cures."""
+    images, labels = _scenes(1000, classes=10)
+    maps = _maps(1000, (slice(0, 6), slice(0, 10)))
+    mirrored = torch.rand(1000, generator=torch.Generator().manual_seed(5)) < 0.5
+    images[mirrored], maps[mirrored] = images[mirrored].flip(-1), maps[mirrored].flip(-1)
+    found = ShortcutPlace()
+    assert not _found(found, maps, images, labels).any()
+    assert "flips" in found.no_place
+
+
 def test_a_mark_in_the_images_of_one_class_alone_is_found():
     """As the coloured patches of skin photographs, in most of the benign ones and in none of the malignant."""
     images, labels = _scenes(200, None, classes=5)

@@ -209,6 +209,15 @@ def test_what_hides_is_found_among_the_callbacks(tmp_path):
     assert found(place, other) == Hiding("SaliencyAugmentation", False)
 
 
+def test_where_warnings_are_errors_the_text_is_logged(caplog):
+    state = AlertState(ShortcutAlert(frames=1))
+    with warnings.catch_warnings(), caplog.at_level(logging.INFO):
+        warnings.simplefilter("error")
+        assert state.see(_found(0.9), "saliency") is True
+    assert "SaliencyMonitor sees a shortcut" in caplog.text
+    assert len(state.history) == 1
+
+
 def test_a_run_with_the_cure_is_not_told_to_cure(tmp_path, biased):
     cure = MaskTune("smoe", share=0.1, maps="mean")
     monitor = SaliencyMonitor(num_images=2, alert=ShortcutAlert(frames=1), log_at_start=False)

@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_saliency.callbacks._trainer_lookups import Hiding
+from lightning_saliency.callbacks._warnings import warn
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError, positive
 from lightning_saliency.callbacks.monitor.shortcuts.texts import content_text, place_name, place_text
 from lightning_saliency.functional.position_bias import PositionBias
@@ -131,7 +132,7 @@ class AlertState:
             at_a_place = place >= threshold
             text = (place_text if at_a_place else content_text)(found, name, self._start_text(name), hiding)
             self.history.append(AlertRecord(epoch, step, text, found.cell if at_a_place else None))
-            rank_zero_warn(text)
+            warn(text)
         elif self.raised and self._below >= self.alert.frames:
             self.raised = False
             self.history[-1:] = [replace(record, lowered=epoch) for record in self.history[-1:]]
