@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning_saliency.callbacks import (
         GroupCAMAugmentation,
+        HidePlace,
         KeepAugment,
         MaskTune,
         SaliencyAugmentation,
@@ -28,6 +29,7 @@ __all__ = [
     "DigitScenes",
     "FilmRecorder",
     "GroupCAMAugmentation",
+    "HidePlace",
     "ImageClassifier",
     "ImageFolderDataModule",
     "KeepAugment",
@@ -52,6 +54,7 @@ __all__ = [
 _ROOMS = {
     "callbacks": (
         "GroupCAMAugmentation",
+        "HidePlace",
         "KeepAugment",
         "MaskTune",
         "SaliencyAugmentation",

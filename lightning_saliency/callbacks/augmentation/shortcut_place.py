@@ -98,12 +98,7 @@ class ShortcutPlace:
 
     def _place(self, size: tuple[int, int]) -> Tensor:
         """The place in images of a size, ``[1, H, W]``, zeros and ones."""
-        if self.region is None:
-            return torch.zeros(1, *size)
-        region = self.region.float()[None]
-        if region.shape[1:] != size:
-            region = F.interpolate(F.max_pool2d(region, 3, 1, 1)[None], size, mode="nearest-exact")[0]
-        return region
+        return torch.zeros(1, *size) if self.region is None else region_in(self.region, size)[None].float()
 
     def _take(self, maps: Tensor, images: Tensor, classes: Tensor) -> None:
         if self.sums is None:
@@ -122,26 +117,32 @@ class ShortcutPlace:
             self.sums = None
 
     @property
-    def no_place(self) -> str | None:
+    def why_none(self) -> str | None:
         """Why there is no place; ``None`` where there is one, or no image was seen."""
         if not self._asked or (self.region is not None and bool(self.region.any())):
             return None
         if self.region is None:
-            return (
-                "maps='shortcut' has changed no image yet: it has seen too few images of each class to tell. With very "
-                "many classes or very few images take maps='mean'."
-            )
+            return "too few images of each class were seen to tell"
         if self.everywhere:
-            return (
-                "maps='shortcut' changes no image: what tells the class lies all over the image, as a background or "
-                "a tint would. Take action='swap' with guide_network='untrained', see the docs on shortcuts."
+            return "what tells the class lies all over the image, as a background or a tint would"
+        return "the maps of many images point to no one place that tells the class"
+
+    @property
+    def no_place(self) -> str | None:
+        """What is said of an augmentation that changes no image for that reason; ``None`` where it does."""
+        if self.why_none is None:
+            return None
+        if self.region is None:
+            remedy = "With very many classes or very few images take maps='mean'."
+        elif self.everywhere:
+            remedy = "Take action='swap' with guide_network='untrained', see the docs on shortcuts."
+        else:
+            remedy = (
+                "Random crops and flips move a mark: leave them out, or hide it before them with HidePlace. A network "
+                "that has not learnt it yet does not point to it: start_epoch= says when to look. Where it lies "
+                "elsewhere in each image anyway, take maps='own' and a small share."
             )
-        return (
-            "maps='shortcut' changes no image: the maps of many images point to no one place that tells the class. "
-            "Random crops and flips move a mark: leave them out. A network that has not learnt it yet does not point "
-            "to it: start_epoch= says when to look. Where it lies elsewhere in each image anyway, take maps='own' and "
-            "a small share."
-        )
+        return f"maps='shortcut' changes no image: {self.why_none}. {remedy}"
 
     def kept(self) -> dict[str, Any]:
         """What `restore` goes back to."""
@@ -191,6 +192,23 @@ class ShortcutPlace:
         spread = region if bool(region.any()) else explained >= SPREAD
         self.everywhere = bool(spread.float().mean() > LARGEST)
         self.region = torch.zeros_like(region) if self.everywhere else region
+
+
+def region_in(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """A place in images of another size, with a margin of one of its own cells, since a mark may lie in a part of one.
+
+    Args:
+        region: ``[G, K]`` bool.
+        size: ``(H, W)``; where it is ``(G, K)``, the place is known to the pixel.
+
+    Returns:
+        ``[H, W]`` bool.
+    """
+    if region.shape == torch.Size(size):
+        return region
+    wider = F.max_pool2d(region.float()[None], 3, 1, 1)
+    coarser = F.adaptive_max_pool2d(wider, [min(own, other) for own, other in zip(region.shape, size, strict=True)])
+    return F.interpolate(coarser[None], size, mode="nearest-exact")[0, 0] > 0
 
 
 def region_of(seeds: Tensor, explained: Tensor) -> Tensor:

@@ -1,0 +1,113 @@
+"""The tables of a study, made anew from the raw results that stand beside a page.
+
+    python -m tools.study_tables docs/results/coco/all.csv.gz
+
+Which study it was is seen in the file: a comparison of explainers keeps a line for each map (its ``results.csv``), ROAR
+and KAR and the masks at one scale keep an accuracy for each cell and seed (their ``results.json``). Of a comparison of
+augmentations the tables are made by ``tools.comparison_tables``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from lightning_saliency.studies.comparison.measuring import MetricConfig
+from lightning_saliency.studies.comparison.results import ComparisonResult
+from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
+from lightning_saliency.studies.roar_kar.results import RoarKarResult
+from lightning_saliency.studies.samples import Samples
+
+StudyResult = ComparisonResult | RoarKarResult | LayerMaskingResult
+
+#: Of a line of a comparison what is no score.
+_TOLD = ("network", "explainer", "image", "label", "target", "seconds", "passes")
+
+
+def read(path: Path, pairs: list[tuple[str, str]] | None = None) -> StudyResult:
+    """The result of which these are the raw numbers.
+
+    Args:
+        path: A ``results.csv`` or ``results.json`` of a study, compressed or not.
+        pairs: Of a comparison of explainers the differences that are shown.
+
+    Raises:
+        ValueError: If the file is of no such study.
+    """
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    if ".csv" in path.suffixes:
+        return _comparison(list(csv.DictReader(io.StringIO(text))), pairs or [])
+    told = json.loads(text)
+    if "scales" in told:
+        return _layer_masking(told)
+    if "unmasked" in told:
+        return _roar_kar(told)
+    raise ValueError(f"Got {path}, which holds {', '.join(sorted(told))}. Allowed are raw results of these studies.")
+
+
+def _comparison(lines: list[dict[str, str]], pairs: list[tuple[str, str]]) -> ComparisonResult:
+    scores = [name for name in lines[0] if name not in _TOLD]
+    tolerances = tuple(float(name.removeprefix("pointing_")) for name in scores if name.startswith("pointing_"))
+    columns = [column for column in MetricConfig(tolerances=tolerances).columns(boxes=True) if column.key in scores]
+    images = {name: place for place, name in enumerate(dict.fromkeys(line["image"] for line in lines))}
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for line in lines:
+        rows.setdefault(line["network"], {}).setdefault(line["explainer"], []).append(
+            {
+                "sample": images[line["image"]],
+                "label": line["label"],
+                "seconds": float(line["seconds"]),
+                "passes": float(line["passes"]),
+                "scores": {name: float(line[name]) for name in scores if line[name]},
+                "curves": {},
+            }
+        )
+    # The tables need no images, which only the sheets of examples show.
+    return ComparisonResult(rows, columns, "", cast(Samples, None), pairs=pairs)
+
+
+def _roar_kar(told: dict[str, Any]) -> RoarKarResult:
+    accuracies: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for each in told["accuracies"]:
+        modes = accuracies.setdefault(each["explainer"], {})
+        modes.setdefault(each["mode"], {})[each["fraction"]] = each["accuracies"]
+    first = next(iter(accuracies.values()))
+    return RoarKarResult(
+        network=told["network"],
+        modes=tuple(first),
+        fractions=tuple(next(iter(first.values()))),
+        seeds=tuple(told["seeds"]),
+        accuracies=accuracies,
+        unmasked=told["unmasked"],
+        reference=told["reference"],
+    )
+
+
+def _layer_masking(told: dict[str, Any]) -> LayerMaskingResult:
+    return LayerMaskingResult(
+        network=told["network"],
+        scales=tuple(told["scales"]),
+        seeds=tuple(told["seeds"]),
+        accuracies=told["accuracies"],
+        unmasked=told["unmasked"],
+        reference=told["reference"],
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--pairs", type=json.loads, help='of explainers, such as [["group_cam", "grad_cam"]]')
+    options = parser.parse_args()
+    print(read(options.file, options.pairs))
+
+
+if __name__ == "__main__":
+    main()
