@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         if untrained:
             Console(stderr=True).print(_UNTRAINED, style="bold red", highlight=False, soft_wrap=True, markup=False)
-        if note := _enlarged(explained.files, options.resize, options.crop):
+        if note := _enlarged(explained.files, options.resize, explained.crop):
             Console(stderr=True).print(note, style="bold", highlight=False, soft_wrap=True, markup=False)
         explained.save(options.output)
     except (ValueError, TypeError, ImportError, OSError) as error:
@@ -158,7 +158,11 @@ def _parser() -> ArgumentParser:
         help="modules to read instead of the scales found, for the same",
     )
     parser.add_argument("--resize", type=int, default=256, help="shorter side in pixels")
-    parser.add_argument("--crop", type=int, default=224, help="side of the centre crop in pixels, 0: the whole image")
+    parser.add_argument(
+        "--crop",
+        type=int,
+        help="side of the centre crop in pixels, 0: the whole image; without it 224, or --resize where that is less",
+    )
     parser.add_argument(
         "--normalize", choices=list(NORMALIZATIONS), default="imagenet", help="half: to [-1, 1]; none: [0, 1]"
     )

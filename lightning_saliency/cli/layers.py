@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         table.add_column(heading, overflow="fold", no_wrap=heading != "module")
     for row in scale_table(scales):
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False).print(table)
     return 0
 
 

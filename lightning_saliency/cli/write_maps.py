@@ -24,7 +24,7 @@ from lightning_saliency.studies.specs import as_spec, build_data, build_module
 _INTO = ("model", "data", "explainer", "trainer")
 
 # Errors of options that cannot be carried out; others are defects, and keep their traceback.
-_USAGE = (ValueError, TypeError, ImportError, FileNotFoundError, TapError)
+_USAGE = (ValueError, TypeError, ImportError, OSError, TapError)
 
 
 def run(arguments: Sequence[str]) -> int:

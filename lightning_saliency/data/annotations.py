@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,17 +115,14 @@ def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
                 f"Got the columns {list(rows[0]) if rows else []} in {path}. Allowed are class_index and name; correct "
                 "the file's first line."
             )
-        listed: dict[str, list[int]] = {}
-        for row in rows:
-            with _naming_file(path, "a file of classes"):
-                listed.setdefault(row["name"], []).append(int(row["class_index"]))
-        return {name: tuple(indices) for name, indices in listed.items()}
+        with _naming_file(path, "a file of classes"):
+            return by_name((row["name"], [int(row["class_index"])]) for row in rows)
     content = read_json(path, "file of classes")
     if isinstance(content, list):
         with _naming_file(path, "a list of classes' names"):
-            content = {name: index for index, name in enumerate(content)}
+            content = by_name((name, [index]) for index, name in enumerate(content))
     indices = {
-        str(name): tuple(of) if isinstance(of, list) else (of,)
+        str(name): tuple(of) if isinstance(of, (list, tuple)) else (of,)
         for name, of in (content.items() if isinstance(content, dict) else ())
     }
     if not indices or not all(type(index) is int for of in indices.values() for index in of):
@@ -134,6 +131,19 @@ def read_class_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
             "names; write one of them."
         )
     return indices
+
+
+def by_name(pairs: Iterable[tuple[str, Sequence[int]]]) -> dict[str, tuple[int, ...]]:
+    """The classes of each name; where a name comes again, as "crane" does in ImageNet's list, it has those of both.
+
+    Example:
+        >>> by_name([("crane", [134]), ("dog", [151]), ("crane", [517])])
+        {'crane': (134, 517), 'dog': (151,)}
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for name, indices in pairs:
+        found[name] = (*found.get(name, ()), *indices)
+    return found
 
 
 def plain_name(name: str) -> str:

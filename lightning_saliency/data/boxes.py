@@ -23,11 +23,12 @@ from lightning_saliency.data.annotations import (
     AnnotationFormat,
     LabelledImage,
     LabelledObject,
+    by_name,
     plain_name,
     read_annotations,
     read_class_indices,
 )
-from lightning_saliency.data.image_files import picture_size, read_picture
+from lightning_saliency.data.image_files import checked_crop, picture_size, read_picture
 from lightning_saliency.files import reading
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
 
@@ -101,11 +102,7 @@ class BoxedImages(Dataset[Sample]):
         limit: int | None = None,
         seed: int = 0,
     ) -> None:
-        if not 1 <= crop <= resize:
-            raise ValueError(
-                f"Got resize={resize} and crop={crop}. Allowed are whole numbers with 1 <= crop <= resize; "
-                "ImageNet's evaluation uses 256 and 224."
-            )
+        checked_crop(resize, crop, least=1)
         if limit is not None and limit < 1:
             raise ValueError(f"Got limit={limit}. Allowed are None (all images) and whole numbers from 1.")
         self.resize, self.crop, self.seed = resize, crop, seed
@@ -114,7 +111,7 @@ class BoxedImages(Dataset[Sample]):
         self._pixels = v2.Compose(
             [self._geometry, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
         )
-        self._indices = None if classes is None else {plain_name(name): tuple(of) for name, of in classes.items()}
+        self._indices = None if classes is None else by_name((plain_name(name), of) for name, of in classes.items())
         self.total = len(images)
         usable = [(image, found) for image in images if (found := self._labels(image))]
         if not usable:

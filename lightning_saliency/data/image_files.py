@@ -24,6 +24,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 _REMEDY = "Leave it out, or save it anew."
 _ORIENTATION = 0x0112
+_CROP = 224
 
 
 class ImageFiles(Dataset[dict[str, Tensor]]):
@@ -32,7 +33,8 @@ class ImageFiles(Dataset[dict[str, Tensor]]):
     Args:
         paths: A file or a folder of image files, or several.
         resize: Shorter side in pixels.
-        crop: Side of the centre crop in pixels; 0: the whole image.
+        crop: Side of the centre crop in pixels, at most ``resize``; 0: the whole image; ``None``: 224, or ``resize``
+            where that is less.
         mean: Mean of each channel of RGB in [0, 1].
         std: Standard deviation of each channel.
 
@@ -40,19 +42,20 @@ class ImageFiles(Dataset[dict[str, Tensor]]):
         files: The files, in order.
 
     Raises:
-        ValueError: If a path does not exist, or a folder holds no image; on access, if a file is not an image.
+        ValueError: If a path does not exist, a folder holds no image, or a size is out of range; on access, if a file
+            is not an image.
     """
 
     def __init__(
         self,
         paths: str | Path | Sequence[str | Path],
         resize: int = 256,
-        crop: int = 224,
+        crop: int | None = None,
         mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
         std: Sequence[float] = IMAGENET_NORMALIZATION[1],
     ) -> None:
         self.files = image_files([paths] if isinstance(paths, (str, Path)) else paths)
-        self.resize, self.crop = resize, crop
+        self.resize, self.crop = resize, checked_crop(resize, crop)
         #: Found by what shows images.
         self.transform = v2.Normalize(list(mean), list(std))
 
@@ -88,6 +91,31 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         else:
             raise ValueError(f"Got {path}, but there is no such file or folder. Check the path.")
     return files
+
+
+def checked_crop(resize: int, crop: int | None, least: int = 0) -> int:
+    """The side of the centre crop of images whose shorter side is resized.
+
+    Args:
+        resize: That side, from 1.
+        crop: From ``least`` to ``resize``; ``None``: 224, or ``resize`` where that is less.
+        least: 0 where 0 stands for the whole image, else 1.
+
+    Raises:
+        ValueError: If one of them is out of range: a larger crop would frame the image in black.
+
+    Example:
+        >>> checked_crop(256, None), checked_crop(128, None), checked_crop(128, 0)
+        (224, 128, 0)
+    """
+    side = min(_CROP, resize) if crop is None else crop
+    if resize < 1 or not least <= side <= resize:
+        whole = "" if least else ", and crop=0 for the whole image"
+        raise ValueError(
+            f"Got resize={resize} and crop={side}. Allowed are whole numbers with 1 <= crop <= resize{whole}; "
+            "ImageNet's evaluation uses 256 and 224."
+        )
+    return side
 
 
 def read_image(path: Path, resize: int, crop: int) -> Tensor:

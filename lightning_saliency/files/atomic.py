@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from lightning_saliency.files.locations import Location, RemotePath, file_of_this_machine, location
 
@@ -37,10 +38,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not longer than the name itself may be, in bytes.
     start = os.fsencode(path.name)[:200].decode(errors="ignore")
-    temporary = path.with_name(f".{start}.{os.getpid()}.tmp")
+    # Two machines that share a folder may have processes of one number.
+    temporary = path.with_name(f".{start}.{uuid4().hex[:12]}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

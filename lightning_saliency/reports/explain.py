@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from lightning_saliency.checks import check_choice, did_you_mean
-from lightning_saliency.data.image_files import image_files, read_class_names, read_image
+from lightning_saliency.data.image_files import checked_crop, image_files, read_class_names, read_image
 from lightning_saliency.explainers import SMOE, Explainer, ExplainerOption, ExplainerSpec, find_explainer
 from lightning_saliency.explainers.registry import parse_explainers
 from lightning_saliency.files import OwnFiles
@@ -76,6 +76,7 @@ class ExplainedImages(Sequence[ExplainedImage]):
     Attributes:
         files: The image files, each once.
         names: Beginning of each file's pictures' names; no two pictures have the same name.
+        crop: Side of the centre crop in pixels; 0: the whole image.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class ExplainedImages(Sequence[ExplainedImage]):
         self.files = list(files)
         self._model, self._explainers, self._targets, self._class_names = model, explainers, targets, class_names
         self._smoe, self._wanted, self._untrained = smoe, wanted, untrained
-        self._resize, self._crop, self._alpha = resize, crop, alpha
+        self.crop = crop
+        self._resize, self._alpha = resize, alpha
         self._normalize = v2.Normalize(list(normalization[0]), list(normalization[1]))
         count = len(self._scale_pictures(self.files[0], ["scales"])) if "scales" in wanted else 0
         self._kinds = picture_kinds(list(explainers), targets, wanted, count)
@@ -132,7 +134,7 @@ class ExplainedImages(Sequence[ExplainedImage]):
 
     def _read(self, file: Path) -> tuple[Tensor, Tensor]:
         """An image ``[1, 3, H, W]`` in [0, 1], and as the network takes it."""
-        shown = read_image(file, self._resize, self._crop)[None]
+        shown = read_image(file, self._resize, self.crop)[None]
         return shown, torch.as_tensor(self._normalize(shown)).to(_device_of(self._model))
 
     def _scale_pictures(self, file: Path, wanted: Sequence[str]) -> dict[str, tuple[str, Tensor]]:
@@ -181,7 +183,7 @@ def explain_images(
     layers: Sequence[str] | None = None,
     class_names: str | Path | Sequence[str] | None = None,
     resize: int = 256,
-    crop: int = 224,
+    crop: int | None = None,
     normalize: Normalize | tuple[Sequence[float], Sequence[float]] = "imagenet",
     untrained: bool = False,
     alpha: float = 0.25,
@@ -204,7 +206,8 @@ def explain_images(
         class_names: Names of the network's classes, for captions; or a file of them, see
             `lightning_saliency.data.image_files.read_class_names`.
         resize: Shorter side of the images in pixels.
-        crop: Side of the centre crop in pixels; 0: the whole image.
+        crop: Side of the centre crop in pixels, at most ``resize``; 0: the whole image; ``None``: 224, or ``resize``
+            where that is less.
         normalize: Normalisation of the network's images: ``"imagenet"``, ``"half"`` (to [-1, 1]), ``"none"``
             ([0, 1]) or (mean, std).
         untrained: Stamp the sheets, since the network's weights are random.
@@ -264,7 +267,7 @@ def explain_images(
     if not 0 <= alpha <= 1:
         raise ValueError(f"Got alpha={alpha}. Allowed are shares of the grey image in [0, 1]; give one.")
     classes = list(dict.fromkeys(targets))
-    shown = (resize, crop, normalization, untrained, alpha)
+    shown = (resize, checked_crop(resize, crop), normalization, untrained, alpha)
     return ExplainedImages(files, model, built, smoe, wanted, classes, names, *shown)
 
 

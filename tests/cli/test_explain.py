@@ -464,6 +464,16 @@ def test_small_images_that_are_enlarged_are_noted_once(network, tmp_path, capsys
         assert ("its border is cut off (--crop 64)" in said) == ("64" in more[2:] and noted)
 
 
+def test_the_crop_follows_a_smaller_side(network, tmp_path, capsys):
+    _, arguments = network
+    Image.new("RGB", (100, 120), "white").save(tmp_path / "white.png")
+    plain = [*arguments[: -len(SIZE)], "--output", str(tmp_path / "out"), str(tmp_path / "white.png")]
+    assert main(["explain", *plain, "--resize", "48", "--pictures", "map"]) == 0
+    assert Image.open(next((tmp_path / "out").glob("*_map.png"))).size == (48, 48)
+    assert main(["explain", *plain, "--resize", "48", "--crop", "64"]) == 2
+    assert "Got resize=48 and crop=64" in capsys.readouterr().err
+
+
 def test_an_untrained_network_is_warned_of_after_missing_files(tmp_path, capsys):
     assert main(["explain", "--model", "small_cnn", "--num_classes", "10", *SIZE, str(tmp_path / "nowhere.png")]) == 2
     said = capsys.readouterr().err

@@ -103,6 +103,11 @@ def test_names_are_compared_without_spaces_and_unknown_classes_are_left_out(fold
     assert "1 images show no class" in data.description()
 
 
+def test_names_that_are_one_without_spaces_and_capitals_have_the_classes_of_all(folder):
+    images = read_annotations(csv_file(folder, ["wide.png,Hot-Dog,20,10,40,30"]))
+    assert BoxedImages(images, {"hot dog": [3], "hotdog": (5, 8)})[0].candidates == ((3, 5, 8),)
+
+
 def test_labels_without_boxes(folder):
     path = csv_file(folder, ["wide.png,90,lorikeet", "tall.png,981,ballplayer"], "file,class_index,name")
     data = BoxedImages(read_annotations(path), resize=20, crop=16)
@@ -146,6 +151,7 @@ def test_the_fingerprint_changes_with_pixels_boxes_and_transforms(folder):
     [
         ("a.json", '{"dog": [1, 2], "cat": 0}', {"dog": (1, 2), "cat": (0,)}),
         ("a.json", '["cat", "dog"]', {"cat": (0,), "dog": (1,)}),
+        ("a.json", '["crane", "dog", "crane"]', {"crane": (0, 2), "dog": (1,)}),
         ("a.csv", "class_index,name\n4,crane\n5,cat\n9,crane\n", {"crane": (4, 9), "cat": (5,)}),
     ],
 )

@@ -13,7 +13,7 @@ from PIL import Image
 from lightning_saliency.data import ImageFolderDataModule
 from lightning_saliency.data.annotations import LabelledImage, LabelledObject
 from lightning_saliency.data.boxes import BoxedImages
-from lightning_saliency.data.image_files import image_files, picture_size, read_image, read_picture
+from lightning_saliency.data.image_files import ImageFiles, image_files, picture_size, read_image, read_picture
 
 RAMP = np.linspace(0, 1, 48 * 64).reshape(48, 64)
 EIGHT = (255 * RAMP).round().astype(np.uint8)
@@ -157,3 +157,20 @@ def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="on no disk of this machine"):
         image_files(["s3://bucket/images"])
     assert torch.equal(read_image(tmp_path / "a.png", 4, 0), torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "side"), [(256, None, 224), (128, None, 128), (40, 40, 40), (40, 0, 40), (40, 24, 24)]
+)
+def test_the_crop_is_never_larger_than_the_image(tmp_path: Path, resize: int, crop: int | None, side: int) -> None:
+    Image.new("RGB", (300, 300), "white").save(tmp_path / "white.png")
+    image = ImageFiles(tmp_path, resize, crop, mean=(0.0,) * 3, std=(1.0,) * 3)[0]["image"]
+    assert image.shape == (3, side, side)
+    assert bool((image == 1).all())
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(128, 224), (0, None), (-1, 0), (64, -1)])
+def test_a_crop_that_would_frame_the_image_in_black_is_refused(tmp_path: Path, resize: int, crop: int | None) -> None:
+    Image.new("RGB", (300, 300), "white").save(tmp_path / "white.png")
+    with pytest.raises(ValueError, match=f"Got resize={resize} and crop=.* Allowed are whole numbers with 1 <= crop"):
+        ImageFiles(tmp_path, resize, crop)

@@ -56,3 +56,26 @@ def test_a_file_with_the_longest_name_is_replaced(tmp_path: Path) -> None:
         write_atomically(path, text)
         assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(path.name, text)]
     assert len(os.fsencode(path.name)) == 254
+
+
+def test_two_machines_whose_processes_have_one_number_write_apart(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as of the first process in a container
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+        assert first != second
+        first.write_text("one")
+        second.write_text("the other")
+    assert (tmp_path / "a").read_text() == "one"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_flushed_may_be_written(tmp_path: Path, monkeypatch) -> None:
+    """Windows flushes no other file."""
+    flushed = []
+
+    def flush(number: int) -> None:
+        flushed.append(os.write(number, b""))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write_atomically(tmp_path / "a", "all of it")
+    assert flushed == [0]
+    assert (tmp_path / "a").read_text() == "all of it"

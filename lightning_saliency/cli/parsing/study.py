@@ -17,7 +17,7 @@ from lightning_saliency.studies.engine.cell import CellError, computing_seconds
 from lightning_saliency.studies.engine.progress import duration
 
 # Errors of a configuration that cannot be carried out; others are defects, and keep their traceback.
-_USAGE = (ValueError, TypeError, ImportError, FileNotFoundError, CellError, TapError)
+_USAGE = (ValueError, TypeError, ImportError, OSError, CellError, TapError)
 
 
 def run_study(
@@ -54,25 +54,25 @@ def run_study(
     # Classes are named here; each cell builds its own.
     given = parse(parser, arguments, into)
     planned = given.pop("plan")
-    console = Console()
+    console = Console(markup=False, highlight=False)  # names and paths are shown as they are
     try:
         options = config(**{name: value for name, value in given.items() if name != "config"})
         check_needs(arguments)
         if planned:
             console.print(plan(options).rich())
             return 0
+        folder = options.folder  # so that nothing is computed that could not be kept
         result = study(options)
-        took = f"{duration(computing_seconds(options.folder))} of computing, all parts together"
+        took = f"{duration(computing_seconds(folder))} of computing, all parts together"
         written = result.save(made=Made(shlex.join(["lightning-saliency", command, *arguments]), took))
     except _USAGE as error:
         raise UsageError(str(error)) from error
     for table in result.tables():
         console.print(table.rich(any(column.better for column in table.columns), console.width))
     for notice in result.notices():
-        console.print(f"Note: {notice}", style="bold", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"Note: {notice}", style="bold", soft_wrap=True)
     for line in result.verdicts() if hasattr(result, "verdicts") else ():
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(
-        f"{len(written)} files in {options.output}; the page is {written[0]}", highlight=False, soft_wrap=True
-    )
+        console.print(line, soft_wrap=True)
+    said = f"{len(written)} files in {options.output}; the page is {written[0]}"
+    console.print(said, soft_wrap=True)
     return 0

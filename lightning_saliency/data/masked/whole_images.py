@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from lightning_saliency.data.masked.transforms import (
@@ -166,8 +166,31 @@ def whole_image_loaders(
             whole_images(own.dataset, size, transform, geometry=geometry),
             batch_size=batch_size or own.batch_size or 1,
             num_workers=own.num_workers if num_workers is None else num_workers,
+            collate_fn=_collated,
         )
     return loaders
+
+
+def _collated(samples: Sequence[Any]) -> Any:
+    """A batch of samples, which may hold anything beside their images: what cannot be stacked is a list.
+
+    The stage's own ``collate_fn`` is not called, since it may mix images.
+
+    Example:
+        >>> _collated([(torch.zeros(3), {"boxes": torch.zeros(n, 4)}) for n in (1, 2)])[1]["boxes"][1].shape
+        torch.Size([2, 4])
+    """
+    first = samples[0]
+    if isinstance(first, Mapping):
+        shared = [key for key in first if all(key in sample for sample in samples)]
+        return {key: _collated([sample[key] for sample in samples]) for key in shared}
+    if isinstance(first, (tuple, list)) and len({len(sample) for sample in samples}) == 1:
+        parts = [_collated(part) for part in zip(*samples, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else parts
+    try:
+        return default_collate(list(samples))
+    except (RuntimeError, TypeError):
+        return list(samples)
 
 
 def data_fingerprint(dataset: Any, *, geometry: Literal["auto", "fixed"] = "auto") -> str:

@@ -158,3 +158,30 @@ def test_loaders_of_whole_stages():
         whole_image_loaders(data, 6)
     with pytest.raises(ValueError, match=r"stages \['valid'\]"):
         whole_image_loaders(data, 6, stages=("valid",))
+
+
+class Detection(Dataset):
+    """Images with as many boxes as there are."""
+
+    transform = None
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        image = torch.full((3, 8, 8), float(index))
+        return {"image": image, "boxes": torch.zeros(index, 4), "label": index, "note": None if index else "first"}
+
+
+class Boxes(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Detection(), batch_size=3, collate_fn=list, shuffle=True)
+
+
+def test_what_cannot_be_stacked_is_listed():
+    """A loader's own collate_fn is not called: it may mix images."""
+    first, second = whole_image_loaders(Boxes(), 8, stages=["train"])["train"]
+    assert first["image"][:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert first["label"].tolist() == [0, 1, 2]
+    assert [len(boxes) for boxes in second["boxes"]] == [3, 4]
+    assert first["note"] == ["first", None, None]

@@ -122,6 +122,34 @@ def test_an_override_leaves_the_other_options(config, capsys):
         run([*arguments, "--explainers.short.init_args.grid"])
 
 
+def test_nothing_is_computed_that_could_not_be_kept(config, monkeypatch):
+    plain = yaml.safe_load(config.read_text())
+    del plain["output"]
+    config.write_text(yaml.safe_dump(plain))
+    monkeypatch.setattr("lightning_saliency.cli.evaluate.run_comparison", lambda *_: pytest.fail("computed"))
+    with pytest.raises(UsageError, match="Got output=None"):
+        run(["--config", str(config)])
+
+
+def test_a_folder_that_is_a_file_is_said(config):
+    (config.parent / "afile").write_text("mine")
+    with pytest.raises(UsageError, match="afile"):
+        run(["--config", str(config), "--output", str(config.parent / "afile")])
+
+
+def test_names_and_paths_are_shown_as_they_are(config, capsys):
+    content = yaml.safe_load(config.read_text())
+    content["models"] = {"[b]tiny": content["models"]["tiny"]}
+    content["explainers"] = {"random [red]": {"class_path": "random"}}
+    config.write_text(yaml.safe_dump(content))
+    folder = config.parent / "runs [v2]"
+    assert run(["--config", str(config), "--output", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "runs [v2]" in "".join(shown.splitlines())
+    assert "[b]tiny" in shown
+    assert "random [red]" in shown
+
+
 def test_what_cannot_be_carried_out_is_said(config):
     with pytest.raises(UsageError, match=r"nowhere\.csv as annotations, where there is no file"):
         run(["--config", str(config), "--data.init_args.annotations", "nowhere.csv"])
