@@ -156,11 +156,14 @@ def scoring(
             return
         device = next((each.device for each in network.parameters()), torch.device("cpu"))
         chosen = native_precision(device) if precision == "native" else precision
-        copied = fast_inference(network, chosen)
+        copied: nn.Module | None = None
 
         def fast(images: Tensor) -> Tensor:
+            nonlocal copied
+            if copied is None:
+                copied = fast_inference(network, chosen, images)
             with nullcontext() if chosen is None else torch.autocast(images.device.type, dtype=PRECISIONS[chosen]):
-                returned = copied(images.contiguous(memory_format=torch.channels_last))
+                returned = copied(images)
             return class_logits(returned, output, images).float()
 
         yield fast
