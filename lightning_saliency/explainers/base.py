@@ -157,7 +157,7 @@ class Explainer(ABC):
         """
         with undisturbed(self.model), torch.no_grad():
             images = as_taken(images, self.model)
-            return class_logits(self.model(images), self.output, images)
+            return class_logits(self.model(images.clone()), self.output, images)
 
     def _run(
         self,

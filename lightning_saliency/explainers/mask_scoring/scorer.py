@@ -307,7 +307,7 @@ class MaskScorer:
             # A segmentation network's score is read where it sees the class in the whole image.
             parts = zip(*(torch.split(whole, self.chunk) for whole in (self.images, self._classes)), strict=True)
             network, output = self._network, self.output
-            outputs = ((class_logits(network(part), output, part), classes) for part, classes in parts)
+            outputs = ((class_logits(network(part.clone()), output, part), classes) for part, classes in parts)
             self._regions = torch.cat([class_regions(pixelwise, classes) for pixelwise, classes in outputs])
         regions = None if self._regions is None else self._regions[owners]
         return select_scores(logits, self._classes[owners], partial(class_scores, score=self.score, regions=regions))[0]
