@@ -211,8 +211,11 @@ def test_networks_of_bytes_are_explained_where_images_are_neither_changed_nor_di
 
 def test_other_methods_say_what_they_take():
     network = Bytes(build_network("small_cnn", 4, options={"width": 4}))
-    with pytest.raises(TypeError, match=r"Got images of torch.uint8\. Allowed are floating-point.*by SMOE, the class"):
-        build_explainer("group_cam", network)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    for name in ("group_cam", "smooth_grad_cam_plus_plus"):
+        with pytest.raises(
+            TypeError, match=r"Got images of torch.uint8\. Allowed are floating.*all but Smooth Grad-CAM"
+        ):
+            build_explainer(name, network)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
