@@ -155,6 +155,7 @@ class Explainer(ABC):
 
         What they say of the classes is told by ``class_scores`` and ``predicted_classes`` of ``functional``.
         """
+        check_images(images, self.takes_volumes, self.takes_integers)
         with undisturbed(self.model), torch.no_grad():
             images = as_taken(images, self.model)
             return class_logits(self.model(images.clone()), self.output, images)
