@@ -25,7 +25,7 @@ from benchmarks._shared_data import TRAINED, network, photographs
 from benchmarks._timing import compare, print_table, write_results
 from lightning_saliency.callbacks import GroupCAMAugmentation, SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.cache import MapCache
-from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
+from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, lay_out
 from lightning_saliency.functional.similarity import spearman
 
 PLAIN, FULL, ECONOMY = "plain fine-tuning", "full: G = 16, every image", "economy=True"
@@ -43,9 +43,10 @@ DRAWN_STEPS = 5
 class _ChannelsLast(FastCopy):
     """A copy that is channels last and nothing else."""
 
-    def _updated(self) -> nn.Module:
+    def _updated(self, images: Tensor | None) -> nn.Module:
         if self._network is None:
-            self._network = copy.deepcopy(self.model).eval().to(memory_format=torch.channels_last)
+            self._network = copy.deepcopy(self.model).eval()
+            lay_out(self._network, torch.channels_last)
         with torch.no_grad():
             for own, now in zip(self._network.state_dict().values(), self.model.state_dict().values(), strict=True):
                 own.copy_(now)

@@ -155,9 +155,10 @@ class Explainer(ABC):
 
         What they say of the classes is told by ``class_scores`` and ``predicted_classes`` of ``functional``.
         """
+        check_images(images, self.takes_volumes, self.takes_integers)
         with undisturbed(self.model), torch.no_grad():
             images = as_taken(images, self.model)
-            return class_logits(self.model(images), self.output, images)
+            return class_logits(self.model(images.clone()), self.output, images)
 
     def _run(
         self,
@@ -277,7 +278,7 @@ def check_images(images: Tensor, volumes: bool = False, integers: bool = False) 
             advice = "volumes and clips are explained by SMOE, the class activation maps and FastCAM"
         raise ValueError(f"Got images {list(images.shape)}. Allowed are [B, C, H, W] of at least one pixel; {advice}.")
     if not images.is_floating_point() and (not integers or images.is_complex() or images.dtype == torch.bool):
-        other = "integers are explained by SMOE, the class activation maps and FastCAM"
+        other = "integers are explained by SMOE, the class activation maps (all but Smooth Grad-CAM++) and FastCAM"
         raise TypeError(
             f"Got images of {images.dtype}. Allowed are floating-point images, normalised as the network takes them; "
             f"convert them, for example with images / 255, or where the network does that itself, {other}."

@@ -98,9 +98,9 @@ class FullGrad(Explainer):
 
     def _shares(self, images: Tensor, targets: Tensor | None) -> list[tuple[Tensor, bool]]:
         """The shares, and whether each is ``[B, C, h, w]``."""
-        inputs = images.clone().requires_grad_()
+        inputs = images.detach().requires_grad_()
         with _bias_layers(self.model) as layers:
-            own, _ = select_scores(class_logits(self.model(inputs), self.output, inputs), targets)
+            own, _ = select_scores(class_logits(self.model(inputs.clone()), self.output, inputs), targets)
             terms = [(inputs, inputs.detach(), True), *layers]
             if not own.requires_grad:
                 raise ValueError(

@@ -38,8 +38,10 @@ def explain_labels(explainer: Explainer, images: Tensor, labels: Tensor | None) 
         >>> explain_labels(GradCAM(network, layer="1"), torch.rand(3, 3, 8, 8), torch.tensor([2, -1, 255])).shape
         torch.Size([3, 8, 8])
     """
-    if labels is None or not explainer.class_specific:
-        return explainer(images)
+    if not explainer.class_specific:
+        labels = None
+    if labels is None or not labels.numel():
+        return explainer(images, labels)
     logits = explainer.logits(images)
     labels = labels.to(logits.device)
     _refuse_numbers(logits, labels)

@@ -131,7 +131,7 @@ class SMOE(Explainer):
     def _statistics(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[str]]:
         with torch.no_grad(), self.taps(images) as taps:
             taps.start()
-            self.model(images)
+            self.model(images.clone())
             return tuple(taps.take()), [scale.name for scale in taps.scales]
 
     def _chosen(self, images: Tensor) -> tuple[Scale, ...]:

@@ -50,6 +50,8 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
 
     #: A map costs many passes.
     expensive = True
+    #: Noise would change them.
+    takes_integers = False
 
     def __init__(
         self,

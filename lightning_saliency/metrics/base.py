@@ -147,20 +147,23 @@ def scoring(
     """
     output = parse_output(output)
     if not isinstance(model, nn.Module):
-        yield lambda images: class_logits(model(images), output, images)
+        yield lambda images: class_logits(model(images.clone()), output, images)
         return
     network = unwrap(model)
     with undisturbed(network), torch.no_grad():
         if precision is None:
-            yield lambda images: class_logits(network(images), output, images)
+            yield lambda images: class_logits(network(images.clone()), output, images)
             return
         device = next((each.device for each in network.parameters()), torch.device("cpu"))
         chosen = native_precision(device) if precision == "native" else precision
-        copied = fast_inference(network, chosen)
+        copied: nn.Module | None = None
 
         def fast(images: Tensor) -> Tensor:
+            nonlocal copied
+            if copied is None:
+                copied = fast_inference(network, chosen, images)
             with nullcontext() if chosen is None else torch.autocast(images.device.type, dtype=PRECISIONS[chosen]):
-                returned = copied(images.contiguous(memory_format=torch.channels_last))
+                returned = copied(images.clone())
             return class_logits(returned, output, images).float()
 
         yield fast

@@ -16,6 +16,7 @@ from lightning_saliency.explainers import GradCAM
 from lightning_saliency.explainers.base import (
     logits_of,
 )
+from lightning_saliency.explainers.labelled import explain_labels
 from lightning_saliency.explainers.registry import build_explainer
 from lightning_saliency.networks import build_network
 
@@ -211,8 +212,11 @@ def test_networks_of_bytes_are_explained_where_images_are_neither_changed_nor_di
 
 def test_other_methods_say_what_they_take():
     network = Bytes(build_network("small_cnn", 4, options={"width": 4}))
-    with pytest.raises(TypeError, match=r"Got images of torch.uint8\. Allowed are floating-point.*by SMOE, the class"):
-        build_explainer("group_cam", network)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    for name in ("group_cam", "smooth_grad_cam_plus_plus"):
+        with pytest.raises(
+            TypeError, match=r"Got images of torch.uint8\. Allowed are floating.*all but Smooth Grad-CAM"
+        ):
+            build_explainer(name, network)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -241,3 +245,17 @@ def test_a_network_of_several_types_gets_images_of_any_of_them_as_they_are() -> 
     seen: list[torch.dtype] = []
     GradCAM(Mixed(), "conv")(images(2).double(), 1)
     assert set(seen) == {torch.float64}
+
+
+def test_images_of_which_logits_are_asked_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"Got images \[3, 16, 16\]"):
+        GradCAM(network(), "relu2").logits(images()[0])
+
+
+def test_labels_of_no_images() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    for name in ("grad_cam", "smoe"):
+        explainer = build_explainer(name, network())
+        assert explain_labels(explainer, images(2)[:0], none).shape == (0, 16, 16)
+    with pytest.raises(ValueError, match="for 2 images"):
+        explain_labels(GradCAM(network(), "relu2"), images(2), none)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError
-from lightning_saliency.explainers.mask_scoring.fast_forward import inference_copy
+from lightning_saliency.explainers.mask_scoring.copies import inference_copy
 from lightning_saliency.networks import load_weights
 from lightning_saliency.randomness import randomize
 

@@ -32,7 +32,7 @@ class ToLogits(nn.Module):
     def forward(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
         """The logits ``[B, N]``; with ``regions``, as captum calls it, of these alone."""
         self.passed += len(images)
-        logits = class_logits(self.network(images), self.output, images)
+        logits = class_logits(self.network(images.clone()), self.output, images)
         if self.targets is not None:
             check_range(self.targets, class_count(logits))
             self.targets = None  # once is enough

@@ -164,7 +164,7 @@ class MaskScorer:
         self.model = unwrap(model)
         self.images = as_ordinary(images)
         self.fill = fill_images(self.images, fill)
-        self.score, self.output, self.precision, self.fast = score, output, precision, bool(fast)
+        self.score, self.output, self.precision = score, output, precision
         self._copy = fast if isinstance(fast, FastCopy) else None
         if fast and self._copy is None:
             self._copy = FastCopy(self.model, precision or native_precision(images.device))
@@ -195,9 +195,9 @@ class MaskScorer:
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.model))
             stack.enter_context(torch.no_grad())
+            self._network = self.model if self._copy is None else self._copy.current(self.images)
             if self.precision is not None:
                 stack.enter_context(torch.autocast(self.images.device.type, dtype=PRECISIONS[self.precision]))
-            self._network = self.model if self._copy is None else self._copy.current()
             if self._progress:
                 columns = (TextColumn("masked images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
                 console = Console(stderr=True)
@@ -293,8 +293,6 @@ class MaskScorer:
             )
         owners = owners.to(self.images.device)  # masks may lie elsewhere, where there is room for all of them
         blended = blend(self.images[owners], self.fill[owners], masks.to(self.images.device))
-        if self.fast:
-            blended = blended.contiguous(memory_format=torch.channels_last)
         returned = self._network(blended)
         if self._function is not None:
             scores = self._function(returned)
@@ -308,7 +306,8 @@ class MaskScorer:
         if logits.ndim > 2 and self._regions is None:
             # A segmentation network's score is read where it sees the class in the whole image.
             parts = zip(*(torch.split(whole, self.chunk) for whole in (self.images, self._classes)), strict=True)
-            outputs = ((class_logits(self._network(images), self.output, images), classes) for images, classes in parts)
+            network, output = self._network, self.output
+            outputs = ((class_logits(network(part.clone()), output, part), classes) for part, classes in parts)
             self._regions = torch.cat([class_regions(pixelwise, classes) for pixelwise, classes in outputs])
         regions = None if self._regions is None else self._regions[owners]
         return select_scores(logits, self._classes[owners], partial(class_scores, score=self.score, regions=regions))[0]

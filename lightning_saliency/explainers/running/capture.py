@@ -69,7 +69,7 @@ def activations_and_gradients(
         with _tapped(network, scales, differentiable=True) as captured:
             if taps is not None:
                 taps.start()
-            logits = class_logits(network(images), output, images)
+            logits = class_logits(network(images.clone()), output, images)
             tensors = _all_captured(captured, scales)
             own, _ = select_scores(logits, targets if targets is None else as_ordinary(targets), scores)
             if not own.requires_grad:
@@ -111,7 +111,7 @@ def activations_only(
         images = as_ordinary(images)
         network = unwrap(model)
         with _tapped(network, scales, differentiable=False) as captured:
-            logits = class_logits(network(images), output, images)
+            logits = class_logits(network(images.clone()), output, images)
             tensors = _all_captured(captured, scales)
     return [_as_channels_first(tensor, scale, images) for tensor, scale in zip(tensors, scales, strict=True)], logits
 
@@ -129,7 +129,7 @@ def depends_on(model: nn.Module, images: Tensor, scales: Sequence[Scale], output
         One answer per tensor; ``False`` where the network does not run it, or cannot be differentiated.
     """
     with undisturbed(model):
-        images = as_ordinary(images).clone()
+        images = as_ordinary(images)
         if len(scales) > 1 and images.is_floating_point():
             # Of a graph from the images on no tensor is a leaf, which the network could not write to. For one tensor
             # the graph begins there, and costs what the head costs.
@@ -137,7 +137,7 @@ def depends_on(model: nn.Module, images: Tensor, scales: Sequence[Scale], output
         network = unwrap(model)
         with _tapped(network, scales, differentiable=True) as captured:
             try:
-                own, _ = select_scores(class_logits(network(images), output, images), None)
+                own, _ = select_scores(class_logits(network(images.clone()), output, images), None)
                 tensors = [captured[index][0] for index in captured]
                 gradients = torch.autograd.grad(own.sum(), tensors, allow_unused=True) if own.requires_grad else ()
             except RuntimeError:  # no gradient is no reason to fail: masks are scored without any

@@ -8,7 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_saliency.explainers.mask_scoring.fast_forward import fast_inference, inference_copy
+from lightning_saliency.explainers import RISE
+from lightning_saliency.explainers.mask_scoring.copies import inference_copy
+from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy, fast_inference
 
 
 def _with_statistics(model: nn.Module) -> nn.Module:
@@ -210,3 +212,60 @@ def test_a_network_with_scripted_parts_is_copied(scripted):
     with torch.no_grad():
         next(duplicate.parameters()).zero_()
     assert next(model.parameters()).any()
+
+
+def test_tensors_that_a_network_keeps_of_a_training_pass_are_copied():
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+
+        def forward(self, x):
+            self.last = self.conv(x)
+            self.history = [{"features": self.last}]
+            return self.last.mean((2, 3))
+
+    model = Keeps()
+    images = torch.rand(2, 3, 8, 8)
+    expected = model(images)
+    assert not model.last.is_leaf
+    assert not model.conv.weight.is_leaf
+    duplicate = inference_copy(model)
+    assert torch.equal(duplicate.last, model.last)
+    assert not duplicate.last.requires_grad
+    assert duplicate.history[0]["features"] is duplicate.last
+    assert torch.equal(duplicate(images), expected)
+
+
+class Tied(nn.Module):
+    """Two layers share a weight; the first one's BatchNorm is folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.norm(self.first(x)))
+
+
+def test_weights_that_layers_share_are_brought_up_to_date_under_each_name():
+    model = _with_statistics(Tied())
+    images = torch.rand(2, 3, 5, 5)
+    copied = FastCopy(model, None)
+    first = copied.current()
+    with torch.no_grad():
+        model.first.weight.mul_(3)
+        assert torch.allclose(copied.current()(images), model(images), atol=1e-5)
+    assert copied.current() is first
+    assert _norms(first) == 0
+
+
+def test_a_copy_is_made_anew_where_the_network_has_changed_its_type():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = torch.rand(2, 3, 8, 8)
+    explainer = RISE(model, masks=4, fast=True)
+    explainer(images, 1)
+    model.double()
+    assert torch.allclose(explainer(images.double(), 1), RISE(model, masks=4)(images.double(), 1), atol=1e-4)
