@@ -78,15 +78,18 @@ def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in "-_ ")
 
 
-def check_minimum(name: str, value: float, minimum: int, advice: str = "give one", kind: str = "whole numbers") -> None:
-    """Raise a ValueError unless ``value`` is a number of that kind and ``minimum`` or more (NaN and texts are not).
+def check_minimum(
+    name: str, value: object, minimum: int, advice: str = "give one", kind: str = "whole numbers"
+) -> None:
+    """Raise a ValueError unless ``value`` is a number of that kind and ``minimum`` or more (NaN, bools, texts are not).
 
     >>> check_minimum("steps", 0, 1)
     Traceback (most recent call last):
     ...
     ValueError: Got steps=0. Allowed are whole numbers from 1; give one.
     """
-    if (kind == "whole numbers" and not hasattr(value, "__index__")) or not is_within(value, minimum, math.inf):
+    unfit = isinstance(value, bool) or (kind == "whole numbers" and not hasattr(value, "__index__"))
+    if unfit or not is_within(value, minimum, math.inf):
         raise ValueError(f"Got {name}={value!r}. Allowed are {kind} from {minimum}; {advice}.")
 
 

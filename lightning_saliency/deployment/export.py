@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -145,10 +146,10 @@ def _traced(module: SaliencyModule, images: Tensor) -> ExportedProgram:
     """The graph, for batches of any length if the network's code allows it."""
     # One image would make its batch a constant.
     example = torch.cat([images, images]) if images.shape[0] == 1 else images
-    try:
-        return torch.export.export(module, (example,), dynamic_shapes=({0: Dim.AUTO},), strict=False)
-    except Exception:  # whatever a network does with a length that is no number
-        pass
+    with suppress(Exception):  # whatever a network does with a length that is no number
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.AUTO},), strict=False)
+        if _takes_any_batch(program):
+            return program
     try:
         return torch.export.export(module, (images,), strict=False)
     except Exception as error:
@@ -173,7 +174,8 @@ def _write_torch(program: ExportedProgram, path: Path) -> None:
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    outputs = len(program.graph_signature.user_outputs) - 1
+    # ONNX has no None and leaves it out.
+    outputs = sum(name is not None for name in program.graph_signature.user_outputs) - 1
     names = ["output"] if outputs == 1 else [f"output_{number}" for number in range(outputs)]
     written = torch.onnx.export(
         program, input_names=["images"], output_names=[*names, "map"], dynamo=True, verbose=False
@@ -220,7 +222,8 @@ _RUNNERS: dict[str, Callable[[Path, Tensor], Any]] = {
 
 def _differences(returned: Any, expected: Any) -> tuple[float, float]:
     """The largest difference of the outputs, and of the maps, which are the last tensors."""
-    pairs = zip(pytree.tree_leaves(returned), pytree.tree_leaves(expected), strict=True)
+    # A network may return numbers and None, too.
+    pairs = zip(*(filter(torch.is_tensor, pytree.tree_leaves(tree)) for tree in (returned, expected)), strict=True)
     *outputs, map_ = (float((one.cpu().double() - other.cpu().double()).abs().max()) for one, other in pairs)
     return max(outputs), map_
 

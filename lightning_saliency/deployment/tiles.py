@@ -177,7 +177,9 @@ def _strides(model: nn.Module, taps: ScaleTaps, example: Tensor, axis: int) -> l
     grids = [map_.shape[1 + axis] for map_ in _recorded(model, taps, example)]
     # By how much to shorten it: about half, by a multiple of what the network seems to reduce by; where convolutions
     # without padding shave positions off, by a power of two.
-    about = math.lcm(*(2 ** round(math.log2(length / grid)) if length % grid else length // grid for grid in grids))
+    about = math.lcm(
+        *(2 ** max(0, round(math.log2(length / grid))) if length % grid else length // grid for grid in grids)
+    )
     pixels = about * max(1, length // 2 // about) if about <= length // 2 else length // 2
     try:
         fewer = [map_.shape[1 + axis] for map_ in _recorded(model, taps, example.narrow(2 + axis, 0, length - pixels))]
@@ -187,8 +189,9 @@ def _strides(model: nn.Module, taps: ScaleTaps, example: Tensor, axis: int) -> l
         if grid <= less or pixels % (grid - less):
             raise ValueError(
                 f"Got tile={length}, on which {scale.module!r} has {grid} positions, and {less} on {length - pixels} "
-                "pixels. Allowed are tiles that the network reduces without a rest; give a multiple of twice its "
-                "largest reduction, such as 512."
+                "pixels. Allowed are tiles that the network reduces without a rest, and layers that are no finer than "
+                "the image; give a multiple of twice its largest reduction, such as 512, or name the layers in "
+                "SMOE(network, layers=...)."
             )
     return [pixels // (grid - less) for grid, less in zip(grids, fewer, strict=True)]
 
@@ -229,7 +232,7 @@ def _place(span: _Span, stride: int, positions: int) -> tuple[slice, slice]:
     offset = span.start // stride
     begin = span.own_start // stride
     end = offset + positions if span.own_end is None else span.own_end // stride
-    if end > offset + positions or begin >= end:
+    if end > offset + positions or begin > end:
         raise ValueError(
             f"Got too little overlap: a tile owns {end - begin} positions, of which convolutions without padding leave "
             f"{max(0, offset + positions - begin)}. Allowed is at least what they shave off; give a larger overlap."

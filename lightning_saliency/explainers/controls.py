@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.base import Explainer, Output
 from lightning_saliency.functional.masking import resize_maps, top_fraction
 
@@ -181,10 +182,9 @@ class RandomBlobs(Explainer):
         output: Output = None,
     ) -> None:
         super().__init__(model, output=output)
-        if grid < 2 or not 0 < area < 1:
-            raise ValueError(
-                f"Got grid={grid}, area={area}. Allowed are grids from 2 and shares of the image in (0, 1)."
-            )
+        check_minimum("grid", grid, 2)
+        if not 0 < area < 1:
+            raise ValueError(f"Got area={area}. Allowed are shares of the image in (0, 1); give one.")
         self.grid, self.area = grid, area
         #: Source of the noise; may be replaced.
         self.generator = torch.Generator().manual_seed(seed)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
@@ -88,8 +89,7 @@ class GroupCAM(MaskScoringExplainer):
             fast=fast,
             progress=progress,
         )
-        if groups < 1:
-            raise ValueError(f"Got groups={groups}. Allowed are whole numbers from 1; the paper uses 32.")
+        check_minimum("groups", groups, 1, "the paper uses 32")
         if theta is not None and not 0 <= theta <= 100:
             raise ValueError(f"Got theta={theta}. Allowed are percentiles in [0, 100] and None (no de-noising).")
         self.groups = groups

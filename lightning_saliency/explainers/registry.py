@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
@@ -12,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import register_type
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers.base import Explainer, Output
+from lightning_saliency.explainers.callables import callable_text, path_of
 from lightning_saliency.explainers.names import find_explainer
 
 #: What names an explainer wherever one is asked for, see `ExplainerSpec.parse`.
@@ -96,7 +96,7 @@ class ExplainerSpec:
         if isinstance(given, partial) and not given.args:
             return replace(cls.parse(given.func), init_args={}).with_options(**given.keywords)
         if callable(given):
-            return cls(_named(given), given).with_options()
+            return cls(path_of(given), given).with_options()
         raise TypeError(
             f"Got an explainer of the type {type(given).__name__}. Allowed are a name, {{'class_path': ..., "
             "'init_args': ...}, a class, and a function of a network; give one of them."
@@ -170,14 +170,19 @@ class ExplainerSpec:
         return self.with_options(**added)
 
     def plain(self) -> dict[str, Any]:
-        """Name and arguments as JSON values, different for different explainers: a fingerprint."""
-        name = self.name
-        code = getattr(self.factory, "__code__", None)
-        if code is not None and "<" in name:
-            # Lambdas and inner functions may share a name.
-            content = repr((code.co_code, code.co_consts, code.co_names)).encode()
-            name = f"{name}#{hashlib.sha256(content).hexdigest()[:16]}"
-        return {"class_path": name, "init_args": plain_value(self.init_args)}
+        """Name and arguments as JSON values, different for different explainers: a fingerprint.
+
+        Raises:
+            ValueError: If an argument is or holds a module, such as a layer: two of a network may be equal.
+        """
+        for key, value in self.init_args.items():
+            if any(isinstance(one, nn.Module) for one in tree_leaves(value)):
+                raise ValueError(
+                    f"Got a module as {key} of {self.name}. Allowed in a study is what means the same for each of its "
+                    "networks; give the module's name, one of [name for name, _ in model.named_modules()]."
+                )
+        class_path = plain_value(self.factory) if self.name == path_of(self.factory) else self.name
+        return {"class_path": class_path, "init_args": plain_value(self.init_args)}
 
     def written(self) -> str | dict[str, Any]:
         """As it stands in a YAML file: the name, or ``class_path`` and ``init_args``."""
@@ -265,10 +270,10 @@ def plain_value(value: Any) -> Any:
         return value.plain()
     if is_dataclass(value) and not isinstance(value, type):
         return {"": type(value).__qualname__, **plain_value(asdict(value))}
-    if isinstance(value, functools.partial):
+    if isinstance(value, partial):
         return {"": plain_value(value.func), "arguments": plain_value(value.args), **plain_value(value.keywords)}
     if callable(value):
-        return _named(value)
+        return callable_text(value)
     if isinstance(value, Mapping):
         return {str(key): plain_value(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -279,8 +284,3 @@ def plain_value(value: Any) -> Any:
 def _fixed(factory: Callable[..., Explainer]) -> Mapping[str, Any]:
     """Arguments that belong to a registered name, such as captum's method."""
     return factory.keywords if isinstance(factory, partial) else {}
-
-
-def _named(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', '')}.{name}"

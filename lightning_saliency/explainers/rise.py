@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
@@ -67,10 +68,8 @@ class RISE(MaskScoringExplainer):
         super().__init__(
             model, output=output, score=score, batch_size=batch_size, precision=precision, fast=fast, progress=progress
         )
-        if masks < 1 or grid < 1:
-            raise ValueError(
-                f"Got masks={masks}, grid={grid}. Allowed are whole numbers from 1; the paper uses 4000 and 7."
-            )
+        check_minimum("masks", masks, 1, "the paper uses 4000")
+        check_minimum("grid", grid, 1, "the paper uses 7")
         if not 0 < probability < 1:
             raise ValueError(f"Got probability={probability}. Allowed are probabilities in (0, 1); the paper uses 0.5.")
         self.masks = masks

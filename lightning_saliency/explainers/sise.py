@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.base import Output, select_targets
 from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
@@ -82,8 +83,8 @@ class SISE(MaskScoringExplainer):
         )
         if not 0 <= mu < 1:
             raise ValueError(f"Got mu={mu}. Allowed is [0, 1); 0 keeps every feature map with a positive gradient.")
-        if max_masks is not None and max_masks < 1:
-            raise ValueError(f"Got max_masks={max_masks}. Allowed are None (all) and whole numbers from 1.")
+        if max_masks is not None:
+            check_minimum("max_masks", max_masks, 1, "give one, or None for all")
         if layers != "auto" and (isinstance(layers, str) or not layers):
             raise ValueError(
                 f"Got layers={layers!r}. Allowed are 'auto' and a sequence of at least one module's name, such as "
@@ -158,7 +159,8 @@ def _visualize(scorer: MaskScorer, feature_maps: Tensor, chosen: Tensor) -> Tens
     """
     size = (scorer.images.shape[2], scorer.images.shape[3])
     dtype = torch.float64 if feature_maps.dtype == torch.float64 else torch.float32
-    total = feature_maps.new_zeros(chosen.shape[0], *feature_maps.shape[2:], dtype=dtype)
+    # Zero, or NaN where a feature map is not finite, from which no mask can be made.
+    total = feature_maps.mul(0).sum(1, dtype=dtype)
     count = total.new_zeros(chosen.shape[0])
 
     def masks_of(owners: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:

@@ -262,7 +262,7 @@ def test_options_of_captum_and_torchcam(tmp_path, network, photo):
         (["--explainers", "rise", "--explainers.masks=5"], ["'masks'", "cannot be used"]),
         ([argument("rise.masks=0")], ["rise (masks=0) cannot be made", "whole numbers from 1"]),
         ([argument("rise.masks=many")], ["rise (masks=many) cannot be made"]),
-        ([argument("rise.masks=2.5")], ["rise of", "photo.png failed"]),
+        ([argument("rise.masks=2.5")], ["rise (masks=2.5) cannot be made", "whole numbers from 1"]),
         ([argument("group_cam.layer=stage9")], ["group_cam of", "stage9"]),
         (["--explainers", "smoe", "--weights", "1,2"], ["smoe of", "Got 2 weights for 4 scales"]),
         (["--explainers", "magic"], ["'magic'", "smoe_scale", "group_cam"]),

@@ -147,6 +147,50 @@ def test_a_network_whose_code_depends_on_the_length_of_the_batch(tmp_path):
     assert max(exported.output_difference, exported.map_difference) < 1e-4
 
 
+class Returning(nn.Module):
+    """A network that returns what a function makes of images and logits."""
+
+    def __init__(self, returned):
+        super().__init__()
+        self.inner = two_scales()
+        self.returned = returned
+
+    def forward(self, images):
+        return self.returned(images, self.inner(images))
+
+
+def test_one_image_of_a_network_whose_code_fixes_the_length_of_the_batch(tmp_path):
+    network = Returning(lambda images, logits: logits + torch.ones(int(images.shape[0]), 1))
+    images = torch.rand(1, 3, 16, 16)
+    exported = export_network(network, tmp_path / "net.pt2", images)
+    assert not exported.dynamic_batch
+    check(torch.export.load(exported.path).module()(images), network, images)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda images, logits: (None, logits, None),
+        lambda images, logits: {"logits": logits, "size": (images.shape[2], images.shape[3]), "scale": 0.5},
+    ],
+)
+def test_outputs_that_are_no_tensors_are_not_compared(returned, tmp_path):
+    exported = export_network(Returning(returned), tmp_path / "net.pt2", torch.rand(2, 3, 16, 16))
+    assert exported.dynamic_batch
+    assert max(exported.output_difference, exported.map_difference) < 1e-4
+
+
+@needs_onnx
+def test_onnx_leaves_out_what_is_none_and_names_the_others(tmp_path):
+    import onnxruntime
+
+    network = Returning(lambda images, logits: (None, logits, images.mean()))
+    exported = export_network(network, tmp_path / "net.onnx", torch.rand(2, 3, 16, 16))
+    outputs = onnxruntime.InferenceSession(exported.path).get_outputs()
+    assert [each.name for each in outputs] == ["output_0", "output_1", "map"]
+    assert max(exported.output_difference, exported.map_difference) < 1e-4
+
+
 def test_what_does_not_fit_is_said(tmp_path, monkeypatch):
     network, images = GeluNet(), torch.rand(2, 3, 32, 32)
     for name, format, message in (

@@ -46,6 +46,14 @@ def test_tiles_side_by_side_show_seams_that_overlap_takes_away():
     assert errors[2] < 2e-6
 
 
+@pytest.mark.parametrize("size", [(64, 64), (65, 64), (67, 97), (130, 66)])
+def test_tiles_side_by_side_of_images_with_a_rest_that_makes_no_position(size):
+    """Each position sees a patch of its own, so that nothing is missing at the seams."""
+    network = Chain(nn.Conv2d(3, 8, 2, 2), nn.GELU(), nn.Conv2d(8, 8, 2, 2), nn.GELU()).eval().double()
+    image = image_of(*size)
+    torch.testing.assert_close(explain_tiled(network, image, tile=32, overlap=0), SMOE(network)(image[None])[0], **NEAR)
+
+
 def test_convolutions_without_padding():
     layers = [nn.Conv2d(3, 8, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2)]
     network, image = Chain(*layers, nn.Conv2d(8, 8, 3)).eval().double(), image_of(150, 97)
@@ -106,5 +114,9 @@ def test_what_does_not_fit_is_said():
     ):
         with pytest.raises(ValueError, match=message):
             explain_tiled(network, image, **{"tile": 64, "overlap": 8, **arguments})
+    enlarging = Chain(nn.Upsample(scale_factor=2), nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(4)).eval().double()
+    with pytest.raises(ValueError, match=r"has 128 positions.* Allowed are .* layers that are no finer than the image"):
+        explain_tiled(enlarging, image, tile=64, overlap=8)
+    assert explain_tiled(SMOE(enlarging, layers=("m3",)), image, tile=64, overlap=8).shape == (128, 128)
     with pytest.raises(ValueError, match=r"Got an image \[1, 3, 128, 128\]"):
         explain_tiled(network, image[None])

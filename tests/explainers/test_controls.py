@@ -77,6 +77,6 @@ def test_random_blobs_of_a_given_area():
     assert set(blobs.unique().tolist()) == {0.0, 1.0}
     assert blobs.mean((1, 2)).tolist() == pytest.approx([0.3] * 8)
     assert len({tuple(map_.flatten().tolist()) for map_ in blobs}) == 8
-    for wrong in ({"grid": 1}, {"area": 0.0}, {"area": 1.0}):
+    for wrong in ({"grid": 1}, {"grid": 2.5}, {"area": 0.0}, {"area": 1.0}):
         with pytest.raises(ValueError, match="Allowed"):
             RandomBlobs(nn.Identity(), **wrong)

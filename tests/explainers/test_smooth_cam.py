@@ -72,7 +72,7 @@ def test_volumes_and_several_layers() -> None:
     assert several.shape == (2, 16, 16)
 
 
-@pytest.mark.parametrize("options", [{"samples": 0}, {"stdevs": -0.5}])
+@pytest.mark.parametrize("options", [{"samples": 0}, {"samples": 1.5}, {"stdevs": -0.5}, {"stdevs": float("nan")}])
 def test_wrong_noise(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Allowed are samples from 1 and stdevs from 0"):
+    with pytest.raises(ValueError, match=f"Got {next(iter(options))}=.* Allowed are (whole )?numbers from [01]"):
         SmoothGradCAMPlusPlus(network(), **options)

@@ -63,8 +63,19 @@ def test_nothing_is_left_behind_and_passes_are_counted() -> None:
         explainer(pictures(), 9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_in_half_precision(dtype: torch.dtype) -> None:
+    model, inputs = network(), pictures().to(dtype)
+    exact = XRAI(model, steps=5)(inputs.float(), 1)
+    found = XRAI(model.to(dtype), steps=5)(inputs, 1)
+    for half, one in zip(found, exact, strict=True):
+        assert np.corrcoef(half.flatten(), one.flatten())[0, 1] > 0.9
+
+
 def test_wrong_options() -> None:
     with pytest.raises(ValueError, match="algorithm='slow'"):
         XRAI(network(), algorithm="slow")
     with pytest.raises(ValueError, match=r"steps=0\. Allowed are whole numbers from 1"):
         XRAI(network(), steps=0)
+    with pytest.raises(ValueError, match=r"steps=1\.5\. Allowed are whole numbers from 1"):
+        XRAI(network(), steps=1.5)

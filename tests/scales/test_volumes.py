@@ -1,5 +1,7 @@
 """Volumes and clips ``[B, C, T, H, W]``: the scales, the taps, and the explainers that take them."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,16 @@ from torch.nn import functional as F
 from torchvision.models.video import r3d_18
 
 from lightning_saliency.deployment import SaliencyModule
-from lightning_saliency.explainers import RISE, SMOE, FastCAM, GradCAM, GradCAMPlusPlus, XGradCAM
+from lightning_saliency.explainers import (
+    RISE,
+    SMOE,
+    FastCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    LayerCAM,
+    SmoothGradCAMPlusPlus,
+    XGradCAM,
+)
 from lightning_saliency.functional.normalization import min_max, normal_cdf
 from lightning_saliency.functional.statistics import smoe_scale
 from lightning_saliency.scales.find import find_scales, named_scales
@@ -134,7 +145,14 @@ def test_grad_cam_by_hand(network, volumes):
     torch.testing.assert_close(GradCAM(network, layer="4")(volumes, 1), expected)
 
 
-@pytest.mark.parametrize("build", [GradCAM, GradCAMPlusPlus, XGradCAM, FastCAM])
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(GradCAM, GradCAMPlusPlus, XGradCAM, LayerCAM, FastCAM),
+        # Without noise, which has other values in each slice.
+        partial(SmoothGradCAMPlusPlus, samples=2, stdevs=0.0),
+    ],
+)
 def test_a_still_clip_has_the_map_of_its_picture_in_every_slice(build):
     """A network that looks at each slice by itself, on a clip that stands still."""
     torch.manual_seed(1)

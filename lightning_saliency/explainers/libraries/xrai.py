@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.checks import check_choice
+from lightning_saliency.checks import check_choice, check_minimum
 from lightning_saliency.explainers.base import Explainer, Output
 from lightning_saliency.explainers.libraries.adapters import ToLogits, required
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
@@ -55,8 +55,7 @@ class XRAI(Explainer):
     ) -> None:
         super().__init__(model, output=output)
         check_choice("algorithm", algorithm, ("full", "fast"))
-        if steps < 1:
-            raise ValueError(f"Got steps={steps}. Allowed are whole numbers from 1; the paper uses 100.")
+        check_minimum("steps", steps, 1, "the paper uses 100")
         self._core = required("saliency.core", "saliency")
         self.steps = steps
         self.algorithm = algorithm
@@ -73,6 +72,8 @@ class XRAI(Explainer):
             network(image)
         # A segmentation network's score is read where it sees the class in the whole image.
         regions = class_regions(network.seen, target) if network.seen.ndim > 2 else None
+        # NumPy has no bfloat16.
+        dtype = torch.promote_types(image.dtype, torch.float32)
         key, budget = self._core.INPUT_OUTPUT_GRADIENTS, CURRENT_BUDGET.get()
 
         def gradients(batch: Any, **_: Any) -> dict[str, Any]:
@@ -86,9 +87,9 @@ class XRAI(Explainer):
             [found] = torch.autograd.grad(own.sum(), inputs)
             if budget is not None:
                 budget.note(len(batch), perf_counter() - began)
-            return {key: found.movedim(1, -1).cpu().numpy()}
+            return {key: found.movedim(1, -1).to(dtype).cpu().numpy()}
 
         parameters = self._core.XRAIParameters(steps=self.steps, algorithm=self.algorithm)
-        pixels = image[0].movedim(0, -1).cpu().numpy()
+        pixels = image[0].movedim(0, -1).to(dtype).cpu().numpy()
         mask = self._core.XRAI().GetMask(pixels, gradients, batch_size=_PASS_SIZE, extra_parameters=parameters)
-        return torch.as_tensor(mask, dtype=image.dtype)
+        return torch.as_tensor(mask, dtype=dtype)

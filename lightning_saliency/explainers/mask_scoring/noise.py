@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 
 # SmoothGrad's noise: 15 % of the range of the image's values, in the middle of the 10-20 % that Smilkov et al. (2017)
@@ -21,10 +22,9 @@ def check_noise(samples: int, stdevs: float | None) -> None:
     Raises:
         ValueError: If there are no samples, or the deviation is negative.
     """
-    if samples < 1 or (stdevs is not None and stdevs < 0):
-        raise ValueError(
-            f"Got samples={samples} and stdevs={stdevs}. Allowed are samples from 1 and stdevs from 0; change them."
-        )
+    check_minimum("samples", samples, 1)
+    if stdevs is not None:
+        check_minimum("stdevs", stdevs, 0, "give one, or None for a share of each image's range", kind="numbers")
 
 
 def noisy_copies(images: Tensor, samples: int, stdevs: float | None, seed: int) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_saliency.checks import check_choice
+from lightning_saliency.checks import check_choice, check_minimum
 from lightning_saliency.explainers.base import (
     Output,
     as_ordinary,
@@ -320,10 +320,8 @@ def check_scoring(score: str, batch_size: int | str, precision: str | None) -> N
         ValueError: If an option is unknown.
     """
     check_choice("score", score, get_args(Score))
-    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(
-            f"Got batch_size={batch_size!r}. Allowed are 'auto' and whole numbers from 1; use one of them."
-        )
+    if batch_size != "auto":
+        check_minimum("batch_size", batch_size, 1, "give one, or 'auto'")
     check_choice("precision", precision, (None, *PRECISIONS))
 
 

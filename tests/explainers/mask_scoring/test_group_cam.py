@@ -323,6 +323,8 @@ def test_token_sequences(fast):
     ("options", "message"),
     [
         ({"groups": 0}, "groups=0"),
+        ({"groups": 3.5}, "groups=3.5. Allowed are whole numbers"),
+        ({"groups": float("nan")}, "groups=nan"),
         ({"theta": 101}, "theta=101"),
         ({"theta": -1.0}, "theta=-1.0"),
         ({"score": "margin"}, "score='margin'"),

@@ -116,7 +116,13 @@ def test_masks_are_made_when_needed_and_not_kept(network, images, monkeypatch, m
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"masks": 0}, "masks=0"), ({"grid": 0}, "grid=0"), ({"probability": 1.0}, "probability=1.0")],
+    [
+        ({"masks": 0}, "masks=0"),
+        ({"masks": 10.5}, "masks=10.5. Allowed are whole numbers"),
+        ({"grid": 0}, "grid=0"),
+        ({"grid": 2.5}, "grid=2.5. Allowed are whole numbers"),
+        ({"probability": 1.0}, "probability=1.0"),
+    ],
 )
 def test_bad_options_are_refused_with_what_is_allowed(network, options, message):
     with pytest.raises(ValueError, match=message):

@@ -351,6 +351,7 @@ def test_progress_is_shown_only_when_asked_for(network, images, masks, capsys):
     [
         ({"score": "margin"}, "score='margin'"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": True}, "batch_size=True. Allowed are whole numbers from 1; give one, or 'auto'"),
         ({"batch_size": "huge"}, "batch_size='huge'"),
         ({"precision": "int8"}, "precision='int8'"),
         ({"fill": "white"}, "fill='white'"),

@@ -217,6 +217,17 @@ def test_constant_images_are_finite(network):
     assert SISE(network, layers=LAYERS)(torch.full((2, 3, 24, 24), 0.5, dtype=torch.float64)).isfinite().all()
 
 
+@pytest.mark.parametrize("options", [{}, {"block": 0}, {"block": -1}, {"max_masks": 2}])
+def test_an_image_that_is_not_finite_has_no_finite_map(network, images, options):
+    explainer = SISE(network, layers=LAYERS, **options)
+    expected = explainer(images, TARGETS)
+    images[1, 0, 3, 3] = torch.nan
+    images[2] = torch.inf
+    found = explainer(images, TARGETS)
+    assert not found[1:3].isfinite().any()
+    torch.testing.assert_close(found[[0, 3]], expected[[0, 3]])
+
+
 def test_a_network_in_half_precision(network, images):
     maps = SISE(network.bfloat16(), layers=LAYERS)(images.bfloat16(), TARGETS)
     assert maps.dtype == torch.float32
@@ -280,6 +291,7 @@ def test_the_network_is_left_as_it_was_also_after_an_exception(network, images):
         ({"mu": 1.0}, "mu=1.0"),
         ({"mu": -0.1}, "mu=-0.1"),
         ({"max_masks": 0}, "max_masks=0"),
+        ({"max_masks": 1.5}, "max_masks=1.5. Allowed are whole numbers"),
         ({"layers": "layer1"}, "layers='layer1'"),
         ({"layers": ()}, "layers="),
     ],
