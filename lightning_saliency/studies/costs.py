@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_saliency.checks import plural
 from lightning_saliency.explainers import Explainer
 from lightning_saliency.explainers.mask_scoring import limited_scoring
 from lightning_saliency.studies.engine.cell import Cell
@@ -115,6 +117,11 @@ def timing_cell(
     """
     content = json.dumps(fingerprint, sort_keys=True).encode()
     return Cell(f"{name}-{hashlib.sha256(content).hexdigest()[:8]}", function, arguments, fingerprint)
+
+
+def machine(device: torch.device | str) -> str:
+    """What this process computes on, for a caption: the device, the processor and the threads of PyTorch."""
+    return f"{device} ({platform.machine()}, {plural(torch.get_num_threads(), 'thread')})"
 
 
 def wait_for(device: torch.device) -> None:

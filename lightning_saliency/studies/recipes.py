@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.classifier import ImageClassifier
+from lightning_saliency.functional.class_scores import class_count
 from lightning_saliency.studies.engine.shared import Shared, cached
-from lightning_saliency.studies.samples import Samples, as_samples, build_samples
+from lightning_saliency.studies.isolation import seeded
+from lightning_saliency.studies.samples import Samples, Targets, as_samples, build_samples
 from lightning_saliency.studies.specs import as_spec, build_module
 
 #: A network or images: described, or shared.
@@ -34,27 +36,26 @@ def model_recipe(model: Any, name: str, share: Share) -> Recipe:
     return share(name, model) if isinstance(model, nn.Module) else as_spec(model, ImageClassifier)
 
 
-def data_recipe(
-    data: Any, targets: Tensor | None, limit: int | None, seed: int, share: Share
-) -> tuple[Recipe, Samples]:
+def data_recipe(data: Any, targets: Targets, limit: int | None, seed: int, share: Share) -> tuple[Recipe, Samples]:
     """How cells get the images, and the images.
 
     Args:
         data: ``{"class_path": ..., "init_args": {...}}``, or whatever `as_samples` takes.
-        targets: Classes of images ``[N, C, H, W]``; ``None``: the predicted ones.
+        targets: The class of each image, where the data carry none, see `OwnImages`; ``None``: the predicted ones.
         limit: Number of images; ``None``: all.
         seed: Seed of the choice of images.
         share: See `lightning_saliency.studies.engine.shared.sharing`.
     """
     if isinstance(data, Mapping) and "class_path" in data:
-        recipe = {"spec": as_spec(data), "limit": limit, "seed": seed}
+        listed = targets.tolist() if isinstance(targets, Tensor) else targets
+        recipe = {"spec": as_spec(data), "limit": limit, "seed": seed, "targets": listed}
         return recipe, samples_from(recipe)
     samples = as_samples(data, targets, limit, seed)
     return share("data", samples), samples
 
 
 def network_from(recipe: Recipe, device: str = "") -> nn.Module:
-    """The network of a recipe, built once in each process.
+    """The network of a recipe, built once in each process, with the same random numbers in all of them.
 
     Args:
         recipe: See `model_recipe`. Of an `ImageClassifier` the network inside it.
@@ -65,7 +66,9 @@ def network_from(recipe: Recipe, device: str = "") -> nn.Module:
         if isinstance(recipe, Shared):
             shared: nn.Module = recipe.get()
             return shared
-        module: nn.Module = build_module(recipe).eval()
+        # Weights that no checkpoint gives are then the same in every process, and when a study is resumed.
+        with seeded(0):
+            module: nn.Module = build_module(recipe).eval()
         return module.model if isinstance(module, ImageClassifier) else module
 
     network = cached(f"network {key_of(recipe)}", build)
@@ -91,6 +94,16 @@ def chosen_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+def check_classes(samples: Samples, logits: Tensor, network: str) -> None:
+    """Raise a ValueError if the images show classes that a network with such logits does not have."""
+    count = class_count(logits)
+    unknown = sorted(index for index in samples.classes if not 0 <= index < count)
+    if unknown:
+        raise ValueError(
+            f"Got the classes {unknown}, but {network} has {count}: 0 to {count - 1}. Map the names to its classes."
+        )
 
 
 def key_of(recipe: Recipe) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal
 
@@ -20,6 +22,10 @@ _WORTH_IT = 0.8
 _CALLS = 5
 
 
+#: Kind of device -> what was fixed by `fixed_native_precision`.
+_FIXED: dict[str, Precision | None] = {}
+
+
 def native_precision(device: torch.device | str) -> Precision | None:
     """The precision in which a device is fastest.
 
@@ -33,12 +39,32 @@ def native_precision(device: torch.device | str) -> Precision | None:
         True
     """
     kind = torch.device(device).type
+    if kind in _FIXED:
+        return _FIXED[kind]
     if kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if kind == "cpu":
         supported = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return "bf16" if supported and _time_in_bf16() < _WORTH_IT else None
     return "bf16"
+
+
+@contextmanager
+def fixed_native_precision(device: torch.device | str, precision: Precision | None) -> Iterator[None]:
+    """While the context lasts, a kind of device is taken to be fastest in this precision, whatever it would be.
+
+    Example:
+        >>> with fixed_native_precision("cpu", "bf16"):
+        ...     native_precision("cpu")
+        'bf16'
+    """
+    kind, before = torch.device(device).type, dict(_FIXED)
+    _FIXED[kind] = precision
+    try:
+        yield
+    finally:
+        _FIXED.clear()
+        _FIXED.update(before)
 
 
 @cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,30 +13,43 @@ from torch import Tensor, nn
 
 from lightning_saliency.data.boxes import Sample
 from lightning_saliency.explainers import Explainer, ExplainerSpec
+from lightning_saliency.explainers.mask_scoring.precisions import Precision, fixed_native_precision, native_precision
 from lightning_saliency.functional.class_scores import class_scores
 from lightning_saliency.functional.curves import target_scores
 from lightning_saliency.metrics.base import scoring
 from lightning_saliency.studies.comparison.measuring import MetricConfig, measure
-from lightning_saliency.studies.costs import map_cost, wait_for
+from lightning_saliency.studies.costs import machine, map_cost, wait_for
 from lightning_saliency.studies.engine.shared import cached
 from lightning_saliency.studies.recipes import Recipe, device_of, key_of, network_from, samples_from
 
 
 def explain_block(
-    model: Recipe, explainer: ExplainerSpec, data: Recipe, span: tuple[int, int], metrics: MetricConfig, device: str
+    model: Recipe,
+    row: str,
+    explainer: ExplainerSpec,
+    data: Recipe,
+    span: tuple[int, int],
+    metrics: MetricConfig,
+    native: Precision | None,
+    device: str,
 ) -> dict[str, Any]:
     """Explain every image of a block for each of its classes, and measure the maps.
 
     Args:
         model: The network.
+        row: The explainer's name in the table.
         explainer: The explainer.
         data: The images.
         span: Index of the first image, and of the last one plus one.
         metrics: What is measured.
+        native: The precision in which the device is taken to be fastest; ``None``: float32.
         device: Device that the network runs on; ``""``: the one it is on.
 
     Returns:
-        ``rows``: one row for each pair of image and class, in order.
+        ``rows``: one row for each pair of image and class, in order. ``machine``: what they were computed on.
+
+    Raises:
+        ValueError: If a score is not finite.
     """
     network, samples = network_from(model, device), samples_from(data)
     at = device_of(network)
@@ -45,9 +59,12 @@ def explain_block(
     )
     images, targets, origins, right, classes = prepared
     images, targets = images.to(at), targets.to(at)
-    built = _built(network, model, explainer, images, targets)
     boxes = [sample.boxes[which] for _, sample, which in origins]
-    measured = measure(built, images, targets, boxes, metrics)
+    with fixed_native_precision(at, native):
+        built = _built(network, model, row, explainer, images, targets)
+        measured = measure(built, images, targets, boxes, metrics)
+    for (_, sample, _), scores in zip(origins, measured.scores, strict=True):
+        _check_finite(scores, sample.name, metrics)
     rows = [
         {
             "sample": index,
@@ -66,7 +83,12 @@ def explain_block(
             origins, targets, measured.scores, measured.curves, measured.maps, strict=True
         )
     ]
-    return {"rows": rows}
+    return {"rows": rows, "machine": machine(device or at)}
+
+
+def fastest_precision(device: str) -> dict[str, Any]:
+    """``precision``: the one in which a device is fastest, ``None`` for float32, see `native_precision`."""
+    return {"precision": native_precision(device)}
 
 
 def time_explainer(model: Recipe, explainer: ExplainerSpec, data: Recipe, device: str) -> dict[str, Any]:
@@ -101,8 +123,20 @@ def _first_pair(network: nn.Module, model: Recipe, data: Recipe) -> tuple[Tensor
     return images[:1].to(at), targets[:1].to(at)
 
 
-def _built(network: nn.Module, model: Recipe, explainer: ExplainerSpec, images: Tensor, targets: Tensor) -> Explainer:
-    """The explainer, built once in each process."""
+def _check_finite(scores: Mapping[str, float], image: str, metrics: MetricConfig) -> None:
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"Got {name}={value} for image {image} with precision={metrics.precision!r} and score="
+                f"{metrics.score!r}. Allowed are finite scores: leave out the image, or the metric, or take "
+                "precision=None, since the outputs of the network are infinite or NaN on what is left of the image."
+            )
+
+
+def _built(
+    network: nn.Module, model: Recipe, row: str, explainer: ExplainerSpec, images: Tensor, targets: Tensor
+) -> Explainer:
+    """The explainer of a row, built once in each process; functions of two rows may look alike."""
 
     def build() -> Explainer:
         found = explainer(network)
@@ -110,7 +144,7 @@ def _built(network: nn.Module, model: Recipe, explainer: ExplainerSpec, images: 
         found(images[:1], targets[:1])
         return found
 
-    return cached(f"explainer {key_of(model)} {json.dumps(explainer.plain(), sort_keys=True)}", build)
+    return cached(f"explainer {key_of(model)} {row} {json.dumps(explainer.plain(), sort_keys=True)}", build)
 
 
 def _prepared(

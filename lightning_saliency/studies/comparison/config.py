@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_saliency.checks import did_you_mean
+from lightning_saliency.checks import check_minimum, did_you_mean
 from lightning_saliency.explainers import ExplainerSpec, parse_explainers
 from lightning_saliency.studies.comparison.measuring import MetricConfig
 from lightning_saliency.studies.engine.config import EngineConfig
@@ -32,7 +32,8 @@ class ComparisonConfig(EngineConfig):
         metrics: What is measured: a `MetricConfig` or a mapping of its options; in Python also a list of names, or
             ``None``: everything that can be measured.
         pairs: Explainers of which the difference is given too, paired by image, such as ``[[group_cam, grad_cam]]``.
-        targets: ``[N]`` int64, the class of each of the images ``[N, C, H, W]``; ``None``: the predicted ones.
+        targets: ``[N]``, the class of each of the images ``[N, C, H, W]``, or of each item of data that carries none;
+            ``None``: the predicted ones.
         limit: Number of images, chosen by ``seed``; ``None``: all.
         chunk: Images in one cell.
         seed: Seed of the choice of the images and of the bootstrap.
@@ -98,7 +99,10 @@ class ComparisonConfig(EngineConfig):
                 f"Got {len(self.explainers)} explainers, chunk={self.chunk}. Each must be 1 or more; leave some "
                 "explainers in, and use 8 for the chunk if in doubt."
             )
+        if not 0 < self.confidence < 1:
+            raise ValueError(
+                f"Got confidence={self.confidence}. Allowed is a share in (0, 1), such as 0.95; divide per cent by 100."
+            )
+        check_minimum("resamples", self.resamples, 1)
         if self.data is None:
             raise ValueError("Got no data. Give images [N, C, H, W], a data set, or a class_path with init_args.")
-        if isinstance(self.targets, Tensor) and not isinstance(self.data, Tensor):
-            raise ValueError("Got targets beside a data set. Allowed beside images only; let the items carry them.")

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.checks import check_choice, check_minimum, is_within
 from lightning_saliency.explainers import Explainer
 from lightning_saliency.explainers.mask_scoring.precisions import ScoringPrecision
 from lightning_saliency.functional.class_scores import Score
@@ -51,12 +52,13 @@ class MetricConfig:
         steps: Number of steps of the insertion and deletion curves; with 100, each step is 1 % of the pixels.
         curve_fill: What stands elsewhere in these curves.
         score: Score of the network's output: ``softmax``, ``sigmoid`` or ``logit``.
-        precision: ``bf16``, ``fp16``, or ``native``, the one in which the device is fastest: compute the curves, which
-            cost most of the time, with a faster copy of the network in this precision, see
-            `lightning_saliency.explainers.mask_scoring.fast_inference`. ``None``: with the network itself.
+        precision: ``bf16``, ``fp16``, or ``native``, the one in which the device is fastest, which is found out once
+            for a study and kept with it: compute the curves, which cost most of the time, with a faster copy of the
+            network in this precision, see `lightning_saliency.explainers.mask_scoring.fast_inference`. ``None``: with
+            the network itself.
 
     Raises:
-        ValueError: If a name is unknown.
+        ValueError: If a name is unknown or a number out of range.
     """
 
     names: list[MetricName] | None = None
@@ -76,12 +78,28 @@ class MetricConfig:
                 f"Got the metrics {list(self.names or ())}. Allowed are {', '.join(METRIC_NAMES)}; "
                 "leave names out for all."
             )
+        for name, share in (("top_fraction", self.top_fraction), ("kept_fraction", self.kept_fraction)):
+            if not is_within(share, 0, 1):
+                raise ValueError(
+                    f"Got {name}={share!r}. Allowed are shares of the pixels in [0, 1]; divide per cent by 100."
+                )
+        check_minimum("steps", self.steps, 1)
+        for pixels in self.tolerances:
+            check_minimum("tolerances", pixels, 0, kind="numbers of pixels")
+        for name, fill in (("fill", self.fill), ("curve_fill", self.curve_fill)):
+            if isinstance(fill, str):
+                check_choice(name, fill, get_args(NamedFill))
+        check_choice("score", self.score, get_args(Score))
+        check_choice("precision", self.precision, (None, *get_args(ScoringPrecision)))
 
     def columns(self, boxes: bool) -> list[Column]:
         """The columns of the table.
 
         Args:
             boxes: Whether there are boxes to measure against.
+
+        Raises:
+            ValueError: If there are none, and a metric was named that needs them.
         """
         chosen = [name for name in METRIC_NAMES if self.names is None or name in self.names]
         columns = []
@@ -89,6 +107,12 @@ class MetricConfig:
             title, better, against_boxes, about = _TITLES[name]
             group = "against the boxes" if against_boxes else "against the network"
             if against_boxes and not boxes:
+                if self.names is not None:
+                    needy = [name for name in chosen if _TITLES[name][2]]
+                    raise ValueError(
+                        f"Got the metrics {', '.join(needy)}, which need boxes, and images of which some or all have "
+                        "none. Give boxes for all classes of all images, or leave these metrics out."
+                    )
                 continue
             if name == "pointing_game":
                 titles = {pixels: title + (f" {pixels:g} px" if pixels else "") for pixels in self.tolerances}
@@ -268,11 +292,13 @@ def _measure_boxes(
     wanted: set[MetricName],
     scores: list[dict[str, float]],
 ) -> None:
-    boxed = [index for index, one in enumerate(boxes) if one is not None]
+    none = torch.zeros(0, 4)
+    masks = boxes_to_masks([none if one is None else one for one in boxes], (maps.shape[1], maps.shape[2]))
+    # As in `lightning_saliency.metrics`, an image on which the boxes cover nothing is not counted.
+    boxed = masks.flatten(1).any(1).nonzero()[:, 0].tolist()
     if not boxed:
         return
-    masks = boxes_to_masks([one for one in boxes if one is not None], (maps.shape[1], maps.shape[2])).to(maps.device)
-    chosen = maps[boxed]
+    chosen, masks = maps[boxed], masks[boxed].to(maps.device)
     found: dict[str, Tensor] = {}
     if "ebpg" in wanted:
         found["ebpg"] = energy_pointing_game(chosen, masks)

@@ -280,7 +280,9 @@ class ComparisonResult:
         )
 
     def _ordering(self) -> Column:
-        keys = {column.key: column for column in self.columns}
+        # One that no map has, for want of boxes that cover something, orders nothing.
+        measured = {key for methods in self.estimates.values() for found in methods.values() for key in found}
+        keys = {column.key: column for column in self.columns if column.key in measured}
         preferred = ("overall", "insertion", "deletion", "ebpg", "drop")
         return next((keys[key] for key in preferred if key in keys), self.columns[0])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,15 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_saliency import __version__
-from lightning_saliency.checks import plural
 from lightning_saliency.explainers import ExplainerSpec
+from lightning_saliency.explainers.mask_scoring.precisions import Precision
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.files import safe_name
 from lightning_saliency.networks import weights_fingerprint
-from lightning_saliency.studies.comparison.cells import explain_block, time_explainer, time_scoring
+from lightning_saliency.studies.comparison.cells import explain_block, fastest_precision, time_explainer, time_scoring
 from lightning_saliency.studies.comparison.config import ComparisonConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
 from lightning_saliency.studies.costs import timing_cell
@@ -26,8 +23,18 @@ from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.plan import Plan, plan_row
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.engine.shared import sharing
-from lightning_saliency.studies.recipes import Recipe, chosen_device, data_recipe, device_of, model_recipe, network_from
+from lightning_saliency.studies.recipes import (
+    Recipe,
+    check_classes,
+    chosen_device,
+    data_recipe,
+    device_of,
+    model_recipe,
+    network_from,
+)
 from lightning_saliency.studies.samples import Samples
+
+_CURVES = {"insertion", "deletion", "overall"}
 
 
 def run_comparison(
@@ -56,6 +63,7 @@ def run_comparison(
         ValueError: If a name is unknown or an option out of range.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> images, targets = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
@@ -102,8 +110,6 @@ class _Study:
         self.models, self.data, self.samples = models, data, samples
         self.device = chosen_device(config.device)
         self.columns = config.metrics.columns(boxes=samples.has_boxes)
-        if not self.columns:
-            raise ValueError("Got only metrics that need boxes and images without any. Give boxes, or other metrics.")
         count = len(samples)
         self.spans = [(start, min(start + config.chunk, count)) for start in range(0, count, config.chunk)]
         self._content = {
@@ -121,12 +127,7 @@ class _Study:
                 explainer(network)
             first = next(iter(self.config.explainers.values()))
             logits = first(network).logits(self.samples[0].image[None].to(device_of(network)))
-            unknown = sorted({index for index in self.samples.classes if not 0 <= index < logits.shape[1]})
-            if unknown:
-                raise ValueError(
-                    f"Got the classes {unknown}, but {name} has {logits.shape[1]}: 0 to {logits.shape[1] - 1}. Map the "
-                    "names to its classes."
-                )
+            check_classes(self.samples, logits, name)
 
     def cells(self) -> list[Cell]:
         """Block by block of the images, all networks and explainers."""
@@ -138,13 +139,20 @@ class _Study:
                 explain_block,
                 {
                     "model": recipe,
+                    "row": row,
                     "explainer": explainer,
                     "data": self.data,
                     "span": span,
                     "metrics": self.config.metrics,
+                    "native": self._native,
                     "device": self.device,
                 },
-                {"weights": weights[model], "explainer options": explainer.plain(), **self._content},
+                {
+                    "weights": weights[model],
+                    "explainer options": explainer.plain(),
+                    "native precision": self._used_native(explainer),
+                    **self._content,
+                },
                 group=f"{model} {row}",
                 steps=sum(pairs[span[0] : span[1]]),
             )
@@ -152,6 +160,24 @@ class _Study:
             for model, recipe in self.models.items()
             for row, explainer in self.config.explainers.items()
         ]
+
+    @cached_property
+    def _native(self) -> Precision | None:
+        """The precision in which the device is fastest, for all cells.
+
+        It is found out once and kept with the study: on a processor it is a matter of timing, and another process, or
+        the study when it is resumed, may find another one.
+        """
+        place = {"device": self.device}
+        cell = timing_cell("precision", fastest_precision, place, place)
+        found: Precision | None = run_cells([cell], self.folder / "costs", progress=False)[cell.name]["precision"]
+        return found
+
+    def _used_native(self, explainer: ExplainerSpec) -> Precision | None:
+        """The native precision if curves or maps are computed in it; ``None`` also for float32."""
+        curves = self.config.metrics.precision == "native" and _CURVES & {column.key for column in self.columns}
+        fast = explainer.option("fast") and explainer.option("precision") is None
+        return self._native if curves or fast else None
 
     @cached_property
     def _weights(self) -> dict[str, str]:
@@ -174,7 +200,7 @@ class _Study:
         return ComparisonResult(
             rows,
             self.columns,
-            self._caption(),
+            self._caption(results),
             self.samples,
             config.resamples,
             config.confidence,
@@ -234,7 +260,7 @@ class _Study:
     def _name(number: int, model: str, row: str) -> str:
         return f"{number:05d}-{safe_name(model)}-{safe_name(row)}"
 
-    def _caption(self) -> str:
+    def _caption(self, results: Mapping[str, Mapping[str, Any]]) -> str:
         """What was measured, on what, how and where."""
         config, metrics = self.config, self.config.metrics
         options = [
@@ -243,12 +269,12 @@ class _Study:
             if spec.init_args or spec.name != row
         ]
         keys = {column.key.partition("_")[0] for column in self.columns}
-        native = " in the device's fastest precision"
+        native = f" in {self._native or 'float32'}, the device's fastest precision"
         precision = native if metrics.precision == "native" else f" in {metrics.precision}" if metrics.precision else ""
         parts = [f"{self.samples.description()}.", "Scores in %."]
         for described, text in (
             (
-                {"insertion", "deletion", "overall"},
+                _CURVES,
                 f"Insertion and deletion: {metrics.steps} steps from and to {metrics.curve_fill}, "
                 f"{metrics.score} scores{precision}.",
             ),
@@ -263,7 +289,9 @@ class _Study:
                 parts.append(text)
         if options:
             parts.append(f"Options: {'; '.join(options)}.")
-        parts.append(f"Times on {self.device} ({platform.machine()}, {plural(torch.get_num_threads(), 'thread')}).")
+        # Results of earlier versions do not tell.
+        machines = dict.fromkeys(result.get("machine", "a machine that was not noted") for result in results.values())
+        parts.append(f"Times on {' and '.join(machines)}.")
         parts.append(
             f"Intervals: {config.confidence:.0%} bootstrap over images ({config.resamples} draws, seed {config.seed})."
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,6 +39,25 @@ def images_fingerprint(images: Tensor, labels: Any = None) -> str:
     means = (10 * F.adaptive_avg_pool2d(images.detach().cpu().double(), 2)).round().add(0.0).flatten(1).tolist()
     listed = labels.tolist() if isinstance(labels, Tensor) else labels
     return hashlib.sha256(f"{list(images.shape)} {means} {listed!r}".encode()).hexdigest()
+
+
+def exact_fingerprint(images: Tensor, labels: Any = None) -> str:
+    """A hash of every bit of images and labels, for images that are not made anew on another processor.
+
+    Args:
+        images: Of any shape.
+        labels: Anything with a distinct ``repr``.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(1, 3, 4, 4)
+        >>> exact_fingerprint(images) == exact_fingerprint(images + 1e-6)
+        False
+    """
+    values = images.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{values.dtype} {list(values.shape)} {labels!r}".encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def batches_fingerprint(batches: Iterable[Any]) -> str:

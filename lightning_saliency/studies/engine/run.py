@@ -146,8 +146,7 @@ def _records(cells: Sequence[Cell], folder: Path) -> dict[str, dict[str, Any]]:
 def _check(
     cells: Sequence[Cell], engine: str, workers: int, cpus_per_cell: float, gpus_per_cell: float, retries: int
 ) -> None:
-    names = [cell.name for cell in cells]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(cell.name for cell in cells).items() if count > 1)
     if twice:
         raise ValueError(f"Got several cells named {', '.join(twice)}. Each cell needs its own name; rename them.")
     if engine not in get_args(Engine):

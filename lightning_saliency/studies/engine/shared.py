@@ -17,7 +17,9 @@ from lightning_saliency.files import file_of_this_machine, write_atomically
 
 Value = TypeVar("Value")
 
-# What this process has built or loaded for its cells, the latest last.
+# What this process shares with its cells, for as long as `sharing` lasts.
+_SHARED: dict[str, Any] = {}
+# What this process has built or loaded for its cells, and can build again, the latest last.
 _KEPT: OrderedDict[str, Any] = OrderedDict()
 _MAX_KEPT = 64
 
@@ -36,7 +38,7 @@ class Shared:
 
     def get(self) -> Any:
         """The object: the very one in the process that made it, elsewhere a copy that is loaded once."""
-        return cached(self.key, self._load)
+        return _SHARED[self.key] if self.key in _SHARED else cached(self.key, self._load)
 
     def _load(self) -> Any:
         if self.path is None:
@@ -45,7 +47,10 @@ class Shared:
 
 
 def cached(key: str, build: Callable[[], Value]) -> Value:
-    """The result of `build`, made once per key in this process; the least recently used results are dropped."""
+    """The result of `build`, made once per key in this process; the least recently used results are dropped.
+
+    A key has to name all that the result depends on, the row of the table included where two rows may look alike.
+    """
     if key not in _KEPT:
         _KEPT[key] = build()
     _KEPT.move_to_end(key)
@@ -90,12 +95,14 @@ def sharing(folder: Path, elsewhere: bool) -> Iterator[Callable[[str, Any], Shar
                 ) from error
             written.append(path)
             write_atomically(path, content.getvalue())
-        cached(key, lambda: value)
+        _SHARED[key] = value
         return Shared(key, None if path is None else str(path))
 
     try:
         yield share
     finally:
+        for key in [key for key in _SHARED if key.startswith(f"{run}/")]:
+            del _SHARED[key]
         for key in set(_KEPT) - before:
             del _KEPT[key]
         for file in written:

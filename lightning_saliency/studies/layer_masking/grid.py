@@ -82,7 +82,14 @@ class LayerGrid:
             return unmasked_cells(self.training, self.fingerprint, self.config.seeds, self.output)
         given = given_weights(self.config.checkpoint, self.training)
         content = {"spec": self.fingerprint["data"], "content": self.fingerprint["content"]["data"]}
-        tested = {"data": content, "weights": given.hash}
+        metric = None if self.training.metric in ("", "test/accuracy") else self.training.metric
+        # What is as by default is left out, as a part that is None counts as missing.
+        tested = {
+            "data": content,
+            "weights": given.hash,
+            "metric": metric,
+            "trainer": self.fingerprint["trainer"] or None,
+        }
         return [Cell("unmasked", accuracy_unmasked, {"training": self.training, "weights": str(given.path)}, tested)]
 
     def weights(self, unmasked: Mapping[str, Mapping[str, Any]]) -> dict[int, Weights]:
@@ -143,9 +150,14 @@ def scales_of(config: LayerMaskingConfig, check: bool = True) -> tuple[Scale, ..
     Args:
         config: The study.
         check: Whether a batch is tested first, see `checked_network`.
+
+    Raises:
+        TypeError: If the module has no such argument as ``fine_tuning`` names.
     """
     training = training_of(config)
     with quiet(), seeded(0):
-        network = checked_network(training) if check else network_of(build_module(training.model), training.network)
+        # The module of the fine-tuning: what it does not take is found before anything is trained.
+        module = build_module(training.model, config.fine_tuning)
+        network = checked_network(training) if check else network_of(module, training.network)
         image = first_images(build_data(training.data), 1)
         return find_scales(network, image) if config.layers is None else named_scales(network, config.layers, image)

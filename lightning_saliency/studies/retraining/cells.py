@@ -68,7 +68,12 @@ def train_unmasked(training: Training, seed: int, weights: str) -> dict[str, Any
 
     Returns:
         ``accuracy`` in [0, 1], ``weights`` (their fingerprint) and ``parameters`` (their number).
+
+    Raises:
+        ValueError: If the file is somebody else's; nothing is trained then.
     """
+    path = Path(weights)
+    OwnFiles(path.parent).check(path.name)
     with quiet(), seeded(seed):
         module = build_module(training.model)
         network = network_of(module, training.network)
@@ -79,7 +84,7 @@ def train_unmasked(training: Training, seed: int, weights: str) -> dict[str, Any
             seed,
             training.trainer,
             metric=training.metric,
-            fitted=lambda: save_weights(network, Path(weights)),
+            fitted=lambda: save_weights(network, path),
         )
     return {
         "accuracy": accuracy,

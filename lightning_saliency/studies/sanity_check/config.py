@@ -25,7 +25,8 @@ class SanityCheckConfig(EngineConfig):
             data module, whose test images are taken. In Python also images ``[N, C, H, W]``, as the network takes them.
         explainers: Name in the table -> explainer, or a list of names, see
             `lightning_saliency.explainers.parse_explainers`. The edge detector ``"edges"`` is always checked too.
-        targets: ``[N]`` int64, the class that is explained for each image; ``None``: the predicted ones.
+        targets: ``[N]``, the class that is explained for each of the images ``[N, C, H, W]``, or for each item of data
+            that carries none; ``None``: the predicted ones.
         limit: Number of images, chosen by ``seed``; ``None``: all.
         max_steps: Maximum number of steps from the top layer to the bottom, see `layers_from_top`.
         random_networks: Number of fully randomised networks, from 2; the last step of the cascade is one of them.

@@ -17,7 +17,7 @@ from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.base import undisturbed, unwrap
 from lightning_saliency.explainers.controls import EdgeDetector
 from lightning_saliency.files import safe_name
-from lightning_saliency.functional.class_scores import predicted_classes
+from lightning_saliency.functional.class_scores import class_count, predicted_classes
 from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.pictures.tensors import displayable
 from lightning_saliency.studies.costs import timing_cell
@@ -25,7 +25,15 @@ from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.plan import Plan, plan_row
 from lightning_saliency.studies.engine.run import run_cells
 from lightning_saliency.studies.engine.shared import sharing
-from lightning_saliency.studies.recipes import Recipe, chosen_device, data_recipe, device_of, model_recipe, network_from
+from lightning_saliency.studies.recipes import (
+    Recipe,
+    check_classes,
+    chosen_device,
+    data_recipe,
+    device_of,
+    model_recipe,
+    network_from,
+)
 from lightning_saliency.studies.samples import Samples
 from lightning_saliency.studies.sanity_check.cells import Randomization, check_block, time_map
 from lightning_saliency.studies.sanity_check.checks import ExplainerCheck
@@ -225,23 +233,24 @@ class _Study:
         content = {"weights": weights, "explainer options": explainer.plain(), "device": self.device}
         return timing_cell(safe_name(name), time_map, arguments, content)
 
-    def _targets(self, network: nn.Module) -> tuple[list[int], list[bool], int | None]:
+    def _targets(self, network: nn.Module) -> tuple[list[int], list[bool], int]:
         """The classes that are explained, those given or those that the original network predicts.
 
-        Then, for each image whose class is known, whether the network is right, and the number of classes.
+        Then, for each image whose class is known, whether the network is right (not where the classes are given to be
+        explained), and the number of classes.
         """
-        if self.config.targets is not None:
-            return [int(target) for target in self.config.targets], [], None
         control, targets, right = EdgeDetector(network), [], []
-        classes = 0
+        classes, given = 0, self.config.targets is not None
         for span in self.spans:
             chosen = [self.samples[index] for index in range(*span)]
             logits = control.logits(torch.stack([sample.image for sample in chosen]).to(device_of(network)))
-            predicted, classes = predicted_classes(logits).tolist(), logits.shape[1]
-            targets += predicted
+            if given:
+                check_classes(self.samples, logits, type(network).__name__)
+            predicted, classes = predicted_classes(logits).tolist(), class_count(logits)
             for sample, target in zip(chosen, predicted, strict=True):
-                known = {index for candidates in sample.candidates for index in candidates}
-                right += [target in known] if known else []
+                known = [index for candidates in sample.candidates for index in candidates]
+                targets.append(known[0] if given else target)
+                right += [target in known] if known and not given else []
         return targets, right, classes
 
     @staticmethod

@@ -244,7 +244,8 @@ def test_the_native_precision_is_that_of_the_processor(monkeypatch, supported, d
     for row, other in zip(exact, native.rows["Net"]["grad_cam"], strict=True):
         close = 1.0 if supported else 1e-3
         assert other["scores"]["insertion"] == pytest.approx(row["scores"]["insertion"], abs=close)
-    assert "softmax scores in the device's fastest precision." in str(native)
+    named = {torch.bfloat16: "bf16", torch.float32: "float32"}[dtype]
+    assert f"softmax scores in {named}, the device's fastest precision." in str(native)
 
 
 def test_of_several_candidates_the_one_with_the_highest_logit_is_explained(tmp_path):

@@ -17,7 +17,7 @@ from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.engine.files import write_results
 from lightning_saliency.studies.engine.progress import TimeLeft
 from lightning_saliency.studies.engine.run import run_cells
-from lightning_saliency.studies.engine.shared import sharing
+from lightning_saliency.studies.engine.shared import cached, sharing
 from lightning_saliency.studies.estimates import bootstrap_mean
 
 
@@ -143,6 +143,21 @@ def test_files_beside_those_that_cells_share_are_kept(tmp_path):
     with sharing(tmp_path / "own", elsewhere=True) as share:
         share("value", [1, 2])
     assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_what_is_shared_is_kept_however_much_is_built(tmp_path):
+    value = object()
+    with sharing(tmp_path, elsewhere=False) as share:
+        shared = share("value", value)
+        with sharing(tmp_path, elsewhere=False) as share_more:
+            other = share_more("value", object())
+        for number in range(100):
+            cached(f"built {number}", lambda: [0])
+        assert shared.get() is value
+        with pytest.raises(RuntimeError, match="was shared in another process"):
+            other.get()
+    with pytest.raises(RuntimeError, match="was shared in another process"):
+        shared.get()
 
 
 def test_results_do_not_go_to_a_remote_store(tmp_path, monkeypatch):

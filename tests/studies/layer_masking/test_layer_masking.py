@@ -18,6 +18,7 @@ from lightning_saliency.functional.fusion import PRIOR_WEIGHTS
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.networks import small_cnn
 from lightning_saliency.scales.find import find_scales
+from lightning_saliency.studies.layer_masking.grid import LayerGrid, scales_of
 from lightning_saliency.studies.layer_masking.run import (
     LayerMask,
     LayerMaskingConfig,
@@ -343,3 +344,28 @@ def test_a_given_network_is_masked_for_all_seeds(options, tmp_path):
         "unmasked.json",
         *(f"layer1-{mode}-{name}-s0.json" for mode in ("kar", "roar") for name in ("std", "random")),
     }
+
+
+def test_arguments_of_the_fine_tuning_are_looked_at_before_the_training(options, tmp_path):
+    options |= {"fine_tuning": {"learning_rat": 0.1}}
+    for begin in (lambda: run_layer_masking(**options, progress=False), lambda: plan_layer_masking(**options)):
+        with pytest.raises(TypeError, match=r"'learning_rat' for ImageClassifier.*Did you mean 'learning_rate'"):
+            begin()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_accuracy_of_a_given_network_depends_on_how_it_is_tested(options, tmp_path):
+    torch.save(small_cnn(width=4).state_dict(), tmp_path / "weights.pt")
+    options |= {"checkpoint": str(tmp_path / "weights.pt")}
+
+    def tested(**changes):
+        config = LayerMaskingConfig(**{**options, **changes})
+        (cell,) = LayerGrid(config, scales_of(config, check=False)).unmasked()
+        # A part that is None counts as missing.
+        return {part: value for part, value in cell.fingerprint.items() if value is not None}
+
+    by_default = tested(trainer={})
+    assert set(by_default) == {"data", "weights"}  # as results of earlier versions have it
+    assert tested(trainer={}, metric="") == by_default
+    assert tested(trainer={"limit_test_batches": 1})["trainer"] == {"limit_test_batches": 1}
+    assert tested(metric="test/top5")["metric"] == "test/top5"

@@ -202,6 +202,18 @@ def test_other_weights_than_the_studys_are_refused(options, tmp_path):
         )
 
 
+def test_a_file_of_somebody_else_is_refused_before_the_training(options, tmp_path, monkeypatch):
+    path = tmp_path / "out" / "networks" / "unmasked-s0.pt"
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    fitted = []
+    monkeypatch.setattr("lightning_saliency.studies.retraining.cells.fit_and_test", lambda *a, **k: fitted.append(a))
+    with pytest.raises(CellError, match=r"unmasked-s0\.pt, which was not written here"):
+        run_roar_kar(**{**options, "explainers": {}, "source": "auto", "examples": 0}, progress=False)
+    assert not fitted
+    assert path.read_text() == "precious"
+
+
 @pytest.mark.thorough
 @pytest.mark.slow
 def test_killed_ten_times_over_a_study_ends_as_one_left_alone(options, tmp_path):

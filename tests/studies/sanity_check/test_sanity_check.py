@@ -618,3 +618,34 @@ def test_the_page_tells_the_accuracy_and_what_follows_from_it():
 def chance_of(accuracy, classes):
     found = [*chance_notices("The network", accuracy, classes, 4), *image_notices(4)]
     return [line.partition(":")[0] for line in found]
+
+
+def test_each_image_is_explained_for_its_own_class():
+    """Also where some of the images are chosen."""
+    targets, seen = [0, 1, 2, 3, 3, 2, 1, 0], []
+    result = sanity_check(
+        trained(), EIGHT, {"sum": partial(WeightSum, seen=seen)}, targets=targets, limit=4, max_steps=1
+    )
+    assert result.targets == (1, 2, 3, 2)  # of the images 1, 2, 4 and 5, as for the comparison
+    assert all(explained == [1, 2, 3, 2] for _, explained in seen)
+    assert dict(result.facts)["images"].startswith("4 images, chosen from 8 with seed 0")
+    assert result.tables()[0].caption.startswith("Similarity of maps once all weights are random; 4 images")
+    assert (result.accuracy, result.labelled) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [([0, 1], "for 3 images"), ([0, 1, 10], r"the classes \[10\], but ConvNet has"), ([0.5] * 3, "whole numbers")],
+)
+def test_targets_that_do_not_fit_are_said(targets, message):
+    with pytest.raises(ValueError, match=message):
+        sanity_check(trained(), IMAGES, ["smoe"], targets=targets)
+
+
+def test_a_network_of_one_logit_may_be_at_chance():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    nn.init.constant_(network[-1].bias, 9.0)  # always the second class
+    data = [(image, index % 2) for index, image in enumerate(torch.cat([EIGHT] * 4))]
+    result = run_sanity_check(model=network, data=data, explainers=["random"], max_steps=1, progress=False)
+    assert result.classes == 2
+    assert any(line.startswith("The network may be at chance: 50.0 % of 32 images") for line in result.notices())
