@@ -20,7 +20,7 @@ from lightning_saliency.callbacks.augmentation.batch_norm import ORIGINAL, TRAIN
 from lightning_saliency.callbacks.augmentation.first_images import FirstImages
 from lightning_saliency.callbacks.augmentation.frame import AugmentationFilm, FilmConfig
 from lightning_saliency.callbacks.augmentation.guide import Guide, Recipe
-from lightning_saliency.callbacks.augmentation.mean_map import SHORTCUT
+from lightning_saliency.callbacks.augmentation.one_map.mean_map import SHORTCUT
 from lightning_saliency.callbacks.augmentation.options import (
     AugmentationConfigurationError,
     Failures,

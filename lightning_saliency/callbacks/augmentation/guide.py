@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lightning_saliency.callbacks.augmentation.actions.basic import Action, Changed, Keep, apply
 from lightning_saliency.callbacks.augmentation.guide_network import PRESENT, UNTRAINED, GuideNetwork
-from lightning_saliency.callbacks.augmentation.mean_map import MEAN, OWN, SHORTCUT, MeanMap
+from lightning_saliency.callbacks.augmentation.one_map.mean_map import MEAN, OWN, SHORTCUT, MeanMap
+from lightning_saliency.callbacks.augmentation.one_map.shortcut_place import ShortcutPlace
 from lightning_saliency.callbacks.augmentation.options import MASK_CONTROLS, AugmentationConfigurationError, meant_for
-from lightning_saliency.callbacks.augmentation.shortcut_place import ShortcutPlace
 from lightning_saliency.checks import did_you_mean
 from lightning_saliency.explainers import EXPLAINERS, Explainer, ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output

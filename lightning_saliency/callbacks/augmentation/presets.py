@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning_saliency.callbacks.augmentation.actions.basic import Hide, Keep
 from lightning_saliency.callbacks.augmentation.actions.more import Protect, TransformOption
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
-from lightning_saliency.callbacks.augmentation.mean_map import SHORTCUT
+from lightning_saliency.callbacks.augmentation.one_map.mean_map import SHORTCUT
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, whole_number
 from lightning_saliency.explainers import ExplainerOption, XGradCAM
 from lightning_saliency.functional.fills import Fill

@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_saliency.callbacks import AugmentationConfigurationError, MaskTune
-from lightning_saliency.callbacks.augmentation.mean_map import MeanMap
+from lightning_saliency.callbacks.augmentation.one_map.mean_map import MeanMap
 from lightning_saliency.explainers import SMOE
 from lightning_saliency.functional.masking import top_fraction
 from tests.callbacks.augmentation.helpers import Watching, fit, originals

@@ -14,7 +14,7 @@ from lightning_saliency.callbacks import (
     SaliencyAugmentation,
 )
 from lightning_saliency.callbacks.augmentation.actions.basic import Hide
-from lightning_saliency.callbacks.augmentation.shortcut_place import GRID, ShortcutPlace, region_of
+from lightning_saliency.callbacks.augmentation.one_map.shortcut_place import GRID, ShortcutPlace, region_of
 from lightning_saliency.explainers import Explainer
 from tests.callbacks.augmentation.helpers import Watching, equal, fit, state
 
@@ -97,7 +97,7 @@ def test_maps_that_point_anywhere_name_no_place(images):
 
 
 def test_a_place_that_shows_late_is_found(monkeypatch):
-    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.shortcut_place.IMAGES", 86)
+    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.one_map.shortcut_place.IMAGES", 86)
     found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
     assert not _found(found, _maps(24, mark), *_scenes(24, None)).any()
     assert _found(found, _maps(60, mark), *_scenes(60, mark)).sum() == 60
@@ -192,7 +192,7 @@ def test_maps_that_say_nothing_point_nowhere():
 
 
 def test_images_that_say_nothing_do_not_settle_it(monkeypatch):
-    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.shortcut_place.IMAGES", 60)
+    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.one_map.shortcut_place.IMAGES", 60)
     found, mark = ShortcutPlace(), (slice(0, 6), slice(0, 10))
     images, labels = _scenes(60)
     found(torch.full((60, SIZE, SIZE), torch.nan), images, labels)
@@ -345,7 +345,7 @@ def test_where_there_is_no_place_training_is_what_it_was(tmp_path):
 
 
 def test_after_some_thousand_images_no_map_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.shortcut_place.IMAGES", 24)
+    monkeypatch.setattr("lightning_saliency.callbacks.augmentation.one_map.shortcut_place.IMAGES", 24)
     cure = SaliencyAugmentation(Corner, action="hide", maps="shortcut", film=False)
     Corner.asked, module = 0, Watching()
     fit(tmp_path, cure, module, _loader(), epochs=2)

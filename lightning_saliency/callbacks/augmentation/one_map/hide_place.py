@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightning_saliency.batches import BatchReader
 from lightning_saliency.callbacks._trainer_lookups import watched_module
-from lightning_saliency.callbacks.augmentation.shortcut_place import ShortcutPlace, region_in
+from lightning_saliency.callbacks.augmentation.one_map.shortcut_place import ShortcutPlace, region_in
 from lightning_saliency.explainers import ExplainerOption, ExplainerSpec
 from lightning_saliency.explainers.base import Output
 from lightning_saliency.functional.class_labels import NO_CLASS

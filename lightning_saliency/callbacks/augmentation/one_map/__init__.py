@@ -1,0 +1,1 @@
+"""One map, or one place, for all images."""
