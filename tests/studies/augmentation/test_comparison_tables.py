@@ -39,7 +39,7 @@ def test_pages_say_what_the_raw_results_do(page):
 def test_parts_of_a_comparison_are_joined(tmp_path, capsys, monkeypatch):
     whole = read(RESULTS / "shortcut" / "blur_digits.json.gz")
     parts = []
-    for arms in (["plain", "smoe", "smoe, random blobs"], ["cutmix", "smoe, untrained"]):
+    for arms in (["plain", "smoe", "smoe, random blobs", "smoe, other image"], ["cutmix", "smoe, untrained"]):
         part = json.loads(json.dumps(whole))
         for held in (part["runs"], part["results"]):
             each = held["small CNN"]["steps"]
