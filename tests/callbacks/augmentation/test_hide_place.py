@@ -138,8 +138,8 @@ def test_images_of_another_size_lose_the_place_and_a_margin(size, rows):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_place_is_found_and_the_network_stays_as_it_was(explainer, training):
     images, labels = marked()
-    labels = torch.cat([labels, torch.full((8,), -1)])  # without a class
-    images = torch.cat([images, torch.rand(8, 3, SIDE, SIDE)])
+    labels = torch.cat([torch.full((8,), -1), labels])  # without a class
+    images = torch.cat([torch.rand(8, 3, SIDE, SIDE), images])
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train(
         training
     )
