@@ -163,7 +163,7 @@ def class_probabilities(network: nn.Module, images: Tensor) -> tuple[Tensor, int
     """
     size = f"{images.shape[3]}×{images.shape[2]} pixels"
     with usage_errors(f"the network cannot be run on {size}"), undisturbed(network), torch.no_grad():
-        returned = network(images)
+        returned = network(images.clone())  # it may write to them
     try:
         logits = class_logits(returned, None, images)
     except (TypeError, ValueError) as error:

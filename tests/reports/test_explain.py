@@ -46,6 +46,26 @@ class LeftHalf(Explainer):
         return (self.level * left).expand(len(images), *images.shape[2:])
 
 
+class Normalizing(nn.Module):
+    """Normalises its images, in place or not."""
+
+    def __init__(self, network: nn.Module, in_place: bool) -> None:
+        super().__init__()
+        self.network, self.in_place = network, in_place
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images.sub_(0.5).mul_(4) if self.in_place else (images - 0.5) * 4)
+
+
+def test_a_network_that_writes_to_its_images_is_explained_as_any_other(photos, network):
+    plain, writing = (
+        explain_images(photos, Normalizing(network, in_place), ["grad_cam", "smoe"], resize=32, crop=32)[0].pictures
+        for in_place in (False, True)
+    )
+    for name, picture in plain.items():
+        assert np.array_equal(np.asarray(picture), np.asarray(writing[name])), name
+
+
 @pytest.mark.parametrize(
     ("options", "flags"),
     [

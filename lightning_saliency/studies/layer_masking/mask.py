@@ -76,7 +76,7 @@ def modules_before(network: nn.Module, scale: Scale, images: Tensor) -> Before:
         if scale.read == "output":
             handles.append(module.register_forward_hook(mark))
         with undisturbed(network), torch.no_grad():
-            network(images)
+            network(images.clone())  # it may write to them
     finally:
         for handle in handles:
             handle.remove()
