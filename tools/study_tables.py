@@ -54,7 +54,7 @@ def read(path: Path, pairs: list[tuple[str, str]] | None = None) -> StudyResult:
 def _comparison(lines: list[dict[str, str]], pairs: list[tuple[str, str]]) -> ComparisonResult:
     scores = [name for name in lines[0] if name not in _TOLD]
     tolerances = tuple(float(name.removeprefix("pointing_")) for name in scores if name.startswith("pointing_"))
-    columns = [column for column in MetricConfig(tolerances=tolerances).columns(boxes=True) if column.key in scores]
+    columns = [column for column in MetricConfig(tolerances=tolerances).columns("boxes") if column.key in scores]
     images = {name: place for place, name in enumerate(dict.fromkeys(line["image"] for line in lines))}
     rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for line in lines:

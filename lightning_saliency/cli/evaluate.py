@@ -9,7 +9,7 @@ from lightning_saliency.studies.comparison.config import ComparisonConfig
 from lightning_saliency.studies.comparison.run import plan_comparison, run_comparison
 
 #: Options that are mappings, into which an argument may reach.
-_INTO = ("models", "data", "explainers")
+_INTO = ("models", "data", "explainers", "sweeps", "repeats")
 
 
 def run(arguments: Sequence[str]) -> int:

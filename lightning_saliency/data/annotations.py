@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -43,11 +43,13 @@ class LabelledObject:
         name: Name of the object's class.
         index: Index of the class in the annotations; ``None`` if they have no indices.
         box: x1, y1, x2, y2 in the file's pixels, the upper left corner of the image being (0, 0); ``None``: not known.
+        segmentation: COCO's: polygons or runs of pixels; ``None``: not known.
     """
 
     name: str
     index: int | None
     box: Box | None
+    segmentation: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def _csv_rows(path: Path, what: str) -> tuple[list[str], list[tuple[int, dict[st
 
 
 def _read_coco(path: Path, images: Path | None) -> _Found:
-    """Read COCO's JSON without pycocotools, which this package does not otherwise need."""
+    """Read COCO's JSON without pycocotools, which only its masks need."""
     folder = path.parent if images is None else images
     text = read_text(path, "file of COCO's instances")
     with _naming_file(path, "a file of COCO's instances"):
@@ -220,7 +222,8 @@ def _read_coco(path: Path, images: Path | None) -> _Found:
             left, top, width, height = annotation["bbox"]
             box = _box([left, top, left + width, top + height])
             category = annotation["category_id"]
-            found[files[annotation["image_id"]]].append(LabelledObject(names[category], category, box))
+            thing = LabelledObject(names[category], category, box, annotation.get("segmentation"))
+            found[files[annotation["image_id"]]].append(thing)
     return {file: objects for file, objects in found.items() if objects}
 
 

@@ -26,15 +26,18 @@ _REMEDY = "Leave it out, or save it anew."
 _ORIENTATION = 0x0112
 _CROP = 224
 
+#: To how many pixels images are resized: the shorter side, or both, (H, W).
+Resize = int | Sequence[int]
+
 
 class ImageFiles(Dataset[dict[str, Tensor]]):
     """Image files at a network's input size; items are ``{"image": [3, crop, crop]}``.
 
     Args:
         paths: A file or a folder of image files, or several.
-        resize: Shorter side in pixels.
+        resize: Shorter side in pixels; or both sides, [H, W], which may change the image's shape.
         crop: Side of the centre crop in pixels, at most ``resize``; 0: the whole image; ``None``: 224, or ``resize``
-            where that is less.
+            where that is less; beside both sides the whole image.
         mean: Mean of each channel of RGB in [0, 1].
         std: Standard deviation of each channel.
 
@@ -49,7 +52,7 @@ class ImageFiles(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         paths: str | Path | Sequence[str | Path],
-        resize: int = 256,
+        resize: Resize = 256,
         crop: int | None = None,
         mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
         std: Sequence[float] = IMAGENET_NORMALIZATION[1],
@@ -93,43 +96,55 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def checked_crop(resize: int, crop: int | None, least: int = 0) -> int:
-    """The side of the centre crop of images whose shorter side is resized.
+def checked_crop(resize: Resize, crop: int | None, least: int = 0) -> int:
+    """The side of the centre crop of images that are resized first.
 
     Args:
-        resize: That side, from 1.
-        crop: From ``least`` to ``resize``; ``None``: 224, or ``resize`` where that is less.
+        resize: Their shorter side, from 1; or both sides, (H, W), which may change their shape.
+        crop: From ``least`` to ``resize``, its shorter side; ``None``: 224, or ``resize`` where that is less; beside
+            both sides the whole image.
         least: 0 where 0 stands for the whole image, else 1.
+
+    Returns:
+        The side; 0: nothing is cropped.
 
     Raises:
         ValueError: If one of them is out of range: a larger crop would frame the image in black.
 
     Example:
-        >>> checked_crop(256, None), checked_crop(128, None), checked_crop(128, 0)
-        (224, 128, 0)
+        >>> checked_crop(256, None), checked_crop(128, None), checked_crop(128, 0), checked_crop((224, 224), None)
+        (224, 128, 0, 0)
     """
-    side = min(_CROP, resize) if crop is None else crop
-    if resize < 1 or not least <= side <= resize:
+    sides = [resize] if isinstance(resize, int) else list(resize)
+    both = not isinstance(resize, int)
+    shorter = min(sides, default=0)
+    side = crop if crop is not None else 0 if both else min(_CROP, shorter)
+    if len(sides) != 1 + both or shorter < 1 or not (0 if both else least) <= side <= shorter:
         whole = "" if least else ", and crop=0 for the whole image"
         raise ValueError(
             f"Got resize={resize} and crop={side}. Allowed are whole numbers with 1 <= crop <= resize{whole}; "
-            "ImageNet's evaluation uses 256 and 224."
+            "ImageNet's evaluation uses 256 and 224. Both sides, [224, 224], change the image's shape and need no crop."
         )
     return side
 
 
-def read_image(path: Path, resize: int, crop: int) -> Tensor:
+def geometry(resize: Resize, crop: int) -> list[nn.Module]:
+    """Resize and centre crop, see `checked_crop`."""
+    steps: list[nn.Module] = [v2.Resize(resize if isinstance(resize, int) else list(resize), antialias=True)]
+    return [*steps, v2.CenterCrop(crop)] if crop else steps
+
+
+def read_image(path: Path, resize: Resize, crop: int) -> Tensor:
     """One image file as ``[3, crop, crop]`` in [0, 1]; with ``crop`` 0 whole, its shorter side ``resize`` pixels.
+
+    With both sides as ``resize`` and ``crop`` 0 it is ``[3, *resize]``.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no image that can be read.
     """
     image = read_picture(path)
-    steps: list[nn.Module] = [v2.ToImage(), v2.Resize(resize, antialias=True)]
-    if crop:
-        steps.append(v2.CenterCrop(crop))
-    steps.append(v2.ToDtype(torch.float32, scale=True))
+    steps = [v2.ToImage(), *geometry(resize, crop), v2.ToDtype(torch.float32, scale=True)]
     shown: Tensor = v2.Compose(steps)(image)
     return torch.as_tensor(shown)
 

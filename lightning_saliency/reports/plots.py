@@ -20,7 +20,7 @@ from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.visualization import highlight
 from lightning_saliency.reports.tables import Column, Estimate
 
-__all__ = ["COLORS", "DASHES", "Example", "bar_plot", "curve_plot", "example_sheet", "save_figure"]
+__all__ = ["COLORS", "DASHES", "Example", "bar_plot", "curve_plot", "example_sheet", "save_figure", "sweep_plot"]
 
 #: Nine that the colour-blind can distinguish, too (Okabe and Ito, 2008), with dashes from the tenth method on.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800", "#777777")
@@ -36,12 +36,14 @@ class Example:
         saliency: ``[h, w]`` in [0, 1], any size; ``None``: the image alone.
         boxes: ``[n, 4]`` as x1, y1, x2, y2 in the image's pixels, or ``None``.
         title: Text above the image.
+        mask: ``[H, W]`` bool, whose outline is drawn in place of the boxes; ``None``: not known.
     """
 
     image: Tensor
     saliency: Tensor | None
     boxes: Tensor | None
     title: str
+    mask: Tensor | None = None
 
 
 def curve_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str = "") -> Figure:
@@ -106,6 +108,42 @@ def bar_plot(columns: Sequence[Column], values: Mapping[str, Mapping[str, Estima
     return figure
 
 
+def sweep_plot(
+    columns: Sequence[Column], rows: Sequence[tuple[object, Mapping[str, Estimate]]], option: str, title: str = ""
+) -> Figure:
+    """One panel per metric: its values over those of an option, evenly spaced, with their intervals.
+
+    Args:
+        columns: The metrics.
+        rows: Each value of the option, in order, and column's key -> value.
+        option: Name of the option.
+        title: Title of the whole figure.
+    """
+    wide = min(4, max(1, len(columns)))
+    high = -(-len(columns) // wide) or 1
+    figure = Figure(figsize=(3.4 * wide, 2.6 * high + 0.4), layout="constrained")
+    axes: list[Axes] = list(np.ravel(figure.subplots(high, wide, squeeze=False)))
+    for axis, column in zip(axes, columns, strict=False):
+        known = [(place, values[column.key]) for place, (_, values) in enumerate(rows) if column.key in values]
+        places = [place for place, _ in known]
+        means = [estimate.value for _, estimate in known]
+        axis.plot(places, means, marker="o", markersize=3, color=COLORS[0])
+        axis.fill_between(
+            places, [one.low for _, one in known], [one.high for _, one in known], color=COLORS[0], alpha=0.2
+        )
+        axis.set_xticks(
+            range(len(rows)), ["null" if value is None else str(value) for value, _ in rows], fontsize="x-small"
+        )
+        axis.set_title(column.title + {"high": " ↑", "low": " ↓", None: ""}[column.better], fontsize="small")
+        axis.set_xlabel(option, fontsize="x-small")
+        axis.tick_params(axis="y", labelsize="x-small")
+        axis.grid(alpha=0.3)
+    for axis in axes[len(columns) :]:
+        axis.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
 def example_sheet(rows: Mapping[str, Sequence[Example]], headings: Sequence[str], title: str = "") -> Figure:
     """Images overlaid with maps, one row per method.
 
@@ -125,7 +163,9 @@ def example_sheet(rows: Mapping[str, Sequence[Example]], headings: Sequence[str]
                 saliency = resize_maps(example.saliency, (shown.shape[1], shown.shape[2]))
                 shown = highlight(shown[None], saliency[None])[0]
             axis.imshow(shown.permute(1, 2, 0).clamp(0, 1).cpu().numpy())
-            for x1, y1, x2, y2 in [] if example.boxes is None else example.boxes.tolist():
+            if example.mask is not None:
+                axis.contour(example.mask.float().cpu().numpy(), levels=[0.5], colors="white", linewidths=1.0)
+            for x1, y1, x2, y2 in [] if example.boxes is None or example.mask is not None else example.boxes.tolist():
                 axis.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor="white"))
             heading = f"{headings[column]}\n" if row == 0 else ""
             axis.set_title(heading + example.title, fontsize="xx-small")

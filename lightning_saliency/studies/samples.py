@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.checks import plural
-from lightning_saliency.data.boxes import BoxedImages, Sample
+from lightning_saliency.data.boxes import BoxedImages
+from lightning_saliency.data.sample import Objects, Sample, common_objects
 from lightning_saliency.lightning_bases import is_data_module
 from lightning_saliency.pictures.tensors import find_normalization
 from lightning_saliency.studies.engine.fingerprints import exact_fingerprint, images_fingerprint
@@ -38,8 +39,8 @@ class Samples(Protocol):
         """How many classes each image has."""
 
     @property
-    def has_boxes(self) -> bool:
-        """Whether every class of every image has boxes."""
+    def objects(self) -> Objects | None:
+        """Whether boxes or masks tell where every class of every image is; ``None``: neither do."""
 
     @property
     def classes(self) -> set[int]:
@@ -50,7 +51,7 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def fingerprint(self) -> str:
-        """A hash of the images, classes and boxes."""
+        """A hash of the images, classes, boxes and masks."""
 
     def description(self) -> str:
         """The number of images and how they were chosen, for a caption."""
@@ -65,10 +66,13 @@ class OwnImages:
         data: Images ``[N, C, H, W]``, or a data set with a length whose items are
 
             - ``(image, class)``,
-            - ``(image, {"labels": [n], "boxes": [n, 4]})`` as torchvision's detection data sets have it, or
-            - dictionaries with ``image``, ``label`` (one class) or ``labels``, and, where there are any, ``boxes``,
+            - ``(image, {"labels": [n], "boxes": [n, 4], "masks": [n, H, W]})`` as torchvision's detection data sets
+              have it, or
+            - dictionaries with ``image``, ``label`` (one class) or ``labels``, and, where there are any, ``boxes`` or
+              ``masks``,
 
-            images ``[C, H, W]`` as the network takes them, classes whole numbers, boxes x1, y1, x2, y2 in their pixels.
+            images ``[C, H, W]`` as the network takes them, classes whole numbers, boxes x1, y1, x2, y2 in their pixels,
+            masks nonzero on the objects. Masks count in place of boxes.
         targets: ``[N]``, the class of each of the images ``[N, C, H, W]``, or of each item that carries none; ``None``:
             the class that the network predicts.
         limit: Number of images taken; ``None``: all.
@@ -80,7 +84,7 @@ class OwnImages:
 
     Raises:
         TypeError: If ``data`` or one of its items has another type.
-        ValueError: If shapes do not fit, or a class or a box is none.
+        ValueError: If shapes do not fit, or a class, a box or a mask is none.
     """
 
     def __init__(
@@ -134,7 +138,7 @@ class OwnImages:
                 f"Got images of the sizes {sorted(sizes)}. Allowed is one size. Resize and crop them alike."
             )
         self.pairs = [one.pairs for one in found]
-        self.has_boxes = all(one.has_boxes for one in found)
+        self.objects = common_objects([one.objects for one in found])
         self.classes: set[int] = set().union(*(one.classes for one in found))
         self._digest = hashlib.sha256("".join(one.digest for one in found).encode()).hexdigest()
 
@@ -145,7 +149,7 @@ class OwnImages:
         return self._sample(self._chosen[index])
 
     def fingerprint(self) -> str:
-        """A hash of the chosen images, classes and boxes."""
+        """A hash of the chosen images, classes, boxes and masks."""
         return self._digest
 
     def description(self) -> str:
@@ -188,18 +192,23 @@ class _Looked:
     size: tuple[int, ...]
     pairs: int
     classes: set[int]
-    has_boxes: bool
+    objects: Objects | None
     digest: str
 
     @classmethod
     def at(cls, sample: Sample, fingerprint: Callable[[Tensor, Any], str]) -> _Looked:
         known = [None if boxes is None else boxes.tolist() for boxes in sample.boxes]
+        told: list[Any] = [sample.labels, sample.candidates, known]
+        if sample.masks:
+            told += [
+                [None if one is None else hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in sample.masks]
+            ]
         return cls(
             tuple(sample.image.shape),
             len(sample.labels),
             {index for candidates in sample.candidates for index in candidates},
-            None not in known,
-            fingerprint(sample.image[None], (sample.labels, sample.candidates, known)),
+            sample.objects,
+            fingerprint(sample.image[None], tuple(told)),
         )
 
 
@@ -265,19 +274,19 @@ def _annotated(place: int, image: Any, target: Mapping[str, Any]) -> Sample:
         )
     if "labels" not in target:
         label = target.get("label")
-        target = {**target, "labels": [label] * len(target.get("boxes", [()]))}
+        target = {**target, "labels": [label] * len(target.get("masks", target.get("boxes", [()])))}
     labels = [None if label is None else _class_index(label, place) for label in target["labels"]]
     boxes = _checked_boxes(target["boxes"], len(labels), place) if "boxes" in target else None
+    masks = _checked_masks(target["masks"], len(labels), image, place) if "masks" in target else None
     distinct = list(dict.fromkeys(labels))
+    rows = [[index for index, other in enumerate(labels) if other == label] for label in distinct]
     return Sample(
         name=str(place),
         image=image.detach().cpu(),
         labels=tuple("predicted" if label is None else str(label) for label in distinct),
         candidates=tuple(() if label is None else (label,) for label in distinct),
-        boxes=tuple(
-            None if boxes is None else boxes[[index for index, other in enumerate(labels) if other == label]]
-            for label in distinct
-        ),
+        boxes=tuple(None if boxes is None else boxes[of] for of in rows),
+        masks=() if masks is None else tuple(masks[of].any(0) for of in rows),
     )
 
 
@@ -289,6 +298,18 @@ def _class_index(label: Any, place: int) -> int:
             f"Got {label!r} as a class of image {place}. Allowed are whole numbers, the indices of the network's "
             'outputs, one as the class or as "label", several as "labels"; wrap the data set to return them.'
         ) from error
+
+
+def _checked_masks(given: Any, count: int, image: Tensor, place: int) -> Tensor:
+    masks = torch.as_tensor(given)
+    if masks.numel() == 0 and count == 0:
+        masks = masks.reshape(0, *image.shape[1:])
+    if masks.shape != (count, *image.shape[1:]):
+        raise ValueError(
+            f"Got masks {list(masks.shape)} for {count} labels of image {place}. Allowed are "
+            f"{[count, *image.shape[1:]]}; give one mask of the image's size for each label."
+        )
+    return masks.detach().cpu() > 0.5 if masks.is_floating_point() else masks.detach().cpu() != 0
 
 
 def _checked_boxes(given: Any, count: int, place: int) -> Tensor:

@@ -111,7 +111,7 @@ def test_names_that_are_one_without_spaces_and_capitals_have_the_classes_of_all(
 def test_labels_without_boxes(folder):
     path = csv_file(folder, ["wide.png,90,lorikeet", "tall.png,981,ballplayer"], "file,class_index,name")
     data = BoxedImages(read_annotations(path), resize=20, crop=16)
-    assert not data.has_boxes
+    assert data.objects is None
     assert [data[index].candidates for index in range(2)] == [((90,),), ((981,),)]
     assert data[0].boxes == (None,)
 

@@ -91,7 +91,7 @@ def test_classes_are_whole_numbers(label):
 def test_boxes_end_after_they_begin(box):
     with pytest.raises(ValueError, match=r"the box .* of image 0, .*is it a corner, width and height"):
         OwnImages([detection([1], [box])])
-    assert OwnImages([detection([1], [[3, 3, 3, 9]])]).has_boxes
+    assert OwnImages([detection([1], [[3, 3, 3, 9]])]).objects == "boxes"
     with pytest.raises(ValueError, match=r"Got boxes \[4\] for 1 labels of image 0"):
         OwnImages([detection([1], [1, 2, 3, 4])])
 
@@ -137,3 +137,42 @@ def test_a_network_without_weights_is_the_same_in_every_process(tmp_path):
             found.append(network)
     assert found[0] is not found[1]
     assert weights_fingerprint(found[0]) == weights_fingerprint(found[1])
+
+
+def masked(labels, masks, image=IMAGES[0]):
+    return (image, {"labels": torch.tensor(labels, dtype=torch.int64), "masks": masks})
+
+
+def test_masks_of_a_label_are_joined_and_count_in_place_of_boxes():
+    size = tuple(IMAGES[0].shape[1:])
+    masks = torch.zeros(3, *size, dtype=torch.uint8)
+    masks[0, 0, 0], masks[1, 1, 1], masks[2, 0, 1] = 1, 1, 1
+    image, target = masked([4, 4, 2], masks)
+    sample = OwnImages([(image, {**target, "boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 3)})])[0]
+    assert (sample.labels, sample.objects) == (("4", "2"), "masks")
+    assert [one.nonzero().tolist() for one in sample.masks] == [[[0, 0], [1, 1]], [[0, 1]]]
+    assert torch.equal(sample.where(0), sample.masks[0])
+    alone = {"image": IMAGES[0], "label": 3, "masks": masks.float()}
+    assert OwnImages([alone])[0].where(0).sum() == 3
+
+
+def test_what_is_known_of_all_images():
+    size = tuple(IMAGES[0].shape[1:])
+    by_mask, by_box = masked([1], torch.ones(1, *size)), detection([1], [[3, 3, 3, 9]])
+    assert OwnImages([by_mask, by_mask]).objects == "masks"
+    assert OwnImages([by_mask, by_box]).objects == "boxes"
+    assert OwnImages([by_mask, (IMAGES[0], 1)]).objects is None
+
+
+def test_masks_are_part_of_the_fingerprint():
+    size = tuple(IMAGES[0].shape[1:])
+    masks = torch.ones(1, *size)
+    other = masks.clone()
+    other[0, 0, 0] = 0
+    plain = OwnImages([(IMAGES[0], 1)]).fingerprint()
+    assert len({plain, *(OwnImages([masked([1], each)]).fingerprint() for each in (masks, other))}) == 3
+
+
+def test_masks_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"Got masks \[1, 2, 2\] for 1 labels of image 0"):
+        OwnImages([masked([1], torch.ones(1, 2, 2))])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.data.boxes import Sample
+from lightning_saliency.data.sample import Sample
 from lightning_saliency.explainers import Explainer, ExplainerSpec
 from lightning_saliency.explainers.mask_scoring.precisions import Precision, fixed_native_precision, native_precision
 from lightning_saliency.functional.class_scores import class_scores
@@ -59,10 +59,10 @@ def explain_block(
     )
     images, targets, origins, right, classes = prepared
     images, targets = images.to(at), targets.to(at)
-    boxes = [sample.boxes[which] for _, sample, which in origins]
+    objects = torch.stack([sample.where(which) for _, sample, which in origins])
     with fixed_native_precision(at, native):
         built = _built(network, model, row, explainer, images, targets)
-        measured = measure(built, images, targets, boxes, metrics)
+        measured = measure(built, images, targets, objects, metrics)
     for (_, sample, _), scores in zip(origins, measured.scores, strict=True):
         _check_finite(scores, sample.name, metrics)
     rows = [

@@ -11,6 +11,7 @@ from torch import nn
 from lightning_saliency.checks import check_minimum, did_you_mean
 from lightning_saliency.explainers import ExplainerSpec, parse_explainers
 from lightning_saliency.studies.comparison.measuring import MetricConfig
+from lightning_saliency.studies.comparison.table_rows import runs_of, swept
 from lightning_saliency.studies.engine.config import EngineConfig
 
 
@@ -28,6 +29,10 @@ class ComparisonConfig(EngineConfig):
             ..., "boxes": ...})`` or of dictionaries, see `OwnImages`.
         explainers: Name in the table -> explainer, or a list of names, see
             `lightning_saliency.explainers.parse_explainers`.
+        sweeps: Explainer -> option -> values, such as ``{group_cam: {groups: [8, 16, 32]}}``: a row a value in place of
+            the explainer, named as ``"group_cam, groups=8"``, and a plot of every metric over the values.
+        repeats: Explainer -> number of runs with seeds of their own, such as ``{rise: 3}``; its scores are the means of
+            each map's runs, and its costs those of one.
         without: Explainers to skip, and the pairs they are in: for example slow ones.
         metrics: What is measured: a `MetricConfig` or a mapping of its options; in Python also a list of names, or
             ``None``: everything that can be measured.
@@ -51,6 +56,8 @@ class ComparisonConfig(EngineConfig):
     models: Any = field(default_factory=dict)
     data: Any = None
     explainers: Any = field(default_factory=lambda: ["smoe", "grad_cam", "random"])
+    sweeps: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    repeats: dict[str, int] = field(default_factory=dict)
     without: list[str] = field(default_factory=list)
     metrics: MetricConfig = field(default_factory=MetricConfig)
     pairs: list[tuple[str, str]] = field(default_factory=list)
@@ -71,7 +78,10 @@ class ComparisonConfig(EngineConfig):
             self.metrics = MetricConfig(**metrics)
         elif not isinstance(metrics, MetricConfig):
             self.metrics = MetricConfig(None if metrics is None else list(metrics))
-        rows = parse_explainers(self.explainers)
+        rows, self.swept = swept(parse_explainers(self.explainers), self.sweeps)
+        self.runs = runs_of(rows, self.repeats, self.swept)
+        values = {sweep.explainer: [row for row, _ in sweep.rows] for sweep in self.swept}
+        self.without = [row for name in self.without for row in values.get(name, [name])]
         unknown = sorted(set(self.without) - set(rows))
         if unknown:
             raise ValueError(
@@ -89,6 +99,7 @@ class ComparisonConfig(EngineConfig):
             name: spec for name, spec in rows.items() if name not in self.without
         }
         self.pairs = [pair for pair in self.pairs if not set(pair) & set(self.without)]
+        self.runs = {name: self.runs[name] for name in self.explainers}
         if not self.models:
             raise ValueError(
                 "Got no network to compare explainers on. Give a configuration (--config FILE), or models "

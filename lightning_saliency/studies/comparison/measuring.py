@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_choice, check_minimum, is_within
+from lightning_saliency.data.sample import Objects
 from lightning_saliency.explainers import Explainer
 from lightning_saliency.explainers.mask_scoring.precisions import ScoringPrecision
 from lightning_saliency.functional.class_scores import Score
@@ -19,7 +19,6 @@ from lightning_saliency.functional.curves import auc, deletion_curve, insertion_
 from lightning_saliency.functional.fills import NamedFill
 from lightning_saliency.functional.localization import (
     bbox_score,
-    boxes_to_masks,
     energy_pointing_game,
     pointing_game,
     top_fraction_iou,
@@ -43,8 +42,9 @@ class MetricConfig:
     """Which metrics, and their options; the defaults are the papers'.
 
     Args:
-        names: Any of ``ebpg``, ``miou``, ``bbox``, ``pointing_game`` (against boxes), ``drop``, ``increase``,
-            ``insertion``, ``deletion`` and ``overall``, their difference (against the network). ``None``: all.
+        names: Any of ``ebpg``, ``miou``, ``bbox``, ``pointing_game`` (against boxes or masks), ``drop``, ``increase``,
+            ``insertion``, ``deletion`` and ``overall``, their difference (against the network). ``None``: all that
+            can be measured.
         tolerances: Tolerances of the pointing game in pixels; each has its own column.
         top_fraction: Share of the pixels taken for ``miou``.
         kept_fraction: Share of the pixels left for ``drop`` and ``increase``.
@@ -92,11 +92,11 @@ class MetricConfig:
         check_choice("score", self.score, get_args(Score))
         check_choice("precision", self.precision, (None, *get_args(ScoringPrecision)))
 
-    def columns(self, boxes: bool) -> list[Column]:
+    def columns(self, objects: Objects | None) -> list[Column]:
         """The columns of the table.
 
         Args:
-            boxes: Whether there are boxes to measure against.
+            objects: Whether boxes or masks are there to measure against; ``None``: neither.
 
         Raises:
             ValueError: If there are none, and a metric was named that needs them.
@@ -104,14 +104,14 @@ class MetricConfig:
         chosen = [name for name in METRIC_NAMES if self.names is None or name in self.names]
         columns = []
         for name in chosen:
-            title, better, against_boxes, about = _TITLES[name]
-            group = "against the boxes" if against_boxes else "against the network"
-            if against_boxes and not boxes:
+            title, better, against_objects, about = _TITLES[name]
+            group = f"against the {objects if against_objects else 'network'}"
+            if against_objects and objects is None:
                 if self.names is not None:
                     needy = [name for name in chosen if _TITLES[name][2]]
                     raise ValueError(
-                        f"Got the metrics {', '.join(needy)}, which need boxes, and images of which some or all have "
-                        "none. Give boxes for all classes of all images, or leave these metrics out."
+                        f"Got the metrics {', '.join(needy)}, which need boxes or masks, and images of which some or "
+                        "all have none. Give them for all classes of all images, or leave these metrics out."
                     )
                 continue
             if name == "pointing_game":
@@ -124,14 +124,14 @@ class MetricConfig:
                 columns.append(Column(name, title, better, group, about=about))
         return columns
 
-    def passes(self, boxes: bool) -> int:
+    def passes(self, objects: Objects | None) -> int:
         """How many images are scored for one map."""
-        wanted = {column.key for column in self.columns(boxes)}
+        wanted = {column.key for column in self.columns(objects)}
         curves = sum(bool(wanted & {name, "overall"}) for name in ("insertion", "deletion"))
         return (2 if wanted & {"drop", "increase"} else 0) + curves * (self.steps + 1)
 
 
-# Title, which is better, whether it is against boxes, and what it asks.
+# Title, which is better, whether it is against boxes or masks, and what it asks.
 _TITLES: dict[MetricName, tuple[str, Literal["high", "low"], bool, str]] = {
     "ebpg": (
         "EBPG",
@@ -190,7 +190,7 @@ def measure(
     explainer: Explainer,
     images: Tensor,
     targets: Tensor,
-    boxes: Sequence[Tensor | None],
+    objects: Tensor,
     config: MetricConfig,
 ) -> Measured:
     """Explain a chunk of pairs of image and class, and measure the maps.
@@ -199,7 +199,7 @@ def measure(
         explainer: Explainer whose network the maps are measured against.
         images: ``[B, C, H, W]``, one for each pair.
         targets: ``[B]`` int64.
-        boxes: For each pair the boxes ``[n, 4]`` of the class, or ``None``.
+        objects: ``[B, H, W]`` bool, where the class's objects lie; nowhere, where it is not known.
         config: What to measure.
 
     Returns:
@@ -220,7 +220,7 @@ def measure(
     curves: list[dict[str, list[float]]] = [{} for _ in range(len(images))]
     wanted = set(METRIC_NAMES if config.names is None else config.names)
     _measure_network(explainer.model, images, maps, targets, config, wanted, scores, curves)
-    _measure_boxes(maps, boxes, config, wanted, scores)
+    _measure_objects(maps, objects, config, wanted, scores)
     small = resize_maps(maps, (KEPT_SIDE, KEPT_SIDE)).mul(255).round().to(torch.uint8).cpu().numpy()
     return Measured(
         scores,
@@ -285,20 +285,18 @@ def _measure_curves(
     return found
 
 
-def _measure_boxes(
+def _measure_objects(
     maps: Tensor,
-    boxes: Sequence[Tensor | None],
+    objects: Tensor,
     config: MetricConfig,
     wanted: set[MetricName],
     scores: list[dict[str, float]],
 ) -> None:
-    none = torch.zeros(0, 4)
-    masks = boxes_to_masks([none if one is None else one for one in boxes], (maps.shape[1], maps.shape[2]))
-    # As in `lightning_saliency.metrics`, an image on which the boxes cover nothing is not counted.
-    boxed = masks.flatten(1).any(1).nonzero()[:, 0].tolist()
-    if not boxed:
+    # As in `lightning_saliency.metrics`, an image on which they cover nothing is not counted.
+    known = objects.flatten(1).any(1).nonzero()[:, 0].tolist()
+    if not known:
         return
-    chosen, masks = maps[boxed], masks[boxed].to(maps.device)
+    chosen, masks = maps[known], objects[known].to(maps.device)
     found: dict[str, Tensor] = {}
     if "ebpg" in wanted:
         found["ebpg"] = energy_pointing_game(chosen, masks)
@@ -309,5 +307,5 @@ def _measure_boxes(
     if "pointing_game" in wanted:
         found |= {f"pointing_{pixels:g}": pointing_game(chosen, masks, pixels) for pixels in config.tolerances}
     for name, values in found.items():
-        for index, value in zip(boxed, values.tolist(), strict=True):
+        for index, value in zip(known, values.tolist(), strict=True):
             scores[index][name] = 100 * value

@@ -20,9 +20,10 @@ from lightning_saliency.files import safe_names
 from lightning_saliency.pictures.tensors import displayable
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.notices import Made, chance_notices, image_notices
-from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet
+from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, sweep_plot
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.comparison.measuring import KEPT_SIDE
+from lightning_saliency.studies.comparison.table_rows import Sweep
 from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.estimates import bootstrap_mean
 from lightning_saliency.studies.samples import Samples
@@ -52,6 +53,7 @@ class ComparisonResult:
         confidence: Level of the confidence intervals.
         seed: Seed of the bootstrap's random draws.
         pairs: Explainers that are compared with one another, image by image, see `differences`.
+        sweeps: Explainers at several values of an option, which are plotted over them.
         folder: Where `save` writes by default.
     """
 
@@ -63,6 +65,7 @@ class ComparisonResult:
     confidence: float = 0.95
     seed: int = 0
     pairs: Sequence[tuple[str, str]] = ()
+    sweeps: Sequence[Sweep] = ()
     folder: Path | None = None
 
     @cached_property
@@ -178,7 +181,7 @@ class ComparisonResult:
         Args:
             folder: For ``report.html``; ``table.md``; ``summary.csv`` (one line per network, explainer and metric),
                 ``results.csv`` (one line per map), ``results.json``; and for each network ``curves_*.png``,
-                ``bars_*.png`` and ``examples_*.png``. ``None``: the comparison's own folder.
+                ``bars_*.png``, ``examples_*.png`` and ``sweep_*.png``. ``None``: the comparison's own folder.
             made: How the page was made, for its facts.
 
         Returns:
@@ -218,12 +221,18 @@ class ComparisonResult:
                 "Every metric of every explainer, with its interval.",
             ),
             "examples": (
-                example_sheet(self.examples(network), HEADINGS, f"{network}, by {self._ordering().title.lower()}"),
-                f"Three images: those on which the explainers' mean score ({self._ordering().title.lower()}) is best, "
-                "median and worst. Above each map its own score; in white the object's box. Purple: some, yellow: "
-                "most; each map is stretched to its own range.",
+                example_sheet(self.examples(network), HEADINGS, f"{network}, by {_within(self._ordering().title)}"),
+                f"Three images: those on which the explainers' mean score ({_within(self._ordering().title)}) is best, "
+                "median and worst. Above each map its own score; in white the object's box or outline. Purple: some, "
+                "yellow: most; each map is stretched to its own range.",
             ),
         }
+        for number, sweep in enumerate(self.sweeps):
+            rows = [(value, self.estimates[network][row]) for row, value in sweep.rows if row in self.rows[network]]
+            figures["sweep" if not number else f"sweep_{number}"] = (
+                sweep_plot([*self.columns, *COST_COLUMNS], rows, sweep.option, f"{network}, {sweep.explainer}"),
+                f"Every metric over {sweep.option} of {sweep.explainer}, with its interval.",
+            )
         if curves := self.curves(network):
             figures["curves"] = (
                 curve_plot(curves, network),
@@ -290,7 +299,8 @@ class ComparisonResult:
         sample = self.samples[row["sample"]]
         shown, _ = displayable(sample.image[None], self.samples.normalization)
         title = f"{row['scores'][column.key]:.1f}"
-        return Example(shown[0], decoded_map(row["map"]), sample.boxes[sample.labels.index(row["label"])], title)
+        which = sample.labels.index(row["label"])
+        return Example(shown[0], decoded_map(row["map"]), sample.boxes[which], title, sample.mask(which))
 
     def _summary(self) -> str:
         lines: list[list[Any]] = [["network", "explainer", "metric", "value", "low", "high", "count"]]
@@ -308,6 +318,11 @@ class ComparisonResult:
                     scores = [row["scores"].get(column.key, "") for column in self.columns]
                     lines.append([network, name, *(row[key] for key in plain), *scores])
         return as_csv(lines)
+
+
+def _within(title: str) -> str:
+    """A metric's title within a sentence."""
+    return title if title[:2].isupper() or title == "mIoU" else title.lower()
 
 
 def decoded_map(text: str) -> Tensor:

@@ -18,6 +18,7 @@ from lightning_saliency.networks import weights_fingerprint
 from lightning_saliency.studies.comparison.cells import explain_block, fastest_precision, time_explainer, time_scoring
 from lightning_saliency.studies.comparison.config import ComparisonConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
+from lightning_saliency.studies.comparison.table_rows import mean_lines
 from lightning_saliency.studies.costs import timing_cell
 from lightning_saliency.studies.engine.cell import Cell
 from lightning_saliency.studies.engine.plan import Plan, plan_row
@@ -109,7 +110,7 @@ class _Study:
         self.config, self.folder = config, folder
         self.models, self.data, self.samples = models, data, samples
         self.device = chosen_device(config.device)
-        self.columns = config.metrics.columns(boxes=samples.has_boxes)
+        self.columns = config.metrics.columns(samples.objects)
         count = len(samples)
         self.spans = [(start, min(start + config.chunk, count)) for start in range(0, count, config.chunk)]
         self._content = {
@@ -158,7 +159,8 @@ class _Study:
             )
             for number, span in enumerate(self.spans)
             for model, recipe in self.models.items()
-            for row, explainer in self.config.explainers.items()
+            for runs in self.config.runs.values()
+            for row, explainer in runs.items()
         ]
 
     @cached_property
@@ -188,12 +190,17 @@ class _Study:
         config = self.config
         rows = {
             model: {
-                row: [
-                    line
-                    for number in range(len(self.spans))
-                    for line in results[self._name(number, model, row)]["rows"]
-                ]
-                for row in config.explainers
+                row: mean_lines(
+                    [
+                        [
+                            line
+                            for number in range(len(self.spans))
+                            for line in results[self._name(number, model, run)]["rows"]
+                        ]
+                        for run in runs
+                    ]
+                )
+                for row, runs in config.runs.items()
             }
             for model in self.models
         }
@@ -206,6 +213,7 @@ class _Study:
             config.confidence,
             config.seed,
             config.pairs,
+            config.swept,
             folder=None if config.output is None else self.folder,
         )
 
@@ -227,7 +235,8 @@ class _Study:
                 },
             )
             for model, recipe in self.models.items()
-            for row, explainer in self.config.explainers.items()
+            for runs in self.config.runs.values()
+            for row, explainer in runs.items()
         }
         scorings = {
             model: timing_cell(
@@ -245,7 +254,7 @@ class _Study:
             for model, recipe in self.models.items()
         }
         found = run_cells([*timings.values(), *scorings.values()], costs, progress=False)
-        scored = self.config.metrics.passes(boxes=self.samples.has_boxes)
+        scored = self.config.metrics.passes(self.samples.objects)
         rows = []
         for (model, row), timing in timings.items():
             own = [cell for cell in cells if cell.group == f"{model} {row}"]
@@ -264,9 +273,9 @@ class _Study:
         """What was measured, on what, how and where."""
         config, metrics = self.config, self.config.metrics
         options = [
-            f"{row} ({_without_brackets(spec)})"
+            f"{row} ({_without_brackets(spec)}{_of_runs(len(config.runs[row]))})"
             for row, spec in config.explainers.items()
-            if spec.init_args or spec.name != row
+            if spec.init_args or spec.name != row or len(config.runs[row]) > 1
         ]
         keys = {column.key.partition("_")[0] for column in self.columns}
         native = f" in {self._native or 'float32'}, the device's fastest precision"
@@ -301,6 +310,10 @@ class _Study:
 def _without_brackets(spec: ExplainerSpec) -> str:
     listed = ", ".join(f"{key}={plain_value(value)}" for key, value in sorted(spec.init_args.items()))
     return f"{spec.name}: {listed}" if listed else spec.name
+
+
+def _of_runs(count: int) -> str:
+    return f"; mean of {count} runs" if count > 1 else ""
 
 
 @contextmanager

@@ -42,7 +42,9 @@ def test_options_of_the_tables_are_checked_before_anything_is_computed(options, 
 def test_metrics_that_are_named_and_need_boxes_are_not_left_out():
     image, named = detection_data(1)[0]
     for data in (IMAGES, [(image, named), (image, 1)]):
-        with pytest.raises(ValueError, match="Got the metrics ebpg, which need boxes, and images of which some or all"):
+        with pytest.raises(
+            ValueError, match="Got the metrics ebpg, which need boxes or masks, and images of which some or all"
+        ):
             compare(Net(), data, ["random"], ["ebpg", "drop"])
         columns = compare(Net(), data, ["random"], MetricConfig(steps=4), resamples=5).columns
         assert {column.key for column in columns} == {"drop", "increase", "insertion", "deletion", "overall"}
