@@ -22,7 +22,17 @@ _ALIKE = ("fine-tuning", "KAR lets through", "ROAR lets through")
 
 
 class MergedLayerMasking(MergedScores):
-    """Layer-masking studies of several data sets, with the page and the files that show them; see `MergedScores`."""
+    """Layer-masking studies of several data sets, with the page and the files that show them.
+
+    ``average``, ``quartiles`` and ``bars`` give the numbers, ``tables`` the SMOE paper's Tables 1, 4 and 7.
+
+    Args:
+        results: Data set -> its study's result. The statistics, and the number of scales, are the same in all.
+        confidence: Level of the confidence intervals over seeds, in (0, 1), for all of the studies.
+
+    Raises:
+        ValueError: If there are fewer than two studies, or their statistics or numbers of scales differ.
+    """
 
     def notices(self) -> list[str]:
         """Networks at chance, too few seeds for intervals, and studies that were not run alike."""
