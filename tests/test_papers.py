@@ -15,6 +15,7 @@ from lightning_saliency.studies.layer_masking.config import LayerMaskingConfig
 from lightning_saliency.studies.roar_kar.config import RoarKarConfig
 from lightning_saliency.studies.sanity_check.config import SanityCheckConfig
 from tests.paths import SHARED_DATA
+from tests.studies.layer_masking.test_merged import made_up
 from tools import papers
 
 CONFIGS: dict[str, Any] = {
@@ -25,14 +26,15 @@ CONFIGS: dict[str, Any] = {
     "sanity-check": SanityCheckConfig,
 }
 STUDIES = [name for name in papers.names() if papers.command_of(name) in papers.STUDIES]
-OTHERS = [name for name in papers.names() if name not in STUDIES]
+FITS = [name for name in papers.names() if papers.command_of(name) == "fit"]
+OTHERS = [name for name in papers.names() if name not in (*STUDIES, *FITS)]
 
 
 @pytest.mark.parametrize("name", papers.names())
 def test_the_first_lines_say_what_to_fill_in_and_what_to_run(name: str) -> None:
     text = (papers.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# Fill in: ")
-    assert papers.command_of(name) in {*CONFIGS, "explain", "cost"}
+    assert papers.command_of(name) in {*CONFIGS, "explain", "cost", "fit"}
     assert (papers.FOLDER / "small" / f"{name}.yaml").is_file()
     places = re.findall(r"(\w+): \[?(?:data|weights|images|/path/to)\b", text)
     assert [key for key in places if key not in text.splitlines()[0]] == []
@@ -63,6 +65,70 @@ def test_other_commands_are_understood_and_overlaid(name: str, monkeypatch: pyte
     if papers.command_of(name) == "explain":
         assert full["images"] != small["images"]
         assert len(small["images"]) == 1
+
+
+def printed_config(name: str, small: bool, capsys: Any) -> dict[str, Any]:
+    """What a training command makes of the files: each option is known, with its type."""
+    with pytest.raises(SystemExit) as ended:
+        main([*papers.arguments(name, small, plan=False), "--print_config"])
+    shown = capsys.readouterr()
+    assert ended.value.code == 0, shown.err
+    options: dict[str, Any] = yaml.safe_load(shown.out)
+    return options
+
+
+def test_there_is_a_training_run_among_them() -> None:
+    assert FITS == ["group_cam_fig8"]
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_training_run_is_understood_and_overlaid(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(papers.ROOT)
+    full, small = (printed_config(name, form, capsys) for form in (False, True))
+    for options in (full, small):
+        augmentation, monitor = options["trainer"]["callbacks"]
+        assert augmentation["class_path"] == "lightning_saliency.callbacks.GroupCAMAugmentation"
+        assert list(monitor["init_args"]["views"]) == ["group_cam"]
+        assert monitor["init_args"]["log_at_start"]
+        # The start and four epochs, as in the figure, of which the last frame is the run's last epoch.
+        assert options["trainer"]["max_epochs"] == 4 * monitor["init_args"]["every_n_epochs"]
+        assert options["trainer"]["logger"]["init_args"]["save_dir"] == "runs/papers"
+    assert full["model"]["init_args"]["checkpoint"]
+    assert small["model"]["init_args"]["checkpoint"] is None
+    assert small["data"]["class_path"] == "lightning_saliency.data.DigitScenes"
+
+
+def test_the_table_of_the_page_names_all_of_them() -> None:
+    page = (papers.ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    named = {name: row[3] for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    assert sorted(named) == papers.names()
+    assert [name for name in named if f"`{papers.command_of(name)}`" not in named[name]] == []
+
+
+def test_the_merging_command_of_the_three_data_sets_has_their_folders(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The command in the comments and on the page runs on studies that lie where their files put them."""
+    text = (papers.FOLDER / "smoe_table4_imagenet.yaml").read_text(encoding="utf-8")
+    shown = re.search(r"lightning-saliency (merge-layer-masking .*?--output \S+)", text, re.DOTALL)
+    assert shown is not None
+    command = " ".join(shown[1].replace("\\\n", " ").replace("#", " ").split())
+    page = (papers.ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    assert command in " ".join(page.replace("\\\n", " ").split())
+    monkeypatch.chdir(tmp_path)
+    arguments: list[str] = []
+    for part in command.split():
+        ends = re.fullmatch(r"(.*)\{(.*)\}", part)  # as a shell does
+        arguments += [part] if ends is None else [f"{ends[1]}{end}" for end in ends[2].split(",")]
+    folders = [yaml.safe_load((papers.FOLDER / f"smoe_table4_{name}.yaml").read_text())["output"]
+               for name in ("imagenet", "places", "cowc")]  # fmt: skip
+    assert arguments[1:4] == folders
+    here = [tmp_path / folder.rpartition("/")[2] for folder in folders]
+    for seed, folder in enumerate(here):
+        made_up(seed).save(folder)
+    assert main([arguments[0], *map(str, here), *arguments[4:]]) == 0
+    assert "ImageNet ↑ | Places ↑ | COWC ↑" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
     python -m tools.study_tables docs/results/coco/all.csv.gz
 
 Which study it was is seen in the file: a comparison of explainers keeps a line for each map (its ``results.csv``), ROAR
-and KAR and the masks at one scale keep an accuracy for each cell and seed (their ``results.json``). Of a comparison of
-augmentations the tables are made by ``tools.comparison_tables``.
+and KAR and the masks at one scale, of one data set or merged, keep an accuracy for each cell and seed (their
+``results.json``). Of a comparison of augmentations the tables are made by ``tools.comparison_tables``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from typing import Any, cast
 
 from lightning_saliency.studies.comparison.measuring import MetricConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
+from lightning_saliency.studies.layer_masking.merged import MergedLayerMasking
 from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
+from lightning_saliency.studies.layer_masking.stored import result_of
 from lightning_saliency.studies.roar_kar.results import RoarKarResult
 from lightning_saliency.studies.samples import Samples
 
-StudyResult = ComparisonResult | RoarKarResult | LayerMaskingResult
+StudyResult = ComparisonResult | RoarKarResult | LayerMaskingResult | MergedLayerMasking
 
 #: Of a line of a comparison what is no score.
 _TOLD = ("network", "explainer", "image", "label", "target", "seconds", "passes")
@@ -44,8 +46,11 @@ def read(path: Path, pairs: list[tuple[str, str]] | None = None) -> StudyResult:
     if ".csv" in path.suffixes:
         return _comparison(list(csv.DictReader(io.StringIO(text))), pairs or [])
     told = json.loads(text)
+    if "data_sets" in told:
+        studies = {name: result_of(one) for name, one in told["data_sets"].items()}
+        return MergedLayerMasking(studies, told["confidence"])
     if "scales" in told:
-        return _layer_masking(told)
+        return result_of(told)
     if "unmasked" in told:
         return _roar_kar(told)
     raise ValueError(f"Got {path}, which holds {', '.join(sorted(told))}. Allowed are raw results of these studies.")
@@ -84,17 +89,6 @@ def _roar_kar(told: dict[str, Any]) -> RoarKarResult:
         fractions=tuple(next(iter(first.values()))),
         seeds=tuple(told["seeds"]),
         accuracies=accuracies,
-        unmasked=told["unmasked"],
-        reference=told["reference"],
-    )
-
-
-def _layer_masking(told: dict[str, Any]) -> LayerMaskingResult:
-    return LayerMaskingResult(
-        network=told["network"],
-        scales=tuple(told["scales"]),
-        seeds=tuple(told["seeds"]),
-        accuracies=told["accuracies"],
         unmasked=told["unmasked"],
         reference=told["reference"],
     )

@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "roar-kar": Command("roar_kar", "run", "retrain on images that are masked by saliency maps", True),
     "layer-masking": Command("roar_kar", "run_layers", "mask one scale inside a network at a time", True),
+    "merge-layer-masking": Command("merge_layer_masking", "run", "one table of layer-masking studies of data sets"),
 }
 
 

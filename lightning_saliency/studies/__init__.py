@@ -18,6 +18,8 @@ from lightning_saliency.studies.engine.files import StaleResultsError
 from lightning_saliency.studies.layer_masking import (
     LayerMaskingConfig,
     LayerMaskingResult,
+    MergedLayerMasking,
+    merge_layer_masking,
     plan_layer_masking,
     run_layer_masking,
 )
@@ -39,12 +41,14 @@ __all__ = [
     "CostResult",
     "LayerMaskingConfig",
     "LayerMaskingResult",
+    "MergedLayerMasking",
     "MetricConfig",
     "RoarKarConfig",
     "RoarKarResult",
     "SanityCheckConfig",
     "SanityCheckResult",
     "StaleResultsError",
+    "merge_layer_masking",
     "plan_augmentation",
     "plan_comparison",
     "plan_layer_masking",

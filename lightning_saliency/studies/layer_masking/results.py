@@ -21,7 +21,7 @@ from lightning_saliency.studies.layer_masking.grid import LayerGrid
 from lightning_saliency.studies.layer_masking.mask import RANDOM
 from lightning_saliency.studies.retraining.figures import quartile_columns, scale_bars, scale_columns, statistic_columns
 from lightning_saliency.studies.retraining.grid import class_count, network_name
-from lightning_saliency.studies.retraining.scores import quartile_shares, weights_from_scores
+from lightning_saliency.studies.retraining.scores import quartile_rows, quartile_shares, weights_from_scores
 from lightning_saliency.studies.seed_differences import (
     SeedDifferences,
     SeedResult,
@@ -30,13 +30,18 @@ from lightning_saliency.studies.seed_differences import (
 )
 
 Score = Literal["difference", "information"]
-_SCORES: dict[Score, Callable[..., torch.Tensor]] = {
+#: The two scores of a statistic (SMOE paper, Eq. 8 and 9).
+SCORES: dict[Score, Callable[..., torch.Tensor]] = {
     "difference": difference_score,
     "information": information_score,
 }
 _USUAL = "smoe_scale"
 #: Before the names of all files, so that a ROAR and KAR study of the same networks can be saved beside them.
 _PREFIX = "layer_masking"
+#: The file that holds all of a finished study, in its output folder.
+RESULTS = f"{_PREFIX}_results.json"
+#: What the values of `LayerMaskingResult.accuracy_lines` are.
+ACCURACY_HEADINGS = ("statistic", "mode", "scale", "module", "seed", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,11 @@ class LayerMaskingResult(SeedResult):
         """The statistics, without the random map."""
         return tuple(name for name in self.accuracies if name != RANDOM)
 
+    @property
+    def accuracy(self) -> float:
+        """The accuracy without masks, in [0, 1]: the mean over the seeds."""
+        return math.fsum(self.unmasked) / len(self.unmasked)
+
     def scale_scores(self, statistic: str, score: Score = "difference") -> list[list[float]]:
         """The score at each scale by itself, the term of the sum in Eq. 8 or 9 of the SMOE paper.
 
@@ -119,7 +129,7 @@ class LayerMaskingResult(SeedResult):
         Returns:
             For each seed one score per scale. Information is −∞ where a KAR accuracy is 0 and the random map's is not.
         """
-        terms = _SCORES[score](*self._columns(statistic))
+        terms = SCORES[score](*self._columns(statistic))
         return [[float(value) for value in row] for row in terms]
 
     def score(self, statistic: str, score: Score = "difference") -> Estimate | None:
@@ -129,7 +139,7 @@ class LayerMaskingResult(SeedResult):
 
     def seed_scores(self, statistic: str) -> dict[str, list[float]]:
         """Difference (Eq. 8) and information score (Eq. 9) over all scales, for each seed."""
-        return {score: [math.fsum(row) for row in self.scale_scores(statistic, score)] for score in _SCORES}
+        return {score: [math.fsum(row) for row in self.scale_scores(statistic, score)] for score in SCORES}
 
     def quartiles(self, score: Score = "difference") -> dict[str, tuple[float, float, float]]:
         """How often each statistic ranks in the best quarter, half and three quarters, over scales and seeds."""
@@ -155,39 +165,34 @@ class LayerMaskingResult(SeedResult):
         """Difference and information score of each statistic, as in the SMOE paper's Table 1, the best first."""
         rows: dict[str, dict[str, Estimate]] = {}
         for name in self.statistics:
-            found = {score: self.score(name, score) for score in _SCORES}
+            found = {score: self.score(name, score) for score in SCORES}
             rows[name] = {score: estimate for score, estimate in found.items() if estimate is not None}
         ordered = dict(sorted(rows.items(), key=lambda item: -item[1]["difference"].value))
         return TableData(statistic_columns(), {self.network: ordered}, self._caption())
 
+    def scale_accuracies(self, statistic: str) -> dict[str, Estimate]:
+        """The accuracies of a statistic, or of ``"random"``, in per cent by the keys of `scale_columns`."""
+        return {
+            f"{mode}_l{place}": self._interval(values, 100)
+            for mode in MODES
+            for place, values in enumerate(self.accuracies[statistic][mode], start=1)
+        }
+
     def accuracy_table(self) -> TableData:
         """The accuracies at each scale in per cent, as in the SMOE paper's Table 4."""
-        rows = {
-            name: {
-                f"{mode}_l{place + 1}": self._interval(values, 100)
-                for mode in MODES
-                for place, values in enumerate(self.accuracies[name][mode])
-            }
-            for name in self.accuracies
-        }
-        whole = 100 * math.fsum(self.unmasked) / len(self.unmasked)
         return TableData(
             scale_columns(MODES, len(self.scales)),
-            {self.network: rows},
-            f"Without masks: {whole:.2f} %. {self._caption()}",
+            {self.network: {name: self.scale_accuracies(name) for name in self.accuracies}},
+            f"Without masks: {100 * self.accuracy:.2f} %. {self._caption()}",
         )
 
     def quartile_table(self) -> TableData:
         """The ranks, as in the SMOE paper's Table 7."""
-        rows: dict[str, dict[str, Estimate]] = {name: {} for name in self.statistics}
-        for score in _SCORES:
-            for name, shares in self.quartiles(score).items():
-                for top, share in zip((25, 50, 75), shares, strict=True):
-                    rows[name][f"{score}_{top}"] = Estimate(100 * share, 100 * share, 100 * share, 1)
         caption = (
             f"Ranks among {plural(len(self.statistics), 'statistic')} over {plural(len(self.scales), 'scale')} × "
             f"{plural(len(self.seeds), 'seed')}."
         )
+        rows = quartile_rows({score: self.quartiles(score) for score in SCORES})
         return TableData(quartile_columns(), {self.network: rows}, caption)
 
     def tables(self) -> list[TableData]:
@@ -208,8 +213,7 @@ class LayerMaskingResult(SeedResult):
 
     def notices(self) -> list[str]:
         """Whether the network is at chance, and whether there are too few seeds for intervals."""
-        accuracy = math.fsum(self.unmasked) / len(self.unmasked)
-        return [*chance_notices(self.network, accuracy, self.classes), *seed_notices(len(self.seeds))]
+        return [*chance_notices(self.network, self.accuracy, self.classes), *seed_notices(len(self.seeds))]
 
     def sections(self) -> list[Section]:
         """The parts of the report."""
@@ -224,7 +228,7 @@ class LayerMaskingResult(SeedResult):
                 scale_bars(self.bars(score), self.scales, f"{score} score"),
                 f"{score.capitalize()} score by scale; 0 is a random map's. {self._caption()}",
             )
-            for score in _SCORES
+            for score in SCORES
         ]
         return [
             Section("Masks at one scale", text, [self.table()], figures),
@@ -255,15 +259,25 @@ class LayerMaskingResult(SeedResult):
                 "Statistics at each scale", self.sections(), self.facts, notices=self.notices(), made=made
             ),
             f"{_PREFIX}_table.md": str(self),
-            f"{_PREFIX}_accuracies.csv": self._csv(),
+            f"{_PREFIX}_accuracies.csv": as_csv([ACCURACY_HEADINGS, *self.accuracy_lines()]),
             f"{_PREFIX}_differences.csv": self._differences().csv("statistic"),
-            f"{_PREFIX}_results.json": as_json(self.as_dict()),
+            RESULTS: as_json(self.as_dict()),
             **{
                 f"{_PREFIX}_{score}.png": scale_bars(self.bars(score), self.scales, f"{score} score")
-                for score in _SCORES
+                for score in SCORES
             },
         }
         return write_results(folder, files)
+
+    def accuracy_lines(self) -> list[list[Any]]:
+        """A line for each cell, with the values of ``ACCURACY_HEADINGS``; scales count from 1."""
+        return [
+            [name, mode, place, self.scales[place - 1], seed, value]
+            for name, modes in self.accuracies.items()
+            for mode, scales in modes.items()
+            for place, values in enumerate(scales, start=1)
+            for seed, value in zip(self.seeds, values, strict=True)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """All accuracies, scores, differences and ranks as plain values; an infinite end of an interval is ``None``."""
@@ -279,8 +293,9 @@ class LayerMaskingResult(SeedResult):
             "scores": plain_estimates(self.table().values[self.network]),
             "reference": self.reference,
             "differences": plain_estimates(self._differences().estimates()),
-            "quartiles": {score: self.quartiles(score) for score in _SCORES},
+            "quartiles": {score: self.quartiles(score) for score in SCORES},
             "optimal_weights": self._weights(),
+            "classes": self.classes,
             "facts": dict(self.facts),
         }
 
@@ -309,14 +324,3 @@ class LayerMaskingResult(SeedResult):
     def _weights_text(self) -> str:
         weights = self._weights()
         return "none, no scale's map is better than a random one" if weights is None else ", ".join(map(str, weights))
-
-    def _csv(self) -> str:
-        lines: list[list[Any]] = [["statistic", "mode", "scale", "module", "seed", "accuracy"]]
-        lines += [
-            [name, mode, place + 1, self.scales[place], seed, value]
-            for name, modes in self.accuracies.items()
-            for mode, scales in modes.items()
-            for place, values in enumerate(scales)
-            for seed, value in zip(self.seeds, values, strict=True)
-        ]
-        return as_csv(lines)

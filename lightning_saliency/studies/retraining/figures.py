@@ -105,14 +105,18 @@ def statistic_columns() -> list[Column]:
     ]
 
 
-def quartile_columns() -> list[Column]:
-    """The columns of the SMOE paper's Table 7: how often a method ranks among the first, in per cent."""
+def quartile_columns(over: str = "scales and seeds") -> list[Column]:
+    """The columns of the SMOE paper's Table 7: how often a method ranks among the first, in per cent.
+
+    Args:
+        over: What the conditions are, for the heading.
+    """
     return [
         Column(
             f"{score}_{top}",
             f"top {top} %",
             "high",
-            f"ranks by {score} score over scales and seeds, in %",
+            f"ranks by {score} score over {over}, in %",
             digits=0,
             about=_ABOUT["ranks"],
         )

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lightning_saliency.reports.tables import Estimate
+
 
 class CombinedScores(NamedTuple):
     """The columns of Table 2 of the SMOE paper."""
@@ -85,6 +87,29 @@ def quartile_shares(scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[fl
         )
         for name, own in ranks.items()
     }
+
+
+def quartile_rows(
+    shares: Mapping[str, Mapping[str, tuple[float, float, float]]],
+) -> dict[str, dict[str, Estimate]]:
+    """The rows of the SMOE paper's Table 7, for `quartile_columns`.
+
+    Args:
+        shares: Score -> method -> the three shares of `quartile_shares`, in [0, 1].
+
+    Returns:
+        Method -> column's key -> the share in per cent, without an interval.
+
+    Example:
+        >>> quartile_rows({"difference": {"smoe_scale": (0.5, 1.0, 1.0)}})["smoe_scale"]["difference_25"].value
+        50.0
+    """
+    rows: dict[str, dict[str, Estimate]] = {}
+    for score, methods in shares.items():
+        for name, three in methods.items():
+            for top, share in zip((25, 50, 75), three, strict=True):
+                rows.setdefault(name, {})[f"{score}_{top}"] = Estimate(100 * share, 100 * share, 100 * share, 1)
+    return rows
 
 
 def weights_from_scores(scores: Sequence[Sequence[float]]) -> tuple[float, ...]:

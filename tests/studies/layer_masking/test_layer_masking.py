@@ -19,6 +19,7 @@ from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.networks import small_cnn
 from lightning_saliency.scales.find import find_scales
 from lightning_saliency.studies.layer_masking.grid import LayerGrid, scales_of
+from lightning_saliency.studies.layer_masking.merged import MergedLayerMasking
 from lightning_saliency.studies.layer_masking.run import (
     LayerMask,
     LayerMaskingConfig,
@@ -245,20 +246,8 @@ def test_table_7_follows_from_table_4_where_table_1_does():
         pytest.skip("the paper is not here")
     printed = {name: [float(part.rstrip("%")) for part in rest.split()] for name, rest in lines}
     assert len(printed) == 9
-    results = [paper_result(dataset) for dataset in DATASETS]
-    pooled = LayerMaskingResult(
-        "resnet50",
-        tuple(map(str, range(15))),
-        (0,),
-        {
-            name: {
-                mode: [one for result in results for one in result.accuracies[name][mode]] for mode in ("kar", "roar")
-            }
-            for name in results[0].accuracies
-        },
-        [0.76],
-    )
-    shares = {score: pooled.quartiles(score) for score in ("difference", "information")}
+    merged = MergedLayerMasking({dataset: paper_result(dataset) for dataset in DATASETS})
+    shares = {score: merged.quartiles(score) for score in ("difference", "information")}
     for name, values in printed.items():
         own = {**IN_TABLE_4, "Shannon Ent": "Shannon Ent"}.get(name, name)
         assert [100 * share for share in shares["information"][own]] == pytest.approx(values[3:], abs=0.005)
