@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from lightning_saliency.reports.html import ReportPicture, Section, data_uri, render_page
+from lightning_saliency.reports.masked_pixels import mask_sheet
 from lightning_saliency.reports.tables import Column, Estimate, TableData, difference_columns
 from lightning_saliency.studies.retraining.figures import (
     accuracy_columns,
     combined_columns,
-    mask_sheet,
     quartile_columns,
     retraining_curves,
     scale_bars,
