@@ -93,8 +93,17 @@ def masks_sheet(
         under = displayable(seen.cpu(), normalization)[0]
         for begin in range(0, count, _LINE):
             part = range(begin, min(begin + _LINE, count))
-            captions = [f"{block.labels[at]}, {block.symbol} {float(block.scores[at]):.2g}" for at in part]
+            captions = [f"{block.labels[at]}, {block.symbol} {_number(float(block.scores[at]))}" for at in part]
             grey = [block.masks[at].float().cpu().expand(3, -1, -1) for at in part]
             rows.append(("" if begin else title, list(zip(captions, grey, strict=True))))
             rows.append(("", [("", under[at]) for at in part]))
     return tile_rows(rows, _TILE)
+
+
+def _number(score: float) -> str:
+    """A score in few digits.
+
+    >>> _number(0.996), _number(-0.31), _number(0.00064), _number(12.345)
+    ('0.996', '-0.310', '0.0006', '12.345')
+    """
+    return f"{score:.3f}" if abs(score) >= 0.01 or score == 0 else f"{score:.1g}"

@@ -15,12 +15,13 @@ PAGE, PAGE_IMAGES = "report.html", 24
 _MASKS = (
     "Masks: an explainer that scores masks shows the network the image through each of them. White is seen; in black "
     "stands what the explainer puts there. Below each mask is the image as the network is given it, above it where it "
-    "comes from and what the network answers: Ψ is the score of the class, α how much higher it is than that of the "
-    "image that no mask uncovers."
+    "comes from and what the network answers: Ψ is the score of the class, α how much higher it is than under an "
+    "empty mask."
 )
 _KEPT = (
     "Kept and removed pixels: exactly so many of the most salient pixels of each map are left, or taken away, as in "
-    "KAR and ROAR. In place of the others, or of these, stands {fill}."
+    "KAR and ROAR. In place of the others, or of these, stands {fill}. Of pixels that are equal, the upper left "
+    "ones are taken first."
 )
 _UNTRAINED = "The network is untrained: its weights are random, and nothing follows for a trained one."
 

@@ -20,7 +20,7 @@ from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.visualization import heatmap, highlight, overlay
 from lightning_saliency.pictures.tensors import Picture, sheet, shortened, text_font, to_uint8
 from lightning_saliency.reports.explain_masks import masks_sheet
-from lightning_saliency.reports.masked_pixels import GREY, mask_sheet
+from lightning_saliency.reports.masked_pixels import GREY, mask_sheet, tied_share
 
 #: The pictures of no class, by name: all scales in one, the combined map over the grey image, the deeper scales over
 #: the photo, the combined map by itself, each scale by itself.
@@ -30,6 +30,8 @@ KEPT_REMOVED = "kept_removed"
 _UNTRAINED = "untrained"
 # A picture's longer side in the sheet of kept and removed pixels.
 _KEPT_TILE = 224
+# As large a share of equal pixels is noted.
+_TIED = 0.05
 
 # What networks, explainers and the libraries behind them raise where they are given what they cannot work with.
 _FAILURES = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
@@ -182,6 +184,9 @@ def explainer_pictures(
 def kept_removed_sheet(image: Tensor, maps: Mapping[str, Tensor], drawing: Drawing) -> Picture:
     """The image with the most salient pixels of each map kept and removed, see `mask_sheet`.
 
+    A row says so where many pixels are equal, as where a map is zero: which of them are among the most salient is
+    decided in reading order, see `top_fraction`.
+
     Args:
         image: ``[3, H, W]`` in [0, 1].
         maps: Name of the row -> map ``[H, W]``.
@@ -189,7 +194,12 @@ def kept_removed_sheet(image: Tensor, maps: Mapping[str, Tensor], drawing: Drawi
     """
     tile = min(_KEPT_TILE, max(image.shape[-2:]))
     whole = _stamped(image) if drawing.untrained else image
-    return mask_sheet(image, maps, ("kar", "roar"), drawing.fractions, tile, drawing.fill, whole)
+    rows = {}
+    for name, saliency in maps.items():
+        tied = tied_share(saliency, drawing.fractions)
+        note = f": {100 * tied:.0f} % of the pixels are equal, and taken from the upper left on"
+        rows[name + (note if tied > _TIED else "")] = saliency
+    return mask_sheet(image, rows, ("kar", "roar"), drawing.fractions, tile, drawing.fill, whole)
 
 
 def picture_kinds(

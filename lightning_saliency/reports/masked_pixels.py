@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_saliency.checks import is_within
 from lightning_saliency.functional.fills import Fill
-from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient
+from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient, top_fraction
 from lightning_saliency.pictures.grid import picture_grid
 from lightning_saliency.pictures.tensors import Picture
 
@@ -80,3 +80,26 @@ def mask_sheet(
             rows[method].append(change(image[None], saliency[None], fraction, fill)[0])
     captions = ["whole", *(f"{100 * fraction:g} % {VERBS.get(mode, mode)}" for mode, fraction in columns)]
     return picture_grid(captions, rows, tile)
+
+
+def tied_share(saliency: Tensor, fractions: Sequence[float]) -> float:
+    """The share of the pixels among whose equal values the most salient ones end; 0 where they end between two values.
+
+    Of several shares of most salient pixels, the one that ends among most counts.
+
+    Args:
+        saliency: ``[H, W]``.
+        fractions: Shares of the pixels, in (0, 1).
+
+    Example:
+        >>> import torch
+        >>> [tied_share(torch.tensor([[3.0, second, 0.0, 0.0]]), [0.5]) for second in (2.0, 0.0)]
+        [0.0, 0.75]
+    """
+    values = saliency.flatten()
+    shares = [0.0]
+    for fraction in fractions:
+        chosen = top_fraction(saliency, fraction).flatten()
+        if bool(chosen.any()) and bool((values[~chosen] == values[chosen].min()).any()):
+            shares.append(float((values == values[chosen].min()).float().mean()))
+    return max(shares)
