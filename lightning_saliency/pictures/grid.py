@@ -86,7 +86,7 @@ def tile_rows(rows: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], tile: in
     Example:
         >>> masks = [("channel 3", torch.rand(3, 32, 32)), ("channel 5", torch.rand(3, 32, 32))]
         >>> tile_rows([("layer1", masks), ("", [("", torch.rand(3, 32, 32))])], tile=64).shape
-        (188, 148, 3)
+        (186, 148, 3)
     """
     if not rows:
         raise ValueError("Got no row. Allowed is at least one; add a row.")

@@ -77,10 +77,11 @@ def masks_sheet(
         ``[h, w, 3]`` uint8.
 
     Example:
+        >>> import torch
         >>> masks, scores = torch.rand(2, 16, 16), torch.tensor([0.5, 0.25])
         >>> block = MaskBlock("layer1", ("channel 3", "channel 7"), masks, torch.zeros(3, 16, 16), scores, "Ψ", "", 9)
         >>> masks_sheet([block], torch.rand(3, 16, 16), None, "SISE", [("image", torch.rand(3, 16, 16))]).shape
-        (572, 340, 3)
+        (584, 340, 3)
     """
     rows: list[tuple[str, Sequence[tuple[str, Tensor]]]] = [(heading, first)]
     for block in blocks:

@@ -293,7 +293,6 @@ def test_options_of_captum_and_torchcam(tmp_path, network, photo):
         (["--masks", "3"], ["Got masks=3 without an explainer", "group_cam, rise, score_cam, sise"]),
         (["--explainers", "smoe", "--masks", "3"], ["Got masks=3 without an explainer", "leave masks out"]),
         (["--explainers", "rise", "--masks", "0"], ["Got masks=0", "whole numbers from 1"]),
-        (["--explainers", "rise", "--masks", "all"], ["masks", "all"]),
         (["--fractions", "10"], ["Got the fraction 10.0", "divide per cent by 100"]),
         (["--fractions", "half"], ["Got --fractions half", "--fractions 0.1,0.5"]),
         (["--fractions", ""], ["Got --fractions without a value"]),
