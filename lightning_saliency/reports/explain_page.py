@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lightning_saliency.pictures.tensors import Picture
+from lightning_saliency.pictures.tensors import Picture, png_bytes
 from lightning_saliency.reports.explain_pictures import KEPT_REMOVED, Drawing, masks_kind
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
 from lightning_saliency.reports.notices import Made
@@ -40,12 +40,13 @@ def image_section(name: str, pictures: Mapping[str, Picture]) -> Section:
         >>> [picture.caption for picture in section.pictures]
         ['The image and its maps.', 'Masks: sise.', 'Pixels kept and removed.']
     """
-    shown = [ReportPicture(pictures["sheet"], "The image and its maps.")]
-    for kind in list(pictures):
-        if masks_kind(kind) in pictures:
-            shown.append(ReportPicture(pictures[masks_kind(kind)], f"Masks: {kind}."))
-    if KEPT_REMOVED in pictures:
-        shown.append(ReportPicture(pictures[KEPT_REMOVED], "Pixels kept and removed."))
+    captions = {
+        "sheet": "The image and its maps.",
+        **{masks_kind(kind): f"Masks: {kind}." for kind in pictures if masks_kind(kind) in pictures},
+        KEPT_REMOVED: "Pixels kept and removed.",
+    }
+    # As files: of many images, to compress them well takes longer than to explain them.
+    shown = [ReportPicture(png_bytes(pictures[kind]), text) for kind, text in captions.items() if kind in pictures]
     return Section(name, (), (), shown)
 
 

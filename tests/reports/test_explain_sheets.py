@@ -116,7 +116,7 @@ def test_the_page_shows_all_sheets_and_says_what_is_left_out(photos, network, tm
     assert len(written) == 3 * (3 * 2 + 3) + 1
     page = written[-1].read_text()
     assert page.count("<img ") == 2 * 3
-    assert page.count("data:image/png") == 2 * 3
+    assert page.count("data:image/png;base64,iVBOR") == 2 * 3
     for text in (
         "No sheets of masks for smoe and std",
         "The first 2 of 3 images",
