@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.reports.explain import NORMALIZATIONS, explain_images
 from lightning_saliency.reports.explain_pictures import PICTURES
+from lightning_saliency.reports.notices import Made
 
 _UNTRAINED = (
     "WARNING: the network is UNTRAINED. No --checkpoint was given, so its weights are random and its maps say nothing "
@@ -67,12 +69,16 @@ def run(arguments: Sequence[str]) -> int:
             normalize=options.normalize,
             untrained=untrained,
             alpha=options.alpha,
+            masks=options.masks,
+            fractions=_fractions(options.fractions),
         )
         if untrained:
             Console(stderr=True).print(_UNTRAINED, style="bold red", highlight=False, soft_wrap=True, markup=False)
         if note := _enlarged(explained.files, options.resize, explained.crop):
             Console(stderr=True).print(note, style="bold", highlight=False, soft_wrap=True, markup=False)
-        explained.save(options.output)
+        for note in explained.notices:
+            Console(stderr=True).print(note, highlight=False, soft_wrap=True, markup=False)
+        explained.save(options.output, made=Made(shlex.join(["lightning-saliency", "explain", *arguments])))
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise UsageError(str(error)) from error
     Console().print(
@@ -105,6 +111,16 @@ def _targets(given: Any) -> list[int]:
         raise UsageError(
             f"Got --targets {given}. Allowed are numbers of classes, separated by commas; write for example "
             "--targets 243,281."
+        ) from None
+
+
+def _fractions(given: Any) -> list[float]:
+    try:
+        return [] if given is None else [float(part) for part in listed("--fractions", given)]
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"Got --fractions {given}. Allowed are shares of the pixels in (0, 1), separated by commas; write for "
+            "example --fractions 0.1,0.5."
         ) from None
 
 
@@ -168,5 +184,18 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--alpha", type=float, default=0.25, help="share of the grey image in overlays, from 0 to 1; the rest is colour"
+    )
+    parser.add_argument(
+        "--masks",
+        type=int,
+        metavar="N",
+        help="also a sheet of the masks of each explainer that scores some (group_cam, rise, score_cam, sise), N of "
+        "each block, and report.html",
+    )
+    parser.add_argument(
+        "--fractions",
+        type=Any,
+        metavar="SHARE,...",
+        help="also a sheet of the image with such shares of its most salient pixels kept and removed, and report.html",
     )
     return parser

@@ -13,7 +13,7 @@ from lightning_saliency.explainers.group_cam import GroupCAM
 from lightning_saliency.explainers.labelled import NoClassesError, explain_labels
 from lightning_saliency.explainers.libraries.baselines import CaptumExplainer, TorchcamExplainer
 from lightning_saliency.explainers.libraries.xrai import XRAI
-from lightning_saliency.explainers.mask_scoring import score_masks
+from lightning_saliency.explainers.mask_scoring import MaskBlock, MaskScoringExplainer, score_masks
 from lightning_saliency.explainers.names import CONTROL_MAPS, EXPLAINERS, find_explainer
 from lightning_saliency.explainers.registry import (
     ExplainerLike,
@@ -48,6 +48,8 @@ __all__ = [
     "GradCAMPlusPlus",
     "GroupCAM",
     "LayerCAM",
+    "MaskBlock",
+    "MaskScoringExplainer",
     "NoClassesError",
     "RandomBlobs",
     "RandomMap",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
-from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring import MaskBlock, MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
 from lightning_saliency.functional.class_scores import Score, class_scores
 from lightning_saliency.functional.fills import BLUR_SIGMA, BLUR_SIZE, blur
@@ -105,6 +105,11 @@ class GroupCAM(MaskScoringExplainer):
         return self._maps(images, None)
 
     def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        masks, gains, _ = self._scored(images, targets)
+        return resize_maps((gains[..., None, None] * masks).sum(1), (images.shape[2], images.shape[3])).relu()
+
+    def _scored(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The masks ``[B, G, h, w]`` before they are upsampled (Eq. 4), the gain α of each (Eq. 6), and Ĩ."""
         scales = [self._last_scale(images)]
         gradients = None
         if self.gradients:
@@ -126,8 +131,17 @@ class GroupCAM(MaskScoringExplainer):
                 # Also where it is the caller who autocasts.
                 with torch.autocast(images.device.type, enabled=False):
                     scores[faint] = self._scores(*part, exact=True).to(scores.dtype)
-        gains = scores[:, :-1] - scores[:, -1:]
-        return resize_maps((gains[..., None, None] * masks).sum(1), (images.shape[2], images.shape[3])).relu()
+        return masks, scores[:, :-1] - scores[:, -1:], blurred
+
+    def _mask_blocks(self, images: Tensor, targets: Tensor | None, count: int | None) -> list[MaskBlock]:
+        scale = self._last_scale(images)
+        [masks], [gains], [blurred] = self._scored(images, targets)
+        varied = masks.flatten(1).any(1).nonzero()[:, 0]
+        groups = varied[gains[varied].argsort(descending=True, stable=True)[:count]]
+        shown = resize_maps(masks[groups], (images.shape[2], images.shape[3]))
+        parts = [part.tolist() for part in torch.arange(scale.channels).tensor_split(len(masks))]
+        labels = tuple(f"channels {parts[group][0]}-{parts[group][-1]}" for group in groups.tolist())
+        return [MaskBlock(scale.name, labels, shown, blurred, gains[groups], "α", "largest gain first", len(masks))]
 
     def _scores(self, images: Tensor, targets: Tensor, fill: Tensor, queries: Tensor, exact: bool = False) -> Tensor:
         filled = queries.flatten(2).any(2)

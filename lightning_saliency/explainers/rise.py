@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.base import Output
-from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring import MaskBlock, MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
-from lightning_saliency.functional.class_scores import Score
+from lightning_saliency.functional.class_scores import Score, predicted_classes
 from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.masking import resize_maps
 
@@ -80,8 +80,7 @@ class RISE(MaskScoringExplainer):
 
     def _explain(self, images: Tensor, targets: Tensor) -> Tensor:
         count, _, height, width = images.shape
-        cells, shifts = draw_masks(self.masks, self.grid, self.probability, (height, width), self.seed)
-        cells, shifts = cells.to(images.device), shifts.to(images.device)
+        cells, shifts = self._drawn(images)
         total = images.new_zeros(count, height * width, dtype=torch.promote_types(images.dtype, torch.float32))
         owners = torch.arange(count, device=images.device)
 
@@ -94,6 +93,22 @@ class RISE(MaskScoringExplainer):
                 with torch.autocast(images.device.type, enabled=False):
                     total += scores.to(total.dtype) @ masks.flatten(1)
         return total.view(count, height, width) / (self.masks * self.probability)
+
+    def _drawn(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells and shifts of all masks, on the images' device."""
+        size = (images.shape[2], images.shape[3])
+        cells, shifts = draw_masks(self.masks, self.grid, self.probability, size, self.seed)
+        return cells.to(images.device), shifts.to(images.device)
+
+    def _mask_blocks(self, images: Tensor, targets: Tensor | None, count: int | None) -> list[MaskBlock]:
+        targets = predicted_classes(self.logits(images)) if targets is None else targets
+        cells, shifts = self._drawn(images)
+        masks = random_masks(cells[:count], shifts[:count], (images.shape[2], images.shape[3]))
+        masks = masks.to(torch.promote_types(images.dtype, torch.float32))
+        with self._scorer(images, targets, self.fill, total=len(masks)) as scorer:
+            scores = scorer(masks, torch.zeros(len(masks), dtype=torch.int64, device=images.device))
+        labels = tuple(f"mask {number}" for number in range(1, len(masks) + 1))
+        return [MaskBlock("random", labels, masks, scorer.fill[0], scores, "Ψ", "as drawn", self.masks)]
 
 
 def draw_masks(count: int, grid: int, probability: float, size: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:

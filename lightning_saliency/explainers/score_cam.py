@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.explainers.base import Layer, Output, activations_only, select_targets
-from lightning_saliency.explainers.mask_scoring import MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring import MaskBlock, MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.distinct_masks import distinct_jobs
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
 from lightning_saliency.functional.class_scores import Score
 from lightning_saliency.functional.fills import Fill
-from lightning_saliency.functional.masking import attribution_masks
+from lightning_saliency.functional.masking import attribution_masks, resize_maps
 
 
 class ScoreCAM(MaskScoringExplainer):
@@ -79,6 +79,12 @@ class ScoreCAM(MaskScoringExplainer):
         return self._maps(images, None)
 
     def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        activations, scores, _ = self._scored(images, targets)
+        weights = scores.softmax(dim=1)
+        return (weights[..., None, None] * activations).sum(1).relu()
+
+    def _scored(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The channels ``[B, K, h, w]``, the score ``[B, K]`` under the mask of each, and what shows behind masks."""
         [activations], logits = activations_only(self.model, images, [self._last_scale(images)], self.output)
         targets = select_targets(logits, targets)
         activations = activations if activations.dtype == torch.float64 else activations.float()
@@ -93,5 +99,15 @@ class ScoreCAM(MaskScoringExplainer):
         with self._scorer(images, targets, self.fill, total=len(owners)) as scorer:
             for (of, _), masks in scorer.made(masks_of, owners, which):
                 scores.append(scorer(masks, of))
-        weights = torch.cat(scores)[places].softmax(dim=1)
-        return (weights[..., None, None] * activations).sum(1).relu()
+        return activations, torch.cat(scores)[places], scorer.fill
+
+    def _mask_blocks(self, images: Tensor, targets: Tensor | None, count: int | None) -> list[MaskBlock]:
+        [activations], [scores], [baseline] = self._scored(images, targets)
+        size = (images.shape[2], images.shape[3])
+        varied = (activations.amax((1, 2)) > activations.amin((1, 2))).nonzero()[:, 0]
+        channels = varied[scores[varied].argsort(descending=True, stable=True)[:count]]
+        masks, sums = attribution_masks(activations[channels], size)
+        channels, masks = channels[sums > 0], resize_maps(masks[sums > 0], size)
+        labels = tuple(f"channel {channel}" for channel in channels.tolist())
+        name, order = self._last_scale(images).name, "largest score first"
+        return [MaskBlock(name, labels, masks, baseline, scores[channels], "Ψ", order, len(activations))]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers.base import Output, select_targets
-from lightning_saliency.explainers.mask_scoring import MaskScorer, MaskScoringExplainer
+from lightning_saliency.explainers.mask_scoring import MaskBlock, MaskScorer, MaskScoringExplainer
 from lightning_saliency.explainers.mask_scoring.precisions import Precision
 from lightning_saliency.functional.class_scores import Score, log_odds
 from lightning_saliency.functional.fills import Fill
@@ -103,6 +103,20 @@ class SISE(MaskScoringExplainer):
         return self._maps(images, None)
 
     def _maps(self, images: Tensor, targets: Tensor | None) -> Tensor:
+        blocks, targets = self._blocks(images, targets)
+        total = sum(int(block.chosen.sum()) for block in blocks)
+        with self._scorer(images, targets, self.fill, total=total) as scorer:
+            visualized = [_visualize(scorer, block.feature_maps, block.chosen) for block in blocks]
+            return visualized[0] if self.block is not None else cascade_fusion(visualized)
+
+    def _mask_blocks(self, images: Tensor, targets: Tensor | None, count: int | None) -> list[MaskBlock]:
+        blocks, targets = self._blocks(images, targets)
+        total = sum(len(block.chosen[0].nonzero()[:count]) for block in blocks)
+        with self._scorer(images, targets, self.fill, total=total) as scorer:
+            return [_first_masks(scorer, block, count) for block in blocks]
+
+    def _blocks(self, images: Tensor, targets: Tensor | None) -> tuple[list[_Block], Tensor]:
+        """Which feature maps of each block are masks, and the targets."""
         if self.layers == "auto":
             # The layer in the place of the last scale may be another scale.
             scales = list(dict.fromkeys([*self._all_scales(images)[:-1], self._last_scale(images)]))
@@ -118,14 +132,24 @@ class SISE(MaskScoringExplainer):
             scales = [scales[self.block]]
         pairs, logits = self._gradients(images, targets, scales, scores=partial(log_odds, score=self.score))
         if self.layers == "auto" and len(pairs) > 1 and torch.equal(pairs[-1][0], pairs[-2][0]):
-            del pairs[-2]  # what enters the last block may be what leaves the scale before, and is one block's
+            del (
+                pairs[-2],
+                scales[-2],
+            )  # what enters the last block may be what leaves the scale before, and is one block's
         targets = select_targets(logits, targets)
-        kept = [select_feature_maps(gradients, self.mu, self.max_masks) for _, gradients in pairs]
-        blocks = [activations for activations, _ in pairs]
-        del pairs
-        with self._scorer(images, targets, self.fill, total=sum(int(chosen.sum()) for chosen in kept)) as scorer:
-            visualized = [_visualize(scorer, block, chosen) for block, chosen in zip(blocks, kept, strict=True)]
-            return visualized[0] if self.block is not None else cascade_fusion(visualized)
+        blocks = []
+        for scale, (feature_maps, gradients) in zip(scales, pairs, strict=True):
+            importance = _importance(gradients)
+            chosen = _chosen(importance, self.mu, self.max_masks)
+            blocks.append(_Block(scale.name, feature_maps, importance, chosen))
+        return blocks, targets
+
+
+class _Block(NamedTuple):
+    name: str
+    feature_maps: Tensor
+    importance: Tensor
+    chosen: Tensor
 
 
 def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = None) -> Tensor:
@@ -144,12 +168,57 @@ def select_feature_maps(gradients: Tensor, mu: float, max_masks: int | None = No
         >>> select_feature_maps(gradients, mu=0.0), select_feature_maps(gradients, mu=0.4)
         (tensor([[False,  True,  True,  True]]), tensor([[False, False,  True,  True]]))
     """
-    importance = (gradients if gradients.dtype == torch.float64 else gradients.float()).sum((2, 3))
+    return _chosen(_importance(gradients), mu, max_masks)
+
+
+def _importance(gradients: Tensor) -> Tensor:
+    """α_k = Σ_λ ∂Ψ/∂A_k(λ), ``[B, K]``."""
+    return (gradients if gradients.dtype == torch.float64 else gradients.float()).sum((2, 3))
+
+
+def _chosen(importance: Tensor, mu: float, max_masks: int | None) -> Tensor:
     chosen = importance > mu * importance.amax(dim=1, keepdim=True)
     if max_masks is not None and max_masks < chosen.shape[1]:
         order = importance.argsort(dim=1, descending=True, stable=True)
         chosen &= torch.zeros_like(chosen).scatter_(1, order[:, :max_masks], True)
     return chosen
+
+
+def _masks(
+    scorer: MaskScorer, feature_maps: Tensor, owners: Tensor, channels: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Some images' and channels' masks that are not constant, a few at a time.
+
+    Yields:
+        Images, channels, masks ``[n, h, w]`` and the sum of each once it is upsampled.
+    """
+    size = (scorer.images.shape[2], scorer.images.shape[3])
+
+    def masks_of(owners: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        return attribution_masks(feature_maps[owners, channels], size)
+
+    for (images, which), (masks, sums) in scorer.made(masks_of, owners, channels):
+        varied = sums > 0
+        yield images[varied], which[varied], masks[varied], sums[varied]
+
+
+def _first_masks(scorer: MaskScorer, block: _Block, count: int | None) -> MaskBlock:
+    """An image's masks of a block, those of the largest α first."""
+    channels = block.importance[0].argsort(descending=True, stable=True)
+    channels = channels[block.chosen[0][channels]]
+    size = (scorer.images.shape[2], scorer.images.shape[3])
+    masks, scores = [scorer.images.new_zeros(0, *size)], [scorer.images.new_zeros(0)]
+    found: list[int] = []
+    for owners, which, part, _ in _masks(scorer, block.feature_maps, torch.zeros_like(channels), channels):
+        left = len(which) if count is None else count - len(found)
+        masks.append(resize_maps(part[:left], size))
+        scores.append(scorer(part[:left], owners[:left]))
+        found += which[:left].tolist()
+        if len(found) == count:
+            break
+    labels = tuple(f"channel {channel}" for channel in found)
+    order = "largest gradient first"
+    return MaskBlock(block.name, labels, torch.cat(masks), scorer.fill[0], torch.cat(scores), "Ψ", order, len(channels))
 
 
 def _visualize(scorer: MaskScorer, feature_maps: Tensor, chosen: Tensor) -> Tensor:
@@ -162,13 +231,7 @@ def _visualize(scorer: MaskScorer, feature_maps: Tensor, chosen: Tensor) -> Tens
     # Zero, or NaN where a feature map is not finite, from which no mask can be made.
     total = feature_maps.mul(0).sum(1, dtype=dtype)
     count = total.new_zeros(chosen.shape[0])
-
-    def masks_of(owners: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        return attribution_masks(feature_maps[owners, channels], size)
-
-    for (owners, _), (masks, sums) in scorer.made(masks_of, *chosen.nonzero(as_tuple=True)):
-        varied = sums > 0
-        owners, masks, sums = owners[varied], masks[varied], sums[varied]
+    for owners, _, masks, sums in _masks(scorer, feature_maps, *chosen.nonzero(as_tuple=True)):
         weights = scorer(masks, owners).to(dtype) / sums
         total.index_add_(0, owners, weights[:, None, None] * masks)
         count.index_add_(0, owners, torch.ones_like(weights))

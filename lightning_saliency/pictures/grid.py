@@ -69,6 +69,53 @@ def picture_grid(
     return np.array(canvas)
 
 
+def tile_rows(rows: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], tile: int) -> Picture:
+    """Pictures in rows of any length, each row with a heading, and each picture with a caption of its own.
+
+    Args:
+        rows: Heading and (caption, picture ``[3, H, W]`` in [0, 1]) of each row. Where a row has no heading, or no
+            caption, no room is left for it; captions too wide for their picture are cut.
+        tile: The longer side of a picture, in pixels.
+
+    Returns:
+        ``[h, w, 3]`` uint8.
+
+    Raises:
+        ValueError: If there is no row.
+
+    Example:
+        >>> masks = [("channel 3", torch.rand(3, 32, 32)), ("channel 5", torch.rand(3, 32, 32))]
+        >>> tile_rows([("layer1", masks), ("", [("", torch.rand(3, 32, 32))])], tile=64).shape
+        (186, 148, 3)
+    """
+    if not rows:
+        raise ValueError("Got no row. Allowed is at least one; add a row.")
+    longest = max(len(tiles) for _, tiles in rows)
+    bands = [
+        (_TITLE if heading else 0, _BAND if any(caption for caption, _ in tiles) else 0) for heading, tiles in rows
+    ]
+    heights = [
+        max((fitted_size(*_size(picture), tile)[0] for _, picture in tiles), default=0) + _GAP for _, tiles in rows
+    ]
+    above = [sum(band) for band in bands]
+    size = (2 * _MARGIN + longest * (tile + _GAP) - _GAP, sum(above) + sum(heights) + _MARGIN)
+    canvas = Image.new("RGB", size, _BACKGROUND)
+    draw, font, small = ImageDraw.Draw(canvas), text_font(13), text_font(11)
+    top = 0
+    for (heading, tiles), (of_heading, of_captions), height in zip(rows, bands, heights, strict=True):
+        if heading:
+            text = shortened(heading, size[0] - 2 * _MARGIN, draw, font)
+            draw.text((_MARGIN, top + 6), text, fill=_INK, font=font)
+        top += of_heading + of_captions
+        for place, (caption, picture) in enumerate(tiles):
+            left = _MARGIN + place * (tile + _GAP)
+            draw.text((left, top - _BAND + 2), shortened(caption, tile, draw, small), fill=_MUTED, font=small)
+            fitted = resize_images(picture[None].float(), fitted_size(*_size(picture), tile))[0]
+            canvas.paste(Image.fromarray(to_uint8(fitted)), (left, top))
+        top += height
+    return np.array(canvas)
+
+
 def image_sheet(
     columns: Sequence[str],
     rows: Sequence[Sequence[Tensor]],

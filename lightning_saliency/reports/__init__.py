@@ -1,6 +1,7 @@
 """Tables, plots and pages of results."""
 
-from lightning_saliency.reports.explain import ExplainedImage, ExplainedImages, explain_images
+from lightning_saliency.reports.explain import explain_images
+from lightning_saliency.reports.explained import ExplainedImage, ExplainedImages
 from lightning_saliency.reports.plots import Example, bar_plot, curve_plot, example_sheet, save_figure
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 

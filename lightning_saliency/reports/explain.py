@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from rich.progress import track
-from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch import nn
 
-from lightning_saliency.checks import check_choice, did_you_mean
-from lightning_saliency.data.image_files import checked_crop, image_files, read_class_names, read_image
+from lightning_saliency.checks import check_choice, check_minimum, did_you_mean
+from lightning_saliency.data.image_files import checked_crop, image_files, read_class_names
 from lightning_saliency.explainers import SMOE, Explainer, ExplainerOption, ExplainerSpec, find_explainer
 from lightning_saliency.explainers.registry import parse_explainers
-from lightning_saliency.files import OwnFiles
 from lightning_saliency.functional.statistics import STATISTICS
-from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, Picture, png_bytes, to_uint8
-from lightning_saliency.reports.explain_pictures import (
-    PICTURES,
-    class_caption,
-    class_probabilities,
-    explainer_pictures,
-    picture_kinds,
-    scale_pictures,
-    scale_sheet,
-    usage_errors,
-)
-from lightning_saliency.reports.picture_names import check_no_image_replaced, picture_names
+from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
+from lightning_saliency.reports.explain_pictures import PICTURES, Drawing, usage_errors
+from lightning_saliency.reports.explained import ExplainedImages
+from lightning_saliency.reports.masked_pixels import check_fractions
 
 #: Mean and standard deviation that networks want their images normalised by, by name.
 NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
@@ -40,135 +27,6 @@ NORMALIZATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
 }
 
 Normalize = Literal["imagenet", "half", "none"]
-
-
-@dataclass(frozen=True)
-class ExplainedImage:
-    """The pictures of one image.
-
-    Args:
-        file: The image's file.
-        name: Beginning of its pictures' names: the file's stem, with as much of the path as makes it unique.
-        pictures: Kind -> ``[H, W, 3]`` uint8: those of the scales, such as ``lovi``; for each explainer (and each
-            target, if there are several) its map and its overlay; and ``sheet``, all of them, or all of the
-            explainers', side by side.
-    """
-
-    file: Path
-    name: str
-    pictures: dict[str, Picture]
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write each picture as ``<name>_<kind>.png``; returns the files.
-
-        Raises:
-            ValueError: If a file of that name was not written so, or was changed since.
-        """
-        return self._save(OwnFiles(folder))
-
-    def _save(self, own: OwnFiles) -> list[Path]:
-        return [own.write(f"{self.name}_{kind}.png", png_bytes(picture)) for kind, picture in self.pictures.items()]
-
-
-class ExplainedImages(Sequence[ExplainedImage]):
-    """What `explain_images` returns: a sequence of `ExplainedImage`, each explained when it is asked for.
-
-    Attributes:
-        files: The image files, each once.
-        names: Beginning of each file's pictures' names; no two pictures have the same name.
-        crop: Side of the centre crop in pixels; 0: the whole image.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[Path],
-        model: nn.Module,
-        explainers: Mapping[str, Explainer],
-        smoe: SMOE | None,
-        wanted: Sequence[str],
-        targets: Sequence[int],
-        class_names: Sequence[str] | None,
-        resize: int,
-        crop: int,
-        normalization: tuple[Sequence[float], Sequence[float]],
-        untrained: bool,
-        alpha: float,
-    ) -> None:
-        self.files = list(files)
-        self._model, self._explainers, self._targets, self._class_names = model, explainers, targets, class_names
-        self._smoe, self._wanted, self._untrained = smoe, wanted, untrained
-        self.crop = crop
-        self._resize, self._alpha = resize, alpha
-        self._normalize = v2.Normalize(list(normalization[0]), list(normalization[1]))
-        count = len(self._scale_pictures(self.files[0], ["scales"])) if "scales" in wanted else 0
-        self._kinds = picture_kinds(list(explainers), targets, wanted, count)
-        self.names = picture_names(self.files, self._kinds)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        file = self.files[index]
-        shown, images = self._read(file)
-        with usage_errors(f"{file} cannot be explained"):
-            probabilities, predicted = class_probabilities(self._model, images)
-        of_scales = self._scale_pictures(file, self._wanted)
-        own = {kind: to_uint8(tile) for kind, (_, tile) in of_scales.items()}
-        if not self._explainers:
-            caption = class_caption(probabilities, predicted, self._class_names)
-            side_by_side = scale_sheet(of_scales, shown, caption, self._untrained)
-            return ExplainedImage(file, self.names[index], {**own, "sheet": side_by_side})
-        wrong = [target for target in self._targets if not 0 <= target < len(probabilities)]
-        if wrong:
-            raise ValueError(
-                f"Got the target {wrong[0]}. Allowed are the network's classes, 0 to {len(probabilities) - 1}; give "
-                "numbers of classes, or none for the predicted class."
-            )
-        captions = {
-            target: class_caption(probabilities, target, self._class_names) for target in self._targets or [predicted]
-        }
-        pictures = explainer_pictures(self._explainers, shown, images, captions, file, self._untrained, self._alpha)
-        return ExplainedImage(file, self.names[index], {**own, **pictures})
-
-    def _read(self, file: Path) -> tuple[Tensor, Tensor]:
-        """An image ``[1, 3, H, W]`` in [0, 1], and as the network takes it."""
-        shown = read_image(file, self._resize, self.crop)[None]
-        return shown, torch.as_tensor(self._normalize(shown)).to(_device_of(self._model))
-
-    def _scale_pictures(self, file: Path, wanted: Sequence[str]) -> dict[str, tuple[str, Tensor]]:
-        if self._smoe is None:
-            return {}
-        shown, images = self._read(file)
-        with usage_errors(f"LOVI of {file} failed"):
-            return scale_pictures(self._smoe, shown, images, wanted, self._alpha)
-
-    def __iter__(self) -> Iterator[ExplainedImage]:
-        return (self[index] for index in range(len(self)))
-
-    def save(self, folder: str | Path = "explained", *, progress: bool = True) -> list[Path]:
-        """Explain the images one after the other, and write the pictures of each as ``<name>_<kind>.png``.
-
-        Args:
-            folder: Folder of the pictures; it is created.
-            progress: Show a progress bar.
-
-        Returns:
-            The files written.
-
-        Raises:
-            ValueError: If a picture would take the place of an image, or of a file that was not written so or was
-                changed since; if the folder is a file, or an image cannot be explained.
-        """
-        own = OwnFiles(folder)
-        pictures = [f"{name}_{kind}.png" for name in self.names for kind in self._kinds]
-        check_no_image_replaced([own.folder / picture for picture in pictures], self.files)
-        own.check(*pictures)
-        written: list[Path] = []
-        for explained in track(self, "Explaining", total=len(self), transient=True, disable=not progress):
-            written += explained._save(own)
-        return written
 
 
 def explain_images(
@@ -187,6 +45,8 @@ def explain_images(
     normalize: Normalize | tuple[Sequence[float], Sequence[float]] = "imagenet",
     untrained: bool = False,
     alpha: float = 0.25,
+    masks: int | None = None,
+    fractions: Sequence[float] = (),
 ) -> ExplainedImages:
     """Pictures of explainers' maps of image files.
 
@@ -212,6 +72,12 @@ def explain_images(
             ([0, 1]) or (mean, std).
         untrained: Stamp the sheets, since the network's weights are random.
         alpha: Share of the grey image in overlays and in ``combined``, in [0, 1]; the rest is the map's colours.
+        masks: Draw the masks with which each explainer asks the network, so many of each block (SISE paper, Fig. 4), on
+            a sheet for each explainer; see ``MaskScoringExplainer.mask_blocks``. Explainers that score no masks have no
+            such sheet; they are named in ``notices``. ``None``: none.
+        fractions: Draw each image with so large shares of its most salient pixels kept, and removed (SMOE paper, Fig. 3
+            and 9), a row for each map; without explainers, for the combined SMOE map. In (0, 1). Removed pixels have
+            the mean colour, by which ``normalize`` shifts the images, and are grey where that is not known.
 
     Returns:
         A sequence of the images' pictures, each made when it is asked for; ``.save(folder)`` writes them all.
@@ -240,6 +106,9 @@ def explain_images(
         raise ValueError(
             "Got targets without explainers. LOVI pictures are of no class; name explainers, or leave targets out."
         )
+    if masks is not None:
+        check_minimum("masks", masks, 1, "give one, or leave masks out")
+    check_fractions(fractions)
     if pictures is None:
         wanted = [] if explainers is not None else ["lovi", "combined"]
     else:
@@ -249,12 +118,14 @@ def explain_images(
     found = image_files([images] if isinstance(images, (str, Path)) else images)
     files = list({os.path.abspath(file): file for file in found}.values())
     built: dict[str, Explainer] = {}
+    specs: dict[str, ExplainerSpec] = {}
     smoe: SMOE | None = None
     if explainers is None or wanted:
         with usage_errors("LOVI cannot be made"):
             smoe = SMOE(model, **shared)
     if explainers is not None:
-        for name, spec in _with_shared(_parsed(explainers), shared).items():
+        specs = _with_shared(_parsed(explainers), shared)
+        for name, spec in specs.items():
             with usage_errors(f"{spec} cannot be made"):
                 built[name] = spec(model)
     names = read_class_names(class_names) if isinstance(class_names, (str, Path)) else class_names
@@ -267,8 +138,16 @@ def explain_images(
     if not 0 <= alpha <= 1:
         raise ValueError(f"Got alpha={alpha}. Allowed are shares of the grey image in [0, 1]; give one.")
     classes = list(dict.fromkeys(targets))
-    shown = (resize, checked_crop(resize, crop), normalization, untrained, alpha)
-    return ExplainedImages(files, model, built, smoe, wanted, classes, names, *shown)
+    facts = [
+        (
+            "explainers",
+            "; ".join(str(spec) if spec.name == name else f"{name}: {spec}" for name, spec in specs.items()),
+        ),
+        ("classes", ", ".join(map(str, classes)) or "the predicted one"),
+    ]
+    shares = tuple(dict.fromkeys(fractions))
+    drawing = Drawing(resize, checked_crop(resize, crop), normalization, untrained, alpha, masks, shares)
+    return ExplainedImages(files, model, built, smoe, wanted, classes, names, drawing, facts if specs else [])
 
 
 def _parsed(explainers: Iterable[str] | Mapping[str, ExplainerOption | None]) -> dict[str, ExplainerSpec]:
@@ -298,8 +177,3 @@ def _with_shared(specs: Mapping[str, ExplainerSpec], shared: Mapping[str, Any]) 
                 )
         found[name] = spec.with_defaults(**shared)
     return found
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    found = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
-    return found or torch.device("cpu")

@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from lightning_saliency.explainers import SMOE, Explainer
+from lightning_saliency.explainers import SMOE, Explainer, MaskScoringExplainer
 from lightning_saliency.explainers.base import class_logits
 from lightning_saliency.explainers.running.state import undisturbed
 from lightning_saliency.files import safe_names
 from lightning_saliency.functional.class_scores import class_scores, predicted_classes
+from lightning_saliency.functional.fills import Fill
 from lightning_saliency.functional.visualization import heatmap, highlight, overlay
 from lightning_saliency.pictures.tensors import Picture, sheet, shortened, text_font, to_uint8
+from lightning_saliency.reports.explain_masks import masks_sheet
+from lightning_saliency.reports.masked_pixels import GREY, mask_sheet, tied_share
 
 #: The pictures of no class, by name: all scales in one, the combined map over the grey image, the deeper scales over
 #: the photo, the combined map by itself, each scale by itself.
 PICTURES = ("lovi", "combined", "overlay", "map", "scales")
+#: The kind of the sheet of kept and removed pixels.
+KEPT_REMOVED = "kept_removed"
 _UNTRAINED = "untrained"
+# A picture's longer side in the sheet of kept and removed pixels.
+_KEPT_TILE = 224
+# As large a share of equal pixels is noted.
+_TIED = 0.05
 
 # What networks, explainers and the libraries behind them raise where they are given what they cannot work with.
 _FAILURES = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How images are read and drawn.
+
+    Args:
+        resize: Shorter side of the images in pixels.
+        crop: Side of the centre crop in pixels; 0: the whole image.
+        normalization: Mean and standard deviation by which the network's images are normalised.
+        untrained: Whether the image in the sheets is stamped so.
+        alpha: Share of the grey image in overlays.
+        masks: How many masks of each block are drawn; ``None``: none.
+        fractions: Shares of the pixels that are kept and removed.
+    """
+
+    resize: int
+    crop: int
+    normalization: tuple[Sequence[float], Sequence[float]]
+    untrained: bool = False
+    alpha: float = 0.25
+    masks: int | None = None
+    fractions: Sequence[float] = ()
+
+    @property
+    def fill(self) -> Fill:
+        """What stands where pixels are removed: the mean colour, as in ROAR and KAR; grey where it is not known."""
+        mean = self.normalization[0]
+        return tuple(mean) if any(mean) else GREY
 
 
 @contextmanager
@@ -93,10 +132,12 @@ def explainer_pictures(
     images: Tensor,
     targets: Mapping[int, str],
     file: object,
-    untrained: bool = False,
-    alpha: float = 0.25,
+    drawing: Drawing,
 ) -> dict[str, Picture]:
     """Each explainer's map and overlay for each target, and a sheet: one column per explainer, one row per target.
+
+    Where the drawing asks for them, also a sheet of the masks of each explainer that has some, and one of kept and
+    removed pixels.
 
     Args:
         explainers: Name -> explainer.
@@ -104,31 +145,70 @@ def explainer_pictures(
         images: ``[1, 3, H, W]``, the image as the network takes it.
         targets: Class -> text over the image in the sheet's row of that class.
         file: Name of the image in messages.
-        untrained: Whether the image in the sheet is stamped so.
-        alpha: Share of the grey image in overlays.
+        drawing: How they are drawn.
     """
     pictures: dict[str, Picture] = {}
     tiles: list[Tensor] = []
     captions: list[str] = []
+    of_masks: dict[str, Picture] = {}
+    all_maps: dict[str, Tensor] = {}
     names = safe_names(explainers)
+    photo = _stamped(shown[0]) if drawing.untrained else shown[0]
     for target, caption in targets.items():
-        tiles.append(_stamped(shown[0]) if untrained else shown[0])
+        tiles.append(photo)
         captions.append(caption)
         for name, explainer in explainers.items():
             with usage_errors(f"{name} of {file} failed"):
                 maps = explainer(images, target).cpu()
-            colored = overlay(shown, heatmap(maps), alpha)[0]
+                blocks = None
+                if drawing.masks is not None and isinstance(explainer, MaskScoringExplainer):
+                    blocks = explainer.mask_blocks(images[0], target, drawing.masks)
+            colored = overlay(shown, heatmap(maps), drawing.alpha)[0]
             kind = _kind(names[name], target, len(targets))
             pictures[kind] = to_uint8(maps[0].expand(3, -1, -1))
             pictures[f"{kind}_overlay"] = to_uint8(colored)
             tiles.append(colored)
             captions.append(name)
+            all_maps[name if len(targets) == 1 else f"{name}, {caption}"] = maps[0]
+            if blocks is not None:
+                first = [("image", photo), ("map", colored)]
+                heading = f"{name}, {caption}"
+                of_masks[masks_kind(kind)] = masks_sheet(blocks, images[0], drawing.normalization, heading, first)
+    pictures |= of_masks
+    if drawing.fractions:
+        pictures[KEPT_REMOVED] = kept_removed_sheet(shown[0], all_maps, drawing)
     pictures["sheet"] = sheet([tiles], captions, max(shown.shape[-2:]), columns=1 + len(explainers))
     return pictures
 
 
+def kept_removed_sheet(image: Tensor, maps: Mapping[str, Tensor], drawing: Drawing) -> Picture:
+    """The image with the most salient pixels of each map kept and removed, see `mask_sheet`.
+
+    A row says so where many pixels are equal, as where a map is zero: which of them are among the most salient is
+    decided in reading order, see `top_fraction`.
+
+    Args:
+        image: ``[3, H, W]`` in [0, 1].
+        maps: Name of the row -> map ``[H, W]``.
+        drawing: The shares of the pixels, and what stands where they are removed.
+    """
+    tile = min(_KEPT_TILE, max(image.shape[-2:]))
+    whole = _stamped(image) if drawing.untrained else image
+    rows = {}
+    for name, saliency in maps.items():
+        tied = tied_share(saliency, drawing.fractions)
+        note = f": {100 * tied:.0f} % of the pixels are equal, and taken from the upper left on"
+        rows[name + (note if tied > _TIED else "")] = saliency
+    return mask_sheet(image, rows, ("kar", "roar"), drawing.fractions, tile, drawing.fill, whole)
+
+
 def picture_kinds(
-    explainers: Sequence[str], targets: Sequence[int], pictures: Sequence[str] = (), scales: int = 0
+    explainers: Sequence[str],
+    targets: Sequence[int],
+    pictures: Sequence[str] = (),
+    scales: int = 0,
+    masked: Collection[str] = (),
+    kept: bool = False,
 ) -> list[str]:
     """The kinds of pictures of an image, for any predicted class.
 
@@ -137,18 +217,33 @@ def picture_kinds(
         targets: Classes that are explained; none: the predicted one.
         pictures: Names in ``PICTURES``.
         scales: Number of the network's scales, where ``"scales"`` is among them.
+        masked: Names of the explainers of whose masks there is a sheet.
+        kept: Whether there is a sheet of kept and removed pixels.
 
     Example:
         >>> picture_kinds(["sise"], [3, 7])
         ['sise_3', 'sise_7', 'sise_3_overlay', 'sise_7_overlay', 'sheet']
         >>> picture_kinds([], [], ["lovi", "scales"], 2)
         ['lovi', 'scale_1', 'scale_2', 'sheet']
+        >>> picture_kinds(["sise"], [], masked=["sise"], kept=True)
+        ['sise', 'sise_overlay', 'sise_masks', 'kept_removed', 'sheet']
     """
     names = safe_names(explainers)
+    of_masks = [masks_kind(_kind(names[name], target, len(targets))) for name in masked for target in targets or [0]]
     of_targets = [_kind(names[name], target, len(targets)) for name in explainers for target in targets or [0]]
     of_scales = [f"scale_{number}" for number in range(1, scales + 1)]
     of_none = [kind for name in pictures for kind in (of_scales if name == "scales" else [name])]
-    return [*of_targets, *(f"{kind}_overlay" for kind in of_targets), *of_none, "sheet"]
+    own = [KEPT_REMOVED] if kept else []
+    return [*of_targets, *(f"{kind}_overlay" for kind in of_targets), *of_none, *of_masks, *own, "sheet"]
+
+
+def masks_kind(kind: str) -> str:
+    """What the sheet of masks is called of an explainer whose map has a kind.
+
+    >>> masks_kind("sise")
+    'sise_masks'
+    """
+    return f"{kind}_masks"
 
 
 def class_probabilities(network: nn.Module, images: Tensor) -> tuple[Tensor, int]:

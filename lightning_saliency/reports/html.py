@@ -26,11 +26,11 @@ class ReportPicture:
     """A picture of a page.
 
     Args:
-        content: A figure, or ``[H, W, 3]`` uint8.
+        content: A figure, ``[H, W, 3]`` uint8, or a PNG file's bytes.
         caption: Text below the picture, also its description for screen readers.
     """
 
-    content: Figure | Picture
+    content: Figure | Picture | bytes
     caption: str
 
     @property
@@ -106,14 +106,14 @@ def render_page(
     )
 
 
-def data_uri(content: Figure | Picture) -> str:
-    """A picture as ``data:image/png;base64,...``."""
-    file = io.BytesIO()
+def data_uri(content: Figure | Picture | bytes) -> str:
+    """A picture, or a PNG file's bytes, as ``data:image/png;base64,...``."""
+    file = io.BytesIO(content if isinstance(content, bytes) else b"")
     if isinstance(content, Figure):
         FigureCanvasAgg(content)
         # Without the version of matplotlib, so that the same results give the same page.
         content.savefig(file, format="png", dpi=110, metadata={"Software": None})
-    else:
+    elif not isinstance(content, bytes):
         Image.fromarray(content).save(file, format="png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 

@@ -181,6 +181,26 @@ def test_the_strength_of_overlays(tmp_path, network, photo):
     assert main(["explain", *arguments, "--alpha", "1.5", "--output", str(tmp_path / "no"), str(photo)]) == 2
 
 
+def test_sheets_of_masks_and_of_kept_and_removed_pixels_by_options_and_by_yaml(tmp_path, network, photo, capsys):
+    _, arguments = network
+    rows = {"sise": {"init_args": {"max_masks": 3}}, "rise": {"init_args": {"masks": 5}}, "grad_cam": None}
+    written = {}
+    for name, options, flags in (
+        ("yaml", {"explainers": rows, "masks": 2, "fractions": [0.1, 0.5]}, []),
+        ("flags", {"explainers": rows}, ["--masks", "2", "--fractions", "0.1,0.5"]),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(options))
+        given = ["--config", str(tmp_path / f"{name}.yaml"), "--output", str(tmp_path / name), *arguments, *flags]
+        assert main(["explain", *given, str(photo)]) == 0
+        assert "No sheets of masks for grad_cam, which score none." in capsys.readouterr().err
+        written[name] = {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")}
+        page = (tmp_path / name / "report.html").read_text()
+        assert page.count("<img ") == 4
+        assert "lightning-saliency explain --config" in page
+    assert written["yaml"] == written["flags"]
+    assert {"photo_sise_masks.png", "photo_rise_masks.png", "photo_kept_removed.png"} < set(written["yaml"])
+
+
 @pytest.mark.parametrize(
     ("name", "given", "options"),
     [
@@ -270,6 +290,12 @@ def test_options_of_captum_and_torchcam(tmp_path, network, photo):
         (["--explainers", "rise", "--targets", "dog"], ["Got --targets dog", "243,281"]),
         (["--explainers", "rise", "--targets", "3,10"], ["the target 10", "0 to 9"]),
         (["--targets", "3"], ["Got targets without explainers"]),
+        (["--masks", "3"], ["Got masks=3 without an explainer", "group_cam, rise, score_cam, sise"]),
+        (["--explainers", "smoe", "--masks", "3"], ["Got masks=3 without an explainer", "leave masks out"]),
+        (["--explainers", "rise", "--masks", "0"], ["Got masks=0", "whole numbers from 1"]),
+        (["--fractions", "10"], ["Got the fraction 10.0", "divide per cent by 100"]),
+        (["--fractions", "half"], ["Got --fractions half", "--fractions 0.1,0.5"]),
+        (["--fractions", ""], ["Got --fractions without a value"]),
         (["--layers", ""], ["Got --layers without a value"]),
         (["--layers", "stage1,stage9"], ["stage9"]),
         (["--weights", "1,2"], ["Got 2 weights for 4 scales"]),

@@ -1,4 +1,4 @@
-"""The figures and tables of retraining studies: curves over the share of pixels, bars over scales, masked images."""
+"""The figures and tables of retraining studies: curves over the share of pixels, bars over scales."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from lightning_saliency.functional.masking import keep_most_salient, remove_most_salient
-from lightning_saliency.pictures.grid import picture_grid
-from lightning_saliency.pictures.tensors import Picture
+from lightning_saliency.reports.masked_pixels import VERBS
 from lightning_saliency.reports.plots import COLORS, DASHES
 from lightning_saliency.reports.tables import Column, Estimate, difference_columns
 
@@ -20,7 +17,6 @@ __all__ = [
     "accuracy_columns",
     "combined_columns",
     "difference_columns",
-    "mask_sheet",
     "quartile_columns",
     "retraining_curves",
     "scale_bars",
@@ -29,7 +25,6 @@ __all__ = [
 ]
 
 _TITLES = {"kar": "KAR: only the most salient pixels kept", "roar": "ROAR: the most salient pixels removed"}
-_VERBS = {"kar": "kept", "roar": "removed"}
 # What columns ask, below their table on the page.
 _ABOUT = {
     "kar": "the sum of the accuracies after retraining on the most salient pixels alone: what a map keeps is enough",
@@ -39,8 +34,6 @@ _ABOUT = {
     "information": "the same as relative entropies, which count changes of low accuracies more",
     "ranks": "how often a method's score is among the best quarter, half or three quarters of all methods'",
 }
-# The grey of removed pixels, about that of the mean colour.
-_FILL = 0.5
 
 
 def accuracy_columns(modes: Sequence[str], fractions: Sequence[float]) -> list[Column]:
@@ -55,7 +48,7 @@ def accuracy_columns(modes: Sequence[str], fractions: Sequence[float]) -> list[C
             f"{mode}_{100 * fraction:g}",
             f"{100 * fraction:g} %",
             "high" if mode == "kar" else "low",
-            f"accuracy in %, {mode.upper()}: pixels {_VERBS[mode]}",
+            f"accuracy in %, {mode.upper()}: pixels {VERBS[mode]}",
         )
         for mode in sorted(modes)
         for fraction in sorted(fractions)
@@ -175,7 +168,7 @@ def retraining_curves(
                 axis.fill_between(shares, low, high, color=color, alpha=0.13, linewidth=0)
         if unmasked is not None:
             axis.axhline(100 * unmasked.value, color="0.35", linewidth=0.9, linestyle=(0, (1, 2)), label="whole images")
-        axis.set(xlabel=f"pixels {_VERBS.get(mode, mode)} in %", ylabel="accuracy after retraining in %")
+        axis.set(xlabel=f"pixels {VERBS.get(mode, mode)} in %", ylabel="accuracy after retraining in %")
         axis.set_title(_TITLES.get(mode, mode), fontsize="medium")
         axis.grid(alpha=0.3)
         # Bands of two or three seeds may be wider than all that there is to be seen.
@@ -246,40 +239,6 @@ def scale_bars(
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="x-small")
     figure.suptitle(title, fontsize="medium")
     return figure
-
-
-def mask_sheet(
-    image: Tensor, maps: Mapping[str, Tensor], modes: Sequence[str], fractions: Sequence[float], tile: int = 88
-) -> Picture:
-    """One image as the retrained networks see it, as in the SMOE paper's Fig. 3 and 9: one row per method.
-
-    Args:
-        image: ``[3, H, W]`` in [0, 1].
-        maps: Method -> its map ``[H, W]`` of the image, of any real dtype.
-        modes: Any of ``"kar"`` and ``"roar"``.
-        fractions: Shares of the pixels kept or removed, in [0, 1]; one column each. Removed pixels are grey.
-        tile: The longer side of a picture, in pixels.
-
-    Returns:
-        ``[h, w, 3]`` uint8.
-
-    Raises:
-        ValueError: If a map has another size than the image.
-
-    Example:
-        >>> import torch
-        >>> mask_sheet(torch.rand(3, 32, 32), {"smoe": torch.rand(32, 32)}, ["kar", "roar"], [0.1, 0.5], tile=32).shape
-        (74, 192, 3)
-    """
-    columns = [(mode, fraction) for mode in sorted(modes) for fraction in sorted(fractions)]
-    rows = {}
-    for method, saliency in maps.items():
-        rows[method] = [image]
-        for mode, fraction in columns:
-            change = keep_most_salient if mode == "kar" else remove_most_salient
-            rows[method].append(change(image[None], saliency[None], fraction, _FILL)[0])
-    captions = ["whole", *(f"{100 * fraction:g} % {_VERBS.get(mode, mode)}" for mode, fraction in columns)]
-    return picture_grid(captions, rows, tile)
 
 
 def _style(number: int) -> tuple[str, str]:

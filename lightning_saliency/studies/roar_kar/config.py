@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from lightning_saliency.data.masked.module import MODES, Mode
 from lightning_saliency.explainers import ExplainerSpec, parse_explainers
+from lightning_saliency.reports.masked_pixels import check_fractions
 from lightning_saliency.studies.engine.config import EngineConfig
 from lightning_saliency.studies.retraining.config import TrainingConfig
 
@@ -96,12 +97,7 @@ class RoarKarConfig(EngineConfig, TrainingConfig):
                 f"Got modes={self.modes}, fractions={self.fractions}, seeds={self.seeds}. Allowed are the modes "
                 f"{', '.join(MODES)}, and at least one of each."
             )
-        for fraction in self.fractions:
-            if not 0 < fraction < 1:
-                raise ValueError(
-                    f"Got the fraction {fraction}. Allowed are shares in (0, 1), at whose ends nothing is left to be "
-                    "compared; divide per cent by 100."
-                )
+        check_fractions(self.fractions)
         for given in (self.modes, self.fractions, self.seeds):
             if len(set(given)) != len(given):
                 raise ValueError(f"Got {given}, of which some are equal. Name each once.")

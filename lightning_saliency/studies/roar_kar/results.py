@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_saliency.reports.html import ReportPicture, Section, render_page
+from lightning_saliency.reports.masked_pixels import mask_sheet
 from lightning_saliency.reports.notices import Made, chance_notices, seed_notices
 from lightning_saliency.reports.tables import Estimate, TableData
 from lightning_saliency.studies.engine.files import Content, as_csv, as_json, page_name, result_folder, write_results
@@ -16,7 +17,6 @@ from lightning_saliency.studies.retraining.cells import pixels_of
 from lightning_saliency.studies.retraining.figures import (
     accuracy_columns,
     combined_columns,
-    mask_sheet,
     retraining_curves,
 )
 from lightning_saliency.studies.retraining.grid import class_count, network_name

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from lightning_saliency.reports.html import ReportPicture, Section, data_uri, render_page
@@ -17,7 +16,6 @@ from lightning_saliency.reports.tables import Column, Estimate, TableData, diffe
 from lightning_saliency.studies.retraining.figures import (
     accuracy_columns,
     combined_columns,
-    mask_sheet,
     quartile_columns,
     retraining_curves,
     scale_bars,
@@ -84,20 +82,6 @@ def test_bars_stand_beside_one_another_at_each_scale():
     assert edges[0][1] == pytest.approx(edges[2][0])
     assert [label.get_text() for label in axis.get_xticklabels()] == ["L1\nlayer1", "L2\nlayer2"]
     figure.savefig(io.BytesIO(), format="png")
-
-
-def test_a_mask_sheet_shows_what_the_network_is_given():
-    image = torch.zeros(3, 32, 32)
-    image[0] = 1.0
-    saliency = torch.arange(1024.0).view(32, 32)
-    drawn = mask_sheet(image, {"smoe": saliency}, ["roar", "kar"], [0.25, 0.5], tile=32)
-    left, top, step = 8, 36, 36
-    tiles = [drawn[top : top + 32, left + place * step :][:, :32] for place in range(5)]
-    red = [int((tile == [255, 0, 0]).all(-1).sum()) for tile in tiles]
-    assert red == [1024, 256, 512, 768, 512]
-    grey = (tiles[1] == [128, 128, 128]).all(-1)
-    assert grey[:24].all()
-    assert not grey[24:].any()
 
 
 class Reader(HTMLParser):
