@@ -16,7 +16,7 @@ from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.cli.parsing.networks import add_network_arguments, has_random_weights, load_network
 from lightning_saliency.cli.parsing.overrides import listed, scale_weights_option
 from lightning_saliency.cli.parsing.parser import command_parser, parse
-from lightning_saliency.data.image_files import picture_size
+from lightning_saliency.data.image_files import Resize, picture_size
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.functional.statistics import STATISTICS
 from lightning_saliency.reports.explain import NORMALIZATIONS, explain_images
@@ -90,8 +90,10 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _enlarged(files: Sequence[Path], resize: int, crop: int) -> str:
+def _enlarged(files: Sequence[Path], resize: Resize, crop: int) -> str:
     """A note on the first image that is enlarged a lot, as those of networks for small images are by default."""
+    if not isinstance(resize, int):
+        return ""
     for file in files:
         height, width = picture_size(file)
         if resize > _ENLARGED * min(height, width):
@@ -173,11 +175,17 @@ def _parser() -> ArgumentParser:
         metavar="PATH,...",
         help="modules to read instead of the scales found, for the same",
     )
-    parser.add_argument("--resize", type=int, default=256, help="shorter side in pixels")
+    parser.add_argument(
+        "--resize",
+        type=int | tuple[int, int],
+        default=256,
+        help="shorter side in pixels; or both sides, as [224, 224], which may change the shape",
+    )
     parser.add_argument(
         "--crop",
         type=int,
-        help="side of the centre crop in pixels, 0: the whole image; without it 224, or --resize where that is less",
+        help="side of the centre crop in pixels, 0: the whole image; without it 224, or --resize where that is less, "
+        "or the whole image beside both sides",
     )
     parser.add_argument(
         "--normalize", choices=list(NORMALIZATIONS), default="imagenet", help="half: to [-1, 1]; none: [0, 1]"

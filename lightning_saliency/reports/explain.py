@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_saliency.checks import check_choice, check_minimum, did_you_mean
-from lightning_saliency.data.image_files import checked_crop, image_files, read_class_names
+from lightning_saliency.data.image_files import Resize, checked_crop, image_files, read_class_names
 from lightning_saliency.explainers import SMOE, Explainer, ExplainerOption, ExplainerSpec, find_explainer
 from lightning_saliency.explainers.registry import parse_explainers
 from lightning_saliency.functional.statistics import STATISTICS
@@ -40,7 +40,7 @@ def explain_images(
     weights: str | Sequence[float] | None = None,
     layers: Sequence[str] | None = None,
     class_names: str | Path | Sequence[str] | None = None,
-    resize: int = 256,
+    resize: Resize = 256,
     crop: int | None = None,
     normalize: Normalize | tuple[Sequence[float], Sequence[float]] = "imagenet",
     untrained: bool = False,
@@ -65,9 +65,9 @@ def explain_images(
         layers: Dotted paths of the modules that are read in place of the scales found, for the same.
         class_names: Names of the network's classes, for captions; or a file of them, see
             `lightning_saliency.data.image_files.read_class_names`.
-        resize: Shorter side of the images in pixels.
+        resize: Shorter side of the images in pixels; or both sides, (H, W), which may change their shape.
         crop: Side of the centre crop in pixels, at most ``resize``; 0: the whole image; ``None``: 224, or ``resize``
-            where that is less.
+            where that is less; beside both sides the whole image.
         normalize: Normalisation of the network's images: ``"imagenet"``, ``"half"`` (to [-1, 1]), ``"none"``
             ([0, 1]) or (mean, std).
         untrained: Stamp the sheets, since the network's weights are random.

@@ -87,7 +87,9 @@ def explained_page(
         first = "The first" if len(sections) == 1 else f"The first {len(sections)}"
         told.append(f"{first} of {images} images; the pictures of all are beside this page.")
     cut = f", centre crop of {drawing.crop}" if drawing.crop else ""
-    size = ("size", f"shorter side of {drawing.resize} pixels{cut}")
+    given = drawing.resize
+    sides = f"shorter side of {given}" if isinstance(given, int) else "×".join(map(str, given))
+    size = ("size", f"{sides} pixels{cut}")
     about = [("images", str(images)), *facts, size]
     return render_page(
         "Explained images",

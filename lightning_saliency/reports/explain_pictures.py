@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from lightning_saliency.data.image_files import Resize
 from lightning_saliency.explainers import SMOE, Explainer, MaskScoringExplainer
 from lightning_saliency.explainers.base import class_logits
 from lightning_saliency.explainers.running.state import undisturbed
@@ -42,7 +43,7 @@ class Drawing:
     """How images are read and drawn.
 
     Args:
-        resize: Shorter side of the images in pixels.
+        resize: Shorter side of the images in pixels, or both sides, (H, W).
         crop: Side of the centre crop in pixels; 0: the whole image.
         normalization: Mean and standard deviation by which the network's images are normalised.
         untrained: Whether the image in the sheets is stamped so.
@@ -51,7 +52,7 @@ class Drawing:
         fractions: Shares of the pixels that are kept and removed.
     """
 
-    resize: int
+    resize: Resize
     crop: int
     normalization: tuple[Sequence[float], Sequence[float]]
     untrained: bool = False

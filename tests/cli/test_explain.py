@@ -500,6 +500,15 @@ def test_the_crop_follows_a_smaller_side(network, tmp_path, capsys):
     assert "Got resize=48 and crop=64" in capsys.readouterr().err
 
 
+def test_both_sides_may_be_given(network, tmp_path):
+    _, arguments = network
+    Image.new("RGB", (100, 120), "white").save(tmp_path / "white.png")
+    plain = [*arguments[: -len(SIZE)], "--output", str(tmp_path / "out"), str(tmp_path / "white.png")]
+    assert main(["explain", *plain, "--resize", "[32, 48]", "--pictures", "map", "--fractions", "0.5"]) == 0
+    assert Image.open(next((tmp_path / "out").glob("*_map.png"))).size == (48, 32)
+    assert "32×48 pixels" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_an_untrained_network_is_warned_of_after_missing_files(tmp_path, capsys):
     assert main(["explain", "--model", "small_cnn", "--num_classes", "10", *SIZE, str(tmp_path / "nowhere.png")]) == 2
     said = capsys.readouterr().err
