@@ -132,10 +132,8 @@ class SISE(MaskScoringExplainer):
             scales = [scales[self.block]]
         pairs, logits = self._gradients(images, targets, scales, scores=partial(log_odds, score=self.score))
         if self.layers == "auto" and len(pairs) > 1 and torch.equal(pairs[-1][0], pairs[-2][0]):
-            del (
-                pairs[-2],
-                scales[-2],
-            )  # what enters the last block may be what leaves the scale before, and is one block's
+            # What enters the last block may be what leaves the scale before, and is one block's.
+            del pairs[-2], scales[-2]
         targets = select_targets(logits, targets)
         blocks = []
         for scale, (feature_maps, gradients) in zip(scales, pairs, strict=True):
