@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+from lightning_saliency.data.sample import Objects
 from lightning_saliency.studies.comparison.measuring import MetricConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
 from lightning_saliency.studies.layer_masking.merged import MergedLayerMasking
@@ -31,12 +32,13 @@ StudyResult = ComparisonResult | RoarKarResult | LayerMaskingResult | MergedLaye
 _TOLD = ("network", "explainer", "image", "label", "target", "seconds", "passes")
 
 
-def read(path: Path, pairs: list[tuple[str, str]] | None = None) -> StudyResult:
+def read(path: Path, pairs: list[tuple[str, str]] | None = None, objects: Objects = "boxes") -> StudyResult:
     """The result of which these are the raw numbers.
 
     Args:
         path: A ``results.csv`` or ``results.json`` of a study, compressed or not.
         pairs: Of a comparison of explainers the differences that are shown.
+        objects: Whether it was against boxes or masks, of which the file says nothing.
 
     Raises:
         ValueError: If the file is of no such study.
@@ -44,7 +46,7 @@ def read(path: Path, pairs: list[tuple[str, str]] | None = None) -> StudyResult:
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     if ".csv" in path.suffixes:
-        return _comparison(list(csv.DictReader(io.StringIO(text))), pairs or [])
+        return _comparison(list(csv.DictReader(io.StringIO(text))), pairs or [], objects)
     told = json.loads(text)
     if "data_sets" in told:
         studies = {name: result_of(one) for name, one in told["data_sets"].items()}
@@ -56,10 +58,10 @@ def read(path: Path, pairs: list[tuple[str, str]] | None = None) -> StudyResult:
     raise ValueError(f"Got {path}, which holds {', '.join(sorted(told))}. Allowed are raw results of these studies.")
 
 
-def _comparison(lines: list[dict[str, str]], pairs: list[tuple[str, str]]) -> ComparisonResult:
+def _comparison(lines: list[dict[str, str]], pairs: list[tuple[str, str]], objects: Objects) -> ComparisonResult:
     scores = [name for name in lines[0] if name not in _TOLD]
     tolerances = tuple(float(name.removeprefix("pointing_")) for name in scores if name.startswith("pointing_"))
-    columns = [column for column in MetricConfig(tolerances=tolerances).columns("boxes") if column.key in scores]
+    columns = [column for column in MetricConfig(tolerances=tolerances).columns(objects) if column.key in scores]
     images = {name: place for place, name in enumerate(dict.fromkeys(line["image"] for line in lines))}
     rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
@@ -99,8 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--pairs", type=json.loads, help='of explainers, such as [["group_cam", "grad_cam"]]')
+    parser.add_argument("--masks", action="store_true", help="the explainers were compared against masks, not boxes")
     options = parser.parse_args()
-    print(read(options.file, options.pairs))
+    print(read(options.file, options.pairs, "masks" if options.masks else "boxes"))
 
 
 if __name__ == "__main__":
