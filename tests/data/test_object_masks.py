@@ -127,7 +127,7 @@ def test_vocs_masks_need_no_file_of_values(folder):
     )
     values = np.full((40, 60), 255, dtype=np.uint8)
     values[:20] = 20
-    palette = Image.fromarray(values, mode="P")
+    palette = Image.fromarray(values)
     palette.putpalette([number % 256 for number in range(768)])
     palette.save(folder / "masks" / "one.png")
     data = AnnotatedImages(
