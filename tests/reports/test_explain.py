@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from lightning_saliency import explain_images
@@ -16,16 +15,6 @@ from lightning_saliency.networks import small_cnn
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION, to_uint8
 
 IMAGENET = [torch.tensor(values).view(3, 1, 1) for values in IMAGENET_NORMALIZATION]
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for seed, name in enumerate(("a.png", "b.png", "c.png")):
-        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    return folder
 
 
 @pytest.fixture

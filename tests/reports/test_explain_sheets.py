@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lightning_saliency import explain_images
 from lightning_saliency.data.image_files import read_image
@@ -17,16 +15,6 @@ from lightning_saliency.reports import explain_pictures, explained
 
 MEAN, STD = [torch.tensor(values).view(3, 1, 1) for values in IMAGENET_NORMALIZATION]
 SIZE = {"resize": 32, "crop": 32}
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for seed, name in enumerate(("a.png", "b.png", "c.png")):
-        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    return folder
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ class ComparisonConfig(EngineConfig):
         }
         self.pairs = [pair for pair in self.pairs if not set(pair) & set(self.without)]
         self.runs = {name: self.runs[name] for name in self.explainers}
+        self.swept = [sweep for sweep in self.swept if any(row in self.explainers for row, _ in sweep.rows)]
         if not self.models:
             raise ValueError(
                 "Got no network to compare explainers on. Give a configuration (--config FILE), or models "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ def swept(
             )
         option = next(iter(options))
         made = [(f"{name}, {option}={_as_in_yaml(value)}", value) for value in values]
+        _check_distinct("sweeps", [row for row, _ in made], [*rows, *found])
         found |= {row: spec.with_options(**{option: value}) for row, value in made}
         told.append(Sweep(name, option, tuple(made)))
     return found, told
@@ -105,6 +106,7 @@ def runs_of(
             )
         first = spec.option("seed") or 0
         found[row] = {f"{row}, seed={first + run}": spec.with_options(seed=first + run) for run in range(count)}
+        _check_distinct("repeats", list(found[row]), rows)
     return found
 
 
@@ -128,6 +130,15 @@ def mean_lines(runs: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _check_distinct(option: str, made: Sequence[str], others: Collection[str]) -> None:
+    twice = sorted({name for name in made if made.count(name) > 1 or name in others})
+    if twice:
+        raise ValueError(
+            f"Got {option} that make the row {twice[0]!r} twice. Allowed is each name once; give each value once, and "
+            "other rows other names."
+        )
 
 
 def _as_in_yaml(value: Any) -> str:

@@ -78,7 +78,7 @@ def test_without_leaves_all_values_and_runs_out():
     config = ComparisonConfig(
         **options, sweeps={"rise": {"masks": [2, 4]}}, without=["rise"], pairs=[("rise, masks=2", "random")]
     )
-    assert (list(config.runs), config.pairs) == (["random"], [])
+    assert (list(config.runs), config.pairs, config.swept) == (["random"], [], [])
 
 
 def test_a_plan_counts_every_run(tmp_path):
@@ -101,12 +101,14 @@ def test_a_plan_counts_every_run(tmp_path):
         ({"rise": [2, 4]}, {}, ValueError, "one option with two values or more"),
         ({"rise": {"mask": [2, 4]}}, {}, TypeError, "Did you mean 'masks'"),
         ({}, {"rise": 0}, ValueError, "repeats of rise"),
+        ({"rise": {"masks": [2, 4, 2]}}, {}, ValueError, "make the row 'rise, masks=2' twice"),
+        ({}, {"rise": 3}, ValueError, "make the row 'rise, seed=2' twice"),
         ({}, {"smoe": 2}, TypeError, "has no option seed"),
         ({}, {"sise": 2}, ValueError, "Got repeats of sise"),
     ],
 )
 def test_mistakes_are_told(sweeps, repeats, error, message):
-    explainers = {"rise": RISE, "smoe": None}
+    explainers = {"rise": RISE, "smoe": None, "rise, seed=2": RISE}
     with pytest.raises(error, match=message):
         ComparisonConfig(models=Net(), data=IMAGES, explainers=explainers, sweeps=sweeps, repeats=repeats)
 
