@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from types import ModuleType
 
@@ -50,3 +53,39 @@ def test_the_command_line_s_help_needs_neither_torch_nor_lightning():
         "sys.exit(any(name in sys.modules for name in ('torch', 'pytorch_lightning', 'lightning')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def plain(distribution: str) -> str:
+    """A distribution's name as the index compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """The top-level packages that a module imports from elsewhere, and whether inside a function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name.partition(".")[0], inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+            yield child.module.partition(".")[0], inside
+        yield from imports(child, inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def test_every_import_is_declared():
+    declared: dict[bool, set[str]] = {False: set(), True: set()}
+    for line in requires("lightning-saliency") or []:
+        extra = re.search(r"extra == .(\w+)", line)
+        if not extra or extra[1] not in ("dev", "docs"):  # which no user installs
+            declared[bool(extra)].add(plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]))
+    by_package = packages_distributions()
+    undeclared = []
+    paths = sorted(Path(str(lightning_saliency.__file__)).parent.rglob("*.py"))
+    for path in paths:
+        for package, inside in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            if package in sys.stdlib_module_names or package == "lightning_saliency":
+                continue
+            # Only an import inside a function may wait for an extra.
+            allowed = declared[False] | declared[True] if inside else declared[False]
+            if not allowed & {plain(name) for name in by_package.get(package, [package])}:
+                undeclared.append(f"{path}: {package}, {'in a function' if inside else 'when it is imported'}")
+    assert len(paths) > 100
+    assert undeclared == []
