@@ -107,7 +107,6 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.roar_kar
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.precisions
-	$(BIN)/python -m benchmarks.allocation
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
 
 papers-small: $(VENV)/.installed-dev
