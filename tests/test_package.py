@@ -70,6 +70,7 @@ def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
         yield from imports(child, inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)))
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not know which package brings which module")
 def test_every_import_is_declared():
     declared: dict[bool, set[str]] = {False: set(), True: set()}
     for line in requires("lightning-saliency") or []:
