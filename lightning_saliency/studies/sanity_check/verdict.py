@@ -63,10 +63,10 @@ class LastSimilarity:
 
     @property
     def kept(self) -> float:
-        """The most, by the interval, of the way from the level to 1 that is kept; 0 where nothing is left to keep."""
+        """The most, by the intervals, of the way from the level to 1 that is kept; 0 where nothing is left to keep."""
         if self.level is None or self.excess is None or self.level.value >= 1:
             return 0.0
-        return self.excess.high / (1 - self.level.value)
+        return min(self.excess.high / (1 - self.level.value), self.original.high)
 
     def __str__(self) -> str:
         level = "" if self.level is None else f" (level {as_text(self.level)})"
@@ -86,7 +86,8 @@ def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str
 
     *What is kept.* (s − l) / (1 − l) is 0 at the level and 1 for maps that stay as they are. A similarity stays above
     if the interval of s begins above that of l. It has fallen if the upper end of the interval of what is kept is at
-    most 0.5: nearer to the level than to maps that stay.
+    most 0.5: nearer to the level than to maps that stay. (No more is kept than s itself: unrelated networks' maps have
+    no negative correlation in the mean, and for l ≥ 0 is (s − l) / (1 − l) ≤ s, however uncertain the level.)
 
     One that stays above is enough for ``"above"``, which comes before ``"insensitive"``; for ``"fallen"`` the map must
     have changed, and all must have fallen. What is neither is undecided, and so is everything with fewer than 8 images.
@@ -140,7 +141,7 @@ def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str
     if open_:
         agreed = f"; fallen: {', '.join(fallen)}" if fallen else ""
         return Verdict(
-            "undecided", f"undecided: the intervals are too wide: {', '.join(open_)}. Take more images{agreed}{notes}"
+            "undecided", f"undecided: the intervals leave it open: {', '.join(open_)}. Take more images{agreed}{notes}"
         )
     if all(one.level is None for one in similarities):
         line = f"depends on the weights: no map is left once they are random: {', '.join(fallen)}{notes}"
