@@ -55,7 +55,7 @@ class Mixture(Explainer):
         weights: ``"noise"``, other for each image and for all other weights, or the name of an explainer.
     """
 
-    def __init__(self, model: nn.Module, share: float = 0.5, image: str = "edges", weights: str = "noise") -> None:
+    def __init__(self, model: nn.Module, share: float = 0.01, image: str = "edges", weights: str = "noise") -> None:
         super().__init__(model)
         self.share, self.image, self.weights = share, image, weights
 

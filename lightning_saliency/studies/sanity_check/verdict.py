@@ -78,8 +78,8 @@ def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str
 
     *How much stays.* Let a map be the sum of what the image decides and of what the weights decide, the second unlike
     from network to network. Pearson's correlation s of two networks' maps is then the image's share of their variance.
-    (No other of the measures is such a share: SSIM is high for any two maps that are mostly zero; of a map that is
-    mostly zero, faint noise decides ranks and directions of gradients.) A map has changed if the upper end of the 95 %
+    (SSIM is no such share, since any two maps that are mostly zero are alike by it, nor is rank correlation, since
+    faint noise decides the ranks of such a map.) A map has changed if the upper end of the 95 %
     interval of s, over images and random networks, is at most 0.5. If the lower end lies above 0.5, more of it is the
     image's than the weights': it is ``"insensitive"``. That is asked of the similarity s of the original maps and not
     of the level l: where l is high and s low, training has changed the map.
@@ -100,13 +100,13 @@ def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str
     Example:
         >>> def similarity(half, value=0.2, level=0.1):
         ...     ends = [Estimate(v, v - half, v + half, 24) for v in (value, level, value - level)]
-        ...     return LastSimilarity("Spearman", *ends, shares=True)
+        ...     return LastSimilarity("Pearson", *ends, shares=True)
         >>> [verdict_of([similarity(half)], 8).kind for half in (0.02, 0.1, 0.5)]
         ['above', 'fallen', 'undecided']
         >>> [verdict_of([similarity(0.02, value, value)], 8).kind for value in (0.47, 0.5, 0.53)]
         ['fallen', 'undecided', 'insensitive']
         >>> print(verdict_of([similarity(0.1)], 4).line)
-        undecided: 4 images can be compared, 8 or more are needed: Spearman 0.20 [0.10, 0.30] (level 0.10 [0.00, 0.20])
+        undecided: 4 images can be compared, 8 or more are needed: Pearson 0.20 [0.10, 0.30] (level 0.10 [0.00, 0.20])
     """
     if compared < FEWEST_IMAGES:
         found = ", ".join(map(str, similarities))
