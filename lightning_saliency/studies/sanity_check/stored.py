@@ -21,7 +21,12 @@ def result_of(told: Mapping[str, Any]) -> SanityCheckResult:
 
     Raises:
         KeyError: If a part is missing.
+        ValueError: If it is of a version that did not measure Pearson's correlation, without which there is no verdict.
     """
+    if any("pearson" not in check["random"] for check in told["checks"]):
+        raise ValueError(
+            "Got a sanity check without Pearson's correlation, of an earlier version. Run it again for its verdicts."
+        )
     return SanityCheckResult(
         layers=tuple(told["layers"]),
         targets=tuple(told["targets"]),

@@ -155,5 +155,8 @@ def as_text(estimate: Estimate) -> str:
     Example:
         >>> as_text(Estimate(0.5, 0.31, 0.66, 32))
         '0.50 [0.31, 0.66]'
+        >>> as_text(Estimate(-0.001, -0.02, 0.02, 32))
+        '0.00 [-0.02, 0.02]'
     """
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    value, low, high = (f"{round(one, 2) + 0:.2f}" for one in (estimate.value, estimate.low, estimate.high))  # no -0.00
+    return f"{value} [{low}, {high}]"
