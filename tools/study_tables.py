@@ -4,7 +4,8 @@
 
 Which study it was is seen in the file: a comparison of explainers keeps a line for each map (its ``results.csv``), ROAR
 and KAR and the masks at one scale, of one data set or merged, keep an accuracy for each cell and seed (their
-``results.json``). Of a comparison of augmentations the tables are made by ``tools.comparison_tables``.
+``results.json``), and a sanity check its comparisons, of which the verdicts are made anew, too. Of a comparison of
+augmentations the tables are made by ``tools.comparison_tables``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from lightning_saliency.studies.layer_masking.results import LayerMaskingResult
 from lightning_saliency.studies.layer_masking.stored import result_of
 from lightning_saliency.studies.roar_kar.results import RoarKarResult
 from lightning_saliency.studies.samples import Samples
+from lightning_saliency.studies.sanity_check.results import SanityCheckResult
+from lightning_saliency.studies.sanity_check.stored import result_of as sanity_check_of
 
-StudyResult = ComparisonResult | RoarKarResult | LayerMaskingResult | MergedLayerMasking
+StudyResult = ComparisonResult | RoarKarResult | LayerMaskingResult | MergedLayerMasking | SanityCheckResult
 
 #: Of a line of a comparison what is no score.
 _TOLD = ("network", "explainer", "image", "label", "target", "seconds", "passes")
@@ -53,6 +56,8 @@ def read(path: Path, pairs: list[tuple[str, str]] | None = None, objects: Object
         return MergedLayerMasking(studies, told["confidence"])
     if "scales" in told:
         return result_of(told)
+    if "checks" in told:
+        return sanity_check_of(told)
     if "unmasked" in told:
         return _roar_kar(told)
     raise ValueError(f"Got {path}, which holds {', '.join(sorted(told))}. Allowed are raw results of these studies.")

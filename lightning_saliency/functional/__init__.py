@@ -43,7 +43,7 @@ from lightning_saliency.functional.normalization import gamma_cdf, min_max, norm
 from lightning_saliency.functional.operations import ScaleOperations, fast_cam_memory, fast_cam_operations
 from lightning_saliency.functional.position_bias import PositionBias, PositionSums, cell_features, position_bias
 from lightning_saliency.functional.scores import difference_score, drop, increase, information_score
-from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
+from lightning_saliency.functional.similarity import hog_similarity, pearson, spearman, ssim
 from lightning_saliency.functional.statistics import (
     STATISTICS,
     Statistic,
@@ -128,6 +128,7 @@ __all__ = [
     "otsu_threshold",
     "overlay",
     "overlay_weights",
+    "pearson",
     "pointing_game",
     "position_bias",
     "predicted_classes",

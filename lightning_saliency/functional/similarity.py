@@ -1,7 +1,7 @@
 """How alike two saliency maps are: rank correlation, structural similarity, correlation of gradient histograms.
 
-The three measures of Adebayo et al., "Sanity Checks for Saliency Maps" (2018), each per pair of maps, batched. With
-a NaN in one of the maps each is NaN.
+The three measures of Adebayo et al., "Sanity Checks for Saliency Maps" (2018), and the plain correlation of the pixels,
+each per pair of maps, batched. With a NaN in one of the maps each is NaN.
 """
 
 from __future__ import annotations
@@ -13,12 +13,36 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lightning_saliency.checks import check_minimum
 
-__all__ = ["hog_similarity", "spearman", "ssim"]
+__all__ = ["hog_similarity", "pearson", "spearman", "ssim"]
 
 # Wang et al. (2004): a Gaussian window of σ = 1.5, cut off at 3.5 σ: 5 pixels to either side, 11 across.
 _SSIM_SIGMA, _SSIM_TRUNCATE, _SSIM_RADIUS = 1.5, 3.5, 5
 # Dalal and Triggs (2005): 9 unsigned orientations, blocks of 3 × 3 cells, L2-Hys clipped at 0.2.
 _HOG_ORIENTATIONS, _HOG_BLOCK, _HOG_CLIP, _HOG_EPS = 9, 3, 0.2, 1e-5
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    r"""Pearson's correlation of the pixels of each pair of maps.
+
+    Of two maps of equal variance that share a part and are uncorrelated otherwise it is the share of that part in the
+    variance. Two constant maps agree (1), a constant map and one that varies are uncorrelated (0), as for `spearman`.
+
+    Args:
+        a: Maps ``[B, ...]``, any range, any real dtype.
+        b: Maps of the same shape.
+
+    Returns:
+        ``[B]`` in [-1, 1], float32 (float64 if an input is).
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> pearson(torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]), torch.tensor([[3.0, 5.0, 7.0], [4.0, 4.0, 4.0]]))
+        tensor([1., 0.])
+    """
+    return _correlation(*_pair(a, b))
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Spearman, SSIM and HOG against scipy and scikit-image, and what the formulas leave open."""
+"""Pearson, Spearman, SSIM and HOG against numpy, scipy and scikit-image, and what the formulas leave open."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from lightning_saliency.functional.similarity import _hog, hog_similarity, spearman, ssim
+from lightning_saliency.functional.similarity import _hog, hog_similarity, pearson, spearman, ssim
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
-ALL = pytest.mark.parametrize("similarity", [spearman, ssim, hog_similarity])
+ALL = pytest.mark.parametrize("similarity", [pearson, spearman, ssim, hog_similarity])
 
 
 def related_maps(batch: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -30,6 +30,22 @@ def test_spearman_equals_scipy(shape: tuple[int, ...], levels: int | None) -> No
     for i, value in enumerate(spearman(a, b)):
         expected = spearmanr(a[i].flatten(), b[i].flatten()).statistic
         assert value.item() == pytest.approx(expected, abs=2e-6)
+
+
+def test_pearson_equals_numpy() -> None:
+    a, b = related_maps(3, 9, 20)
+    expected = [np.corrcoef(x.flatten(), y.flatten())[0, 1] for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    np.testing.assert_allclose(pearson(a, b).numpy(), expected, atol=1e-6)
+    torch.testing.assert_close(pearson(5 * a + 1, -b), -pearson(a, b))
+
+
+def test_pearson_is_the_share_that_two_maps_have_in_common() -> None:
+    common, first, second = torch.randn(3, 200, 200, generator=torch.Generator().manual_seed(0))
+    for share in (0.1, 0.5, 0.9):
+        maps = [(share**0.5 * common + (1 - share) ** 0.5 * own)[None] for own in (first, second)]
+        assert pearson(*maps).item() == pytest.approx(share, abs=0.02)
+    flat = torch.full((1, 3, 3), 0.1)
+    assert [pearson(flat, other).item() for other in (flat, torch.rand(1, 3, 3))] == [1.0, 0.0]
 
 
 def test_spearman_is_exact_where_float32_counts_run_out() -> None:

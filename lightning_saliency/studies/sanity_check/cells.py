@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from lightning_saliency.explainers import Explainer, ExplainerSpec
 from lightning_saliency.explainers.base import unwrap
-from lightning_saliency.functional.similarity import hog_similarity, spearman, ssim
+from lightning_saliency.functional.similarity import hog_similarity, pearson, spearman, ssim
 from lightning_saliency.randomness import randomize
 from lightning_saliency.studies.costs import map_cost
 from lightning_saliency.studies.recipes import Recipe, device_of, network_from, samples_from
 from lightning_saliency.studies.sanity_check.randomization import Layers, OriginalWeights
 
 SIMILARITIES = {"spearman": spearman, "ssim": ssim, "hog": hog_similarity}
+#: Those once all weights are random, where one more tells how much of a map stays.
+LAST_SIMILARITIES = {"pearson": pearson, **SIMILARITIES}
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def explain_steps(
 
     def note(mode: str, maps: Tensor) -> None:
         change = float((maps - original).abs().max())
-        steps[mode].append({**_similar(original, maps), "constant": _constant(maps).tolist(), "change": change})
+        steps[mode].append(
+            {**_similar(original, maps, SIMILARITIES), "constant": _constant(maps).tolist(), "change": change}
+        )
         kept[mode].append(maps[:pictures])
 
     maps = original
@@ -117,8 +121,8 @@ def explain_steps(
     return {
         "constant": _constant(original).tolist(),
         **steps,
-        "random": [_similar(original, maps) for maps in random],
-        "level": [_similar(a, b, without_constant=True) for a, b in combinations(random, 2)],
+        "random": [_similar(original, maps, LAST_SIMILARITIES) for maps in random],
+        "level": [_similar(a, b, LAST_SIMILARITIES, without_constant=True) for a, b in combinations(random, 2)],
         "random_constant": [_constant(maps).tolist() for maps in random],
         "pictures": {mode: _encoded(torch.stack(maps)) for mode, maps in kept.items()} if pictures else {},
     }
@@ -148,10 +152,15 @@ def _constant(maps: Tensor) -> Tensor:
     return maps.flatten(1).amax(1) == maps.flatten(1).amin(1)
 
 
-def _similar(first: Tensor, second: Tensor, without_constant: bool = False) -> dict[str, list[float | None]]:
+def _similar(
+    first: Tensor,
+    second: Tensor,
+    measures: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+    without_constant: bool = False,
+) -> dict[str, list[float | None]]:
     """The similarities of each image's maps; ``None`` where a map is constant, if such maps are left out."""
     left_out = ((_constant(first) | _constant(second)) & without_constant).tolist()
     return {
         measure: [None if out else value for value, out in zip(function(first, second).tolist(), left_out, strict=True)]
-        for measure, function in SIMILARITIES.items()
+        for measure, function in measures.items()
     }

@@ -22,8 +22,11 @@ RANDOMIZATION_MODES: tuple[RandomizationMode, ...] = ("cascading", "independent"
 
 #: The similarities by the names that results use, and as a person reads them.
 MEASURES = {"spearman": "Spearman", "ssim": "SSIM", "hog": "HOG"}
+#: Those once all weights are random; the first tells how much of a map stays.
+LAST_MEASURES = {"pearson": "Pearson", **MEASURES}
 #: What each asks of two maps; all are 1 for equal ones.
 MEASURED = {
+    "pearson": "how much of the map stays (correlation of the pixels)",
     "spearman": "whether the pixels have the same order, from the least salient to the most (rank correlation)",
     "ssim": "whether the maps look alike in small windows (structural similarity)",
     "hog": "whether edges run the same way (correlation of the histograms of oriented gradients)",
@@ -70,10 +73,10 @@ class ExplainerCheck:
         compared: The images whose original map is not constant. The others have no similarities.
         cascading: One step for each group of layers, from the top layer randomised to all of them.
         independent: One step for each group of layers, the others being the original ones.
-        random: For each of ``MEASURES``, the similarity of the original maps with those of each fully randomised
+        random: For each of ``LAST_MEASURES``, the similarity of the original maps with those of each fully randomised
             network: R rows, the first is the last of ``cascading``.
-        level: For each of ``MEASURES``, the similarity of the maps of two fully randomised networks of different seeds:
-            one row per pair, ``None`` where one of the maps is constant.
+        level: For each of ``LAST_MEASURES``, the similarity of the maps of two fully randomised networks of different
+            seeds: one row per pair, ``None`` where one of the maps is constant.
         level_constant: Number of constant maps of the fully randomised networks.
         level_maps: Total number of these maps.
         pictures: uint8 maps of the first P images, ``[1 + L, P, H, W]`` for each mode, the original first; empty if
@@ -133,8 +136,8 @@ class ExplainerCheck:
             compared=compared,
             cascading=steps("cascading"),
             independent=steps("independent"),
-            random={measure: rows("random", measure) for measure in MEASURES},
-            level={measure: rows("level", measure) for measure in MEASURES},
+            random={measure: rows("random", measure) for measure in LAST_MEASURES},
+            level={measure: rows("level", measure) for measure in LAST_MEASURES},
             level_constant=sum(sum(row) for row in random_constant),
             level_maps=sum(len(row) for row in random_constant),
             pictures=pictures,
@@ -173,21 +176,21 @@ class ExplainerCheck:
         if not self.compared:
             return []
         found = []
-        for measure, label in MEASURES.items():
+        for measure, label in LAST_MEASURES.items():
             original, level = bootstrap_rows(self.random[measure], self.seed), self.random_level(measure)
             excess = level and bootstrap_excess(self.random[measure], self.level[measure], self.seed)
-            found.append(LastSimilarity(label, original, level, excess))
+            found.append(LastSimilarity(label, original, level, excess, shares=measure == "pearson"))
         return found
 
     def verdict(self) -> Verdict:
-        """Whether the similarity has fallen to the random-weights level once all weights are random, see `verdict_of`.
+        """Whether the maps have changed, and fallen to the random-weights level, once all weights are random.
 
-        A high level is mentioned: these maps are then largely determined by the image, whatever the weights.
+        See `verdict_of`. A high level is mentioned.
         """
         if not self.compared:
             return Verdict("undecided", f"undecided: all {self.images} maps of the original network are constant")
         if all(step.change <= _SAME for step in self.cascading):
-            return Verdict("independent", "does not depend on the weights at all: the maps never change")
+            return Verdict("insensitive", "does not depend on the weights at all: the maps never change")
         found = self.last_similarities()
         if all(one.level is None for one in found) and self.level_constant < self.level_maps:
             return Verdict(
@@ -203,10 +206,10 @@ class ExplainerCheck:
             parts.append(
                 f"{self.cascading[-1].constant} of {self.images} maps are constant once all weights are random"
             )
-        levels = {label: self.random_level(measure) for measure, label in MEASURES.items()}
+        levels = {label: self.random_level(measure) for measure, label in LAST_MEASURES.items()}
         high = [label for label, level in levels.items() if level is not None and level.value > _HIGH]
         if high:
-            parts.append(f"the level itself is high in {', '.join(high)}: much of these maps is the image's alone")
+            parts.append(f"the level itself is high in {', '.join(high)}: random networks' maps are alike, too")
         if self.level_constant:
             parts.append(f"{self.level_constant} of the level's {self.level_maps} maps are constant")
         return f" ({'; '.join(parts)})" if parts else ""
@@ -224,7 +227,7 @@ class ExplainerCheck:
                     zip(self.steps(mode), self.intervals(mode, measure), strict=False), start=1
                 ):
                     yield self._row(mode, number, step.layers, measure, interval, step.constant)
-        for measure in MEASURES:
+        for measure in LAST_MEASURES:
             for kind, level in (("fully_random", self.fully_random(measure)), ("level", self.random_level(measure))):
                 if level is not None:
                     yield self._row(kind, "", "", measure, level, self.level_constant)

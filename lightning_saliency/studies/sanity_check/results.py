@@ -19,6 +19,7 @@ from lightning_saliency.reports.notices import Made, chance_notices, image_notic
 from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.engine.files import Content, as_csv, as_json, result_folder, write_results
 from lightning_saliency.studies.sanity_check.checks import (
+    LAST_MEASURES,
     MEASURED,
     MEASURES,
     RANDOMIZATION_MODES,
@@ -80,17 +81,18 @@ class SanityCheckResult:
         columns = [
             Column(f"{kind}_{measure}", label, None, group, about=MEASURED[measure])
             for kind, group in groups.items()
-            for measure, label in MEASURES.items()
+            for measure, label in LAST_MEASURES.items()
         ]
         rows: dict[str, dict[str, Estimate]] = {}
         for check in self.checks:
-            found = {f"fully_random_{measure}": check.fully_random(measure) for measure in MEASURES}
-            found |= {f"level_{measure}": check.random_level(measure) for measure in MEASURES}
+            found = {f"fully_random_{measure}": check.fully_random(measure) for measure in LAST_MEASURES}
+            found |= {f"level_{measure}": check.random_level(measure) for measure in LAST_MEASURES}
             rows[check.name] = {key: estimate for key, estimate in found.items() if estimate is not None}
         caption = (
             f"Similarity of maps once all weights are random; {plural(len(self.targets), 'image')}, 95 % bootstrap "
-            "intervals over images and random networks. A map that shows what the network has learnt is no more like "
-            "the original than random networks' maps are like one another."
+            "intervals over images and random networks. Maps that show what the network has learnt change: their "
+            "Pearson correlation is 0.5 at most, and no similarity lies above that of random networks' maps to one "
+            "another."
         )
         return TableData(columns, {"": rows}, caption)
 

@@ -35,7 +35,7 @@ from lightning_saliency.studies.recipes import (
     network_from,
 )
 from lightning_saliency.studies.samples import Samples
-from lightning_saliency.studies.sanity_check.cells import Randomization, check_block, time_map
+from lightning_saliency.studies.sanity_check.cells import LAST_SIMILARITIES, Randomization, check_block, time_map
 from lightning_saliency.studies.sanity_check.checks import ExplainerCheck
 from lightning_saliency.studies.sanity_check.config import SanityCheckConfig
 from lightning_saliency.studies.sanity_check.randomization import layers_from_top
@@ -50,13 +50,14 @@ def run_sanity_check(
     The model parameter randomisation test of Adebayo et al., "Sanity Checks for Saliency Maps" (2018). *Cascading*: the
     weights are replaced from the output downwards, each step keeping those before. *Independent*: one layer at a time,
     all others as trained. The maps, for the original network's classes throughout, are compared image by image by
-    ``spearman``, ``ssim`` and ``hog_similarity``. All maps are in [0, 1] and of positive relevance ("absolute" ones).
+    ``spearman``, ``ssim`` and ``hog_similarity``; once all weights are random also by ``pearson``, which tells how much
+    of a map stays. All maps are in [0, 1] and of positive relevance ("absolute" ones).
 
     *The random-weights level* is the similarity of the maps that several fully randomised networks give for the same
     image: what the explainer's maps share only because they see this image. An explainer whose original maps are more
-    like those of the random networks than these are among each other shows what the weights did not cause; one whose
-    level is itself high shows mostly the image, whatever the weights. The other end is a Sobel edge detector,
-    ``"edges"``, always checked too, whose similarity is 1.
+    like those of the random networks than these are among each other shows what the weights did not cause. One whose
+    original maps are as like them as a Pearson correlation above 0.5 shows the image more than the weights, at whatever
+    level (see `verdict_of`); a Sobel edge detector, ``"edges"``, always checked too, has 1.
 
     A constant map (all zero, where no gradient is left; non-finite maps are counted here too) shows nothing: images
     whose original map is constant are left out, later ones count by the similarities' own definition (rank correlation
@@ -86,7 +87,7 @@ def run_sanity_check(
         >>> explainers = {"cam": {"class_path": "grad_cam", "init_args": {"layer": "1"}}}
         >>> result = run_sanity_check(model=model, data=torch.rand(2, 3, 16, 16), explainers=explainers, progress=False)
         >>> result.layers, result["edges"].verdict().kind
-        (('2', '0'), 'independent')
+        (('2', '0'), 'insensitive')
     """
     config = SanityCheckConfig(**options) if config is None else config
     with _opened(config) as study:
@@ -145,6 +146,7 @@ class _Study:
                 "seed": self.config.seed,
             },
             "batch_size": self.config.batch_size,
+            "similarities": list(LAST_SIMILARITIES),
             "version": __version__,
         }
         cells = []

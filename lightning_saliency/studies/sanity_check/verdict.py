@@ -1,4 +1,4 @@
-"""The verdict of a sanity check: has the similarity fallen to the random-weights level, or are there too few images."""
+"""The verdict of a sanity check: have the maps changed, and has their similarity fallen to the random-weights level."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ FEWEST_IMAGES = 8
 KEPT = 0.5
 
 
+#: Maps whose correlation with those of random networks lies above this, by its interval, are mostly the image's.
+MOST = 0.5
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether an explainer's maps depend on what the network has learnt.
 
     Args:
-        kind: ``"fallen"``: with all weights random, no similarity to the original map lies above the similarity between
-            maps of random networks, and the intervals leave no room for much; ``"above"``: one does, with intervals
-            that do not overlap; ``"independent"``: the maps never change; ``"undecided"``: there are no maps to
-            compare, fewer than 8, or the intervals are too wide to tell.
+        kind: ``"fallen"``: with all weights random the maps have changed, no similarity to the original map lies above
+            the similarity between maps of random networks, and the intervals leave no room for much; ``"above"``: one
+            does, with intervals that do not overlap; ``"insensitive"``: the maps never change, or most of a map stays
+            the same whatever the weights; ``"undecided"``: there are no maps to compare, fewer than 8, or the
+            intervals are too wide to tell.
         line: The verdict as a sentence, with numbers.
     """
 
-    kind: Literal["fallen", "above", "independent", "undecided"]
+    kind: Literal["fallen", "above", "insensitive", "undecided"]
     line: str
 
 
@@ -42,12 +47,14 @@ class LastSimilarity:
         original: That of the original maps to those of the random networks.
         level: That of the random networks' maps to one another; ``None`` where no two of them can be compared.
         excess: The first less the second; ``None`` with the level.
+        shares: Whether it tells how much of a map stays, as Pearson's correlation does: see `verdict_of`.
     """
 
     label: str
     original: Estimate
     level: Estimate | None = None
     excess: Estimate | None = None
+    shares: bool = False
 
     @property
     def above(self) -> bool:
@@ -56,10 +63,10 @@ class LastSimilarity:
 
     @property
     def kept(self) -> float:
-        """The most, by the interval, of the way from the level to 1 that is kept; 0 where nothing is left to keep."""
+        """The most, by the intervals, of the way from the level to 1 that is kept; 0 where nothing is left to keep."""
         if self.level is None or self.excess is None or self.level.value >= 1:
             return 0.0
-        return self.excess.high / (1 - self.level.value)
+        return min(self.excess.high / (1 - self.level.value), self.original.high)
 
     def __str__(self) -> str:
         level = "" if self.level is None else f" (level {as_text(self.level)})"
@@ -67,14 +74,23 @@ class LastSimilarity:
 
 
 def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str = "") -> Verdict:
-    """Whether similarities have fallen to the random-weights level once all weights are random.
+    """Whether maps have changed, and similarities fallen to the random-weights level, once all weights are random.
 
-    What decides is what is kept: with s the similarity of the original maps to those of the random networks, and l the
-    level, (s − l) / (1 − l), which is 0 at the level and 1 for maps that stay as they are. A similarity stays above if
-    the 95 % interval (over images and random networks) of s begins above that of l. It has fallen if the upper end of
-    the interval of what is kept is at most 0.5: nearer to the level than to maps that stay. One that stays above is
-    enough for ``"above"``; all must have fallen for ``"fallen"``. What is neither is undecided, and so is everything
-    with fewer than 8 images.
+    *How much stays.* Let a map be the sum of what the image decides and of what the weights decide, the second unlike
+    from network to network. Pearson's correlation s of two networks' maps is then the image's share of their variance.
+    (SSIM is no such share, since any two maps that are mostly zero are alike by it, nor is rank correlation, since
+    faint noise decides the ranks of such a map.) A map has changed if the upper end of the 95 %
+    interval of s, over images and random networks, is at most 0.5. If the lower end lies above 0.5, more of it is the
+    image's than the weights': it is ``"insensitive"``. That is asked of the similarity s of the original maps and not
+    of the level l: where l is high and s low, training has changed the map.
+
+    *What is kept.* (s − l) / (1 − l) is 0 at the level and 1 for maps that stay as they are. A similarity stays above
+    if the interval of s begins above that of l. It has fallen if the upper end of the interval of what is kept is at
+    most 0.5: nearer to the level than to maps that stay. (No more is kept than s itself: unrelated networks' maps have
+    no negative correlation in the mean, and for l ≥ 0 is (s − l) / (1 − l) ≤ s, however uncertain the level.)
+
+    One that stays above is enough for ``"above"``, which comes before ``"insensitive"``; for ``"fallen"`` the map must
+    have changed, and all must have fallen. What is neither is undecided, and so is everything with fewer than 8 images.
 
     Args:
         similarities: The similarities.
@@ -82,38 +98,50 @@ def verdict_of(similarities: Sequence[LastSimilarity], compared: int, notes: str
         notes: What else is to be said, at the end.
 
     Example:
-        >>> def similarity(half):
-        ...     return LastSimilarity("SSIM", *(Estimate(v, v - half, v + half, 24) for v in (0.2, 0.1, 0.1)))
+        >>> def similarity(half, value=0.2, level=0.1):
+        ...     ends = [Estimate(v, v - half, v + half, 24) for v in (value, level, value - level)]
+        ...     return LastSimilarity("Pearson", *ends, shares=True)
         >>> [verdict_of([similarity(half)], 8).kind for half in (0.02, 0.1, 0.5)]
         ['above', 'fallen', 'undecided']
+        >>> [verdict_of([similarity(0.02, value, value)], 8).kind for value in (0.47, 0.5, 0.53)]
+        ['fallen', 'undecided', 'insensitive']
         >>> print(verdict_of([similarity(0.1)], 4).line)
-        undecided: 4 images can be compared, 8 or more are needed: SSIM 0.20 [0.10, 0.30] (level 0.10 [0.00, 0.20])
+        undecided: 4 images can be compared, 8 or more are needed: Pearson 0.20 [0.10, 0.30] (level 0.10 [0.00, 0.20])
     """
     if compared < FEWEST_IMAGES:
         found = ", ".join(map(str, similarities))
         few = f"{plural(compared, 'image')} can be compared, {FEWEST_IMAGES} or more are needed"
         return Verdict("undecided", f"undecided: {few}: {found}{notes}")
-    above, wide, fallen = [], [], []
+    above, stays, open_, fallen = [], [], [], []
     for one in similarities:
         if one.level is not None and one.above:
             by = f"{one.original.value - one.level.value:.2f}"
             above.append(f"{one.label} by {by} ({as_text(one.original)}, level {as_text(one.level)})")
-        elif one.level is not None and one.kept > KEPT:
-            wide.append(
-                f"{one.label}, which may keep {one.kept:.2f} ({as_text(one.original)}, level {as_text(one.level)})"
-            )
+        elif one.shares and one.original.low > MOST:
+            stays.append(str(one))
+        elif one.shares and one.original.high > MOST:
+            open_.append(f"{one}, of which {MOST} at most would be a map that has changed")
+        elif one.kept > KEPT:
+            open_.append(f"{one}, which may keep {one.kept:.2f} of the way from the level to 1, where {KEPT} is fallen")
         else:
             fallen.append(str(one))
-    rest = f"; fallen: {', '.join(fallen)}" if fallen else ""
+    rest = "".join(
+        f"; {word}: {', '.join(found)}" for word, found in (("undecided", open_), ("fallen", fallen)) if found
+    )
     if above:
-        undecided = f"; undecided: {', '.join(wide)}" if wide else ""
-        line = f"stays above the random-weights level: {', '.join(above)}{undecided}{rest}{notes}"
-        return Verdict("above", line)
-    if wide:
+        also = f"; most of the map stays: {', '.join(stays)}" if stays else ""
+        return Verdict("above", f"stays above the random-weights level: {', '.join(above)}{also}{rest}{notes}")
+    if stays:
+        others = "".join(f"; {one}" for one in similarities if not one.shares)
         return Verdict(
-            "undecided",
-            f"undecided: the intervals are too wide: {', '.join(wide)}; fallen is what may keep {KEPT} at most of the "
-            f"way from the level to an unchanged map. Take more images{rest}{notes}",
+            "insensitive",
+            f"shows the image more than the weights: most of the map stays once all are random: {', '.join(stays)}, "
+            f"above {MOST}{others}{notes}",
+        )
+    if open_:
+        agreed = f"; fallen: {', '.join(fallen)}" if fallen else ""
+        return Verdict(
+            "undecided", f"undecided: the intervals leave it open: {', '.join(open_)}. Take more images{agreed}{notes}"
         )
     if all(one.level is None for one in similarities):
         line = f"depends on the weights: no map is left once they are random: {', '.join(fallen)}{notes}"
@@ -127,5 +155,8 @@ def as_text(estimate: Estimate) -> str:
     Example:
         >>> as_text(Estimate(0.5, 0.31, 0.66, 32))
         '0.50 [0.31, 0.66]'
+        >>> as_text(Estimate(-0.001, -0.02, 0.02, 32))
+        '0.00 [-0.02, 0.02]'
     """
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    value, low, high = (f"{round(one, 2) + 0:.2f}" for one in (estimate.value, estimate.low, estimate.high))  # no -0.00
+    return f"{value} [{low}, {high}]"

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import stats
 from torch import nn
 
+from benchmarks.sanity_calibration import Mixture
 from lightning_saliency.cli import sanity_check as command
 from lightning_saliency.cli.parsing.errors import UsageError
 from lightning_saliency.explainers import Explainer, build_explainer
@@ -25,6 +26,7 @@ from lightning_saliency.studies.estimates import bootstrap_excess, bootstrap_row
 from lightning_saliency.studies.sanity_check import cells as check_cells
 from lightning_saliency.studies.sanity_check.checks import ExplainerCheck, SimilarityStep
 from lightning_saliency.studies.sanity_check.randomization import layers_from_top
+from lightning_saliency.studies.sanity_check.stored import result_of
 from tests.networks import ConvNet, TokenTransformer
 
 EIGHT = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(7))
@@ -51,6 +53,13 @@ class WeightSum(Explainer):
             self.seen.append((copy.deepcopy(self.model.state_dict()), targets.tolist()))
         weights = torch.cat([parameter.flatten() for parameter in self.model.parameters()])
         return weights[: 32 * 32].reshape(1, 32, 32).expand(len(images), -1, -1)
+
+
+class AllWeights(Mixture):
+    """Noise that the weights make, for commands."""
+
+    def __init__(self, model):
+        super().__init__(model, share=1.0)
 
 
 class Zero(Explainer):
@@ -276,9 +285,9 @@ def test_an_explainer_that_ignores_the_weights_is_found_out():
         for values in step.similarity.values():
             assert values == pytest.approx((1, 1, 1), abs=1e-5)
         assert step.change == 0
-    assert edges.verdict().kind == "independent"
-    assert "does not depend on the weights" in edges.verdict().line
-    assert result["smoe"].verdict().kind != "independent"
+    assert edges.verdict().kind == "insensitive"
+    assert "does not depend on the weights at all" in edges.verdict().line
+    assert result["smoe"].verdict().kind != "insensitive"
 
 
 def test_an_explainer_that_shows_the_weights_falls_to_the_level():
@@ -312,30 +321,88 @@ def test_original_maps_that_random_ones_share_stay_above_the_level():
     build = partial(Noisy, trained=network.linear.weight.detach().clone())
     verdict = sanity_check(network, EIGHT, {"noisy": build}, random_networks=4)["noisy"].verdict()
     assert verdict.kind == "above"
-    assert verdict.line.startswith("stays above the random-weights level: Spearman by 0.")
+    assert verdict.line.startswith("stays above the random-weights level: Pearson by 0.")
 
 
-def test_a_level_that_is_itself_high_is_mentioned():
+def test_the_image_with_a_little_of_the_weights_does_not_pass():
+    """Its maps are as alike as those of random networks are, and that is no praise."""
     verdict = sanity_check(trained(), EIGHT, {"image": Noisy}, random_networks=4)["image"].verdict()
-    assert verdict.kind == "fallen"
-    assert "the level itself is high in Spearman, SSIM, HOG" in verdict.line
+    assert verdict.kind == "insensitive"
+    assert verdict.line.startswith(
+        "shows the image more than the weights: most of the map stays once all are random: P"
+    )
+    assert "the level itself is high in Pearson, Spearman, SSIM, HOG" in verdict.line
+
+
+@pytest.mark.parametrize("image", ["edges", "few edges"])
+def test_edges_pass_when_the_weights_decide_most_of_the_variance(image):
+    shares = {0.0: "insensitive", 0.01: "insensitive", 0.2: "insensitive", 0.4: "insensitive", 0.6: "fallen"}
+    explainers = {str(share): partial(Mixture, share=share, image=image) for share in (*shares, 1.0)}
+    result = sanity_check(trained(), EIGHT, explainers, random_networks=3, max_steps=2)
+    assert {name: result[name].verdict().kind for name in explainers} == {
+        **{str(share): kind for share, kind in shares.items()},
+        "1.0": "fallen",
+    }
+    # The weights' share of the variance is 1 less the correlation.
+    expected = {share: 1 - share**2 / (share**2 + (1 - share) ** 2) for share in shares}
+    found = {share: result[str(share)].fully_random("pearson").value for share in shares}
+    assert found == pytest.approx(expected, abs=0.02)
 
 
 def made_up(similarity, level, images=8, change=0.5):
     spread = np.linspace(-0.02, 0.02, images)
-    values = {measure: tuple(similarity + spread) for measure in ("spearman", "ssim", "hog")}
+    values = {measure: tuple(similarity + spread) for measure in ("pearson", "spearman", "ssim", "hog")}
     random = {measure: (own,) * 3 for measure, own in values.items()}
     levels = {measure: tuple(tuple(level + sign * spread) for sign in (1, -1, 1)) for measure in values}
-    step = SimilarityStep("fc", values, 0, change)
+    step = SimilarityStep("fc", {measure: values[measure] for measure in ("spearman", "ssim", "hog")}, 0, change)
     return ExplainerCheck("x", 0, images, tuple(range(images)), (step,), (step,), random, levels, 0, images)
 
 
-@pytest.mark.parametrize(("similarity", "kind"), [(0.2, "fallen"), (0.31, "fallen"), (0.3, "fallen"), (0.6, "above")])
-def test_the_verdict_goes_by_the_intervals(similarity, kind):
-    verdict = made_up(similarity, 0.3).verdict()
+@pytest.mark.parametrize(
+    ("similarity", "level", "kind"),
+    [
+        (0.2, 0.3, "fallen"),
+        (0.31, 0.3, "fallen"),
+        (0.3, 0.3, "fallen"),
+        (0.6, 0.3, "above"),
+        (0.48, 0.48, "fallen"),
+        (0.5, 0.5, "undecided"),
+        (0.52, 0.52, "insensitive"),
+        (0.99, 0.99, "insensitive"),
+        (0.6, 0.9, "insensitive"),
+        # Random networks' maps are alike, the original one is unlike them: training has changed it.
+        (0.2, 0.95, "fallen"),
+    ],
+)
+def test_the_verdict_goes_by_the_intervals(similarity, level, kind):
+    verdict = made_up(similarity, level).verdict()
     assert verdict.kind == kind
     if kind == "above":
         assert "Spearman by 0.30 (0.60 [0.59, 0.61], level 0.30 [0.29, 0.31])" in verdict.line
+    if kind == "undecided":
+        assert "Pearson 0.50 [0.49, 0.51] (level 0.50 [0.49, 0.51]), of which 0.5 at most would be" in verdict.line
+        assert "; fallen: Spearman 0.50" in verdict.line
+
+
+def with_pearson(similarity, level, measures):
+    """Measures that say something else than Pearson's correlation."""
+    check, other = made_up(*measures), made_up(similarity, level)
+    check.random["pearson"], check.level["pearson"] = other.random["pearson"], other.level["pearson"]
+    return check
+
+
+def test_how_much_stays_is_told_by_correlation_alone():
+    """Maps that are mostly zero are alike by SSIM, and faint noise turns the ranks of such maps."""
+    assert with_pearson(0.1, 0.2, (0.66, 0.8)).verdict().kind == "fallen"
+    assert with_pearson(0.99, 0.99, (0.14, 0.14)).verdict().kind == "insensitive"
+
+
+def test_an_uncertain_level_leaves_no_room_for_more_than_the_similarity():
+    check = made_up(0.02, 0.0)
+    check.level.update(dict.fromkeys(check.level, ((-0.9,) * 8, (0.9,) * 8, (0.0,) * 8)))
+    excess = bootstrap_excess(check.random["pearson"], check.level["pearson"], check.seed)
+    assert excess.high > 0.5
+    assert check.verdict().kind == "fallen"
 
 
 def test_intervals_that_are_too_wide_decide_nothing():
@@ -347,9 +414,9 @@ def test_intervals_that_are_too_wide_decide_nothing():
     excess = bootstrap_excess(check.random["ssim"], check.level["ssim"], check.seed)
     kept = excess.high / (1 - 0.3)
     assert kept > 0.5
-    assert f"SSIM, which may keep {kept:.2f} (0.20 [" in verdict.line
-    assert "fallen is what may keep 0.5 at most" in verdict.line
-    assert "; fallen: Spearman 0.20" in verdict.line
+    assert f"which may keep {kept:.2f} of the way from the level to 1, where 0.5 is fallen" in verdict.line
+    assert verdict.line.startswith("undecided: the intervals leave it open: SSIM 0.20 [")
+    assert "; fallen: Pearson 0.20" in verdict.line
     # The same spread over more images is told apart.
     assert kept > bootstrap_excess((tuple(0.2 + np.tile(spread, 40)),) * 3, ((0.3,) * 320,) * 3).high / 0.7
 
@@ -358,8 +425,8 @@ def test_intervals_that_are_too_wide_decide_nothing():
 def test_too_few_images_decide_nothing(similarity):
     verdict = made_up(similarity, 0.3, images=7).verdict()
     assert verdict.kind == "undecided"
-    assert verdict.line.startswith("undecided: 7 images can be compared, 8 or more are needed: Spearman")
-    assert made_up(similarity, 0.3, images=4, change=0.0).verdict().kind == "independent"
+    assert verdict.line.startswith("undecided: 7 images can be compared, 8 or more are needed: Pearson")
+    assert made_up(similarity, 0.3, images=4, change=0.0).verdict().kind == "insensitive"
 
 
 def test_maps_of_one_random_network_alone_decide_nothing():
@@ -395,7 +462,7 @@ def test_one_similarity_above_is_enough():
     line = check.verdict().line
     assert check.verdict().kind == "above"
     assert "SSIM by 0.20" in line
-    assert "fallen: Spearman" in line
+    assert "fallen: Pearson" in line
 
 
 def test_bootstrap_interval_is_close_to_the_normal_one():
@@ -426,6 +493,7 @@ def test_the_same_seed_gives_the_same_result_and_json_keeps_it():
     kept = json.loads(json.dumps(first.as_dict(), allow_nan=False))["checks"][0]
     assert kept["random"]["ssim"] == [list(row) for row in first["smoe"].random["ssim"]]
     assert kept["verdict"]["line"] == first["smoe"].verdict().line
+    assert result_of(json.loads(json.dumps(first.as_dict()))).checks == first.checks
 
 
 def test_the_size_of_the_blocks_does_not_matter():
@@ -500,9 +568,12 @@ def test_what_is_refused(changes, message):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
+    return noise_photos(tmp_path / "photos", 3)
+
+
+def noise_photos(folder, count):
     folder.mkdir()
-    for number in range(3):
+    for number in range(count):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
@@ -534,7 +605,7 @@ def test_the_command_writes_everything(tmp_path, photos, capsys):
     result = json.loads((output / "results.json").read_text())
     assert [check["name"] for check in result["checks"]] == ["smoe", "few groups", "edges"]
     assert len(result["targets"]) == 2
-    assert result["checks"][2]["verdict"]["kind"] == "independent"
+    assert result["checks"][2]["verdict"]["kind"] == "insensitive"
     with (output / "similarities.csv").open() as file:
         rows = list(csv.DictReader(file))
     smoe = [
@@ -550,6 +621,19 @@ def test_the_command_writes_everything(tmp_path, photos, capsys):
     written = {path: os.stat(path).st_mtime_ns for path in (output / "cells").iterdir()}
     assert command.run(arguments(photos, output, *options)) == 0
     assert {path: os.stat(path).st_mtime_ns for path in (output / "cells").iterdir()} == written
+
+
+def test_the_command_finds_out_a_hundredth_of_the_weights(tmp_path, capsys):
+    weights = tmp_path / "weights.pth"
+    torch.manual_seed(0)
+    torch.save(build_network("small_cnn", 10).state_dict(), weights)
+    mixed = {"edges and 1 % of noise": "benchmarks.sanity_calibration.Mixture", "weights": f"{__name__}.AllWeights"}
+    options = ["--model.checkpoint", str(weights), "--pictures", "0", "--explainers", json.dumps(mixed)]
+    assert command.run(arguments(noise_photos(tmp_path / "eight", 8), tmp_path / "out", *options)) == 0
+    assert "edges and 1 % of noise: shows the image more than the weights: most of the" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    kinds = [check["verdict"]["kind"] for check in result["checks"]]
+    assert kinds == ["insensitive", "fallen", "insensitive"]
 
 
 def test_the_plan_runs_nothing_but_a_few_maps(tmp_path, photos, capsys):
