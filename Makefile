@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Environments beside .venv: what builds the wheel, the wheel alone, the lowest versions that pyproject.toml allows, and
-# DeepSpeed on top of .venv.
+# Environments beside .venv: what builds the wheel, the wheel alone, the lowest versions that pyproject.toml allows, and,
+# on top of .venv, DeepSpeed and pytorch-grad-cam.
 BUILD  := .venv-build
 WHEEL  := .venv-wheel
 LOWEST := .venv-lowest
 SPEED  := .venv-deepspeed
+PEERS  := .venv-peers
 
 # make test COVERAGE=1 measures the branch coverage in the same run; below the floor in pyproject.toml it fails.
 # ALL_COMBINATIONS=1 runs every combination of the large grids of tests, of which otherwise a part is run.
@@ -16,7 +17,7 @@ ifneq ($(COVERAGE),)
 COVER := --cov --cov-report=term-missing:skip-covered
 endif
 
-.PHONY: help demo test test-lowest deepspeed test-deepspeed lint docs dist wheel bench papers-small nightly clean
+.PHONY: help demo test test-lowest deepspeed test-deepspeed lint docs dist wheel bench papers-small peers peers-small nightly clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,7 +31,9 @@ help:
 	@echo "make wheel        install the wheel without extras into a clean environment and import all of it"
 	@echo "make bench        run the benchmarks and keep their results in benchmarks/results/"
 	@echo "make papers-small run each experiment of the papers on small data, to see that it runs"
-	@echo "make nightly      that, the checks for a GPU in small, and the methods of other libraries beside ours"
+	@echo "make peers-small  our maps beside those of the libraries in .venv, in small"
+	@echo "make peers        install pytorch-grad-cam beside .venv, for the comparison with other libraries"
+	@echo "make nightly      papers-small, the checks for a GPU in small, and peers-small with pytorch-grad-cam, too"
 	@echo "make clean        remove the environments and everything built"
 
 $(BIN)/python:
@@ -59,11 +62,16 @@ test-lowest:
 		tests/scales tests/functional tests/explainers \
 		tests/callbacks tests/data tests/metrics tests/pictures tests/literal tests/studies tests/cli tests/test_cli.py
 
+# An environment in whose Python what .venv has is there, too.
+define ON_TOP
+	$(BIN)/python -m venv --clear $(1)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages())' > \
+		"$$($(1)/bin/python -c 'import site; print(*site.getsitepackages())')/beneath.pth"
+endef
+
 # DeepSpeed comes as source. Without operators of its own to compile it is installed in seconds, and runs on CPUs.
 $(SPEED)/.installed: pyproject.toml | $(VENV)/.installed-dev
-	$(BIN)/python -m venv --clear $(SPEED)
-	$(BIN)/python -c 'import site; print(*site.getsitepackages())' > \
-		"$$($(SPEED)/bin/python -c 'import site; print(*site.getsitepackages())')/beneath.pth"
+	$(call ON_TOP,$(SPEED))
 	$(SPEED)/bin/python -m pip install --quiet setuptools wheel
 	DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SPEED)/bin/python -m pip install --quiet --no-build-isolation "deepspeed>=0.16,<0.20"
 	@touch $@
@@ -72,6 +80,14 @@ deepspeed: $(SPEED)/.installed
 
 test-deepspeed: deepspeed
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(SPEED)/bin/python -m pytest tests/callbacks/test_deepspeed.py
+
+# pytorch-grad-cam and its OpenCV: only for the comparison with it.
+$(PEERS)/.installed: pyproject.toml | $(VENV)/.installed-dev
+	$(call ON_TOP,$(PEERS))
+	$(PEERS)/bin/python -m pip install --quiet "grad-cam>=1.5.7,<2"
+	@touch $@
+
+peers: $(PEERS)/.installed
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -97,7 +113,7 @@ wheel: dist
 	cd $(WHEEL) && bin/python -I ../tools/check_wheel.py
 	$(WHEEL)/bin/lightning-saliency --version
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev peers
 	$(BIN)/python -m benchmarks.smoe
 	$(BIN)/python -m benchmarks.monitor
 	$(BIN)/python -m benchmarks.group_cam
@@ -105,17 +121,20 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.curves
 	$(BIN)/python -m benchmarks.augmentation
 	$(BIN)/python -m benchmarks.roar_kar
-	$(BIN)/python -m benchmarks.peers
+	$(PEERS)/bin/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.precisions
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
 
 papers-small: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.papers --small
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.papers --small --workers 2
 
-nightly: papers-small
+peers-small: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers --quick
+
+nightly: papers-small peers
 	bash benchmarks/on_gpu.sh --cpu --out runs/on_gpu
-	$(BIN)/python -m benchmarks.peers --quick
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.peers --quick
 
 clean:
-	rm -rf $(VENV) $(BUILD) $(WHEEL) $(LOWEST) $(SPEED) dist site runs .coverage .coverage.* \
+	rm -rf $(VENV) $(BUILD) $(WHEEL) $(LOWEST) $(SPEED) $(PEERS) dist site runs .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

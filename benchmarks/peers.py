@@ -1,9 +1,10 @@
 """Class activation maps and SMOE Scale beside other libraries, in forward passes, all in one interleaved run.
 
-torch-cam, captum and pytorch-grad-cam, as far as they are installed (the last is no dependency of this project: install
-`grad-cam` into an environment of your own), and the formulas of the SMOE paper and of Grad-CAM++ as they stand, which
-is how the authors' fastcam computes them. What is missing is printed. Each library is used as its guide says; all get
-the same images, classes and layer, and the maps are compared: their Spearman correlation with ours, image by image.
+torch-cam, captum and pytorch-grad-cam, as far as they are installed (the last is no dependency of this project: `make
+peers` installs it beside `.venv`, in `.venv-peers`), and the formulas of the SMOE paper and of Grad-CAM++ as they
+stand, which is how the authors' fastcam computes them. What is missing is printed. Each library is used as its guide
+says; all get the same images, classes and layer, and the maps are compared: their Spearman correlation with ours, image
+by image.
 
     python -m benchmarks.peers [--quick] [--rounds N] [--batch N] [--threads N]
 """

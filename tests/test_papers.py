@@ -40,6 +40,13 @@ def test_the_first_lines_say_what_to_fill_in_and_what_to_run(name: str) -> None:
     assert [key for key in places if key not in text.splitlines()[0]] == []
 
 
+@pytest.mark.parametrize("name", [name for name in papers.names() if name not in FITS])
+def test_a_small_form_has_an_output_folder_of_its_own(name: str) -> None:
+    """It is emptied before each run, so that no result at full size may lie there."""
+    small = yaml.safe_load((papers.FOLDER / "small" / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert small["output"] == f"runs/papers/small/{name}"
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_is_understood_at_full_size_and_small(name: str) -> None:
     config = CONFIGS[papers.command_of(name)]
@@ -47,7 +54,6 @@ def test_a_study_is_understood_at_full_size_and_small(name: str) -> None:
     config(**full)
     small = yaml.safe_load((papers.FOLDER / "small" / f"{name}.yaml").read_text(encoding="utf-8"))
     assert set(small) <= {*full, "limit", "pictures", "statistics", "cost"}
-    assert small["output"].startswith("runs/papers/")
 
 
 def parsed(name: str, small: bool) -> dict[str, Any]:
@@ -85,14 +91,15 @@ def test_there_is_a_training_run_among_them() -> None:
 def test_a_training_run_is_understood_and_overlaid(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(papers.ROOT)
     full, small = (printed_config(name, form, capsys) for form in (False, True))
-    for options in (full, small):
+    for options, folder in ((full, "runs/papers"), (small, "runs/papers/small")):
         augmentation, monitor = options["trainer"]["callbacks"]
         assert augmentation["class_path"] == "lightning_saliency.callbacks.GroupCAMAugmentation"
         assert list(monitor["init_args"]["views"]) == ["group_cam"]
         assert monitor["init_args"]["log_at_start"]
         # The start and four epochs, as in the figure, of which the last frame is the run's last epoch.
         assert options["trainer"]["max_epochs"] == 4 * monitor["init_args"]["every_n_epochs"]
-        assert options["trainer"]["logger"]["init_args"]["save_dir"] == "runs/papers"
+        logger = options["trainer"]["logger"]["init_args"]
+        assert (logger["save_dir"], logger["name"]) == (folder, name)
     assert full["model"]["init_args"]["checkpoint"]
     assert small["model"]["init_args"]["checkpoint"] is None
     assert small["data"]["class_path"] == "lightning_saliency.data.DigitScenes"
@@ -139,6 +146,70 @@ def test_the_small_form_plans(name: str, monkeypatch: pytest.MonkeyPatch, capsys
         pytest.skip("real images and weights are not here")
     monkeypatch.chdir(papers.ROOT)
     assert main(papers.arguments(name, small=True, plan=True)) == 0, capsys.readouterr().err
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would have been run; `sise_table7` fails, and nothing is removed."""
+    names: list[str] = []
+
+    def run(given: list[str], kept: bool) -> tuple[int, str]:
+        names.append(given[2].removeprefix("configs/papers/").removesuffix(".yaml"))
+        return int(names[-1] == "sise_table7"), "what it printed\n" if kept else ""
+
+    monkeypatch.setattr(papers, "run", run)
+    monkeypatch.setattr(papers.shutil, "rmtree", lambda *_, **__: None)
+    return names
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_last_line_counts_what_was_not_run(
+    workers: str, ran: list[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(papers, "SHARED", tmp_path / "none")
+    assert papers.main(["--small", "--workers", workers, "smoe_table6", "smoe_fig3", "sise_fig4"]) == 0
+    assert ran == ["smoe_table6"]
+    shown = capsys.readouterr().out.splitlines()
+    assert ("what it printed" in shown) == (workers == "2")
+    reason = f"{tmp_path / 'none'} does not exist: smoe_fig3, sise_fig4"
+    assert shown[-1].startswith(f"1 of 3 done, 0 failed, 2 NOT RUN ({reason}), ")
+
+
+def test_a_failure_stops_no_other_and_is_the_exit_code(ran: list[str], capsys: Any) -> None:
+    assert papers.main(["--small", "sise_table7", "smoe_table6", "group_cam_table3"]) == 1
+    assert ran == ["sise_table7", "smoe_table6", "group_cam_table3"]
+    shown = capsys.readouterr().out
+    assert "sise_table7: FAILED in " in shown
+    assert shown.splitlines()[-1].startswith("2 of 3 done, 1 failed (sise_table7), ")
+    assert "NOT RUN" not in shown
+
+
+def test_a_plan_names_what_has_none(ran: list[str], capsys: Any) -> None:
+    assert papers.main(["--plan", "smoe_table5", "smoe_fig3"]) == 0
+    assert ran == ["smoe_table5"]
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("1 of 2 done, 0 failed, 1 NOT RUN (explain has no plan: smoe_fig3), ")
+    )
+
+
+def test_what_an_earlier_run_left_is_removed_only_of_small_forms(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(papers, "ROOT", tmp_path)
+    monkeypatch.setattr(papers, "run", lambda given, kept: (0, ""))
+    full, small = (tmp_path / "runs" / "papers" / name / "cells.json" for name in ("smoe_table5", "small/smoe_table5"))
+    for file in (full, small):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    for options in ([], ["--small", "--plan"]):
+        papers.main([*options, "smoe_table5"])
+        assert full.exists()
+        assert small.exists()
+    papers.main(["--small", "smoe_table5"])
+    assert full.exists()
+    assert not small.exists()
 
 
 def test_a_file_without_a_command_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,6 +301,12 @@ class _Study:
         # Results of earlier versions do not tell.
         machines = dict.fromkeys(result.get("machine", "a machine that was not noted") for result in results.values())
         parts.append(f"Times on {' and '.join(machines)}.")
+        faster = [row for row, spec in config.explainers.items() if spec.init_args.get("fast")]
+        if faster and len(faster) < len(config.explainers):
+            parts.append(
+                f"Seconds of {', '.join(faster)} are of a faster copy of the network (fast), those of the others of "
+                "the network itself: between the two compare passes, not seconds."
+            )
         parts.append(
             f"Intervals: {config.confidence:.0%} bootstrap over images ({config.resamples} draws, seed {config.seed})."
         )

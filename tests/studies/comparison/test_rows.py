@@ -87,6 +87,16 @@ def test_the_caption_names_every_machine(tmp_path):
     assert "Times on a machine that was not noted and cpu (" in compare(Net(), IMAGES, **options).caption
 
 
+def test_the_caption_says_whose_seconds_are_of_the_faster_copy():
+    options = {"metrics": ["drop"], "resamples": 20}
+    fast = {"class_path": "rise", "init_args": {"masks": 2, "fast": True}}
+    text = "Seconds of rise are of a faster copy of the network"
+    assert text in compare(Net(), IMAGES, explainers={"rise": fast, "cam": GRAD_CAM}, **options).caption
+    # Nothing is mixed here.
+    assert "faster copy" not in compare(Net(), IMAGES, explainers={"rise": fast}, **options).caption
+    assert "faster copy" not in compare(Net(), IMAGES, explainers={"cam": GRAD_CAM}, **options).caption
+
+
 def test_a_network_of_one_logit_has_two_classes():
     network = nn.Sequential(*list(Net())[:-1], nn.Linear(32, 1))
     rows = compare(network, IMAGES, ["random"], ["drop"], targets=[0, 1, 1, 0]).rows["Sequential"]["random"]
