@@ -7,9 +7,13 @@ import gc
 import json
 import os
 import platform
+import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +80,14 @@ class PeakResidentMemory:
 
 
 def machine() -> dict[str, Any]:
-    """What a reader must know to compare a figure: processor, cores, threads, versions, allocator, load."""
+    """What a reader must know to compare a figure, and to make it again.
+
+    Returns:
+        The command line, the commit (see `commit`), processor, cores, threads, versions, allocator, load, and the day.
+    """
     return {
+        "command": command(),
+        "commit": commit(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -90,6 +100,52 @@ def machine() -> dict[str, Any]:
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def command() -> str:
+    """The command line of this process, as it is typed: ``python -m benchmarks.sise --threads 1``."""
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    # Of `python -m package.module` the first argument is the module's file.
+    typed = ["-m", main.name.removesuffix(".__main__")] if main is not None else sys.argv[:1]
+    return shlex.join(["python", *typed, *sys.argv[1:]])
+
+
+def commit() -> str | None:
+    """The first 7 digits of this repository's commit, with ``+`` where files that it holds were changed since.
+
+    ``None`` where there is no repository, or no git.
+    """
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--exclude=*", "--abbrev=7", "--dirty=+"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def origin(*packages: str) -> str:
+    """Where results come from, in the words of the pages: day, commit, versions.
+
+    Args:
+        packages: Beside torch; those that are not installed are left out.
+
+    Example:
+        >>> origin("torchvision")  # doctest: +SKIP
+        '30 November 2026, commit abc1234, torch 2.14.1, torchvision 0.29.1'
+    """
+    now = datetime.now(timezone.utc)
+    installed = {name: found for name in ("torch", *packages) if (found := _version(name))}
+    versions = [f"{name} {found}" for name, found in installed.items()]
+    return ", ".join([f"{now.day} {now:%B %Y}", f"commit {commit() or 'not known'}", *versions])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package).split("+")[0]
+    except PackageNotFoundError:
+        return None
 
 
 def write_results(name: str, results: Mapping[str, Any]) -> Path:

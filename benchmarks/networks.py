@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks._network_members import LIBRARIES, Member, members
+from benchmarks._timing import origin
 from lightning_saliency import SaliencyMonitor, find_scales
 from lightning_saliency.explainers import SMOE, Explainer, FastCAM, GroupCAM
 from lightning_saliency.scales import NoScalesError
@@ -97,8 +98,8 @@ def answers(member: Member) -> dict[str, Any]:
     return row | {"seconds": round(time.perf_counter() - started, 1)}
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """The page of the results."""
+def page(rows: list[dict[str, Any]], made: str) -> str:
+    """The page of the results, with a sentence's end of where they come from."""
     built = [row for row in rows if row["built"] == "ok"]
     lines = [
         "# Which networks it works on",
@@ -113,7 +114,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "$ python -m benchmarks.networks",
         "```",
         "",
-        "Every answer, and each network's scales, is in `networks/answers.json.gz`.",
+        "Raw results, every answer, each network's scales and how long it took "
+        f"({sum(row.get('seconds', 0.0) for row in rows) / 3600:.1f} hours together):",
+        f"`networks/answers.json.gz` ({made}).",
         "",
         "| | families | built | " + " | ".join(CHECKS) + " |",
         "| --- | ---: | ---: |" + " ---: |" * len(CHECKS),
@@ -240,7 +243,7 @@ def main() -> None:
         rows = sweep(chosen[: options.limit], lines)
     with gzip.open(options.out / "networks" / "answers.json.gz", "wt") as file:
         json.dump(rows, file)
-    (options.out / "networks.md").write_text(page(rows))
+    (options.out / "networks.md").write_text(page(rows, origin(*LIBRARIES)))
     lines.unlink(missing_ok=True)
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks._timing import origin
 from lightning_saliency import SaliencyAugmentation, SaliencyMonitor
 from lightning_saliency.data import RoarKarDataModule
 from lightning_saliency.lightning_bases import trainer_class
@@ -360,8 +361,9 @@ def main() -> None:
             "# Modules of other libraries\n\nTwo epochs on noise, in an environment of their own. *monitor*: "
             "`SaliencyMonitor()` at its defaults, against the weights of the run without it. *augmentation*: "
             '`SaliencyAugmentation("grad_cam")`. *masked data*: `RoarKarDataModule` with ROAR at one half. '
-            "Raw: `other_libraries/answers.json`.\n\n"
-            f"    python -m benchmarks.other_libraries --write\n\n| | {' | '.join(columns)} |\n|---|---|---|---|\n"
+            f"Raw results: `other_libraries/answers.json` ({origin('lightning', 'pytorch-lightning')}).\n\n"
+            "```console\n$ python -m benchmarks.other_libraries --write\n```\n\n"
+            f"| | {' | '.join(columns)} |\n|---|---|---|---|\n"
         )
         PAGE.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
         RAW.parent.mkdir(exist_ok=True)

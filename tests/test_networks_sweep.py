@@ -79,7 +79,8 @@ def test_the_page_counts_and_says_what_does_not_work(tmp_path, monkeypatch):
     # What a sweep that was ended has asked is not asked again.
     assert made == ["convolutions", "tokens", "pixels", "flat", "failing"]
     assert [row["family"] for row in rows] == made
-    text = page(rows)
+    text = page(rows, "30 November 2026, commit abc1234")
+    assert "`networks/answers.json.gz` (30 November 2026, commit abc1234)." in text
     assert "| timm | 5 | 4 | 3 | 3 | 3 | 3 | 3 |" in text
     assert "| timm: flat | scales | refused: NoScalesError" in text
     assert "| timm: failing | no: RuntimeError: not \\| on these &lt;images> |" in text
@@ -90,5 +91,7 @@ def test_the_page_counts_and_says_what_does_not_work(tmp_path, monkeypatch):
     kept = json.loads(gzip.decompress((tmp_path / "networks" / "answers.json.gz").read_bytes()))
     assert [row["family"] for row in kept] == ["convolutions"]
     assert kept[0]["found"][0] == ["pool1", "input", 32, 32, 8, "NCHW"]
-    assert (tmp_path / "networks.md").read_text().startswith("# Which networks it works on")
+    made = (tmp_path / "networks.md").read_text()
+    assert made.startswith("# Which networks it works on")
+    assert f", torch {torch.__version__.split('+')[0]}" in made
     assert torch.is_grad_enabled()

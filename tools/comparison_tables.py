@@ -102,6 +102,18 @@ def result(raw: dict[str, Any], controls: dict[str, list[str]] | None = None) ->
     )
 
 
+def training_minutes(raw: dict[str, Any]) -> float:
+    """How long the arms' training steps took together; without the training before fine-tuning, timings and tests."""
+    runs = [
+        run
+        for budgets in raw["runs"].values()
+        for arms in budgets.values()
+        for seeds in arms.values()
+        for run in seeds.values()
+    ]
+    return sum(run["steps"] * run["seconds_per_step"] for run in runs if run["seconds_per_step"] is not None) / 60
+
+
 def _measured(run: dict[str, Any]) -> dict[str, Any]:
     return {name: run.get(name) for name in MEASURED}
 
@@ -124,6 +136,7 @@ def main() -> None:
         raw = joined(raw, read(path))
     found = result(raw, options.controls)
     print(found)
+    print(f"\nThe arms' training steps took {training_minutes(raw):.0f} minutes together.")
     if options.out:
         # Without a name and a time in it, so that the same results are the same file.
         with options.out.open("wb") as file, gzip.GzipFile("", "wb", 9, file, 0) as packed:

@@ -48,3 +48,16 @@ def test_a_figure_is_made(shared_data, tmp_path):
     pytest.importorskip("skimage")
     [made] = main(["scales", "--output", str(tmp_path)])
     assert made.stat().st_size < MOST_BYTES
+
+
+def test_the_figure_of_sise_s_passes_is_made_of_its_raw_results(tmp_path):
+    from tools.passes_plot import main, plot
+    from tools.study_tables import read
+
+    files = sorted((DOCS / "results" / "sise_passes").iterdir())
+    assert main([*map(str, files), "--out", str(tmp_path / "plot.png")]).stat().st_size < MOST_BYTES
+    drawn = plot(read(*files, pairs=[("μ = 0.75", "μ = 0")]), ["μ = 0.75"])
+    [axis] = [axis for axis in drawn.axes if axis.get_title() == "SqueezeNet: EBPG ↑"]
+    [(points, _, [bar])] = axis.containers
+    assert points.get_xydata()[0].tolist() == pytest.approx([18.6, -9.9], abs=0.05)
+    assert bar.get_segments()[0][:, 1].tolist() == pytest.approx([-15.0, -4.9], abs=0.05)

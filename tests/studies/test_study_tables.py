@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
 
 import pytest
@@ -49,10 +48,31 @@ def test_a_comparison_of_explainers(tmp_path, capsys, monkeypatch):
     )  # fmt: skip
     result.save()
     path = packed(tmp_path / "all.csv.gz", (tmp_path / "study" / "results.csv").read_text())
-    assert rows(read(path, pairs)) == rows(result)
-    monkeypatch.setattr("sys.argv", ["study_tables", str(path), "--pairs", json.dumps(pairs)])
+    assert rows(read(path, pairs=pairs)) == rows(result)
+    monkeypatch.setattr("sys.argv", ["study_tables", str(path), "--pairs", "grad_cam,random"])
     main()
     assert rows(capsys.readouterr().out) == rows(result)
+
+
+HEAD = "network,explainer,image,label,target,seconds,passes,ebpg"
+
+
+def test_files_of_one_comparison_are_put_together(tmp_path):
+    lines = [
+        f"net,{name},{image}.jpg,cat,0,0.1,1,{score}"
+        for name, scores in (("a", (10, 30)), ("b", (20, 60)))
+        for image, score in enumerate(scores)
+    ]
+    whole = packed(tmp_path / "whole.csv.gz", "\n".join([HEAD, *lines]))
+    parts = [packed(tmp_path / f"{place}.csv.gz", "\n".join([HEAD, *lines[place : place + 2]])) for place in (0, 2)]
+    result = read(*parts, pairs=[("b", "a")])
+    assert str(result) == str(read(whole, pairs=[("b", "a")]))
+    assert result.differences().values["net"]["b − a"]["ebpg"].value == 20
+    with pytest.raises(ValueError, match=r"Got pairs of c\. Allowed are a, b"):
+        read(whole, pairs=[("a", "c")])
+    other = packed(tmp_path / "other.csv.gz", "\n".join([HEAD, *(line.replace("cat", "dog") for line in lines[2:])]))
+    with pytest.raises(ValueError, match="on net with other images"):
+        read(parts[0], other)
 
 
 def test_roar_and_kar(tmp_path, numbers):
@@ -92,5 +112,5 @@ def test_pages_say_what_the_raw_results_do(path):
     section = [row for row in rows(page[start : after if after > 0 else None]) if "[" in row]
     assert len(section) > 4
     pairs = re.findall(r"^\| (\w+) − (\w+) \|", "\n".join(section), re.MULTILINE)
-    printed = set(rows(read(path, list(dict.fromkeys(pairs)))))
+    printed = set(rows(read(path, pairs=list(dict.fromkeys(pairs)))))
     assert [row for row in section if row not in printed] == []
