@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,25 @@ def did_you_mean(given: object, allowed: Iterable[object]) -> str:
     (" Did you mean 'lovi'?", '')
     """
     return "".join(f" Did you mean {name!r}?" for name in close_names(given, allowed))
+
+
+def without_unset(made: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without the required ones that are ``None`` although their type does not allow it.
+
+    What a command line or a YAML file says of a class, jsonargparse completes: by the class's defaults, and by ``None``
+    for a required argument that is missing. Without it, whoever builds the class says that it is missing.
+
+    >>> def made(root: str, size: int | None, crop=None): ...
+    >>> without_unset(made, {"root": None, "size": None, "crop": None})
+    {'size': None, 'crop': None}
+    """
+    required = {
+        name
+        for name, parameter in inspect.signature(made).parameters.items()
+        if parameter.default is inspect.Parameter.empty
+        and not any(word in str(parameter.annotation) for word in ("None", "Optional", "Any"))
+    }
+    return {name: value for name, value in arguments.items() if value is not None or name not in required}
 
 
 def plural(count: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from jsonargparse.typing import register_type
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_saliency.checks import did_you_mean
+from lightning_saliency.checks import did_you_mean, without_unset
 from lightning_saliency.explainers.base import Explainer, Output
 from lightning_saliency.explainers.callables import callable_text, path_of
 from lightning_saliency.explainers.names import find_explainer
@@ -92,7 +92,8 @@ class ExplainerSpec:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in dict(given.get("init_args") or {}).items()
             }
-            return cls(name, find_explainer(name)).with_options(**init_args)
+            factory = find_explainer(name)
+            return cls(name, factory).with_options(**(_not_added(factory, init_args) if "." in name else init_args))
         if isinstance(given, partial) and not given.args:
             return replace(cls.parse(given.func), init_args={}).with_options(**given.keywords)
         if callable(given):
@@ -279,6 +280,17 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_value(one) for one in value]
     return value
+
+
+def _not_added(factory: Callable[..., Explainer], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without those that jsonargparse adds to a class path: the defaults, and ``None`` for the network."""
+    parameters = inspect.signature(factory).parameters
+    network = next(iter(parameters), "")
+    return {
+        name: value
+        for name, value in without_unset(factory, arguments).items()
+        if (name, value) != (network, None) and not (name in parameters and parameters[name].default == value)
+    }
 
 
 def _fixed(factory: Callable[..., Explainer]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from lightning_saliency.checks import did_you_mean
+from lightning_saliency.checks import did_you_mean, without_unset
 
 Spec = Mapping[str, Any]
 
@@ -43,7 +43,8 @@ def as_spec(part: Any, default: type | None = None) -> dict[str, Any]:
                 f"Got {', '.join(unknown)} beside class_path. Allowed are class_path and init_args; put arguments into "
                 "init_args."
             )
-        return _completed(class_at(str(part["class_path"])), dict(part.get("init_args") or {}))
+        found = class_at(str(part["class_path"]))
+        return _completed(found, without_unset(found, part.get("init_args") or {}))
     if isinstance(part, Mapping) and default is not None:
         return _completed(default, dict(part))
     hyperparameters = None if isinstance(part, Mapping) else getattr(part, "hparams", None)
@@ -80,7 +81,7 @@ def build(spec: Spec) -> Any:
         10
     """
     found = class_at(str(spec["class_path"]))
-    arguments = {key: _built(value) for key, value in (spec.get("init_args") or {}).items()}
+    arguments = {key: _built(value) for key, value in without_unset(found, spec.get("init_args") or {}).items()}
     _check_arguments(found, arguments)
     return found(**arguments)
 
@@ -127,6 +128,13 @@ def _check_arguments(found: Any, arguments: Mapping[str, Any]) -> None:
         meant = "".join(did_you_mean(name, parameters) for name in unknown)
         allowed = ", ".join(parameters)
         name = getattr(found, "__qualname__", str(found))
+        plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        required = [key for key, one in parameters.items() if one.default is one.empty and one.kind in plain]
+        missing = [key for key in required if key not in arguments]
+        if missing and not unknown:
+            raise TypeError(
+                f"Got {name} without {', '.join(missing)}. Allowed are {allowed}; give what is missing in init_args."
+            ) from None
         raise TypeError(
             f"Got {given} for {name}: {error}. Allowed are {allowed}; "
             f"{'drop or rename it' if len(unknown) == 1 else 'drop or rename the others'}.{meant}"

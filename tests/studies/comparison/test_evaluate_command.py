@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import date
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from lightning_saliency.cli import main
 from lightning_saliency.cli.evaluate import run
 from lightning_saliency.cli.parsing.errors import UsageError
-from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS
+from lightning_saliency.explainers import CONTROL_MAPS, EXPLAINERS, RISE
 from lightning_saliency.studies import ComparisonConfig
 from lightning_saliency.studies.comparison.results import ComparisonResult
 from lightning_saliency.studies.engine.cell import computing_seconds
@@ -206,6 +208,32 @@ def test_without_any_network_the_configuration_is_asked_for(capsys):
     assert "--models.NAME.model" in said
     with pytest.raises(ValueError, match="chunk=0"):
         ComparisonConfig(models={"a": {"model": "small_cnn"}}, data=torch.rand(1, 3, 8, 8), chunk=0)
+
+
+class Own(RISE):
+    """An explainer of somebody's package, with an argument that has no default."""
+
+    def __init__(self, network: nn.Module, masks: int, grid: int = 2) -> None:
+        super().__init__(network, masks=masks, grid=grid)
+
+
+def test_classes_named_by_their_path_get_the_arguments_given_and_no_others(config, capsys):
+    rows = {
+        "own": {"class_path": f"{__name__}.Own", "init_args": {"masks": 3}},
+        "ours": {"class_path": "lightning_saliency.explainers.RISE", "init_args": {"masks": 2, "grid": 3}},
+    }
+    arguments = ["--config", str(config), "--limit", "2"]
+    assert run([*arguments, "--explainers", json.dumps(rows), "--metrics.names", "[ebpg]"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"own ({__name__}.Own: masks=3); ours (lightning_saliency.explainers.RISE: grid=3, masks=2)" in shown
+    rows["own"]["init_args"] = {"grid": 3}
+    with pytest.raises(UsageError, match=r"'own' cannot be used.*missing a required argument: 'masks'"):
+        run([*arguments, "--explainers", json.dumps(rows)])
+    content = yaml.safe_load(config.read_text())
+    del content["data"]["init_args"]["annotations"]
+    config.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match="Got AnnotatedImages without annotations"):
+        run(arguments)
 
 
 def test_the_page_says_what_each_measure_asks_and_its_footnote_once(config):

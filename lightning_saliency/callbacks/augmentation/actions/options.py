@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_saliency.callbacks.augmentation.actions.basic import Action, Hide, Keep
 from lightning_saliency.callbacks.augmentation.actions.more import Mix, Protect, Swap
 from lightning_saliency.callbacks.augmentation.options import AugmentationConfigurationError, meant_for
-from lightning_saliency.checks import did_you_mean
+from lightning_saliency.checks import did_you_mean, without_unset
 from lightning_saliency.explainers.registry import plain_value
 
 #: The actions that have a name.
@@ -78,6 +78,7 @@ class ActionSpec:
     @classmethod
     def _built(cls, name: str, init_args: dict[str, Any]) -> ActionSpec:
         kind = ACTIONS.get(name) or _class_at(name)
+        init_args = without_unset(kind, init_args)
         try:
             inspect.signature(kind).bind(**init_args)
         except TypeError as error:

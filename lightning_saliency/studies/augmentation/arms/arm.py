@@ -14,7 +14,7 @@ from lightning_saliency.callbacks.augmentation.actions.options import ActionSpec
 from lightning_saliency.callbacks.augmentation.callback import SaliencyAugmentation
 from lightning_saliency.callbacks.augmentation.options import parse_schedule
 from lightning_saliency.callbacks.augmentation.presets import GroupCAMAugmentation
-from lightning_saliency.checks import did_you_mean
+from lightning_saliency.checks import did_you_mean, without_unset
 from lightning_saliency.explainers import ExplainerSpec
 from lightning_saliency.explainers.registry import plain_value
 from lightning_saliency.lightning_bases import is_callback_class
@@ -142,7 +142,8 @@ class Arm:
         if found is None:
             return None
         usual = {"seed": seed, "start_epoch": start_epoch, "model": "model", "film": False}
-        given = {key: value for key, value in usual.items() if _takes(found, key)} | dict(self.init_args)
+        given = {key: value for key, value in usual.items() if _takes(found, key)}
+        given |= without_unset(found, self.init_args)
         try:
             return found(**given)
         except TypeError as error:
