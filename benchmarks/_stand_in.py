@@ -1,15 +1,14 @@
 """A device that is none: tensors that say they lie elsewhere, and a list of what copies them and what waits for them.
 
-On a CPU, ``tensor.cpu()`` does nothing and ``float(tensor)`` waits for nobody, so a profile there is blind to what a GPU
-pays for. Here each tensor of the stand-in device holds one of the CPU and computes with it, but every transfer, every
-number read back and every copy passes through torch's dispatcher, as it would on a GPU, and is noted with the line of the
-package that asked for it. Times mean nothing here; counts are exact.
+On a CPU, ``tensor.cpu()`` does nothing and ``float(tensor)`` waits for nobody, so a profile there is blind to what a
+GPU pays for. Here each tensor of the stand-in device holds one of the CPU and computes with it, but every transfer,
+every number read back and every copy passes through torch's dispatcher, as it would on a GPU, and is noted with the
+line of the package that asked for it. Times mean nothing here; counts are exact.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -29,14 +28,42 @@ PACKAGE = Path(lightning_saliency.__file__).parent
 
 #: Operators whose result is another copy of values that were there before.
 COPIES = frozenset(
-    "clone copy_ _to_copy cat stack index index_select gather constant_pad_nd reflection_pad2d replication_pad2d "
-    "nan_to_num repeat roll flip contiguous expand_copy".split()
+    [
+        "clone",
+        "copy_",
+        "_to_copy",
+        "cat",
+        "stack",
+        "index",
+        "index_select",
+        "gather",
+        "constant_pad_nd",
+        "reflection_pad2d",
+        "replication_pad2d",
+        "nan_to_num",
+        "repeat",
+        "roll",
+        "flip",
+        "expand_copy",
+    ]
 )
 #: Operators whose result the host has to know before it goes on.
 WAITS = frozenset(
-    "_local_scalar_dense equal is_nonzero nonzero masked_select _unique _unique2 unique_dim unique_consecutive "
-    "bincount".split()
+    [
+        "_local_scalar_dense",
+        "equal",
+        "is_nonzero",
+        "nonzero",
+        "masked_select",
+        "_unique",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "bincount",
+    ]
 )
+#: Kind, operator and line -> how often it came, and bytes in all.
+Counts = dict[tuple[str, str, str], tuple[float, float]]
 
 
 class Event(NamedTuple):
@@ -76,7 +103,9 @@ class Elsewhere(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _run(function, args, kwargs or {})
 
     # What torch does not ask its dispatcher for where a tensor has no memory of its own.
@@ -93,7 +122,7 @@ class Elsewhere(Tensor):
     def as_subclass(self, kind: type) -> Tensor:  # type: ignore[override]
         return self  # stands in for a plain tensor already
 
-    def new_tensor(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:
+    def new_tensor(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:  # type: ignore[override]
         return torch.tensor(values, dtype=dtype or self.dtype, device=self.device)
 
     def __float__(self) -> float:
@@ -151,9 +180,13 @@ class Events(TorchDispatchMode):
             self.found.append(event)
         return out
 
-    def counted(self) -> Counter[tuple[str, str, str, int]]:
-        """How often each event came."""
-        return Counter(tuple(event) for event in self.found)
+    def counted(self) -> Counts:
+        """How often each kind of event came, and how many bytes it made in all."""
+        counts: Counts = {}
+        for *event, size in self.found:
+            times, bytes_ = counts.get(tuple(event), (0, 0))
+            counts[tuple(event)] = (times + 1, bytes_ + size)
+        return counts
 
     def _event(self, function: Any, args: Any, kwargs: Any, out: Any) -> Event | None:
         name = function.overloadpacket.__name__
@@ -174,7 +207,9 @@ class Events(TorchDispatchMode):
             return None
         if name in WAITS or (name in ("index", "index_put_", "index_put") and _by_mask(args[1])):
             return Event("wait", name, _line(), 0)
-        if name.startswith("index") and any(isinstance(one, Tensor) and not isinstance(one, Elsewhere) for one in given):
+        if name.startswith("index") and any(
+            isinstance(one, Tensor) and not isinstance(one, Elsewhere) for one in given
+        ):
             return Event("wait", f"{name} by numbers from the host", _line(), size)
         if name in COPIES and size >= self.least:
             return Event("copy", name, _line(), size)

@@ -1,8 +1,8 @@
 """Which lines of the package copy large tensors, and which wait for a GPU: the monitor on every batch, and Group-CAM.
 
-Counted on a stand-in device (see `benchmarks._stand_in`), so no GPU is needed, and the counts are exact. Of the monitor it
-counts what a further validation batch costs, as the difference between a long and a short run of a real
-``Trainer.validate``; of Group-CAM a map of a batch, after a first one. What the network does itself is left out.
+Counted on a stand-in device (see `benchmarks._stand_in`), so no GPU is needed, and the counts are exact. Of the monitor
+it counts what a further validation batch costs, as the difference between a long and a short run of a real
+``Trainer.validate``; of Group-CAM the maps of a batch, after a first one. What the network does itself is left out.
 
     OMP_NUM_THREADS=1 python -m benchmarks.copies
 """
@@ -13,8 +13,7 @@ import argparse
 import logging
 import tempfile
 import warnings
-from collections import Counter
-from typing import Any
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -22,16 +21,13 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks._stand_in import DEVICE, Events
+from benchmarks._stand_in import DEVICE, Counts, Events
 from benchmarks._timing import print_table, write_results
 from lightning_saliency import SaliencyMonitor
 from lightning_saliency.explainers import GroupCAM
 
-#: Event -> how often.
-Counts = dict[tuple[str, str, str, int], float]
-
 BATCH, SIDE = 8, 64
-SHORT, LONG = 3, 7
+SHORT, LONG = 2, 3
 # Bytes from which a copy counts: a quarter of the batch of images in float32.
 LEAST = BATCH * 3 * SIDE * SIDE
 
@@ -50,14 +46,16 @@ class _Scenes(Dataset[dict[str, Tensor]]):
 
 
 class _Module(pl.LightningModule):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, prepare: Callable[[Tensor, int], None] | None) -> None:
         super().__init__()
-        self.net = network
+        self.net, self.prepare = network, prepare
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        if self.prepare is not None:
+            self.prepare(batch["image"], index)
         self.log("val_loss", nn.functional.cross_entropy(self(batch["image"]), batch["label"]), batch_size=BATCH)
 
 
@@ -75,13 +73,24 @@ def network() -> nn.Module:
     return resnet18(num_classes=4).eval()
 
 
-def validation(batches: int, monitored: bool, inference: bool = True) -> Events:
-    """What a validation copies and waits for.
+def validation(
+    batches: int,
+    monitored: bool,
+    inference: bool = True,
+    device: torch.device = DEVICE,
+    prepare: Callable[[Tensor, int], None] | None = None,
+) -> tuple[Events, dict[str, float]]:
+    """A validation: what it copies and waits for, and what it logs.
 
     Args:
         batches: How many batches.
         monitored: Whether the monitor reads every one of them, with the scores of their boxes.
         inference: ``Trainer(inference_mode=)``.
+        device: Where it runs; on the CPU nothing is counted.
+        prepare: What the step does first with the images and their batch's number.
+
+    Raises:
+        RuntimeError: If the monitor could not read something: one that reads nothing would look frugal.
     """
     callbacks: list[pl.Callback] = [SaliencyMonitor()] if monitored else []
     with (
@@ -91,7 +100,7 @@ def validation(batches: int, monitored: bool, inference: bool = True) -> Events:
     ):
         warnings.simplefilter("always")
         trainer = pl.Trainer(
-            strategy=_OnStandIn(DEVICE),
+            strategy=_OnStandIn(device),
             accelerator="cpu",
             callbacks=callbacks,
             logger=False,
@@ -101,24 +110,31 @@ def validation(batches: int, monitored: bool, inference: bool = True) -> Events:
             enable_checkpointing=False,
             inference_mode=inference,
         )
-        trainer.validate(_Module(network()), DataLoader(_Scenes(batches), batch_size=BATCH), verbose=False)
+        loader = DataLoader(_Scenes(batches), batch_size=BATCH)
+        trainer.validate(_Module(network(), prepare), loader, verbose=False)
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     failed = [str(one.message) for one in caught if "could not" in str(one.message)]
-    if failed:  # a monitor that reads nothing would look frugal
+    if failed:
         raise RuntimeError(failed[0])
-    return events
+    for one in caught:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return events, values
 
 
 def of_a_batch(monitored: bool, inference: bool = True) -> Counts:
-    """What a further batch of a validation copies and waits for; see `validation`."""
-    long, short = (validation(batches, monitored, inference).counted() for batches in (LONG, SHORT))
-    long.subtract(short)
-    return {event: count / (LONG - SHORT) for event, count in long.items() if count}
+    """What a further batch of a validation copies and waits for; see `validation`.
 
-
-def beyond(counts: Counts, control: Counts) -> Counts:
-    """What is in ``counts`` beyond a control run."""
-    differences = {event: count - control.get(event, 0) for event, count in counts.items()}
-    return {event: count for event, count in differences.items() if count > 0}
+    What comes once, at the beginning and at the end, drops out: it is as often in a long run as in a short one.
+    """
+    long, short = (validation(batches, monitored, inference)[0].counted() for batches in (LONG, SHORT))
+    return {
+        event: (
+            (times - short.get(event, (0, 0))[0]) / (LONG - SHORT),
+            (size - short.get(event, (0, 0))[1]) / (LONG - SHORT),
+        )
+        for event, (times, size) in long.items()
+        if times != short.get(event, (0, 0))[0]
+    }
 
 
 def of_group_cam(groups: int = 32) -> Counts:
@@ -133,15 +149,10 @@ def of_group_cam(groups: int = 32) -> Counts:
     return {event: count for event, count in found.items() if event[2] != "the network"}
 
 
-def rows(counts: Counts) -> list[tuple[Any, ...]]:
-    """Lines of a table, the waits first and then the largest copies."""
-    merged: Counter[tuple[str, str, str]] = Counter()
-    sizes: Counter[tuple[str, str, str]] = Counter()
-    for (kind, operator, line, size), count in counts.items():
-        merged[kind, operator, line] += count
-        sizes[kind, operator, line] += round(count * size)
-    order = sorted(merged, key=lambda event: (event[0] != "wait", -sizes[event], event))
-    return [(*event, round(merged[event], 2), round(sizes[event] / 1e6, 3)) for event in order]
+def rows(counts: Counts) -> list[tuple[str, str, str, float, float]]:
+    """Lines of a table: kind, operator, line, times, MB; the waits first, then the largest copies."""
+    order = sorted(counts, key=lambda event: (event[0] != "wait", -counts[event][1], event))
+    return [(*event, counts[event][0], round(counts[event][1] / 1e6, 3)) for event in order]
 
 
 def main() -> None:
@@ -149,14 +160,14 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     header = ("", "operator", "line", "times", "MB")
-    control = of_a_batch(monitored=False)
     results = {
-        "monitor, a batch": beyond(of_a_batch(monitored=True), control),
-        "monitor, a batch, inference_mode=False": beyond(of_a_batch(True, False), of_a_batch(False, False)),
-        "Group-CAM, a batch of maps": of_group_cam(),
+        "a validation batch, without the monitor": of_a_batch(monitored=False),
+        "a validation batch, with the monitor": of_a_batch(monitored=True),
+        "a validation batch, with the monitor, inference_mode=False": of_a_batch(True, inference=False),
+        "Group-CAM of a batch": of_group_cam(),
     }
     for title, counts in results.items():
-        print_table(f"{title} of {BATCH} images of {SIDE}²", header, rows(counts))
+        print_table(f"{title}, {BATCH} images of {SIDE}²", header, rows(counts))
     settings = {"network": "resnet18", "batch": BATCH, "side": SIDE, "batches": [SHORT, LONG]}
     path = write_results("copies", {**settings, **{title: rows(counts) for title, counts in results.items()}})
     print(f"Written to {path.relative_to(path.parents[2])}.")
