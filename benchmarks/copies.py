@@ -27,7 +27,7 @@ from lightning_saliency import SaliencyMonitor
 from lightning_saliency.explainers import GroupCAM
 
 BATCH, SIDE = 8, 64
-SHORT, LONG = 2, 3
+SHORT, LONG = 3, 4
 # Bytes from which a copy counts: a quarter of the batch of images in float32.
 LEAST = BATCH * 3 * SIDE * SIDE
 
