@@ -124,6 +124,9 @@ bench: $(VENV)/.installed-dev peers
 	$(PEERS)/bin/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.precisions
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.smoe_parts
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.large_images
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.copies
 
 papers-small: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.papers --small --workers 2

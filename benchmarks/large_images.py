@@ -1,5 +1,8 @@
 """Large images in tiles: memory and time as the image grows, and how far the map is from the whole image's.
 
+Of memory two numbers are told: what the process took beyond what it held, which includes what the C library keeps of
+freed memory, and the most that tensors took at once ("tensors"). The overview is `tiled_scales(..., size=)`.
+
 A mosaic of photographs as the large image, where the folder of real data lies beside the project (else noise), kept as
 bytes and prepared tile by tile.
 
@@ -18,9 +21,10 @@ from torch import Tensor
 
 from benchmarks._shared_data import network, photographs
 from benchmarks._timing import PeakResidentMemory, print_table, write_results
-from lightning_saliency.deployment import explain_tiled
+from lightning_saliency.deployment import explain_tiled, tiled_scales
 from lightning_saliency.explainers import SMOE
 from lightning_saliency.pictures.tensors import IMAGENET_NORMALIZATION
+from lightning_saliency.studies.timing import peak_extra_bytes
 
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET_NORMALIZATION)
 
@@ -54,25 +58,31 @@ def main() -> None:
     parser.add_argument("--whole", type=int, default=2048, help="largest side explained whole, for comparison")
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--overlap", type=int, default=64, help="for time and memory")
+    parser.add_argument("--overview", type=int, default=512, help="side of the smaller map, for time and memory")
     parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 32, 64, 128])
     parser.add_argument("--quick", action="store_true", help="a tiny run that only shows that it works")
     options = parser.parse_args()
     if options.quick:
         options.sizes, options.whole, options.tile = [256, 320], 320, 128
-        options.overlap, options.overlaps = 32, [0, 32]
+        options.overlap, options.overlaps, options.overview = 32, [0, 32], 64
     model, trained = network(options.model)
     smoe = SMOE(model)
     growth = []
+    smoe(prepare(mosaic(options.tile))[None])  # finds the scales
+    common = {"tile": options.tile, "overlap": options.overlap, "prepare": prepare}
+    smaller = (options.overview, options.overview)
     for size in options.sizes:
         image = mosaic(size)
-        tiled = _measured(
-            lambda image=image: explain_tiled(smoe, image, tile=options.tile, overlap=options.overlap, prepare=prepare)
-        )
-        whole = (None, None)
-        if size <= options.whole:
-            whole = _measured(lambda image=image: smoe(prepare(image)[None]))
-        growth.append((size, *tiled, *whole))
-    header = ("side", "tiled, s", "tiled, MB", "whole, s", "whole, MB")
+        row: list[float | None] = [size]
+        for function in (
+            lambda image=image: explain_tiled(smoe, image, **common),
+            lambda image=image: tiled_scales(smoe, image, size=smaller, **common).lovi(),
+        ):
+            row += [*_measured(function), peak_extra_bytes(function) / 1e6]
+        whole = _measured(lambda image=image: smoe(prepare(image)[None])) if size <= options.whole else (None, None)
+        growth.append((*row, *whole))
+    of_map = ("s", "MB", "tensors")
+    header = ("side", *(f"{what}, {one}" for what in ("tiled", "overview") for one in of_map), "whole, s", "whole, MB")
     print_table(f"Beyond the image: {options.model}, tiles of {options.tile}", header, growth)
     size = max(size for size in options.sizes if size <= options.whole)
     image = mosaic(size)
@@ -84,7 +94,15 @@ def main() -> None:
         seams.append((overlap, float(difference.mean()), float(difference.max()), rank_correlation(map_, expected)))
     print_table(f"Difference from the map of the whole {size}²", ("overlap", "mean", "largest", "rank corr."), seams)
     if not options.quick:
-        results = {"model": options.model, "trained": trained, "tile": options.tile, "growth": growth, "seams": seams}
+        results = {
+            "model": options.model,
+            "trained": trained,
+            "tile": options.tile,
+            "overview": options.overview,
+            "columns": header,
+            "growth": growth,
+            "seams": seams,
+        }
         path = write_results("large_images", results)
         print(f"Written to {path.relative_to(path.parents[2])}.")
 

@@ -57,6 +57,7 @@ class BatchContent(BatchImages):
         images: Node,
         keys: Keys,
         say: Callable[[str], None],
+        pixel_boxes: set[Path],
     ) -> None:
         super().__init__(images.value)
         self.batch = batch
@@ -66,6 +67,7 @@ class BatchContent(BatchImages):
         self._candidates = candidates
         self._keys = keys
         self._say = say
+        self._pixel_boxes = pixel_boxes
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
@@ -255,8 +257,12 @@ class BatchContent(BatchImages):
                 if len(size) > 2:
                     continue
                 form = box_format(node.name) or self._keys.box_format
-                found = box_regions(node.value, self.count, (size[0], size[1]), form)
+                known = node.path in self._pixel_boxes
+                found = box_regions(node.value, self.count, (size[0], size[1]), form, known)
                 if found is not None:
+                    # Looking at the numbers means to wait for a GPU: the first batch with an object tells for all.
+                    if not known and bool(found.any()):
+                        self._pixel_boxes.add(node.path)
                     return found
         return None
 

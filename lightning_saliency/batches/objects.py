@@ -93,7 +93,7 @@ def _marks_objects(inside: Tensor, outside: Tensor) -> bool:
     return bool((low == high) & (low == low.round())) and (bool((outside == 0).any()) or low.item() == 1)
 
 
-def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str) -> Tensor | None:
+def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str, known: bool = False) -> Tensor | None:
     """Where the objects of boxes are.
 
     Args:
@@ -103,6 +103,7 @@ def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str) 
         size: ``(H, W)`` of the images.
         box_format: Format of all others, one of ``BOX_FORMATS``. Rotated boxes cover the pixels whose centres they
             hold.
+        known: Whether that is certain, so that boxes of another unit are not looked for.
 
     Returns:
         bool ``[B, H, W]``; ``None`` where these are no boxes of that number and format.
@@ -125,7 +126,7 @@ def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str) 
         if values.ndim not in (1, 2) or values.shape[-1] != width:
             return None
         rows.append(values.reshape(-1, width))
-        forms.append((form, told is not None))
+        forms.append((form, known or told is not None))
     if len(set(forms)) > 1:
         one_by_one = [_regions([own], *form, size) for own, form in zip(rows, forms, strict=True)]
         found = [one for one in one_by_one if one is not None]

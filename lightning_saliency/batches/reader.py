@@ -80,6 +80,8 @@ class BatchReader:
         self.keys = Keys(image_key, label_key, index_key, check_box_format(box_format), ignore_index)
         self.volumes = volumes
         self._said: set[str] = set()
+        # Where boxes lie of which it is known that they are in pixels.
+        self._pixel_boxes: set[Path] = set()
 
     def read(self, batch: Any, form: Any = None) -> BatchContent:
         """Find a batch's images; labels and the like are looked for when they are asked for.
@@ -121,7 +123,10 @@ class BatchReader:
                     chosen = [Node(path, value)]
         elif candidates:
             chosen = [node for node in candidates if standing(node)[:2] == standing(candidates[0])[:2]]
-        contents = [BatchContent(batch, branch, nodes, candidates, node, self.keys, self.say) for node in chosen]
+        contents = [
+            BatchContent(batch, branch, nodes, candidates, node, self.keys, self.say, self._pixel_boxes)
+            for node in chosen
+        ]
         return _first_labelled(contents)
 
     def _nothing(self, batch: Any) -> BatchError:

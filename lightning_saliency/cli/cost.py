@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from lightning_saliency.cli.parsing.parser import command_parser, parse
 from lightning_saliency.explainers import EXPLAINERS
 from lightning_saliency.studies.method_costs import run_costs
 
+_ALIAS = re.compile(r"^--methods(?=$|[.=])")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Print the table, and write it where asked to.
@@ -29,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UsageError: If a name or an option is wrong, or no scales are found in the network.
     """
-    options = Namespace(**parse(_parser(), arguments, ["explainers"]))
+    options = Namespace(**parse(_parser(), [_ALIAS.sub("--explainers", one) for one in arguments], ["explainers"]))
     channels, height, width = image_shape(options)
     explainers = options.explainers
     if isinstance(explainers, (str, list)):
@@ -73,7 +76,7 @@ def _parser() -> ArgumentParser:
         metavar="NAME,...",
         default="smoe,fast_cam,grad_cam,group_cam",
         help=f"names separated by commas, from {', '.join(EXPLAINERS)}, torchcam:METHOD, or a class path; arguments of "
-        "one as in --explainers.group_cam.init_args.fast true",
+        "one as in --explainers.group_cam.init_args.fast true. --methods is the same",
     )
     parser.add_argument("--size", type=int, nargs="+", default=[224], help="height and width of the images in pixels")
     parser.add_argument("--channels", type=int, default=3, help="number of channels of the images")

@@ -14,6 +14,7 @@ from lightning_saliency.checks import check_minimum
 from lightning_saliency.explainers import SMOE
 from lightning_saliency.explainers.base import undisturbed
 from lightning_saliency.scales.maps import ScaleMaps, combined_statistics
+from lightning_saliency.scales.sampled import SampledStatistic
 from lightning_saliency.scales.taps import ScaleTaps
 from lightning_saliency.scales.tracing.trace import taken_type
 
@@ -34,8 +35,11 @@ def explain_tiled(
 
     Each tile runs through the network by itself, and of each scale's statistic the part that the tile owns is kept.
     The parts make one map for each scale, which is normalised once, with the mean and the standard deviation of the
-    whole image (SMOE paper, Eq. 3); so no tile is brighter than its neighbour because little lies on it. The memory
-    needed beside the image and its map is that of a pass over one tile.
+    whole image (SMOE paper, Eq. 3); so no tile is brighter than its neighbour because little lies on it.
+
+    The memory needed beside the image is that of a pass over one tile and of about two maps of the size that is asked
+    for, in float32. So it grows with the image where ``size`` is ``None``, and does not with a ``size`` of its own
+    (of ``normalization="gamma"`` it does, since all values of a scale are needed at once).
 
     Where everything that a position depends on lies within the overlap, the map equals `SMOE`'s of the whole image.
     What reaches further (deep layers of a ResNet, whose receptive fields span several hundred pixels but whose weight
@@ -69,7 +73,7 @@ def explain_tiled(
         True
     """
     smoe = explainer if isinstance(explainer, SMOE) else SMOE(explainer)
-    statistics, _ = _tiled_statistics(smoe, image, tile, overlap, prepare)
+    statistics, _ = _tiled_statistics(smoe, image, tile, overlap, prepare, size)
     combined = combined_statistics(
         statistics, smoe.weights, size or (image.shape[1], image.shape[2]), smoe.normalization
     )
@@ -104,7 +108,7 @@ def tiled_scales(
         TapError, ValueError: See `explain_tiled`.
     """
     smoe = explainer if isinstance(explainer, SMOE) else SMOE(explainer)
-    statistics, names = _tiled_statistics(smoe, image, tile, overlap, prepare)
+    statistics, names = _tiled_statistics(smoe, image, tile, overlap, prepare, size)
     return ScaleMaps.from_statistics(statistics, names, smoe.weights, size, smoe.normalization)
 
 
@@ -119,9 +123,17 @@ class _Span:
 
 
 def _tiled_statistics(
-    smoe: SMOE, image: Tensor, tile: int, overlap: int, prepare: Prepare | None
-) -> tuple[list[Tensor], list[str]]:
-    """The statistic ``[1, h, w]`` of each scale over the whole image, and the scales' names."""
+    smoe: SMOE,
+    image: Tensor,
+    tile: int,
+    overlap: int,
+    prepare: Prepare | None,
+    wanted: tuple[int, int] | None,
+) -> tuple[list[Tensor | SampledStatistic], list[str]]:
+    """The statistic ``[1, h, w]`` of each scale over the whole image, and the scales' names.
+
+    Of a scale that is much finer than the map that is wanted, what this needs is kept.
+    """
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(
             f"Got an image {list(image.shape)}. Allowed is one image [C, H, W] of at least one pixel; give them one by "
@@ -145,7 +157,8 @@ def _tiled_statistics(
                 for axis, length in enumerate(size)
             ]
             spans = [_spans(length, tile, overlap, math.lcm(*strides[axis])) for axis, length in enumerate(size)]
-            statistics = _stitched(smoe.model, taps, read, spans, strides, image.device)
+            sampled = wanted if smoe.normalization == "normal" else None
+            statistics = _stitched(smoe.model, taps, read, spans, strides, image.device, sampled)
             return statistics, [scale.name for scale in taps.scales]
 
 
@@ -203,9 +216,10 @@ def _stitched(
     spans: Sequence[Sequence[_Span]],
     strides: Sequence[Sequence[int]],
     device: torch.device,
-) -> list[Tensor]:
+    wanted: tuple[int, int] | None,
+) -> list[Tensor | SampledStatistic]:
     """The statistic of each scale, put together from what the tiles own."""
-    whole: list[Tensor] = []
+    whole: list[Tensor | SampledStatistic] = []
     # The last tile comes first: it tells how large the whole maps are.
     for rows, columns in product(*(reversed(spans_of_axis) for spans_of_axis in spans)):
         parts = _recorded(model, taps, read(slice(rows.start, rows.end), slice(columns.start, columns.end)))
@@ -215,12 +229,22 @@ def _stitched(
         ]
         if not whole:
             whole = [
-                part.new_empty(1, height.stop, width.stop, device=device)
+                _room((height.stop, width.stop), wanted, part.new_empty(0, device=device))
                 for part, [(height, _), (width, _)] in zip(parts, places, strict=True)
             ]
         for map_, part, [(height, top), (width, left)] in zip(whole, parts, places, strict=True):
-            map_[:, height, width] = part[:, top, left]
+            if isinstance(map_, SampledStatistic):
+                map_.put(part[:, top, left], height, width)
+            else:
+                map_[:, height, width] = part[:, top, left]
     return whole
+
+
+def _room(grid: tuple[int, int], wanted: tuple[int, int] | None, like: Tensor) -> Tensor | SampledStatistic:
+    """Where a scale's statistic goes: all of it, or what a map of less than half its sides needs."""
+    if wanted is not None and grid[0] > 2 * wanted[0] and grid[1] > 2 * wanted[1]:
+        return SampledStatistic(grid, wanted, like)
+    return like.new_empty(1, *grid)
 
 
 def _place(span: _Span, stride: int, positions: int) -> tuple[slice, slice]:

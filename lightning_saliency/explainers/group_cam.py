@@ -116,7 +116,9 @@ class GroupCAM(MaskScoringExplainer):
             [(activations, gradients)], logits = self._gradients(images, targets, scales)
         else:
             [activations], logits = activations_only(self.model, images, scales, self.output)
-        targets = select_targets(logits, targets)
+        # The pass with gradients has checked given ones.
+        if targets is None or not self.gradients:
+            targets = select_targets(logits, targets)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             masks = initial_masks(activations, gradients, self.groups, self.theta)
             blurred = blur(images, self.kernel_size, self.sigma)
@@ -144,9 +146,11 @@ class GroupCAM(MaskScoringExplainer):
         return [MaskBlock(scale.name, labels, shown, blurred, gains[groups], "α", "largest gain first", len(masks))]
 
     def _scores(self, images: Tensor, targets: Tensor, fill: Tensor, queries: Tensor, exact: bool = False) -> Tensor:
-        filled = queries.flatten(2).any(2)
-        total = int(filled.sum()) + len(filled)
-        with self._scorer(images, targets, fill, total=total, exact=exact) as scorer:
+        total = 0
+        if self.progress:
+            filled = queries.flatten(2).any(2)
+            total = int(filled.sum()) + len(filled)
+        with self._scorer(images, targets, fill, total=total, exact=exact, checked=True) as scorer:
             return scorer.score_block(queries)
 
 

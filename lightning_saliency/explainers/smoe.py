@@ -18,7 +18,7 @@ from lightning_saliency.explainers.base import (
     undisturbed,
 )
 from lightning_saliency.functional.statistics import Statistic, get_statistic
-from lightning_saliency.scales.maps import NORMALIZATIONS, Normalization, ScaleMaps
+from lightning_saliency.scales.maps import NORMALIZATIONS, Normalization, ScaleMaps, combined_statistics
 from lightning_saliency.scales.scale import Scale
 from lightning_saliency.scales.taps import ScaleTaps
 
@@ -119,7 +119,9 @@ class SMOE(Explainer):
         return self._explain_predicted(images)
 
     def _explain_predicted(self, images: Tensor) -> Tensor:
-        return self._scales(images).combined()
+        statistics, _ = self._statistics(images)
+        with torch.inference_mode(False), torch.no_grad():
+            return combined_statistics(statistics, self.weights, images.shape[2:], self.normalization)
 
     def _scales(self, images: Tensor) -> ScaleMaps:
         """The maps of all scales, below ``undisturbed``."""

@@ -245,7 +245,7 @@ def _top_of_images(images: Tensor, saliency: Tensor, fraction: float) -> Tensor:
     return top_fraction(saliency, fraction).unsqueeze(1)
 
 
-def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
+def blend(images: Tensor, baseline: Tensor, masks: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Images where the mask is one, the baseline where it is zero, and a mixture between (Group-CAM, Eq. 5).
 
     I' = I ⊙ M + Ĩ ⊙ (1 − M), with Ĩ the baseline.
@@ -255,6 +255,7 @@ def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
         baseline: Broadcasts to ``[B, C, H, W]``, for example ``blur(images)``.
         masks: ``[B, h, w]`` in [0, 1], one mask per image, or ``[B, M, h, w]``, M of them. Masks of another size than
             the images' are upsampled bilinearly first.
+        out: Where to write the result, of its shape and dtype; no gradients then. ``None``: a new tensor.
 
     Returns:
         ``[B, C, H, W]`` for one mask per image, ``[B, M, C, H, W]`` for M, of the images' dtype.
@@ -276,4 +277,4 @@ def blend(images: Tensor, baseline: Tensor, masks: Tensor) -> Tensor:
     baseline = baseline.to(images.dtype).expand(images.shape)
     if masks.ndim == 4:
         images, baseline = images.unsqueeze(1), baseline.unsqueeze(1)
-    return torch.lerp(baseline, images, weights)
+    return torch.lerp(baseline, images, weights, out=out)

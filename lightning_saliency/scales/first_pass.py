@@ -77,7 +77,7 @@ class FirstPass:
         self.model = model
         self.layers = None if layers == "auto" else [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
         self.recording = False
-        self._images = BatchImages(images)
+        self.images = BatchImages(images)
         self._wanted = None if rows is None else frozenset(rows)
         self._names = {id(module): plain_name(name) for name, module in model.named_modules()}
         self._numbers = TensorNumbers()
@@ -86,7 +86,7 @@ class FirstPass:
         self._stack: list[Call] = []
         self._top: list[Call] = []
         self._entered: dict[int, Entrance] = {}
-        self._maps = KeptMaps(get_statistic(statistic), self._images.ndim)
+        self._maps = KeptMaps(get_statistic(statistic), self.images.ndim)
         self._error: Exception | None = None
         # What went wrong in a pass, and the call of it that is not over yet.
         self._unread: Exception | None = None
@@ -126,7 +126,7 @@ class FirstPass:
         if not calls and self._unread is not None:
             raise TapError(f"Reading the activations failed: {self._unread}") from self._unread
         if not calls:
-            volumes = self._images.ndim == 5
+            volumes = self.images.ndim == 5
             wanted = "volumes [B, C, T, H, W]" if volumes else "images [B, C, H, W]"
             raise (TapError if self._top else NoPassError)(
                 f"No module of {type(self.model).__name__} was called with {wanted} in this step, so that nothing "
@@ -136,7 +136,7 @@ class FirstPass:
             )
         parts: list[tuple[Entrance, list[Tensor]]] = []
         scales: tuple[Scale, ...] = ()
-        chosen = choose_passes([self._entered[id(call)] for call in calls], self._images.count)
+        chosen = choose_passes([self._entered[id(call)] for call in calls], self.images.count)
         for position, entrance in chosen:
             own, maps = self._read(calls[position], entrance)
             scales = scales or own
@@ -161,7 +161,7 @@ class FirstPass:
 
     def _enter_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call(self._names[id(module)], module, parent=self._stack[-1] if self._stack else None)
-        images = entering_images((args, kwargs), self._images.ndim)
+        images = entering_images((args, kwargs), self.images.ndim)
         (self._stack[-1].children if self._stack else self._top).append(call)
         self._stack.append(call)
         tensors = list(tensors_in((args, kwargs)))
@@ -221,9 +221,9 @@ class FirstPass:
     def _note_entrance(self, call: Call, images: Tensor) -> None:
         """Note that images entered a call: any do from outside, inside of a pass the batch's own alone."""
         if self._current() is None:
-            self._entered[id(call)] = Entrance.of(call.module, images, self._images)
-        elif self._images.size in (tuple(images.shape[1:]), (images.shape[-1], *images.shape[1:-1])):
-            entrance = Entrance.of(call.module, images, self._images)
+            self._entered[id(call)] = Entrance.of(call.module, images, self.images)
+        elif self.images.size in (tuple(images.shape[1:]), (images.shape[-1], *images.shape[1:-1])):
+            entrance = Entrance.of(call.module, images, self.images)
             if entrance.rows.exact:
                 self._entered[id(call)] = entrance
 
@@ -262,7 +262,7 @@ class FirstPass:
         """Whether layers with weights inside a call work on grids beside the towers inside it."""
         inside = {id(each) for tower in towers for each in tower.walk()}
         return any(
-            shape[0] == 1 and channel_dims(each.module, shape, self._images.ndim)
+            shape[0] == 1 and channel_dims(each.module, shape, self.images.ndim)
             for each in call.walk()
             if each is not call and id(each) not in inside and each.weighted
             for shape in each.outputs

@@ -15,6 +15,7 @@ from lightning_saliency.functional.fusion import combine, overlay_weights, scale
 from lightning_saliency.functional.masking import resize_maps
 from lightning_saliency.functional.normalization import gamma_cdf, normal_cdf
 from lightning_saliency.functional.visualization import heatmap, lovi, overlay
+from lightning_saliency.scales.sampled import SampledStatistic
 
 #: The distribution whose cumulative function brings a scale's map to [0, 1].
 Normalization = Literal["normal", "gamma"]
@@ -62,7 +63,7 @@ class ScaleMaps:
     @classmethod
     def from_statistics(
         cls,
-        statistics: Sequence[Tensor],
+        statistics: Sequence[Tensor | SampledStatistic],
         names: Sequence[str],
         weights: str | Sequence[float] = "equal",
         size: Sequence[int] | None = None,
@@ -72,7 +73,7 @@ class ScaleMaps:
 
         Args:
             statistics: K raw maps ``[B, h, w]``, or ``[B, t, h, w]`` of volumes, one for each scale, as
-                ``ScaleTaps.take`` returns them.
+                ``ScaleTaps.take`` returns them; or such as were sampled for this size, of the normal distribution.
             names: The K names of the scales.
             weights: ``"equal"``, ``"prior"``, ``"ramp"`` or K numbers, see ``scale_weights``.
             size: The common ``(H, W)`` or ``(T, H, W)``; ``None`` takes the finest scale's own grid.
@@ -88,7 +89,7 @@ class ScaleMaps:
         if not statistics:
             raise ValueError("Got no statistics. Allowed are those of at least one scale; give them.")
         size = _finest(statistics) if size is None else size
-        maps = torch.stack([resize_maps(_squashed(map_, normalization), size) for map_ in statistics], dim=1)
+        maps = torch.stack([_at_size(map_, size, normalization) for map_ in statistics], dim=1)
         grids = tuple((map_.shape[-2], map_.shape[-1]) for map_ in statistics)
         return cls(maps, tuple(names), scale_weights(weights, len(statistics)), grids)
 
@@ -118,7 +119,7 @@ class ScaleMaps:
 
 
 def combined_statistics(
-    statistics: Sequence[Tensor],
+    statistics: Sequence[Tensor | SampledStatistic],
     weights: str | Sequence[float] = "equal",
     size: Sequence[int] | None = None,
     normalization: Normalization = "normal",
@@ -126,7 +127,7 @@ def combined_statistics(
     """``ScaleMaps.from_statistics(statistics, ...).combined()`` without holding the K maps at once.
 
     Args:
-        statistics: K raw maps ``[B, h, w]``, or ``[B, t, h, w]`` of volumes.
+        statistics: See ``ScaleMaps.from_statistics``.
         weights: Weights of the K scales, see ``ScaleMaps.from_statistics``.
         size: ``(H, W)``; ``None`` takes the finest scale's own grid.
         normalization: See ``ScaleMaps.from_statistics``.
@@ -143,8 +144,9 @@ def combined_statistics(
     total = torch.zeros(())
     for map_, share in zip(statistics, shares, strict=True):
         if share:
-            part = resize_maps(_squashed(map_, normalization), size).mul_(share / sum(shares))
+            part = _at_size(map_, size, normalization).mul_(share / sum(shares))
             total = part if total.ndim == 0 else total.add_(part)
+            del part  # else it is held while the next one is made
     return total
 
 
@@ -175,7 +177,14 @@ def coarse_statistics(statistics: Sequence[Tensor], size: tuple[int, int]) -> Te
     return total
 
 
-def _finest(statistics: Sequence[Tensor]) -> tuple[int, ...]:
+def _at_size(map_: Tensor | SampledStatistic, size: Sequence[int], normalization: Normalization) -> Tensor:
+    """An image's map, or a volume's as a whole, squashed by the CDF and interpolated."""
+    if isinstance(map_, SampledStatistic):
+        return map_.normalised()
+    return resize_maps(_squashed(map_, normalization), size)
+
+
+def _finest(statistics: Sequence[Tensor | SampledStatistic]) -> tuple[int, ...]:
     return tuple(max(statistics, key=lambda map_: map_.shape[1:].numel()).shape[1:])
 
 

@@ -24,7 +24,16 @@ from lightning_saliency.scales.tracing.passes import (
     rows_of,
 )
 
-__all__ = ["BatchImages", "CompiledReader", "Layers", "NoPassError", "PassMaps", "ScaleReader", "entering_images"]
+__all__ = [
+    "BatchImages",
+    "CompiledReader",
+    "Layers",
+    "NoPassError",
+    "PassMaps",
+    "ScaleReader",
+    "entering_images",
+    "rows_of",
+]
 
 #: ``"auto"``, or the modules whose outputs are scales: themselves, or by their dotted paths.
 Layers = str | nn.Module | Sequence[str | nn.Module]
@@ -47,6 +56,7 @@ class ScaleReader:
 
     Attributes:
         scales: The scales; ``None`` until they are found.
+        written: Whether a step has written to its batch's own tensor before the network took it.
 
     Example:
         >>> import torch
@@ -70,6 +80,7 @@ class ScaleReader:
         self.statistic = get_statistic(statistic)
         self.layers = layers
         self.scales: tuple[Scale, ...] | None = None
+        self.written = False
         self._entrance = ""
         self._first: FirstPass | None = None
         self._later: _LaterPass | None = None
@@ -79,20 +90,22 @@ class ScaleReader:
         """The module, the network itself or one inside it, that the images enter; ``None`` until it is known."""
         return None if self.scales is None else self.model.get_submodule(self._entrance)
 
-    def start(self, images: Tensor, rows: Sequence[int] | None = None) -> None:
+    def start(self, images: Tensor, rows: Sequence[int] | None = None, *, defer: bool = False) -> None:
         """Watch the passes to come.
 
         Args:
             images: ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``: the batch's images, by which the pass over them is
                 recognised.
             rows: Read the maps of these rows of the batch only; ``None``: of all.
+            defer: Do not wait for a GPU to learn whether the step wrote to the images; ``PassMaps.own`` tells later.
         """
         self.close()
         if self.scales is None:
             self._first = FirstPass(self.model, images, self.statistic, rows, self.layers)
             self._first.__enter__()
         else:
-            self._later = _LaterPass(self.model, self.scales, self._entrance, self.statistic, images, rows)
+            known = BatchImages(images, defer)
+            self._later = _LaterPass(self.model, self.scales, self._entrance, self.statistic, known, rows)
 
     def take(self) -> PassMaps:
         """Take off the hooks, and hand over the maps.
@@ -107,9 +120,11 @@ class ScaleReader:
         self.close()
         if first is not None:
             self.scales, self._entrance, found = first.result()
+            self.written |= first.images.written
             return found
         if later is None:
             raise TapError("take() was called without start(): call start(images) before the step that is to be read.")
+        self.written |= later.images.written
         return later.result()
 
     def close(self) -> None:
@@ -150,11 +165,12 @@ class CompiledReader:
             self.scales = find_scales(model, images)
         else:
             self.scales = named_scales(model, [layers] if isinstance(layers, (str, nn.Module)) else layers, images)
+        self.written = False
         self._taps = ScaleTaps(model, self.scales, statistic)
         self._rows: list[int] | None = None
 
-    def start(self, images: Tensor, rows: Sequence[int] | None = None) -> None:
-        """Record the next pass: all rows, or these."""
+    def start(self, images: Tensor, rows: Sequence[int] | None = None, *, defer: bool = False) -> None:
+        """Record the next pass: all rows, or these. There is nothing to be deferred."""
         self._rows = None if rows is None else sorted(rows)
         # One length of the batch, one compiled graph.
         self._taps.max_images = None if self._rows is None else max(self._rows, default=0) + 1
@@ -189,10 +205,10 @@ class _LaterPass:
         scales: Sequence[Scale],
         entrance: str,
         statistic: Statistic,
-        images: Tensor,
+        images: BatchImages,
         rows: Sequence[int] | None,
     ) -> None:
-        self._images = BatchImages(images)
+        self.images = images
         self._wanted = None if rows is None else frozenset(rows)
         self._name = type(model).__name__
         module = model.get_submodule(entrance)
@@ -214,7 +230,7 @@ class _LaterPass:
             raise (TapError if self._entered else NoPassError)(
                 f"The images passed through {self._name} in none of this step's passes."
             )
-        chosen = choose_passes([entrance for entrance, _ in self._passes], self._images.count)
+        chosen = choose_passes([entrance for entrance, _ in self._passes], self.images.count)
         return joined([(entrance, self._passes[position][1]) for position, entrance in chosen], self._wanted)
 
     def close(self) -> None:
@@ -227,8 +243,8 @@ class _LaterPass:
         # Where the module is entered once more before it is left, as by Lightning's detour of a step through `forward`
         # under DDP, the inner pass is meant.
         try:
-            images = entering_images((args, kwargs), self._images.ndim)
-            self._open = None if images is None else Entrance.of(module, images, self._images)
+            images = entering_images((args, kwargs), self.images.ndim)
+            self._open = None if images is None else Entrance.of(module, images, self.images)
             rows = [] if self._open is None else self._open.read_rows(self._wanted)
             if rows and self._open is not None:
                 height, width = self._open.size[-2:]

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_saliency.deployment import explain_tiled, tiled_scales
+from lightning_saliency.deployment import explain_tiled, tiled_scales, tiles
 from lightning_saliency.explainers import SMOE
+from lightning_saliency.scales.sampled import SampledStatistic
+from lightning_saliency.studies.timing import peak_extra_bytes
 from tests.networks import Chain, ConvNet, TokenTransformer
 
 NEAR = {"rtol": 0, "atol": 2e-6}
@@ -120,3 +122,49 @@ def test_what_does_not_fit_is_said():
     assert explain_tiled(SMOE(enlarging, layers=("m3",)), image, tile=64, overlap=8).shape == (128, 128)
     with pytest.raises(ValueError, match=r"Got an image \[1, 3, 128, 128\]"):
         explain_tiled(network, image[None])
+
+
+@pytest.mark.parametrize("make", [explain_tiled, tiled_scales])
+def test_memory_does_not_grow_with_the_image_where_the_map_does_not(make):
+    network = Chain(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+    images = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for side in (192, 384, 768)]
+
+    def peak(image, size):
+        return peak_extra_bytes(lambda: make(network, image, tile=64, overlap=16, prepare=by_255, size=size))
+
+    flat = [peak(image, (32, 32)) for image in images]
+    assert max(flat) <= 1.01 * min(flat)
+    whole = [peak(image, None) for image in images]
+    assert whole[2] > 3 * flat[2]
+
+
+def by_255(tile):
+    return tile / 255
+
+
+def test_a_map_of_the_images_size_takes_two_of_them():
+    image = torch.randint(0, 256, (3, 768, 768), dtype=torch.uint8)
+    network = Chain(nn.Conv2d(3, 4, 3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1))
+    peak = peak_extra_bytes(lambda: explain_tiled(network, image, tile=64, overlap=16, prepare=by_255))
+    assert 2 * 4 * 768**2 < peak < 2.5 * 4 * 768**2
+
+
+@pytest.mark.parametrize("size", [(40, 40), (33, 20), (7, 11), (48, 130)])
+def test_a_smaller_map_is_the_same_whether_all_is_kept_or_what_it_needs(size, monkeypatch):
+    network, image = local_net().eval().double(), image_of(197, 290)
+    options = {"tile": 64, "overlap": 16, "size": size}
+    sampled = explain_tiled(network, image, **options), tiled_scales(network, image, **options).maps
+    monkeypatch.setattr(tiles, "_room", lambda grid, wanted, like: like.new_empty(1, *grid))
+    kept = explain_tiled(network, image, **options), tiled_scales(network, image, **options).maps
+    for one, other in zip(sampled, kept, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=0, atol=1e-4)
+
+
+def test_sampled_statistics_that_are_constant_or_not_finite():
+    for value, expected in ((3.0, 0.5), (float("nan"), float("nan"))):
+        statistic = torch.full((1, 16, 16), 3.0)
+        statistic[0, 5, 5] = value
+        sampled = SampledStatistic((16, 16), (2, 2), statistic)
+        sampled.put(statistic[:, :7], slice(0, 7), slice(0, 16))
+        sampled.put(statistic[:, 7:], slice(7, 16), slice(0, 16))
+        torch.testing.assert_close(sampled.normalised(), torch.full((1, 2, 2), expected), equal_nan=True)

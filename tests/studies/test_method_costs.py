@@ -113,9 +113,26 @@ def test_the_command_prints_and_writes_the_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "smoe" in printed
     assert "Memory by the paper's counting: 10 kB" in printed
+    assert "With 13 operations for a logarithm" in printed
     written = json.loads((tmp_path / "cost.json").read_text())
     assert written["scales"] == [[64, 32, 32], [64, 16, 16], [128, 8, 8], [256, 4, 4], [512, 2, 2]]
     assert written["costs"]["smoe"]["passes"] == 1.0
     assert "grad_cam" in (tmp_path / "cost.md").read_text()
+    table = (tmp_path / "cost.md").read_text()
+    share = 100 * written["costs"]["grad_cam"]["backward"]
+    assert 0 < share < 50
+    assert f"| grad_cam | 1.0 | {share:.2f} |" in table
     assert main(["cost", *arguments, "--explainers", "gradcam"]) == 2
     assert "Allowed are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--methods", "smoe"], ["--methods=smoe"], ["--methods.quick.class_path=smoe"]])
+def test_explainers_of_the_command_are_called_methods_as_well(option, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("lightning_saliency.cli.cost.load_network", lambda options: asked.append(options.explainers))
+    monkeypatch.setattr("lightning_saliency.cli.cost.run_costs", lambda *given, **named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["cost", "--model", "resnet18", *option])
+    assert "smoe" in str(asked)
+    with pytest.raises(SystemExit):
+        main(["cost", "--model", "resnet18", "--methodology", "smoe"])

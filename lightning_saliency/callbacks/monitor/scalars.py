@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -33,26 +34,20 @@ class EpochScalars(EpochMeans):
     def __init__(self) -> None:
         super().__init__(tuple(NOT_MEASURED))
 
-    def add_objects(self, score: str, combined: Tensor, objects: Tensor) -> None:
-        """Score combined maps ``[B, h, w]`` against objects ``[B, H, W]`` bool, on the maps' own grid; so of volumes.
+    def add_objects(self, score: str, combined: Tensor, objects: GridObjects, counted: Tensor | None = None) -> None:
+        """Score combined maps ``[B, h, w]`` against objects on the maps' own grid; so of volumes.
 
-        A cell belongs to an object that covers half of it; of a smaller object, the cells with the most of it. Images
-        without an object do not count.
+        Images without an object do not count.
 
         Args:
             score: A name in ``OBJECT_SCORES``.
             combined: The maps.
-            objects: Where the images' objects lie, on any device: boxes that are lists of numbers lie on the CPU.
+            objects: Where the images' objects lie, see `on_grid`.
+            counted: Whether the batch counts, a bool on the maps' device; ``None``: it does.
         """
-        covered = objects.to(combined.device).float()
-        if objects.shape != combined.shape:
-            pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if objects.ndim == 4 else F.adaptive_avg_pool2d
-            covered = pool(covered[:, None], combined.shape[1:])[:, 0]
+        has = objects.has if counted is None else objects.has & counted
         # A volume's slices one below the other.
-        combined, covered = combined.flatten(1, -2), covered.flatten(1, -2)
-        fullest = covered.flatten(1).amax(1)
-        inside = covered >= (0.5 * fullest).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
-        self.add(score, OBJECT_SCORES[score](combined, inside), fullest > 0)
+        self.add(score, OBJECT_SCORES[score](combined.flatten(1, -2), objects.inside), has)
 
     def add_drift(self, drift: Tensor | None) -> None:
         """Take in each map's distance ``[n]`` from the one before; ``None``, no map before, counts as 1."""
@@ -63,6 +58,37 @@ class EpochScalars(EpochMeans):
         if found is not None:
             self.add("position_bias", torch.tensor(found.bias))
             self.add("content_bias", torch.tensor(found.content))
+
+
+class GridObjects(NamedTuple):
+    """The images' objects on their maps' grid.
+
+    Attributes:
+        inside: ``[B, h, w]`` bool, the cells of the objects; of volumes ``[B, t·h, w]``.
+        has: ``[B]`` bool, whether the image has an object.
+    """
+
+    inside: Tensor
+    has: Tensor
+
+
+def on_grid(objects: Tensor, combined: Tensor) -> GridObjects:
+    """Objects ``[B, H, W]`` bool on the grid of maps ``[B, h, w]``; so of volumes.
+
+    A cell belongs to an object that covers half of it; of a smaller object, the cells with the most of it.
+
+    Args:
+        objects: Where the images' objects lie, on any device: boxes that are lists of numbers lie on the CPU.
+        combined: The maps.
+    """
+    covered = objects.to(combined.device, torch.float32)
+    if objects.shape != combined.shape:
+        pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if objects.ndim == 4 else F.adaptive_avg_pool2d
+        covered = pool(covered[:, None], combined.shape[1:])[:, 0]
+    covered = covered.flatten(1, -2)
+    fullest = covered.flatten(1).amax(1)
+    inside = covered >= (0.5 * fullest).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
+    return GridObjects(inside, fullest > 0)
 
 
 def values_to_log(measured: Mapping[str, float], trainer: pl.Trainer, prefix: str) -> dict[str, float]:

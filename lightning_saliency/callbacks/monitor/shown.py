@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_saliency.batches import BatchContent
 from lightning_saliency.callbacks._trainer_lookups import watched_module
@@ -66,6 +67,7 @@ class ShownImages:
             "indices": list(indices) if isinstance(indices, tuple) else indices,
             "images": None if own is None else own.digest,
         }
+        self._unread: list[Tensor] = []
         self.begin_film()
         self.begin_run()
 
@@ -95,8 +97,26 @@ class ShownImages:
             "film goes on with the new ones."
         )
 
+    def mind_unread(self, own: Tensor) -> None:
+        """A batch was taken to be unchanged; a bool on its device, which is read at the epoch's end, tells whether."""
+        self._unread.append(own)
+
+    def were_written(self) -> bool:
+        """Whether one of these batches had been written to: those are not counted, which is said once."""
+        unread, self._unread = self._unread, []
+        changed = int(torch.stack(unread).logical_not().sum()) if unread else 0
+        if changed:
+            self._warn_once(
+                "written",
+                f"SaliencyMonitor left {changed} of this epoch's batches out of its values: their steps wrote to the "
+                "images in place. From now on each batch is looked at before it is read, for which a GPU is waited "
+                "for.",
+            )
+        return changed > 0
+
     def begin_run(self) -> None:
         """Begin with a run: what was said is said again."""
+        self._unread = []
         self._said: set[str] = set()
         self._like: tuple[int, ...] | None = None
         self._own_names: tuple[str, ...] = ()

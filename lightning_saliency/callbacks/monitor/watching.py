@@ -26,14 +26,14 @@ from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
 from lightning_saliency.callbacks.monitor.reading.logits import NetworkPredictions
 from lightning_saliency.callbacks.monitor.reading.sample import SampleRecord
 from lightning_saliency.callbacks.monitor.run_checks import mind_shards
-from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
+from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, on_grid
 from lightning_saliency.callbacks.monitor.schedule import Schedule, is_endless
 from lightning_saliency.callbacks.monitor.shortcuts.watch import ShortcutWatch
 from lightning_saliency.callbacks.monitor.shown import READING, ShownImages
 from lightning_saliency.callbacks.monitor.values import MonitorValues
 from lightning_saliency.functional.fusion import scale_weights
 from lightning_saliency.scales.maps import combined_statistics
-from lightning_saliency.scales.reader import NoPassError, PassMaps
+from lightning_saliency.scales.reader import NoPassError, PassMaps, rows_of
 
 # So many steps without a pass through the network, and none with one, are no exception.
 _PATIENCE = 20
@@ -192,7 +192,9 @@ class Watching:
             if found.seen is not None:
                 self.shown.say_changed()
             elif pending.objects is not None:
-                self._score(found, pending.objects[list(found.images)])
+                self._score(found, rows_of(pending.objects, found.images))
+            if found.own is not None:
+                self.shown.mind_unread(found.own)
             if self.attempts.wants(_LOCATING):
                 with self.attempts.trying(_LOCATING, "Leave it out with position_images=0."):
                     self.shortcuts.take(pending, found)
@@ -212,6 +214,8 @@ class Watching:
         if self._active and (stage == self.stage or endless):
             self._active = False
             self._ask_the_others(trainer)
+            if self.shown.were_written():
+                self.reading.mind_written()
             if self._no_pass is not None and not self._passed and self.attempts.wants(READING):
                 self.attempts.fail(READING, self._no_pass)
                 self.reading.failed()
@@ -248,10 +252,11 @@ class Watching:
 
     def _score(self, found: PassMaps, objects: Tensor) -> None:
         combined = combined_statistics(found.maps, self.weights)
+        cells = on_grid(objects, combined)
         for score in OBJECT_SCORES:
             if self.attempts.wants(part := f"measure {self.name}/{score}"):
                 with self.attempts.trying(part):
-                    self.scalars.add_objects(score, combined, objects)
+                    self.scalars.add_objects(score, combined, cells, found.own)
 
     @contextmanager
     def _guarded(self, trainer: pl.Trainer, quiet: bool = False) -> Iterator[None]:

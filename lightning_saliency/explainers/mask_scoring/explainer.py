@@ -116,7 +116,9 @@ class MaskScoringExplainer(Explainer):
         """Whether masked images were scored in half precision."""
         return self.precision is not None or (self._copy is not None and self._copy.precision is not None)
 
-    def _scorer(self, images: Tensor, targets: Tensor, fill: Fill, total: int, exact: bool = False) -> MaskScorer:
+    def _scorer(
+        self, images: Tensor, targets: Tensor, fill: Fill, total: int, exact: bool = False, checked: bool = False
+    ) -> MaskScorer:
         if self.fast and self._copy is None:
             precision = self.precision or native_precision(images.device)
             self._copy = FastCopy(self.model, precision, self.fast == "compiled")
@@ -132,4 +134,5 @@ class MaskScoringExplainer(Explainer):
             fast=self._copy if self._copy is not None and not exact else False,
             progress=self.progress,
             total=total,
+            checked=checked,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import groupby
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
@@ -19,9 +20,9 @@ from lightning_saliency.checks import check_choice, check_minimum
 from lightning_saliency.explainers.base import (
     Output,
     as_ordinary,
+    check_range,
     checked_targets,
     class_logits,
-    select_scores,
     undisturbed,
     unwrap,
 )
@@ -29,7 +30,7 @@ from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.explainers.mask_scoring.distinct_masks import distinct_jobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
 from lightning_saliency.explainers.mask_scoring.precisions import PRECISIONS, Precision, native_precision
-from lightning_saliency.functional.class_scores import Score, class_regions, class_scores
+from lightning_saliency.functional.class_scores import Score, class_count, class_regions, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
 from lightning_saliency.functional.masking import blend
 
@@ -133,6 +134,7 @@ class MaskScorer:
         fast: Score with a faster copy of the network; a `FastCopy` is reused across calls.
         progress: Show a progress bar.
         total: Expected number of masked images, for the progress bar.
+        checked: Whether the targets are known to be classes of the network; else the first pass tells.
 
     Raises:
         ValueError: If an option is unknown or shapes do not fit.
@@ -159,6 +161,7 @@ class MaskScorer:
         fast: bool | FastCopy = False,
         progress: bool = False,
         total: int | None = None,
+        checked: bool = False,
     ) -> None:
         check_scoring(score, batch_size, precision)
         self.model = unwrap(model)
@@ -170,6 +173,7 @@ class MaskScorer:
             self._copy = FastCopy(self.model, precision or native_precision(images.device))
         if self._copy is not None:
             self.precision = self._copy.precision
+        self._checked = checked
         self._function: Callable[[Any], Tensor] | None = None
         self._classes = torch.zeros(images.shape[0], dtype=torch.int64)
         self._regions: Tensor | None = None
@@ -213,7 +217,10 @@ class MaskScorer:
         self._stack.__exit__(kind, error, trace)
 
     def __call__(self, masks: Tensor, owners: Tensor) -> Tensor:
-        """The scores ``[N]`` of masks ``[N, h, w]``, the n-th on image ``owners[n]`` (``[N]`` int64)."""
+        """The scores ``[N]`` of masks ``[N, h, w]``, the n-th on image ``owners[n]`` (``[N]`` int64).
+
+        Owners that lie on the CPU spare copies of the images: a run of masks of one image is laid over a view of it.
+        """
         scores: list[Tensor] = []
         start = 0
         budget = CURRENT_BUDGET.get()
@@ -246,9 +253,12 @@ class MaskScorer:
                 f"Got masks {list(masks.shape)} for {count} images. Allowed are [B, M, h, w] with B = {count}; expand "
                 "masks common to all images with masks.expand(B, -1, -1, -1)."
             )
-        owners, which, places = distinct_jobs(masks.flatten(2).any(2).logical_not())
-        parts = [self(part, of) for (of, _), part in self.made(lambda of, at: masks[of, at], owners, which)]
-        return torch.cat([*parts, self.images.new_zeros(0)])[places]
+        # How many passes there are, the host has to know: this is read once.
+        owners, which, places = distinct_jobs(masks.flatten(2).any(2).logical_not().cpu())
+        there = [column.to(masks.device, non_blocking=True) for column in (owners, which)]
+        made = self.made(lambda of, at, _: masks[of, at], *there, owners)
+        scores = torch.cat([*(self(part, of) for (_, _, of), part in made), self.images.new_zeros(0)])
+        return scores[places.to(scores.device, non_blocking=True)]
 
     def made(
         self, make: Callable[..., Made], *columns: Tensor, images_each: int = 1
@@ -291,8 +301,9 @@ class MaskScorer:
             raise RuntimeError(
                 "Got masks outside the context. A MaskScorer scores inside `with MaskScorer(...) as scorer:`."
             )
-        owners = owners.to(self.images.device)  # masks may lie elsewhere, where there is room for all of them
-        blended = blend(self.images[owners], self.fill[owners], masks.to(self.images.device))
+        # Masks may lie elsewhere, where there is room for all of them.
+        blended = self._blended(masks.to(self.images.device), owners)
+        owners = owners.to(self.images.device, non_blocking=True)
         returned = self._network(blended)
         if self._function is not None:
             scores = self._function(returned)
@@ -310,7 +321,25 @@ class MaskScorer:
             outputs = ((class_logits(network(part.clone()), output, part), classes) for part, classes in parts)
             self._regions = torch.cat([class_regions(pixelwise, classes) for pixelwise, classes in outputs])
         regions = None if self._regions is None else self._regions[owners]
-        return select_scores(logits, self._classes[owners], partial(class_scores, score=self.score, regions=regions))[0]
+        if not self._checked:
+            check_range(self._classes, class_count(logits))
+            self._checked = True
+        return class_scores(logits, self.score, regions).gather(1, self._classes[owners][:, None])[:, 0]
+
+    def _blended(self, masks: Tensor, owners: Tensor) -> Tensor:
+        """The masked images ``[N, C, H, W]``."""
+        if owners.device.type == "cpu":
+            runs = [(number, len(list(run))) for number, run in groupby(owners.tolist())]
+            if 2 * len(runs) <= len(owners) or len(runs) == 1:
+                blended = self.images.new_empty(len(owners), *self.images.shape[1:])
+                start = 0
+                for number, count in runs:
+                    one, part = slice(number, number + 1), slice(start, start + count)
+                    blend(self.images[one], self.fill[one], masks[None, part], out=blended[None, part])
+                    start += count
+                return blended
+            owners = owners.to(self.images.device, non_blocking=True)
+        return blend(self.images[owners], self.fill[owners], masks)
 
 
 def check_scoring(score: str, batch_size: int | str, precision: str | None) -> None:

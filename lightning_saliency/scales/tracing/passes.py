@@ -34,12 +34,15 @@ class PassRows:
         images: For each row of the pass the image of the batch that it shows.
         exact: Whether every row shows its image, up to a change of brightness and contrast of the channels.
         changed: Whether the rows show something else than any image of the batch, as mirrored ones do.
+        own: Whether they are the batch's own, a bool on their device that was not read, see `BatchImages`; ``None``:
+            all of the above is known.
     """
 
     score: float
     images: tuple[int, ...]
     exact: bool
     changed: bool = False
+    own: Tensor | None = None
 
 
 class BatchImages:
@@ -51,9 +54,16 @@ class BatchImages:
 
     Args:
         images: ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``, as the data loader gave them.
+        defer: Do not wait for a GPU to learn whether the batch's own tensor, in inference mode, was written to: it is
+            taken for unchanged, and ``PassRows.own`` tells later.
+
+    Attributes:
+        written: Whether the batch's own tensor came, and had been written to.
     """
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, defer: bool = False) -> None:
+        self.written = False
+        self._defer = defer
         self.count = images.shape[0]
         self.ndim = images.ndim
         self.size: tuple[int, ...] = tuple(images.shape[1:])
@@ -69,23 +79,29 @@ class BatchImages:
         """
         count = entering.shape[0]
         in_order = tuple(row if row < self.count else -1 for row in range(count))
-        if self._is_own(entering):
+        own = self._is_own(entering)
+        if isinstance(own, Tensor):
+            if self._defer:
+                return PassRows(1.0, in_order, True, own=own)
+            own = bool(own)
+        if own:
             return PassRows(1.0, in_order, True)
-        prints = _prints(entering)
-        if prints.shape[1:] != self._prints.shape[1:]:
-            other = _prints(entering.movedim(-1, 1)) if entering.ndim == self.ndim else prints
-            if other.shape[1:] != self._prints.shape[1:]:
+        self.written |= own is not None
+        prints, known = _prints(entering).cpu(), self._prints.cpu()
+        if prints.shape[1:] != known.shape[1:]:
+            other = _prints(entering.movedim(-1, 1)).cpu() if entering.ndim == self.ndim else prints
+            if other.shape[1:] != known.shape[1:]:
                 return PassRows(0.0, in_order, False)
             prints = other
-        found = (prints @ self._prints.T) / prints.shape[1]
+        found = (prints @ known.T) / prints.shape[1]
         straight = torch.tensor([found[row, row] if row < self.count else -1.0 for row in range(count)])
         if count <= self.count and bool((straight >= _SAME).all()):
             return PassRows(float(straight.mean()), in_order, True)
         best, which = found.max(dim=1)
         images: list[int] = []
         for row, image in enumerate(which.tolist()):
-            known = float(best[row]) >= _SAME and image not in images
-            images.append(image if known else -1)
+            recognised = float(best[row]) >= _SAME and image not in images
+            images.append(image if recognised else -1)
         if count > self.count and all(number in images for number in range(self.count)):
             # Several views in one batch: the other rows are no image of it.
             return PassRows(
@@ -96,15 +112,21 @@ class BatchImages:
         score = float(straight[: self.count].mean())
         return PassRows(score, in_order, False, score < _ALIKE)
 
-    def _is_own(self, entering: Tensor) -> bool:
-        """Whether this is the batch's own tensor, as it mostly is: it need not be gone through again."""
+    def _is_own(self, entering: Tensor) -> Tensor | bool | None:
+        """Whether this is the batch's own tensor, as it mostly is: it need not be gone through again.
+
+        ``None``: it is another. Else whether it still holds what it held; on other devices than the CPU not a bool but
+        a tensor, which has to be waited for, where the tensor itself does not count how often it was written to.
+        """
         try:
             if self._tensor() is None or _memory_of(entering) != self._memory:
-                return False
+                return None
         except RuntimeError:  # no memory of its own, as inside `torch.func.grad`
-            return False
-        # Tensors of inference mode do not count how often they are written to.
-        return torch.equal(_points(entering), self._points)
+            return None
+        if entering.device.type == "cpu":
+            # Looking costs little, and NumPy writes without counting.
+            return torch.equal(_points(entering), self._points)
+        return (_points(entering) == self._points).all() if entering.is_inference() else True
 
 
 @dataclass(frozen=True)
@@ -149,11 +171,13 @@ class PassMaps:
         images: The rows of the batch whose maps there are, in order.
         maps: One map ``[n, h, w]``, or ``[n, t, h, w]`` of volumes, a scale, of these rows.
         seen: What the maps are of, ``[n, C, H, W]``, where the step has made something else of the batch's images.
+        own: Whether they are of the batch's own images, a bool on their device, not read yet; ``None``: it is known.
     """
 
     images: tuple[int, ...]
     maps: list[Tensor]
     seen: Tensor | None = None
+    own: Tensor | None = None
 
 
 def choose_passes(entrances: Sequence[Entrance], count: int) -> list[tuple[int, Entrance]]:
@@ -200,12 +224,14 @@ def joined(parts: Sequence[tuple[Entrance, list[Tensor]]], wanted: frozenset[int
         parts: Passes, each with one map ``[n, h, w]`` a scale of the rows that were read.
         wanted: The images whose rows were read; ``None``: all.
     """
+    unread = [entrance.rows.own for entrance, _ in parts if entrance.rows.own is not None]
+    own = torch.stack(unread).all() if unread else None
     if len(parts) == 1:
         entrance, maps = parts[0]
         rows = entrance.read_rows(wanted)
         shown = tuple(entrance.rows.images[row] for row in rows)
         if all(before < after for before, after in pairwise(shown)):
-            return PassMaps(shown, list(maps), None if entrance.seen is None else rows_of(entrance.seen, rows))
+            return PassMaps(shown, list(maps), None if entrance.seen is None else rows_of(entrance.seen, rows), own)
     of_image: dict[int, list[Tensor]] = {}
     seen: dict[int, Tensor] = {}
     for entrance, maps in parts:
@@ -220,6 +246,7 @@ def joined(parts: Sequence[tuple[Entrance, list[Tensor]]], wanted: frozenset[int
         images,
         [torch.stack([of_image[image][level] for image in images]) for level in range(levels)],
         torch.stack([seen[image] for image in images]) if len(seen) == len(images) > 0 else None,
+        own,
     )
 
 
@@ -262,16 +289,16 @@ def _slices(images: Tensor) -> Tensor:
 
 
 def _evenly(side: int, count: int, device: torch.device) -> Tensor:
-    """Places that lie evenly over a side. Inside a step the default type may be one that cannot count to 300."""
-    return torch.linspace(0, side - 1, count, dtype=torch.float64).round().long().to(device)
+    """Places that lie evenly over a side, the next to i · (side − 1) / (count − 1); in whole numbers, on the device."""
+    return (torch.arange(count, device=device) * (2 * (side - 1)) + count - 1) // (2 * (count - 1))
 
 
 def _prints(images: Tensor) -> Tensor:
-    """What an image is recognised by: ``[B, n]``, of which two agree where their product's mean is 1."""
+    """What an image is recognised by: ``[B, n]`` on its device, of which two agree where their product's mean is 1."""
     points = _points(images).float().flatten(2).nan_to_num()
     # Dots and strokes lie beside the points; no block misses them.
     blocks = F.adaptive_avg_pool2d(_slices(images.detach()).float(), _POINTS).flatten(2).nan_to_num()
-    return torch.cat([_standardised(points), _standardised(blocks)], dim=2).flatten(1).cpu()
+    return torch.cat([_standardised(points), _standardised(blocks)], dim=2).flatten(1)
 
 
 def _standardised(values: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from lightning_saliency.reports.tables import Column, Estimate, TableData
 from lightning_saliency.studies.engine.files import as_json, result_folder, write_results
 from lightning_saliency.studies.method_costs.measuring import FORWARD, MethodCost
 
+# The paper does not state them; see `fast_cam_operations`.
+_LOGARITHM, _ERROR_FUNCTION = 13, 26
 _COUNTED, _MEASURED = "counted, a map", "measured, the batch"
 COLUMNS = (
     Column("passes", "passes", None, _COUNTED, digits=1),
-    Column("backward", "backward", None, _COUNTED, digits=2),
+    Column("backward", "backward, %", None, _COUNTED, digits=2),
     Column("gflops", "GFLOPs", None, _COUNTED, digits=2),
     Column("flops_ratio", "× forward", None, _COUNTED, digits=2),
     Column("seconds", "seconds", None, _MEASURED, digits=3),
@@ -23,7 +25,7 @@ COLUMNS = (
     Column("megabytes", "MB", None, _MEASURED, digits=1),
 )
 CAPTION = (
-    "passes: images passed forward for one map. backward: FLOPs of gradients over those of a forward pass. GFLOPs: "
+    "passes: images passed forward for one map. backward: FLOPs of gradients in % of those of a forward pass. GFLOPs: "
     "convolutions, matrix products and attention by torch.utils.flop_counter, a multiplication and an addition being "
     "two. seconds: median over the rounds, in which all took turns; × forward: its ratio to the forward pass's, with "
     "the quartiles of the rounds. MB: most memory of tensors held at once beyond what was held before."
@@ -52,7 +54,7 @@ class CostResult:
         rows = {
             self._label(name, cost): {
                 "passes": _value(cost.passes),
-                "backward": _value(cost.backward),
+                "backward": _value(100 * cost.backward),
                 "gflops": _value(cost.flops / 1e9),
                 "flops_ratio": _value(cost.flops / forward.flops),
                 "seconds": _value(cost.time.seconds),
@@ -73,11 +75,16 @@ class CostResult:
         """
         counted = [sum(column) for column in zip(*fast_cam_operations(self.scales), strict=True)]
         total, network = sum(counted), self.costs[FORWARD].flops / 2
+        dear = fast_cam_operations(self.scales, logarithm=_LOGARITHM, error_function=_ERROR_FUNCTION)
+        most = sum(map(sum, dear))
         return [
             "Operations of the combined map of one image by the paper's counting (Table 6): statistics "
             f"{counted[0]:,}, normalisation {counted[1]:,}, combination {counted[2]:,}; {total:,} in all, "
             f"{100 * total / network:.2f} % of the {network:.3g} multiplications of the forward pass, which are "
             f"{network / total:.0f} times as many.",
+            f"With {_LOGARITHM} operations for a logarithm and {_ERROR_FUNCTION} for an error function, from which the "
+            f"paper's upper numbers follow: statistics {sum(one.statistic for one in dear):,}; {most:,} in all, "
+            f"{100 * most / network:.2f} % of them, which are {network / most:.0f} times as many.",
             f"Memory by the paper's counting: {fast_cam_memory(self.scales) / 1e3:.0f} kB for one image.",
         ]
 

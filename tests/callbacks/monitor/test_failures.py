@@ -216,11 +216,11 @@ def test_logging_values_never_ends_a_run(tmp_path, monkeypatch, broken):
 def test_reading_that_fails_in_the_middle_of_a_frame_is_said_once(tmp_path, monkeypatch, recwarn, method):
     original, calls = getattr(ScaleReader, method), []
 
-    def fails(self, *arguments):
+    def fails(self, *arguments, **named):
         calls.append(0)
         if len(calls) % 2 == 0:
             raise RuntimeError("on purpose")
-        return original(self, *arguments)
+        return original(self, *arguments, **named)
 
     monkeypatch.setattr(ScaleReader, method, fails)
     trainer(tmp_path, SaliencyMonitor(), epochs=1).fit(Module(), loader(8), loader(8))

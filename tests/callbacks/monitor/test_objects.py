@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_saliency.batches import BatchReader
-from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
+from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, on_grid
 
 
 @pytest.mark.parametrize("score", list(OBJECT_SCORES))
@@ -17,6 +17,7 @@ def test_boxes_of_plain_numbers_are_scored_where_the_maps_are(score, monkeypatch
     scored, scalars = [], EpochScalars()
     monkeypatch.setattr(scalars, "add", lambda name, values, counted: scored.append((name, values, counted)))
     with FakeTensorMode(allow_non_fake_inputs=True):  # tensors that know their device and hold no values
-        scalars.add_objects(score, torch.rand(2, 8, 8, device="cuda"), objects)
+        maps = torch.rand(2, 8, 8, device="cuda")
+        scalars.add_objects(score, maps, on_grid(objects, maps))
     assert [name for name, *_ in scored] == [score]
     assert {value.device.type for value in scored[0][1:]} == {"cuda"}

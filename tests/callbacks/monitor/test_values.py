@@ -14,7 +14,7 @@ from lightning_saliency.callbacks import SaliencyMonitor
 from lightning_saliency.callbacks.monitor.attempts import Attempts
 from lightning_saliency.callbacks.monitor.film import MonitorFilm
 from lightning_saliency.callbacks.monitor.reading.batch_maps import BatchReading
-from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars, values_to_log
+from lightning_saliency.callbacks.monitor.scalars import NOT_MEASURED, EpochScalars, on_grid, values_to_log
 from lightning_saliency.callbacks.monitor.values import MonitorValues
 from lightning_saliency.pictures.film import Film
 from lightning_saliency.pictures.page import FilmRecords
@@ -220,34 +220,35 @@ def test_cells_belong_to_an_object_that_covers_half_of_them():
     objects = torch.zeros(1, 8, 8, dtype=torch.bool)
     objects[0, :, :6] = True  # All of the left cells, half of the right ones.
     scalars = EpochScalars()
-    scalars.add_objects("energy_in_box", maps, objects)
+    scalars.add_objects("energy_in_box", maps, on_grid(objects, maps))
     assert scalars.local() == {"energy_in_box": pytest.approx(1.0)}
     objects[0, :, 5] = False  # Now a quarter of the right ones.
     scalars = EpochScalars()
-    scalars.add_objects("energy_in_box", maps, objects)
+    scalars.add_objects("energy_in_box", maps, on_grid(objects, maps))
     assert scalars.local() == {"energy_in_box": pytest.approx(5 / 15)}
     # Of an object smaller than half a cell, the cells with at least half of the most.
     objects[:] = False
     objects[0, 0, :4] = True
     objects[0, 0, 4:6] = True
     scalars = EpochScalars()
-    scalars.add_objects("energy_in_box", maps, objects)
+    scalars.add_objects("energy_in_box", maps, on_grid(objects, maps))
     assert scalars.local() == {"energy_in_box": pytest.approx(3 / 15)}
     objects[0, 0, 5] = False
     scalars = EpochScalars()
-    scalars.add_objects("energy_in_box", maps, objects)
+    scalars.add_objects("energy_in_box", maps, on_grid(objects, maps))
     assert scalars.local() == {"energy_in_box": pytest.approx(1 / 15)}
     # Of objects on a grid of the maps' height, the left cells.
     scalars = EpochScalars()
-    scalars.add_objects("energy_in_box", maps, torch.tensor([[[True, True, True, False, False, False]] * 2]))
+    left = torch.tensor([[[True, True, True, False, False, False]] * 2])
+    scalars.add_objects("energy_in_box", maps, on_grid(left, maps))
     assert scalars.local() == {"energy_in_box": pytest.approx(5 / 15)}
 
 
 def test_images_without_an_object_do_not_count():
     objects = torch.tensor([[[True, False]] * 2, [[False, False]] * 2])
-    scalars = EpochScalars()
+    maps, scalars = torch.tensor([[[1.0, 2.0], [4.0, 1.0]]] * 2), EpochScalars()
     for score in ("energy_in_box", "pointing_game"):
-        scalars.add_objects(score, torch.tensor([[[1.0, 2.0], [4.0, 1.0]]] * 2), objects)
+        scalars.add_objects(score, maps, on_grid(objects, maps))
     assert scalars.local() == {"energy_in_box": pytest.approx(5 / 8), "pointing_game": 1.0}
 
 

@@ -13,7 +13,7 @@ from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple,
 from lightning_saliency import SaliencyMonitor
 from lightning_saliency.callbacks.monitor.options import MonitorConfigurationError
 from lightning_saliency.callbacks.monitor.reading.sample import FixedSample
-from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars
+from lightning_saliency.callbacks.monitor.scalars import OBJECT_SCORES, EpochScalars, on_grid
 from lightning_saliency.explainers import SMOE, FastCAM
 from lightning_saliency.functional.normalization import normal_cdf
 from lightning_saliency.pictures.page import FilmRecords
@@ -154,7 +154,7 @@ def test_scores_of_volumes_by_hand():
     objects[0, 2:, :2, :2] = True  # the upper left of the second half of the slices
     scalars = EpochScalars()
     for score in OBJECT_SCORES:
-        scalars.add_objects(score, combined, objects)
+        scalars.add_objects(score, combined, on_grid(objects, combined))
     means = scalars.reduced(pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False))
     assert means["energy_in_box"] == pytest.approx(0.75)
     assert means["pointing_game"] == 1.0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -66,6 +67,7 @@ class BatchReading:
         self._reader: ScaleReader | CompiledReader | None = None
         self._pending: Pending | None = None
         self._passed_over = False
+        self._written = False
 
     @property
     def network(self) -> nn.Module | None:
@@ -154,14 +156,16 @@ class BatchReading:
         if objects is None and not pairs and not located:
             return
         # The rows shown are copied now: a network may change its input in place.
-        shown = pictures[[row for row, _ in pairs]].detach().cpu() if pairs else pictures[:0].cpu()
+        shown = pictures[[row for row, _ in pairs]].detach().cpu() if pairs else torch.zeros(0, *pictures.shape[1:])
         cells = None
         if located:
             cells = cell_features(pictures.float().mean(2) if pictures.ndim == 5 else pictures)
         classes = content.classes() if pairs or located else None
         classes = None if classes is None else classes.clone()
         self._pending = Pending(shown, pairs, objects, content.count, classes, cells)
-        self._reader.start(images, None if objects is not None or located else [row for row, _ in pairs])
+        rows = None if objects is not None or located else [row for row, _ in pairs]
+        # What is shown has to be known at once; numbers can be left out later.
+        self._reader.start(images, rows, defer=not pairs and not self._written and not self._reader.written)
 
     def take(self) -> tuple[Pending, PassMaps] | None:
         """The maps that the step yielded, and what they are for; ``None`` where nothing was wanted.
@@ -180,6 +184,10 @@ class BatchReading:
             rank_zero_info(f"SaliencyMonitor watches {len(scales)} scales: {listing}")
         self.names = tuple(scale.name for scale in scales)
         return pending, found
+
+    def mind_written(self) -> None:
+        """Steps write to their batches in place: from now on each batch is looked at before it is read."""
+        self._written = True
 
     def close(self) -> None:
         """Take off the hooks and forget the network."""
@@ -244,6 +252,8 @@ def sample_records(
         predicted: The classes ``[B]`` that the network's own outputs tell, -1 for none, taken where the step's do not.
             What a regression finds is no class.
     """
+    if not pending.pairs:
+        return {}
     place = {image: position for position, image in enumerate(found.images)}
     labels, predictions = pending.classes, find_predictions(outputs, pending.count)
     predictions = predicted if predictions is None else predictions

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lightning_saliency.functional.position_bias import MAX_CLASSES, PositionSums
 
+# Images whose maps wait on a GPU, of 6 kB each.
+_AT_ONCE = 4096
+
 
 class EpochPositions:
     """Chooses batches that lie evenly over an epoch, and adds up where the maps of their images point.
@@ -31,6 +34,8 @@ class EpochPositions:
         self._batches = batches
         self._seen = 0
         self._taken = self._taken_images = 0
+        # What waits on a GPU for being added up: maps, classes, features, and whether each image counts.
+        self._waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def wants(self, batch_size: int) -> bool:
         """Whether the images of the batch that comes now are wanted; to be asked once for each batch.
@@ -46,8 +51,34 @@ class EpochPositions:
         self._taken_images += batch_size
         return True
 
+    def add(self, maps: Tensor, labels: Tensor | None, features: Tensor, counted: Tensor | None = None) -> None:
+        """Take in a batch, see `PositionSums.add`; what lies on a GPU is added up later, many batches at once.
+
+        Args:
+            maps: ``[B, G, K]``.
+            labels: ``[B]`` int64, or ``None``.
+            features: ``[B, 5, G, K]``, see `cell_features`.
+            counted: Whether the batch counts, a bool on the maps' device; ``None``: it does.
+        """
+        count, device = len(maps), maps.device
+        if device.type == "cpu" and counted is None:
+            self.sums.add(maps, labels, features)
+            return
+        classes = torch.full((count,), -1, device=device) if labels is None else labels.to(device)
+        counts = torch.ones(count, dtype=torch.bool, device=device) if counted is None else counted.expand(count)
+        self._waiting.append((maps, classes, features, counts))
+        if sum(len(one) for one, *_ in self._waiting) >= _AT_ONCE:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        if self._waiting:
+            maps, classes, features, counted = (torch.cat(column).cpu() for column in zip(*self._waiting, strict=True))
+            self._waiting = []
+            self.sums.add(maps[counted], classes[counted], features[counted])
+
     def reduced(self, trainer: pl.Trainer) -> PositionSums:
         """The sums over all processes. Called on every process alike."""
+        self._add_waiting()
         device = trainer.strategy.root_device
         length = torch.zeros(MAX_CLASSES + 1, dtype=torch.float32, device=device)
         length[self.sums.classes] = 1

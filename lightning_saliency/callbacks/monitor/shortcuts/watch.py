@@ -16,7 +16,7 @@ from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositi
 from lightning_saliency.functional.position_bias import POSITION_GRID, PositionSums
 from lightning_saliency.pictures.page import AlertRecord
 from lightning_saliency.scales.maps import coarse_statistics
-from lightning_saliency.scales.reader import PassMaps
+from lightning_saliency.scales.reader import PassMaps, rows_of
 
 #: At least so many images are wanted of each class that the frame before had.
 IMAGES_A_CLASS = 4
@@ -82,10 +82,9 @@ class ShortcutWatch:
             found: The maps.
         """
         if pending.cells is not None and self._positions is not None:
-            rows, classes = list(found.images), pending.classes
-            labels = None if classes is None else classes[rows]
+            labels = None if pending.classes is None else rows_of(pending.classes, found.images)
             maps = coarse_statistics(found.maps, (POSITION_GRID, POSITION_GRID))
-            self._positions.sums.add(maps, labels, pending.cells[rows])
+            self._positions.add(maps, labels, rows_of(pending.cells, found.images), found.own)
 
     def end_epoch(self, trainer: pl.Trainer, scalars: EpochScalars) -> None:
         """Add the epoch up over all processes. Called on every process alike, also on one without a batch.
