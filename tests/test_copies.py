@@ -7,6 +7,11 @@ import torch
 
 from benchmarks._stand_in import DEVICE, Events
 from benchmarks.copies import BATCH, of_a_batch, of_group_cam, validation
+from lightning_saliency import SaliencyMonitor
+from lightning_saliency.callbacks.monitor.shortcuts.positions import EpochPositions
+from lightning_saliency.functional.position_bias import PositionSums
+from lightning_saliency.scales.tracing.passes import BatchImages
+from tests.callbacks.monitor.helpers import Module, loader, trainer
 
 CPU = torch.device("cpu")
 #: Of a validation batch that the monitor reads: pooling takes no bools.
@@ -57,6 +62,19 @@ def test_images_that_the_step_normalises_in_place_are_scored_everywhere():
     assert elsewhere == pytest.approx(here, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("inference", [True, False], ids=["inference", "no_grad"])
+def test_images_are_known_by_their_values_alone(inference):
+    with torch.inference_mode(inference), Events(least=10**9):
+        given = torch.rand(2, 3, 16, 16)
+        given[0, 0, 0, 0] = float("nan")
+        images = given.to(DEVICE)
+        known = BatchImages(images, defer=True)
+        assert bool(known.rows(images).own)
+        # A kernel of the user's own writes to the memory, which torch does not count.
+        images.inner.copy_(given.flip(-1))
+        assert not bool(known.rows(images).own)
+
+
 def mirror_later(images, number):
     if number:
         images.copy_(images.flip(-1))
@@ -68,6 +86,28 @@ def test_batches_that_turn_out_to_be_written_to_are_left_out_with_a_warning():
     _, first = validation(1, True)
     for name in ("saliency/energy_in_box", "saliency/pointing_game"):
         assert values[name] == pytest.approx(first[name], rel=1e-5)
+
+
+def test_what_waits_and_cannot_be_added_up_keeps_no_other_process_waiting(monkeypatch):
+    reduced = []
+    monkeypatch.setattr(PositionSums, "add", lambda self, *given: 1 / 0)
+    monkeypatch.setattr(EpochPositions, "reduced", lambda self, trainer: reduced.append(0) or PositionSums())
+    with pytest.raises(RuntimeError, match="could not add up where the maps of all images point"):
+        validation(2, True)
+    assert reduced == [0]
+
+
+def test_an_epoch_that_an_exception_ends_leaves_nothing_on_the_device(tmp_path):
+    class Fails(Module):
+        def validation_step(self, batch, batch_idx):
+            if batch_idx:
+                raise KeyError("on purpose")
+            return super().validation_step(batch, batch_idx)
+
+    monitor = SaliencyMonitor()
+    with pytest.raises(KeyError):
+        trainer(tmp_path, monitor).validate(Fails(), loader(8), verbose=False)
+    assert monitor._shortcuts._positions is None
 
 
 WAITING = {

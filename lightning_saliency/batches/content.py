@@ -260,8 +260,9 @@ class BatchContent(BatchImages):
                 known = node.path in self._pixel_boxes
                 found = box_regions(node.value, self.count, (size[0], size[1]), form, known)
                 if found is not None:
-                    # Looking at the numbers means to wait for a GPU: the first batch with an object tells for all.
-                    if not known and bool(found.any()):
+                    # Looking at the numbers means to wait for a GPU: the first batch with a box beyond the first pixel
+                    # tells for all.
+                    if not known and bool(found.flatten(1)[:, 1:].any()):
                         self._pixel_boxes.add(node.path)
                     return found
         return None

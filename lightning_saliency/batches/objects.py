@@ -103,7 +103,8 @@ def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str, 
         size: ``(H, W)`` of the images.
         box_format: Format of all others, one of ``BOX_FORMATS``. Rotated boxes cover the pixels whose centres they
             hold.
-        known: Whether that is certain, so that boxes of another unit are not looked for.
+        known: Whether boxes of the same source were in pixels. A GPU is not waited for then to learn whether these are:
+            if they are not, they cover nothing, and nothing is said.
 
     Returns:
         bool ``[B, H, W]``; ``None`` where these are no boxes of that number and format.
@@ -126,24 +127,27 @@ def box_regions(boxes: Any, count: int, size: tuple[int, int], box_format: str, 
         if values.ndim not in (1, 2) or values.shape[-1] != width:
             return None
         rows.append(values.reshape(-1, width))
-        forms.append((form, known or told is not None))
+        forms.append((form, told is not None))
     if len(set(forms)) > 1:
-        one_by_one = [_regions([own], *form, size) for own, form in zip(rows, forms, strict=True)]
+        one_by_one = [_regions([own], *form, size, known) for own, form in zip(rows, forms, strict=True)]
         found = [one for one in one_by_one if one is not None]
         return torch.cat(found) if len(found) == count else None
-    return _regions(rows, *forms[0], size)
+    return _regions(rows, *forms[0], size, known)
 
 
-def _regions(rows: list[Tensor], form: str, told: bool, size: tuple[int, int]) -> Tensor | None:
+def _regions(rows: list[Tensor], form: str, told: bool, size: tuple[int, int], known: bool) -> Tensor | None:
     """The union ``[B, H, W]`` of each image's boxes ``[n, 4]``, or rotated ones, all of one format.
 
-    ``None``, with a warning, where they are not told to be relative and look like it.
+    ``None``, with a warning, where they are not told to be relative and look like it; see `box_regions` for ``known``.
     """
     padded = pad_sequence(rows, batch_first=True, padding_value=math.nan)
     width = padded.shape[-1]
     if form.startswith(_RELATIVE):
         padded = padded * torch.tensor([size[1], size[0]], device=padded.device).repeat(width // 2)
-    elif not told and width == 4 and _looks_relative(padded, size):
+    certain = told or form.startswith(_RELATIVE) or width != 4
+    relative = None if certain else _looks_relative(padded, size)
+    unread = known and padded.device.type != "cpu"
+    if relative is not None and not unread and bool(relative):
         warnings.warn(
             "The boxes of a batch lie within [0, 1], a single pixel, and are left out. If they are relative to the "
             f"images' sides, give box_format='{_RELATIVE}{form}'.",
@@ -155,7 +159,8 @@ def _regions(rows: list[Tensor], form: str, told: bool, size: tuple[int, int]) -
         corners = convert_bounding_box_format(
             padded.flatten(0, 1), old_format=old, new_format=tv_tensors.BoundingBoxFormat.XYXY
         )
-        return boxes_to_masks(plain(corners).reshape(padded.shape), size)
+        found = boxes_to_masks(plain(corners).reshape(padded.shape), size)
+        return found if relative is None else found & ~relative
     return torch.stack([_rotated_region(own, old, size) for own in padded])
 
 
@@ -172,12 +177,12 @@ def _rotated_region(rows: Tensor, old: tv_tensors.BoundingBoxFormat, size: tuple
     return ((turn > 0).all(1) | (turn < 0).all(1)).any(0)
 
 
-def _looks_relative(rows: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the boxes ``[B, n, 4]`` of one image or more lie within its first pixel, and not on its edges."""
+def _looks_relative(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Whether the boxes ``[B, n, 4]`` of one image or more lie within its first pixel, and not on its edges: a bool."""
     real = rows.isfinite().all(2) & (rows[..., 2:] > 0).all(2)
     inside = ((rows >= 0) & (rows <= 1)).all(2) | ~real
     fractional = (rows % 1 != 0).any(2) & real
-    return max(size) > 1 and bool((inside.all(1) & fractional.any(1)).any())
+    return (inside.all(1) & fractional.any(1)).any() & (max(size) > 1)
 
 
 def _one_an_image(values: Any, count: int) -> list[Tensor] | None:

@@ -83,6 +83,10 @@ class BatchReader:
         # Where boxes lie of which it is known that they are in pixels.
         self._pixel_boxes: set[Path] = set()
 
+    def begin(self) -> None:
+        """Begin with another loader, whose boxes may be of another unit."""
+        self._pixel_boxes.clear()
+
     def read(self, batch: Any, form: Any = None) -> BatchContent:
         """Find a batch's images; labels and the like are looked for when they are asked for.
 

@@ -33,7 +33,9 @@ class SampledStatistic:
     def __init__(self, grid: tuple[int, int], size: tuple[int, int], like: Tensor) -> None:
         self.shape = torch.Size((1, *grid))
         self._axes = [_Axis(own, wanted, like.device) for own, wanted in zip(grid, size, strict=True)]
-        self.values = like.new_empty(1, *(len(axis.kept) for axis in self._axes))
+        # Half precision has too few digits to interpolate in.
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.values = like.new_empty(1, *(len(axis.kept) for axis in self._axes), dtype=dtype)
         self._count = 0
         # Apple's GPUs have no float64.
         precise = torch.float32 if like.device.type == "mps" else torch.float64

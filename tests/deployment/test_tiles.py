@@ -168,3 +168,14 @@ def test_sampled_statistics_that_are_constant_or_not_finite():
         sampled.put(statistic[:, :7], slice(0, 7), slice(0, 16))
         sampled.put(statistic[:, 7:], slice(7, 16), slice(0, 16))
         torch.testing.assert_close(sampled.normalised(), torch.full((1, 2, 2), expected), equal_nan=True)
+
+
+def test_sampled_statistics_of_half_precision_are_computed_in_single():
+    statistic = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)).half()
+    maps = []
+    for given in (statistic, statistic.float()):
+        sampled = SampledStatistic((16, 16), (3, 3), given)
+        sampled.put(given, slice(0, 16), slice(0, 16))
+        maps.append(sampled.normalised())
+    assert maps[0].dtype == torch.float32
+    torch.testing.assert_close(*maps)

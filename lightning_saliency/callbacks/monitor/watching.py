@@ -38,6 +38,7 @@ from lightning_saliency.scales.reader import NoPassError, PassMaps, rows_of
 # So many steps without a pass through the network, and none with one, are no exception.
 _PATIENCE = 20
 _LOCATING = "measure where the maps of all images point"
+_ADDING = "add up where the maps of all images point"
 
 
 @dataclass
@@ -214,12 +215,15 @@ class Watching:
         if self._active and (stage == self.stage or endless):
             self._active = False
             self._ask_the_others(trainer)
-            if self.shown.were_written():
-                self.reading.mind_written()
+            with self.attempts.trying("look whether its batches were written to"):
+                if self.shown.were_written():
+                    self.reading.mind_written()
+            with self.attempts.trying(_ADDING):
+                self.shortcuts.add_waiting()
             if self._no_pass is not None and not self._passed and self.attempts.wants(READING):
                 self.attempts.fail(READING, self._no_pass)
                 self.reading.failed()
-            with self.attempts.trying("add up where the maps of all images point"):
+            with self.attempts.trying(_ADDING):  # also where that failed: the other processes wait
                 self.shortcuts.end_epoch(trainer, self.scalars)
             if not self.aside:
                 self._end_frame(trainer)
@@ -342,3 +346,5 @@ class Watching:
         self.predictions.close()
         self.reading.close()
         self.shown.sample.begin()
+        # Of an epoch that an exception ended, maps may lie on a GPU.
+        self.shortcuts.begin_epoch()

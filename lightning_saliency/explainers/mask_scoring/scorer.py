@@ -331,7 +331,8 @@ class MaskScorer:
         if owners.device.type == "cpu":
             runs = [(number, len(list(run))) for number, run in groupby(owners.tolist())]
             if 2 * len(runs) <= len(owners) or len(runs) == 1:
-                blended = self.images.new_empty(len(owners), *self.images.shape[1:])
+                # In the images' own layout, such as channels last.
+                blended = torch.empty_like(self.images[:1].expand(len(owners), -1, -1, -1))
                 start = 0
                 for number, count in runs:
                     one, part = slice(number, number + 1), slice(start, start + count)

@@ -54,8 +54,8 @@ class BatchImages:
 
     Args:
         images: ``[B, C, H, W]``, or volumes ``[B, C, T, H, W]``, as the data loader gave them.
-        defer: Do not wait for a GPU to learn whether the batch's own tensor, in inference mode, was written to: it is
-            taken for unchanged, and ``PassRows.own`` tells later.
+        defer: Do not wait for a GPU to learn whether the batch's own tensor was written to: it is taken for unchanged,
+            and ``PassRows.own`` tells later.
 
     Attributes:
         written: Whether the batch's own tensor came, and had been written to.
@@ -116,17 +116,18 @@ class BatchImages:
         """Whether this is the batch's own tensor, as it mostly is: it need not be gone through again.
 
         ``None``: it is another. Else whether it still holds what it held; on other devices than the CPU not a bool but
-        a tensor, which has to be waited for, where the tensor itself does not count how often it was written to.
+        a tensor, which has to be waited for.
         """
         try:
             if self._tensor() is None or _memory_of(entering) != self._memory:
                 return None
         except RuntimeError:  # no memory of its own, as inside `torch.func.grad`
             return None
-        if entering.device.type == "cpu":
-            # Looking costs little, and NumPy writes without counting.
-            return torch.equal(_points(entering), self._points)
-        return (_points(entering) == self._points).all() if entering.is_inference() else True
+        # Tensors of inference mode do not count how often they are written to, nor do others where NumPy or a kernel of
+        # the user's own writes.
+        now, then = _points(entering), self._points
+        same = ((now == then) | (now.isnan() & then.isnan())).all()
+        return bool(same) if entering.device.type == "cpu" else same
 
 
 @dataclass(frozen=True)

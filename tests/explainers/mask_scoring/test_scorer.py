@@ -371,3 +371,12 @@ def test_unfitting_input_is_refused(network, images, masks):
         score_masks(network, images, masks, None)
     with pytest.raises(RuntimeError, match="with MaskScorer"):
         MaskScorer(network, images, TARGETS)(masks[:, 0], torch.arange(3))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_masked_images_have_the_layout_of_the_images(layout):
+    network, seen = Network().eval(), []
+    network.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous(memory_format=layout)))
+    images = torch.rand(2, 3, 8, 8).to(memory_format=layout)
+    score_masks(network, images, torch.rand(2, 4, 8, 8), 1, batch_size=5)
+    assert seen == [True, True]

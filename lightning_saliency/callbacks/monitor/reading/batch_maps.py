@@ -68,6 +68,7 @@ class BatchReading:
         self._pending: Pending | None = None
         self._passed_over = False
         self._written = False
+        self._latest: int | None = None  # the loader of the latest batch
 
     @property
     def network(self) -> nn.Module | None:
@@ -149,6 +150,9 @@ class BatchReading:
         if self._reader is None:
             return
         self.loader = loader if self.loader is None else self.loader
+        if loader != self._latest:
+            self.batches.begin()
+        self._latest = loader
         images, pictures = content.images, content.pictures
         pairs = [] if sample is None or loader != self.loader else _place(sample, content)
         objects = content.objects()

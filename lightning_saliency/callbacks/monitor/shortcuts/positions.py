@@ -68,17 +68,17 @@ class EpochPositions:
         counts = torch.ones(count, dtype=torch.bool, device=device) if counted is None else counted.expand(count)
         self._waiting.append((maps, classes, features, counts))
         if sum(len(one) for one, *_ in self._waiting) >= _AT_ONCE:
-            self._add_waiting()
+            self.add_waiting()
 
-    def _add_waiting(self) -> None:
-        if self._waiting:
-            maps, classes, features, counted = (torch.cat(column).cpu() for column in zip(*self._waiting, strict=True))
-            self._waiting = []
+    def add_waiting(self) -> None:
+        """Add up what waits on a GPU; at the epoch's end, before `reduced`."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            maps, classes, features, counted = (torch.cat(column).cpu() for column in zip(*waiting, strict=True))
             self.sums.add(maps[counted], classes[counted], features[counted])
 
     def reduced(self, trainer: pl.Trainer) -> PositionSums:
         """The sums over all processes. Called on every process alike."""
-        self._add_waiting()
         device = trainer.strategy.root_device
         length = torch.zeros(MAX_CLASSES + 1, dtype=torch.float32, device=device)
         length[self.sums.classes] = 1

@@ -86,6 +86,11 @@ class ShortcutWatch:
             maps = coarse_statistics(found.maps, (POSITION_GRID, POSITION_GRID))
             self._positions.add(maps, labels, rows_of(pending.cells, found.images), found.own)
 
+    def add_waiting(self) -> None:
+        """Add up what waits on a GPU; before `end_epoch`, in which the processes wait for each other."""
+        if self._positions is not None:
+            self._positions.add_waiting()
+
     def end_epoch(self, trainer: pl.Trainer, scalars: EpochScalars) -> None:
         """Add the epoch up over all processes. Called on every process alike, also on one without a batch.
 
