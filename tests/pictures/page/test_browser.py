@@ -189,15 +189,16 @@ def test_the_overlay_leaves_out_scales_that_cannot_say_where(tab, tmp_path):
 
 def test_opacity_and_palette(tab, run):
     opened(tab, run / "film.html")
+    settled(tab, 2)
     canvas = "document.querySelectorAll('.row:first-child canvas')"
     photo, overlay, colors = (pixels(tab, f"{canvas}[{number}]") for number in range(3))
+    tab.run(f"window.before = [...{canvas}].map(one => one.toDataURL())")
     choose(tab, "opacity", 0)
-    tab.wait("document.getElementById('opacity').value === '0'")
-    tab.run("new Promise(done => setTimeout(done, 200))")
+    tab.wait(f"{canvas}[1].toDataURL() !== before[1]")
     assert np.abs(pixels(tab, f"{canvas}[1]") - photo).max() <= 1
     assert np.abs(overlay - photo).mean() > 10
     tab.run("document.getElementById('safe').click()")
-    tab.run("new Promise(done => setTimeout(done, 200))")
+    tab.wait(f"{canvas}[2].toDataURL() !== before[2]")
     assert np.abs(pixels(tab, f"{canvas}[2]") - colors).mean() > 10
 
 
