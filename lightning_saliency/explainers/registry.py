@@ -289,8 +289,14 @@ def _not_added(factory: Callable[..., Explainer], arguments: Mapping[str, Any]) 
     return {
         name: value
         for name, value in without_unset(factory, arguments).items()
-        if (name, value) != (network, None) and not (name in parameters and parameters[name].default == value)
+        if not (name == network and value is None)
+        and not (name in parameters and _same(parameters[name].default, value))
     }
+
+
+def _same(default: object, value: object) -> bool:
+    # Of tensors, arrays and the like it would be asked element by element.
+    return isinstance(value, (str, int, float, tuple, type(None))) and type(value) is type(default) and value == default
 
 
 def _fixed(factory: Callable[..., Explainer]) -> Mapping[str, Any]:

@@ -102,3 +102,13 @@ def test_rows_are_named_once():
     for rows in ([], ["smoe", "smoe"]):
         with pytest.raises(ValueError, match="each named once"):
             parse_explainers(rows)
+
+
+class WithTensor(nn.Module):
+    def __init__(self, network, factor=0.0, baseline=None):
+        super().__init__()
+
+
+def test_arguments_that_compare_element_by_element_are_kept():
+    own = {"class_path": f"{__name__}.WithTensor", "init_args": {"factor": torch.zeros(2), "baseline": None}}
+    assert list(ExplainerSpec.parse(own).init_args) == ["factor"]

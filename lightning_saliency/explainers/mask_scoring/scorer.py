@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from itertools import groupby
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
@@ -29,10 +28,10 @@ from lightning_saliency.explainers.base import (
 from lightning_saliency.explainers.mask_scoring.budget import CURRENT_BUDGET
 from lightning_saliency.explainers.mask_scoring.distinct_masks import distinct_jobs
 from lightning_saliency.explainers.mask_scoring.fast_forward import FastCopy
+from lightning_saliency.explainers.mask_scoring.masked_images import masked_images
 from lightning_saliency.explainers.mask_scoring.precisions import PRECISIONS, Precision, native_precision
 from lightning_saliency.functional.class_scores import Score, class_count, class_regions, class_scores
 from lightning_saliency.functional.fills import Fill, fill_images
-from lightning_saliency.functional.masking import blend
 
 Targets = Tensor | int | Callable[[Any], Tensor]
 Made = TypeVar("Made")
@@ -302,7 +301,7 @@ class MaskScorer:
                 "Got masks outside the context. A MaskScorer scores inside `with MaskScorer(...) as scorer:`."
             )
         # Masks may lie elsewhere, where there is room for all of them.
-        blended = self._blended(masks.to(self.images.device), owners)
+        blended = masked_images(self.images, self.fill, masks.to(self.images.device), owners)
         owners = owners.to(self.images.device, non_blocking=True)
         returned = self._network(blended)
         if self._function is not None:
@@ -325,22 +324,6 @@ class MaskScorer:
             check_range(self._classes, class_count(logits))
             self._checked = True
         return class_scores(logits, self.score, regions).gather(1, self._classes[owners][:, None])[:, 0]
-
-    def _blended(self, masks: Tensor, owners: Tensor) -> Tensor:
-        """The masked images ``[N, C, H, W]``."""
-        if owners.device.type == "cpu":
-            runs = [(number, len(list(run))) for number, run in groupby(owners.tolist())]
-            if 2 * len(runs) <= len(owners) or len(runs) == 1:
-                # In the images' own layout, such as channels last.
-                blended = torch.empty_like(self.images[:1].expand(len(owners), -1, -1, -1))
-                start = 0
-                for number, count in runs:
-                    one, part = slice(number, number + 1), slice(start, start + count)
-                    blend(self.images[one], self.fill[one], masks[None, part], out=blended[None, part])
-                    start += count
-                return blended
-            owners = owners.to(self.images.device, non_blocking=True)
-        return blend(self.images[owners], self.fill[owners], masks)
 
 
 def check_scoring(score: str, batch_size: int | str, precision: str | None) -> None:
